@@ -1,0 +1,181 @@
+"""Immutable sets of CPU numbers and of memory-node numbers, of any width; pure values that ask the system nothing.
+
+Text forms are the kernel's: the list form of ``/sys/devices/system/cpu/online`` (``0-3,8``) and the mask form of
+``/proc/PID/status`` (``ff,00000000``, 32-bit words, highest first); see bitmap_parselist and bitmap_parse in the kernel's lib/bitmap-str.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Self
+
+from .errors import InputError
+
+_HIGHEST = 1 << 20  # far above any kernel's NR_CPUS; catches nonsense before it fills memory
+
+
+class IndexSet:
+    """A frozen set of small non-negative integers, kept as the bits of one int."""
+
+    __slots__ = ("_bits",)
+    _bits: int
+
+    def __init__(self, members: Iterable[int] = ()) -> None:
+        bits = 0
+        for member in members:
+            if not 0 <= member < _HIGHEST:
+                raise InputError(f"not a valid number in a {type(self).__name__}: {member}")
+            bits |= 1 << member
+        object.__setattr__(self, "_bits", bits)
+
+    @classmethod
+    def from_bits(cls, bits: int) -> Self:
+        """The set whose members are the positions of the one bits of ``bits``."""
+        if bits < 0 or bits.bit_length() > _HIGHEST:
+            raise InputError(f"not valid bits for a {cls.__name__}: {bits:#x}")
+        made = cls.__new__(cls)
+        object.__setattr__(made, "_bits", bits)
+        return made
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the kernel's list form, ``"0-3,8,10-14:2"``; an empty string is the empty set."""
+        bits = 0
+        for part in text.strip(" \t\r\n\0").split(","):
+            part = part.strip()
+            if part:
+                bits |= _range_bits(cls.__name__, part, text)
+        return cls.from_bits(bits)
+
+    @classmethod
+    def parse_mask(cls, text: str) -> Self:
+        """Read the kernel's mask form, ``"1,00000000"``: 32-bit words in hexadecimal, the highest first."""
+        bits = 0
+        for word in text.strip(" \t\r\n\0").split(","):
+            try:
+                value = int(word or "0", 16)
+            except ValueError:
+                raise InputError(f"not a mask of 32-bit hexadecimal words: {text!r}") from None
+            if not 0 <= value <= 0xFFFFFFFF:
+                raise InputError(f"not a mask of 32-bit hexadecimal words: {text!r}")
+            bits = bits << 32 | value
+        return cls.from_bits(bits)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} cannot be changed")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self).from_bits, (self._bits,)
+
+    @property
+    def bits(self) -> int:
+        """The set as the bits of one int."""
+        return self._bits
+
+    def mask(self) -> str:
+        """The kernel's mask form."""
+        words = []
+        bits = self._bits
+        while True:
+            words.append(f"{bits & 0xFFFFFFFF:08x}")
+            bits >>= 32
+            if not bits:
+                return ",".join(reversed(words))
+
+    def __str__(self) -> str:
+        parts = []
+        for first, last in self.ranges():
+            parts.append(str(first) if first == last else f"{first}-{last}")
+        return ",".join(parts)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.parse({str(self)!r})"
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Runs of consecutive members as (first, last), ascending."""
+        bits, base = self._bits, 0
+        while bits:
+            skip = (bits & -bits).bit_length() - 1
+            bits >>= skip
+            run = (~bits & (bits + 1)).bit_length() - 1
+            yield base + skip, base + skip + run - 1
+            bits >>= run
+            base += skip + run
+
+    def __iter__(self) -> Iterator[int]:
+        for first, last in self.ranges():
+            yield from range(first, last + 1)
+
+    def __len__(self) -> int:
+        return self._bits.bit_count()
+
+    def __bool__(self) -> bool:
+        return self._bits != 0
+
+    def __contains__(self, member: object) -> bool:
+        return isinstance(member, int) and member >= 0 and bool(self._bits >> member & 1)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._bits == other._bits  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self._bits))
+
+    def __or__(self, other: Self) -> Self:
+        return self.from_bits(self._bits | other._bits)
+
+    def __and__(self, other: Self) -> Self:
+        return self.from_bits(self._bits & other._bits)
+
+    def __sub__(self, other: Self) -> Self:
+        return self.from_bits(self._bits & ~other._bits)
+
+    def __le__(self, other: Self) -> bool:
+        return not self._bits & ~other._bits
+
+    def __lt__(self, other: Self) -> bool:
+        return self <= other and self._bits != other._bits
+
+    def isdisjoint(self, other: Self) -> bool:
+        """Whether the two sets have no member in common."""
+        return not self._bits & other._bits
+
+    @property
+    def first(self) -> int:
+        """The smallest member; ValueError when empty."""
+        if not self._bits:
+            raise ValueError(f"an empty {type(self).__name__} has no first member")
+        return (self._bits & -self._bits).bit_length() - 1
+
+
+class CpuSet(IndexSet):
+    """Logical CPU (PU) numbers as the operating system counts them."""
+
+    __slots__ = ()
+
+
+class NodeSet(IndexSet):
+    """Memory-node (NUMA) numbers as the operating system counts them."""
+
+    __slots__ = ()
+
+
+def _range_bits(kind: str, part: str, text: str) -> int:
+    """Bits of ``a``, ``a-b``, ``a-b:stride`` or ``a-b:used/stride`` (the kernel's bitmap_parselist)."""
+    span, _, grouping = part.partition(":")
+    first, dash, last = span.partition("-")
+    used, slash, stride = grouping.partition("/")
+    try:
+        low = int(first)
+        high = int(last) if dash else low
+        step = int(stride if slash else grouping or 1)
+        take = int(used) if slash else 1
+    except ValueError:
+        raise InputError(f"not a list of numbers and ranges for a {kind}: {text!r}; write for example 0-3,8") from None
+    if not 0 <= low <= high < _HIGHEST or step < 1 or not 1 <= take <= step:
+        raise InputError(f"not a valid range {part!r} for a {kind} in {text!r}")
+    bits = 0
+    for start in range(low, high + 1, step):
+        count = min(take, high - start + 1)
+        bits |= ((1 << count) - 1) << start
+    return bits if step > 1 else ((1 << (high - low + 1)) - 1) << low

@@ -1,0 +1,116 @@
+"""The machine as frozen values; knows nothing of how they were read, and never asks the operating system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..cpuset import CpuSet, NodeSet
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """A physical core: its PUs share one set of execution units."""
+
+    cpus: CpuSet
+    core_id: int | None = None
+    """The kernel's ``core_id``: unique in a package at best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One cache: ``kind`` is ``data``, ``instruction`` or ``unified``."""
+
+    level: int
+    kind: str
+    size_bytes: int
+    cpus: CpuSet
+
+
+@dataclass(frozen=True, slots=True)
+class LlcDomain:
+    """The PUs that share one last-level cache."""
+
+    cpus: CpuSet
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Die:
+    """One die of a package; listed only where a package has more than one."""
+
+    cpus: CpuSet
+    die_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One package (socket)."""
+
+    cpus: CpuSet
+    package_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NumaNode:
+    """One memory node with the PUs next to it; ``kind`` is ``DRAM``, ``HBM``, ``CXL``, ``NVM`` or ``GPU``."""
+
+    node_id: int
+    cpus: CpuSet
+    memory_bytes: int
+    kind: str = "DRAM"
+
+
+@dataclass(frozen=True, slots=True)
+class Distances:
+    """Relative memory latencies between nodes (10 = local); row i, column j: from ``nodes[i]`` to ``nodes[j]``."""
+
+    nodes: tuple[int, ...]
+    matrix: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CpuKind:
+    """PUs of one kind of a hybrid machine; a higher ``efficiency`` rank is the faster kind, as in hwloc."""
+
+    cpus: CpuSet
+    efficiency: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is, and what of it this process may use (``allowed_*``).
+
+    Every tuple is sorted by lowest PU (nodes by number). ``cores`` and ``packages`` each cover ``cpus_online`` exactly once.
+    """
+
+    cpus_online: CpuSet
+    cores: tuple[Core, ...]
+    packages: tuple[Package, ...]
+    numa_nodes: tuple[NumaNode, ...]
+    dies: tuple[Die, ...] = ()
+    caches: tuple[Cache, ...] = ()
+    distances: Distances | None = None
+    cpu_kinds: tuple[CpuKind, ...] = ()
+    allowed_cpus: CpuSet = CpuSet()
+    allowed_mems: NodeSet = NodeSet()
+
+    @cached_property
+    def llc_domains(self) -> tuple[LlcDomain, ...]:
+        """Last-level-cache domains: data or unified caches of the highest level; a package where none is known."""
+        shared = [cache for cache in self.caches if cache.kind != "instruction"]
+        top = max((cache.level for cache in shared), default=0)
+        domains = [LlcDomain(cache.cpus, cache.size_bytes) for cache in shared if cache.level == top and top > 1]
+        covered = 0
+        for domain in domains:
+            covered |= domain.cpus.bits
+        for package in self.packages:
+            rest = package.cpus.bits & ~covered
+            if rest:
+                domains.append(LlcDomain(CpuSet.from_bits(rest), 0))
+        return tuple(sorted(domains, key=lambda domain: domain.cpus.first))
+
+    def nodes_of(self, cpus: CpuSet) -> NodeSet:
+        """The memory nodes that lie next to ``cpus``; all allowed nodes where no node is next to any of them."""
+        near = NodeSet(node.node_id for node in self.numa_nodes if not node.cpus.isdisjoint(cpus))
+        return near or self.allowed_mems
