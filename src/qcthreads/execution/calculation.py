@@ -1,0 +1,61 @@
+"""One calculation to be run and what became of it; values only, so that store, engine and worker agree on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..cpuset import CpuSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calculation:
+    """What is to be run. ``input``: a QCSchema version 2 AtomicInput as plain JSON data.
+
+    ``compute`` names an importable function ``"module:function"`` called as ``function(input) -> result`` (both plain
+    QCSchema data, or objects with ``model_dump``) in place of QCEngine.
+    """
+
+    label: str
+    program: str
+    input: Mapping[str, Any]
+    threads: int = 1
+    memory_bytes: int = 0
+    timeout_s: float | None = None
+    compute: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a calculation. ``result``: QCSchema AtomicResult data when finished, else ``None``."""
+
+    label: str
+    status: Literal["finished", "failed"]
+    result: Mapping[str, Any] | None
+    error: str | None
+    threads: int
+    """The width it ran at."""
+    cpus: CpuSet
+    """The PUs of its lease."""
+    bound: CpuSet | None
+    """The mask read back in the worker; ``None`` where no mask was set."""
+    worker_pid: int
+    started_at: float
+    """Seconds since the epoch."""
+    wall_s: float
+    cpu_s: float
+    """CPU time of the worker and the programs it started, during this calculation."""
+    peak_memory_bytes: int
+    """The largest resident memory seen in any process of the worker."""
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One event of a run, for whoever shows progress: ``started``, ``finished``, ``failed``, ``retried`` or ``note``."""
+
+    event: Literal["started", "finished", "failed", "retried", "note"]
+    label: str
+    message: str = ""
+    outcome: Outcome | None = None

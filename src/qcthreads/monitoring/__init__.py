@@ -1,0 +1,1 @@
+"""Samples what runs, and turns samples into statistics and findings; changes nothing it looks at."""
