@@ -1,0 +1,47 @@
+# Two commands on a fresh machine with Python >= 3.11, a compiler or none, and no root: `make run` and `make test`.
+# Everything is installed into .venv in this checkout; nothing outside it is touched.
+
+# The first Python on PATH that is new enough.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xd])
+PYTEST_ARGS ?=
+
+.PHONY: run test coverage lint docs bench clean
+
+run: $(VENV)/.all
+	$(BIN)/qcthreads run examples/water16.xyz --program pyscf --method mp2 --basis cc-pvdz --max-nbody 2
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest --timeout 900 $(PYTEST_ARGS)
+
+coverage: $(VENV)/.test
+	$(BIN)/python -m pytest --timeout 900 --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	for platform in linux darwin win32; do $(BIN)/mypy --platform $$platform || exit 1; done
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.[ch] csrc/tests/*.[ch])
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.test
+	for benchmark in benchmarks/bench_*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+
+# One stamp per extra: .all, .test, .lint, .docs.
+$(VENV)/.all $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: $(BUILT_FROM) | $(BIN)/python
+	$(PIP) --editable '.[$*]'
+	touch $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 on PATH; name one: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build docs/_build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
