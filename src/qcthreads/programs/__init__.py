@@ -1,1 +1,1 @@
-"""What each quantum-chemistry program needs to run the threads it was given; nothing else in the package names a program."""
+"""What each quantum-chemistry program needs to run the threads it was given; nothing else here names a program."""

@@ -1,4 +1,4 @@
-"""The record that describes one program, and what a calculation is given because of it; data only, nothing is run here."""
+"""The record that describes one program, and what a calculation is given because of it; runs nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class ParallelModel(Enum):
 class ProgramSpec:
     """One program. ``name`` is what QCEngine calls it, in lower case.
 
-    Templates in ``environment`` know ``{threads}`` (threads of one process), ``{ranks}`` (processes) and ``{scratch}``.
+    Templates in ``environment`` know ``{threads}`` (threads of one process), ``{ranks}`` (processes) and ``{scratch}``;
+    a variable that needs ``{scratch}`` is left out where no scratch directory was chosen.
     """
 
     name: str
@@ -36,7 +37,7 @@ class ProgramSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Beyond the runtimes' variables that every program gets."""
     task_config: Mapping[str, Any] = field(default_factory=dict)
-    """QCEngine's task_config beyond ``ncores``, ``memory`` and the scratch directory."""
+    """QCEngine's task_config beyond ncores, memory and the scratch directory; for an MPI program from two ranks on."""
     inert: Mapping[str, str] = field(default_factory=dict)
     """Names that people set and nothing reads, each with the reason."""
     useful_width: int | None = None
@@ -45,6 +46,10 @@ class ProgramSpec:
     """Resident memory of the program and its worker beyond what its memory setting governs."""
     python_module: str | None = None
     executable: str | None = None
+    required_modules: tuple[str, ...] = ()
+    """Modules without which QCEngine's harness does not find the program."""
+    version_command: tuple[str, ...] = ()
+    """Its output holds the version as the first word that begins like one; empty: asked of the Python module."""
     harness_module: str | None = None
     """A module of ours to import in the worker, which registers a QCEngine harness."""
     install_hint: str

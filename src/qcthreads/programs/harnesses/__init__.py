@@ -1,0 +1,1 @@
+"""QCEngine harnesses of ours; importing one registers it, importing this does nothing."""

@@ -1,0 +1,150 @@
+"""Finds a program's record by name and the program itself on this machine; never runs it, but for its version."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+
+from ..errors import ProgramNotFoundError, QCThreadsError
+from .spec import ParallelModel, ProgramSpec
+from .unknown import unknown
+
+BUILT_IN = ("cfour", "mopac", "nwchem", "psi4", "pyscf", "xtb")
+"""Ours: the module of that name in this package. They are entry points like all others, but reading the entry
+points takes some 60 ms, which a command that starts in 50 ms does not have, so these are found without."""
+
+_GROUP = "qcthreads.programs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """Where a program is on this machine."""
+
+    program: str
+    path: str
+    """Of the executable, or of the Python package."""
+    missing: tuple[str, ...] = ()
+    """Modules that QCEngine's harness needs and that are not installed here."""
+
+
+@cache
+def get(name: str) -> ProgramSpec:
+    """The record of program ``name`` in any case; for one that nothing is known about, a record that says so.
+
+    Ours come first, then the entry points of the group ``qcthreads.programs``, which are read once.
+    """
+    name = name.lower()
+    if name in BUILT_IN:
+        spec = import_module(f"{__package__}.{name}").SPEC
+    elif name in (entries := _entry_points()):
+        spec = entries[name].load()
+        if not isinstance(spec, ProgramSpec):
+            raise QCThreadsError(
+                f"the entry point {name!r} of the group {_GROUP} is a {type(spec).__name__}; "
+                "it must be a qcthreads.programs.spec.ProgramSpec: repair or uninstall the package that brings it"
+            )
+    else:
+        spec = unknown(name)
+    assert isinstance(spec, ProgramSpec)
+    return spec
+
+
+def names() -> tuple[str, ...]:
+    """Every program there is a record of, sorted."""
+    return tuple(sorted({*BUILT_IN, *_entry_points()}))
+
+
+def find(spec: ProgramSpec) -> Installation | None:
+    """Where the program is, or ``None``; looks at PATH and at importable modules, and loads nothing."""
+    path = _module_path(spec.python_module) if spec.python_module else None
+    if path is None and spec.executable:
+        path = shutil.which(spec.executable)
+    if path is None and spec.parallel_model is ParallelModel.UNKNOWN:
+        path = _path_by_qcengine(spec.name)
+    if path is None:
+        return None
+    missing = tuple(module for module in spec.required_modules if _module_path(module) is None)
+    return Installation(program=spec.name, path=path, missing=missing)
+
+
+def require(name: str) -> Installation:
+    """Where program ``name`` is.
+
+    Raises
+    ------
+    ProgramNotFoundError
+        It is not on this machine, or lacks a module; the message says how to install it.
+    """
+    spec = get(name)
+    installation = find(spec)
+    if installation is None:
+        where = f"no Python module {spec.python_module!r}" if spec.python_module else f"no {spec.executable!r} on PATH"
+        raise ProgramNotFoundError(f"{spec.title} is not installed here ({where}): {spec.install_hint}")
+    if installation.missing:
+        raise ProgramNotFoundError(
+            f"{spec.title} is at {installation.path}, but QCEngine cannot drive it without "
+            f"{', '.join(installation.missing)}: pip install {' '.join(installation.missing)}"
+        )
+    return installation
+
+
+@cache
+def version(installation: Installation) -> str | None:
+    """The program's version, or ``None`` where it does not tell. May run the program once (Psi4: 0.5 CPU-s)."""
+    spec = get(installation.program)
+    if spec.python_module:
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as version_of
+
+        try:
+            return version_of(spec.python_module)
+        except PackageNotFoundError:
+            return None
+    if not spec.version_command:
+        return None
+    command = [installation.path, *spec.version_command[1:]]
+    with tempfile.TemporaryDirectory() as elsewhere:  # Psi4 leaves a timer.dat wherever it is asked
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL, cwd=elsewhere
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+    match = re.search(r"(?<!\S)v?(\d+\.\d\S*)", done.stdout)
+    return match.group(1) if match else None
+
+
+@cache
+def _entry_points():  # type: ignore[no-untyped-def]
+    """Name in lower case -> entry point."""
+    from importlib.metadata import entry_points
+
+    return {entry.name.lower(): entry for entry in entry_points(group=_GROUP)}
+
+
+def _module_path(module: str) -> str | None:
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return found.origin if found else None
+
+
+def _path_by_qcengine(name: str) -> str | None:
+    """QCEngine drives more programs than there are records of; where it has one, that is all that is known."""
+    try:
+        from qcengine import get_program
+        from qcengine.exceptions import QCEngineException
+    except ImportError:
+        return None
+    try:
+        get_program(name)
+    except QCEngineException:
+        return None
+    return f"QCEngine's {name}"
