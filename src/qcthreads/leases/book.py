@@ -2,38 +2,85 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
 from ..cpuset import CpuSet, NodeSet
+from ..errors import InputError, LeaseError, OversubscriptionError, StopRequestedError
 from ..host.limits import Limits
 from ..machine import Machine
+from ..machine.placement import choose, split, usable_cpus
+from ..units import format_size
 
 
 class Lease:
-    """So many PUs, the memory nodes next to them and an amount of memory, held until :meth:`release` (or the end of ``with``)."""
+    """PUs, the memory nodes next to them and an amount of memory, held until :meth:`release` or until ``with`` ends."""
+
+    __slots__ = ("_book", "_reserved", "cpus", "gpus", "lease_id", "memory_bytes")
 
     lease_id: int
     cpus: CpuSet
-    nodes: NodeSet
     memory_bytes: int
     gpus: tuple[int, ...]
 
+    def __init__(
+        self, book: LeaseBook, lease_id: int, cpus: CpuSet, reserved: CpuSet, memory_bytes: int, gpus: tuple[int, ...]
+    ) -> None:
+        self._book = book
+        self._reserved = reserved
+        self.lease_id = lease_id
+        self.cpus = cpus
+        self.memory_bytes = memory_bytes
+        self.gpus = gpus
+
+    @property
+    def nodes(self) -> NodeSet:
+        """The memory nodes next to the PUs."""
+        return self._book.machine.nodes_of(self.cpus)
+
     def release(self) -> None:
         """Give everything back; a second call does nothing."""
-        raise NotImplementedError
+        self._book._give_back(self)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.release()
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.lease_id}: CPUs {self.cpus}, {format_size(self.memory_bytes)}>"
 
 
 class LeaseBook:
     """All leases given out from one set of PUs and one amount of memory; leases never overlap.
 
-    ``cpus`` restricts the book further; ``leave`` PUs (whole cores) are kept free for others; ``smt``: hand out hyperthreads too.
+    Parameters
+    ----------
+    machine, limits
+        What there is and what of it may be used.
+    cpus
+        Restricts the book further.
+    leave
+        So many of the PUs are kept free for others; with ``smt`` as whole cores.
+    memory_bytes
+        All the memory the book hands out; ``None``: what ``limits`` allow.
+    smt
+        Hand out hyperthreads too.
+    gpus
+        Numbers of the GPUs the book hands out.
+
+    Raises
+    ------
+    OversubscriptionError
+        ``cpus``, ``leave`` or ``memory_bytes`` ask for more than may be used.
     """
 
     machine: Machine
@@ -43,9 +90,34 @@ class LeaseBook:
     memory_bytes: int
 
     def __init__(
-        self, machine: Machine, limits: Limits, *, cpus: CpuSet | None = None, leave: int = 0, memory_bytes: int | None = None, smt: bool = False
+        self,
+        machine: Machine,
+        limits: Limits,
+        *,
+        cpus: CpuSet | None = None,
+        leave: int = 0,
+        memory_bytes: int | None = None,
+        smt: bool = False,
+        gpus: Iterable[int] = (),
     ) -> None:
-        raise NotImplementedError
+        self.machine = machine
+        self.limits = limits
+        self.usable = _handed_out(machine, limits, cpus, leave, smt)
+        self.memory_bytes = limits.memory_bytes if memory_bytes is None else memory_bytes
+        if self.memory_bytes > limits.memory_bytes:
+            raise OversubscriptionError(
+                f"{format_size(self.memory_bytes)} of memory were asked for, but {format_size(limits.memory_bytes)} "
+                "may be used; ask for less"
+            )
+        self.gpus = tuple(gpus)
+        self._core_of = {cpu: core.cpus.bits for core in machine.cores for cpu in core.cpus}
+        self._siblings = smt and any(len(core.cpus & self.usable) > 1 for core in machine.cores)
+        self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
+        self._held: dict[int, Lease] = {}
+        self._ids = itertools.count(1)
+        self._free_bits = self.usable.bits
+        self._free_memory_bytes = self.memory_bytes
 
     def acquire(
         self,
@@ -57,22 +129,169 @@ class LeaseBook:
         timeout: float | None = None,
         near: CpuSet | None = None,
         exclusive_cores: bool = True,
+        cancel: threading.Event | None = None,
     ) -> Lease:
-        """Lease ``threads`` PUs chosen by topology. Raises LeaseError when it can never fit (with the numbers), when
-        ``wait`` is false and it does not fit now, or after ``timeout`` seconds. Waiters are served first come, first served.
+        """Lease ``threads`` PUs chosen by topology.
+
+        Waiters are served first come, first served: a narrow one never overtakes a wide one.
+
+        Parameters
+        ----------
+        threads, memory_bytes, gpus
+            How much.
+        wait, timeout
+            Whether to wait until it fits, and how many seconds at most.
+        near
+            PUs to be close to.
+        exclusive_cores
+            Nobody else works on the cores of this lease, not even on PUs that the lease does not hold.
+        cancel
+            When set, waiting ends with StopRequestedError; whoever sets it calls :meth:`wake`.
+
+        Raises
+        ------
+        LeaseError
+            It can never fit (with the numbers), does not fit now and ``wait`` is false, or ``timeout`` is over.
         """
-        raise NotImplementedError
+        self.check(threads, memory_bytes, gpus)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                while True:
+                    if cancel is not None and cancel.is_set():
+                        raise StopRequestedError(f"no longer waiting for a lease of {threads} CPUs: stopped")
+                    if self._waiting[0] is ticket:
+                        made = self._try(threads, memory_bytes, gpus, near, exclusive_cores)
+                        if made is not None:
+                            return made
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if not wait or (left is not None and left <= 0):
+                        raise LeaseError(self._not_now(threads, memory_bytes, gpus, 0 if not wait else timeout))
+                    self._changed.wait(left)
+            finally:
+                # Also on KeyboardInterrupt; whoever is next in line may fit now.
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
 
     def acquire_split(self, places: int, width: int) -> tuple[Lease, ...]:
-        """All-or-nothing: ``places`` leases of ``width`` PUs each, cut by :func:`qcthreads.machine.placement.split`; never waits.
+        """All-or-nothing: ``places`` leases of ``width`` PUs each, cut by ``machine.placement.split``; never waits.
 
         Raises OversubscriptionError with the numbers: asked, what may be used and why, what is free.
         """
-        raise NotImplementedError
+        _check_count("workers", places)
+        _check_count("threads per worker", width)
+        asked = f"{places} workers x {width} threads = {places * width} threads"
+        if places * width > len(self.usable):
+            raise OversubscriptionError(f"{asked}, but {self.explain()}; {_smaller(places, width, len(self.usable))}")
+        with self._changed:
+            free = CpuSet.from_bits(self._free_bits)
+            if places * width > len(free):
+                raise OversubscriptionError(
+                    f"{asked}, but {len(free)} of {len(self.usable)} CPUs are free; {len(self._held)} leases hold the "
+                    f"others; release them, or {_smaller(places, width, len(free))}"
+                )
+            return tuple(self._hand_out(cpus, cpus, 0, ()) for cpus in split(self.machine, free, places, width))
+
+    def check(self, threads: int, memory_bytes: int = 0, gpus: int = 0) -> None:
+        """Raise LeaseError, with the numbers, when such a lease could not even be given by an empty book."""
+        _check_count("threads", threads)
+        if threads > len(self.usable):
+            raise LeaseError(
+                f"{threads} threads were asked for, but {self.explain()}; ask for at most {len(self.usable)} threads"
+            )
+        if memory_bytes > self.memory_bytes:
+            raise LeaseError(
+                f"{format_size(memory_bytes)} of memory were asked for, but {format_size(self.memory_bytes)} are to be "
+                "given out in all; ask for less"
+            )
+        if gpus > len(self.gpus):
+            raise LeaseError(f"{gpus} GPUs were asked for, but {len(self.gpus)} are to be given out; ask for fewer")
 
     def held(self) -> tuple[Lease, ...]:
         """The leases now given out, oldest first."""
-        raise NotImplementedError
+        with self._changed:
+            return tuple(self._held.values())
+
+    def wake(self) -> None:
+        """Let everybody who waits look at their ``cancel`` again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def explain(self) -> str:
+        """How many CPUs may be used and why, as one clause for messages."""
+        clause = self.limits.explain_cpus()
+        if len(self.usable) < self.limits.cpu_count:
+            clause += f", of which {len(self.usable)} are given out here: {self.usable}"
+        return clause
+
+    def _try(self, threads: int, memory_bytes: int, gpus: int, near: CpuSet | None, exclusive: bool) -> Lease | None:
+        if memory_bytes > self._free_memory_bytes:
+            return None
+        free_gpus = self._free_gpus()
+        if gpus > len(free_gpus):
+            return None
+        free_bits = self._free_bits
+        if exclusive and self._siblings:
+            for lease in self._held.values():
+                free_bits &= ~self._cores(lease.cpus).bits
+        cpus = choose(self.machine, CpuSet.from_bits(free_bits), threads, near=near)
+        if cpus is None:
+            return None
+        reserved = self._cores(cpus) if exclusive and self._siblings else cpus
+        return self._hand_out(cpus, reserved, memory_bytes, free_gpus[:gpus])
+
+    def _hand_out(self, cpus: CpuSet, reserved: CpuSet, memory_bytes: int, gpus: tuple[int, ...]) -> Lease:
+        lease = Lease(self, next(self._ids), cpus, reserved, memory_bytes, gpus)
+        self._free_bits &= ~reserved.bits
+        self._free_memory_bytes -= memory_bytes
+        self._held[lease.lease_id] = lease
+        return lease
+
+    def _give_back(self, lease: Lease) -> None:
+        with self._changed:
+            if self._held.pop(lease.lease_id, None) is None:
+                return
+            self._free_bits |= lease._reserved.bits & self.usable.bits
+            self._free_memory_bytes += lease.memory_bytes
+            self._changed.notify_all()
+
+    def _cores(self, cpus: CpuSet) -> CpuSet:
+        bits = 0
+        for cpu in cpus:
+            bits |= self._core_of[cpu]
+        return CpuSet.from_bits(bits)
+
+    def _free_gpus(self) -> tuple[int, ...]:
+        taken = {gpu for lease in self._held.values() for gpu in lease.gpus} if self.gpus else ()
+        return tuple(gpu for gpu in self.gpus if gpu not in taken)
+
+    def _not_now(self, threads: int, memory_bytes: int, gpus: int, waited_s: float | None) -> str:
+        free = CpuSet.from_bits(self._free_bits)
+        asked = f"a lease of {threads} CPUs" + (f" and {format_size(memory_bytes)}" if memory_bytes else "")
+        asked += f" and {gpus} GPUs" if gpus else ""
+        found = f"{len(free)} of {len(self.usable)} CPUs and {format_size(self._free_memory_bytes)} are free"
+        ahead = len(self._waiting) - 1
+        queue = f", and {ahead} others wait" if ahead > 0 else ""
+        when = f"within {waited_s:g} s" if waited_s else "now"
+        return f"{asked} cannot be given {when}: {found}{queue}; wait longer, or ask for less"
+
+
+_process_book: LeaseBook | None = None
+_process_book_lock = threading.Lock()
+
+
+def process_book() -> LeaseBook:
+    """The one book of this process, over everything its limits allow; read at the first call."""
+    from ..host import read_machine
+    from ..host.limits import read_limits
+
+    global _process_book
+    with _process_book_lock:
+        if _process_book is None:
+            _process_book = LeaseBook(read_machine(), read_limits())
+        return _process_book
 
 
 def lease(
@@ -86,4 +305,48 @@ def lease(
     exclusive_cores: bool = True,
 ) -> Lease:
     """Lease PUs of this process's own limits from the one book of this process; see :meth:`LeaseBook.acquire`."""
-    raise NotImplementedError
+    return process_book().acquire(
+        threads, memory_bytes, gpus, wait=wait, timeout=timeout, near=near, exclusive_cores=exclusive_cores
+    )
+
+
+def _handed_out(machine: Machine, limits: Limits, cpus: CpuSet | None, leave: int, smt: bool) -> CpuSet:
+    allowed = limits.cpus if cpus is None else cpus
+    beyond = allowed - limits.cpus
+    if beyond or not allowed:
+        what = f"CPUs {allowed} were asked for" if allowed else "no CPU at all was asked for"
+        raise OversubscriptionError(f"{what}, but {limits.explain_cpus()}; leave out {beyond or 'nothing'}")
+    usable = usable_cpus(machine, allowed, smt=smt)
+    count = min(len(usable), limits.cpu_count) - leave
+    if leave < 0 or count < 1:
+        raise OversubscriptionError(
+            f"{leave} CPUs are to be left free, but {min(len(usable), limits.cpu_count)} are there to be used; "
+            "at least one must remain"
+        )
+    chosen = usable
+    if count < len(usable):
+        chosen = choose(machine, usable, count) or usable
+    if leave and smt:
+        whole = [core.cpus & usable for core in machine.cores if core.cpus & usable and core.cpus & usable <= chosen]
+        chosen = CpuSet(cpu for core in whole for cpu in core) or chosen
+    return chosen
+
+
+def _check_count(what: str, count: int) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise InputError(f"the number of {what} is {count!r}; it must be a whole number of at least 1")
+
+
+def _smaller(places: int, width: int, available: int) -> str:
+    """What would fit: the same width or the same number of workers, else the two extremes."""
+    if not available:
+        return "wait until some are free"
+    fitting = []
+    if width <= available:
+        fitting.append((available // width, width))
+    if 1 < places <= available:
+        fitting.append((places, available // places))
+    words = []
+    for count, each in dict.fromkeys(fitting or [(available, 1), (1, available)]):
+        words.append(f"{count} worker{'s' * (count > 1)} x {each} thread{'s' * (each > 1)}")
+    return "ask for at most " + " or ".join(words)

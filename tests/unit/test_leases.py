@@ -1,0 +1,266 @@
+"""The book of leases: nothing overlaps, nothing is lost, refusals carry the numbers, waiting is fair."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcthreads.cpuset import CpuSet
+from qcthreads.errors import InputError, LeaseError, OversubscriptionError, StopRequestedError
+from qcthreads.host.limits import Limits
+from qcthreads.leases import Lease, LeaseBook
+from qcthreads.machine import Machine
+from qcthreads.machine.synthetic import synthetic_machine
+
+GIB = 1024**3
+
+
+class NamedLimits(Limits):
+    """Limits that explain themselves as the live ones do."""
+
+    def explain_cpus(self) -> str:
+        return f"{self.cpu_count} CPUs may be used: mask {self.cpus}"
+
+
+def limits_of(machine: Machine, cpu_count: int | None = None) -> Limits:
+    cpus = machine.cpus_online
+    return NamedLimits(cpus, cpu_count or len(cpus), None, 8 * GIB, ())
+
+
+def book_of(machine: Machine, **options: object) -> LeaseBook:
+    return LeaseBook(machine, limits_of(machine), **options)  # type: ignore[arg-type]
+
+
+def test_leases_are_disjoint_and_come_back() -> None:
+    book = book_of(synthetic_machine(cores=4))
+    one, two = book.acquire(2, GIB), book.acquire(2, GIB)
+    assert one.cpus.isdisjoint(two.cpus)
+    assert (one.cpus | two.cpus) == book.usable
+    assert book.held() == (one, two)
+    with pytest.raises(LeaseError, match="0 of 4 CPUs"):
+        book.acquire(1, wait=False)
+    one.release()
+    one.release()
+    assert book.held() == (two,)
+    assert book.acquire(2, wait=False).cpus == one.cpus
+
+
+def test_memory_is_counted() -> None:
+    book = book_of(synthetic_machine(cores=4), memory_bytes=3 * GIB)
+    with book.acquire(1, 2 * GIB):
+        with pytest.raises(LeaseError, match="1 GiB are free"):
+            book.acquire(1, 2 * GIB, wait=False)
+        book.acquire(1, GIB, wait=False)
+
+
+def test_what_never_fits_is_refused_with_the_numbers() -> None:
+    book = book_of(synthetic_machine(cores=2))
+    with pytest.raises(LeaseError, match="3 threads were asked for, but 2 CPUs may be used: mask 0-1"):
+        book.acquire(3)
+    with pytest.raises(LeaseError, match="9 GiB of memory"):
+        book.acquire(1, 9 * GIB)
+    with pytest.raises(LeaseError, match="1 GPUs"):
+        book.acquire(1, gpus=1)
+    for nonsense in (0, -1, True, 1.5):
+        with pytest.raises(InputError, match="whole number"):
+            book.acquire(nonsense)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("places", "width", "advice"),
+    [
+        (4, 8, "at most 2 workers x 1 thread or 1 worker x 2 threads"),
+        (3, 1, "at most 2 workers x 1 thread"),
+        (2, 2, "at most 1 worker x 2 threads or 2 workers x 1 thread"),
+    ],
+)
+def test_a_split_that_does_not_fit_says_what_would(places: int, width: int, advice: str) -> None:
+    book = book_of(synthetic_machine(cores=2))
+    with pytest.raises(OversubscriptionError) as refused:
+        book.acquire_split(places, width)
+    asked = f"{places} workers x {width} threads = {places * width} threads"
+    assert str(refused.value) == f"{asked}, but 2 CPUs may be used: mask 0-1; ask for {advice}"
+
+
+def test_a_split_is_all_or_nothing() -> None:
+    book = book_of(synthetic_machine(packages=2, cores=4))
+    places = book.acquire_split(3, 2)
+    assert len(set().union(*(lease.cpus for lease in places))) == sum(len(lease.cpus) for lease in places) == 6
+    with pytest.raises(OversubscriptionError, match="2 of 8 CPUs are free; 3 leases hold the others"):
+        book.acquire_split(2, 2)
+    assert len(book.held()) == 3
+
+
+def test_cpus_leave_and_quota_restrict_the_book() -> None:
+    machine = synthetic_machine(cores=8)
+    assert book_of(machine, cpus=CpuSet.parse("2-5")).usable == CpuSet.parse("2-5")
+    assert len(book_of(machine, leave=3).usable) == 5
+    assert len(LeaseBook(machine, limits_of(machine, cpu_count=2)).usable) == 2
+    with pytest.raises(OversubscriptionError, match=r"CPUs 7-9 were asked for.*leave out 8-9"):
+        book_of(machine, cpus=CpuSet.parse("7-9"))
+    with pytest.raises(OversubscriptionError, match="at least one must remain"):
+        book_of(machine, leave=8)
+    with pytest.raises(OversubscriptionError, match="9 GiB"):
+        book_of(machine, memory_bytes=9 * GIB)
+
+
+def test_leave_with_hyperthreads_keeps_whole_cores_free() -> None:
+    machine = synthetic_machine(cores=4, threads=2)
+    usable = book_of(machine, leave=1, smt=True).usable
+    assert len(usable) == 6
+    assert all(core.cpus <= usable or core.cpus.isdisjoint(usable) for core in machine.cores)
+
+
+def test_exclusive_cores() -> None:
+    book = book_of(synthetic_machine(cores=2, threads=2), smt=True)
+    assert len(book.usable) == 4
+    with book.acquire(1), book.acquire(1), pytest.raises(LeaseError, match="0 of 4 CPUs"):
+        book.acquire(1, exclusive_cores=False, wait=False)
+    shared = [book.acquire(1, exclusive_cores=False, wait=False) for _ in range(4)]
+    assert len(set().union(*(lease.cpus for lease in shared))) == 4
+
+
+def test_near() -> None:
+    book = book_of(synthetic_machine(packages=2, cores=4))
+    assert book.acquire(2, near=CpuSet([6])).cpus <= CpuSet.parse("4-7")
+
+
+def test_gpus_are_counted() -> None:
+    book = book_of(synthetic_machine(cores=4), gpus=(0, 1))
+    with book.acquire(1, gpus=1) as one, book.acquire(1, gpus=1) as two:
+        assert {*one.gpus, *two.gpus} == {0, 1}
+        with pytest.raises(LeaseError):
+            book.acquire(1, gpus=1, wait=False)
+
+
+def test_waiting_is_first_come_first_served() -> None:
+    book = book_of(synthetic_machine(cores=4))
+    first = book.acquire(2)
+    order: list[str] = []
+
+    def wait_for(name: str, width: int) -> None:
+        with book.acquire(width):
+            order.append(name)
+
+    wide = threading.Thread(target=wait_for, args=("wide", 4))
+    wide.start()
+    _until(lambda: len(book._waiting) == 1)
+    narrow = threading.Thread(target=wait_for, args=("narrow", 1))
+    narrow.start()
+    _until(lambda: len(book._waiting) == 2)
+    with pytest.raises(LeaseError, match="2 others wait"):
+        book.acquire(1, wait=False)
+    first.release()
+    wide.join()
+    narrow.join()
+    assert order == ["wide", "narrow"]
+
+
+def test_timeout_and_cancel_leave_the_queue_right() -> None:
+    book = book_of(synthetic_machine(cores=2))
+    held = book.acquire(2)
+    with pytest.raises(LeaseError, match=r"within 0\.01 s"):
+        book.acquire(1, timeout=0.01)
+    cancel = threading.Event()
+    ended: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            book.acquire(1, cancel=cancel)
+        except StopRequestedError as error:
+            ended.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    _until(lambda: len(book._waiting) == 1)
+    cancel.set()
+    book.wake()
+    waiter.join()
+    assert len(ended) == 1
+    held.release()
+    assert book.acquire(2, wait=False).cpus == book.usable
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send a signal to one thread")
+def test_an_interrupt_while_waiting_leaves_the_book_right() -> None:
+    book = book_of(synthetic_machine(cores=2))
+    held = book.acquire(2)
+    threading.Timer(0.1, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        book.acquire(1, timeout=60)
+    held.release()
+    assert book.acquire(2, wait=False).cpus == book.usable
+
+
+def test_32_threads_never_overlap_and_nothing_is_lost() -> None:
+    book = book_of(synthetic_machine(packages=2, cores=6, threads=2), smt=True)
+    owners: dict[int, Lease] = {}
+    guard = threading.Lock()
+    wrong: list[str] = []
+
+    def contend(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(40):
+            with book.acquire(rng.randint(1, 8), rng.randint(0, 2) * GIB, exclusive_cores=rng.random() < 0.5) as lease:
+                with guard:
+                    wrong.extend(f"CPU {cpu} twice" for cpu in lease.cpus if cpu in owners)
+                    owners.update(dict.fromkeys(lease.cpus, lease))
+                time.sleep(0)
+                with guard:
+                    for cpu in lease.cpus:
+                        del owners[cpu]
+
+    threads = [threading.Thread(target=contend, args=(seed,)) for seed in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert book.held() == ()
+    assert book.acquire(24, 8 * GIB, exclusive_cores=False, wait=False).cpus == book.usable
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(1, 9), st.integers(0, 4), st.booleans(), st.integers(0, 9)), min_size=1, max_size=30
+    ),
+    threads=st.sampled_from([1, 2]),
+)
+def test_any_sequence_keeps_the_sum(steps: list[tuple[int, int, bool, int]], threads: int) -> None:
+    machine = synthetic_machine(packages=2, cores=4, threads=threads)
+    book = book_of(machine, smt=True)
+    core_of = {cpu: index for index, core in enumerate(machine.cores) for cpu in core.cpus}
+    held: list[tuple[Lease, bool]] = []
+    for width, memory_gib, exclusive, victim in steps:
+        try:
+            made = book.acquire(width, memory_gib * GIB, exclusive_cores=exclusive, wait=False)
+        except LeaseError:
+            if held:
+                held.pop(victim % len(held))[0].release()
+            continue
+        assert len(made.cpus) == width
+        assert made.cpus <= book.usable
+        for other, others_exclusive in held:
+            assert made.cpus.isdisjoint(other.cpus)
+            if exclusive or others_exclusive:
+                assert {core_of[cpu] for cpu in made.cpus}.isdisjoint({core_of[cpu] for cpu in other.cpus})
+        held.append((made, exclusive))
+        assert sum(lease.memory_bytes for lease, _ in held) <= book.memory_bytes
+    for lease, _ in held:
+        lease.release()
+    assert book.acquire(len(book.usable), book.memory_bytes, wait=False).cpus == book.usable
+
+
+def _until(true: object) -> None:
+    deadline = time.monotonic() + 30
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
