@@ -1,1 +1,101 @@
-"""The command line: parsing and rendering only, one file per command, each imported when it is called."""
+"""The command line: parsing and rendering only, one file per command, imported when called; decides nothing.
+
+Every command module has ``add_arguments(parser)``, which fills its parser, and ``execute(args)``, which returns the
+exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import QCThreadsError
+
+COMMANDS = {
+    "run": "compute a many-body expansion: from a molecule to energies",
+    "status": "how far a run is, from its store",
+    "failures": "which calculations of a run failed, and why",
+    "show": "everything a store holds about one calculation",
+    "export": "write the results in a store as CSV, JSON or ZIP",
+    "topo": "what this machine has: packages, cores, caches, memory nodes",
+    "limits": "what may be used of it, and which rule is the tightest",
+    "programs": "the quantum-chemistry programs known and found here",
+    "doctor": "what works here, what is missing, and what for",
+}
+
+_EPILOG = """exit codes:
+  0  done                                   3  valid, but this machine cannot
+  1  some calculation failed                4  stopped before the end; the store can be resumed
+  2  malformed or contradictory usage or input
+
+`qcthreads COMMAND --help` explains a command, with examples."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code; ``argv`` without the program's name, default ``sys.argv[1:]``."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except QCThreadsError as error:
+        print(f"qcthreads: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("qcthreads: stopped", file=sys.stderr)
+        return 4
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; the interpreter's own flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as stop:  # argparse: 0 after --help and --version, 2 after a usage error
+        return stop.code if isinstance(stop.code, int) else 2
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in COMMANDS:
+        return _without_command(arguments)
+    name, *rest = arguments
+    module = importlib.import_module(f"{__name__}.{name}")
+    parser = ArgumentParser(
+        prog=f"qcthreads {name}",
+        description=f"{COMMANDS[name].capitalize()}.",
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    code: int = module.execute(parser.parse_args(_with_negative_values(rest)))
+    return code
+
+
+def _with_negative_values(arguments: list[str]) -> list[str]:
+    """``--charges -1,0`` as ``--charges=-1,0``: argparse takes ``-1,0`` for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-[\d.]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _without_command(arguments: list[str]) -> int:
+    """``--help``, ``--version``, and everything that is not a command."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+    parser = ArgumentParser(
+        prog="qcthreads",
+        description="Quantum-chemistry calculations side by side on one node, each on its own cores.",
+        epilog=f"commands:\n{commands}\n\n{_EPILOG}",
+        usage="qcthreads [--help] [--version] COMMAND ...",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"qcthreads {__version__}")
+    parser.parse_known_args([argument for argument in arguments if argument.startswith("-")])
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    parser.error(f"no command {named!r}; there are: {', '.join(COMMANDS)}" if named else "which command? See --help")

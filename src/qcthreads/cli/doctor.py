@@ -1,0 +1,108 @@
+"""``qcthreads doctor``: what works here, what is missing and what for; looks at everything and changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import sys
+from argparse import ArgumentParser, Namespace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from .. import __version__
+from ..host import get_host, native_status
+from ..host.limits import read_limits
+from ..programs import registry
+from ..units import format_size
+from .limits import limits_document
+from .programs import program_document
+from .render import print_json
+
+_EPILOG = """examples:
+  qcthreads doctor
+  qcthreads doctor --json > doctor.json   # to attach to a report of a problem"""
+
+# Every package that is optional here, with what goes without it.
+_OPTIONAL = {
+    "qcengine": "to run programs",
+    "qcmanybody": "many-body expansions",
+    "pyscf": "the embedded program",
+    "xtb": "GFN2-xTB in process (Linux, CPython 3.11)",
+    "networkx": "NWChem through QCEngine",
+    "threadpoolctl": "threads of BLAS libraries that are already loaded",
+    "rich": "live progress and tables on a terminal",
+}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of ``doctor``."""
+    parser.epilog = _EPILOG
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def execute(args: Namespace) -> int:
+    """Look at everything and print it."""
+    found = _examine()
+    if args.json:
+        print_json(found)
+    else:
+        _print(found)
+    return 0
+
+
+def _examine() -> dict[str, Any]:
+    capabilities = get_host().capabilities
+    native, reason = native_status()
+    return {
+        "qcthreads": __version__,
+        "python": platform.python_version(),
+        "python_executable": sys.executable,
+        "platform": platform.platform(),
+        "back_end": {"name": capabilities.back_end, "native_extension": native, "reason": reason},
+        "capabilities": dataclasses.asdict(capabilities),
+        "limits": limits_document(read_limits()),
+        "limits_in_short": read_limits().explain_cpus(),
+        "programs": [program_document(name) for name in registry.names()],
+        "optional_packages": [
+            {"name": name, "version": _installed(name), "for": use} for name, use in _OPTIONAL.items()
+        ],
+    }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _print(found: dict[str, Any]) -> None:
+    print(
+        f"qcthreads {found['qcthreads']}, Python {found['python']} ({found['python_executable']}), {found['platform']}"
+    )
+    back_end = found["back_end"]
+    print(f"back end: {back_end['name']}; native extension: {back_end['reason']}")
+    works = {name: value for name, value in found["capabilities"].items() if isinstance(value, bool)}
+    print(f"works here: {_names(works, True)}")
+    if not all(works.values()):
+        print(f"does not:   {_names(works, False)}")
+    print(f"limits: {found['limits_in_short']}; {format_size(found['limits']['memory_bytes'])} of memory")
+    print("programs:")
+    for program in found["programs"]:
+        state = (
+            f"{program['version'] or 'found'}, {program['path']}"
+            if program["found"]
+            else f"not found; {program['install_hint']}"
+        )
+        print(f"  {program['name']}: {state}")
+    missing = [package for package in found["optional_packages"] if package["version"] is None]
+    print(
+        "optional packages: "
+        + ("all installed" if not missing else f"{len(missing)} missing; `pip install qcthreads[all]` adds them")
+    )
+    for package in missing:
+        print(f"  {package['name']}: {package['for']}")
+
+
+def _names(works: dict[str, bool], wanted: bool) -> str:
+    return ", ".join(name.replace("_", " ") for name, value in works.items() if value is wanted) or "nothing"

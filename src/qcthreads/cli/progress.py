@@ -1,0 +1,144 @@
+"""Progress of a run on standard error: rich's bar on a terminal, else a line now and then; it steers nothing."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TextIO
+
+from ..execution.calculation import Progress
+from ..manybody.run import FragmentRow
+from .render import seconds
+
+_LINE_EVERY_S = 5.0
+
+
+class Prepared(Protocol):
+    """What progress needs of a run."""
+
+    @property
+    def fragments(self) -> Sequence[FragmentRow]:
+        """The calculations to come."""
+
+
+@contextmanager
+def show_progress(run: Prepared, stream: TextIO = sys.stderr) -> Iterator[Callable[[Progress], None]]:
+    """A function that takes the events of ``run``, from any thread, and shows them while the ``with`` lasts."""
+    tally = Tally(run.fragments)
+    if stream.isatty():
+        try:
+            import rich  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            with _live(tally, stream) as on_progress:
+                yield on_progress
+            return
+    yield _lines(tally, stream)
+
+
+class Tally:
+    """How many calculations are done, how fast, how long the rest takes: by cost, as the large ones go first."""
+
+    def __init__(self, rows: Sequence[FragmentRow], now: Callable[[], float] = time.monotonic) -> None:
+        # The third power of the electrons, about what Hartree-Fock and MP2 of small molecules take; only ratios matter.
+        self._costs = {row.label: float(max(row.electrons, 1)) ** 3 for row in rows}
+        self._done_cost = 0.0
+        self._now = now
+        self._began = now()
+        self.total = len(rows)
+        self.finished = 0
+        self.failed = 0
+
+    def count(self, progress: Progress) -> None:
+        """Take one event into account."""
+        if progress.event in ("finished", "failed"):
+            self._done_cost += self._costs.pop(progress.label, 0.0)
+            self.finished += progress.event == "finished"
+            self.failed += progress.event == "failed"
+
+    @property
+    def done(self) -> int:
+        """Calculations that have ended, well or not."""
+        return self.finished + self.failed
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the run began."""
+        return self._now() - self._began
+
+    @property
+    def rate_per_s(self) -> float:
+        """Calculations ended per second."""
+        return self.done / max(self.elapsed_s, 1e-9)
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Expected time to the end; ``None`` before the first calculation has ended."""
+        if not self._done_cost:
+            return None
+        return self.elapsed_s * sum(self._costs.values()) / self._done_cost
+
+    def __str__(self) -> str:
+        text = f"{self.done}/{self.total} done"
+        if self.failed:
+            text += f", {self.failed} failed"
+        if self.done:
+            text += f", {self.rate_per_s:.2g}/s"
+        if self.done < self.total and self.remaining_s is not None:
+            text += f", {seconds(self.remaining_s)} to go"
+        return text
+
+
+def _lines(tally: Tally, stream: TextIO) -> Callable[[Progress], None]:
+    """Plain lines: failures and notes at once, the count at most every few seconds."""
+    lock = threading.Lock()
+    shown_at = -_LINE_EVERY_S
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal shown_at
+        with lock:
+            tally.count(progress)
+            told = _message(progress)
+            if told:
+                print(told, file=stream, flush=True)
+            ended = tally.done == tally.total and progress.event in ("finished", "failed")
+            if progress.event != "note" and (ended or tally.elapsed_s - shown_at >= _LINE_EVERY_S):
+                shown_at = tally.elapsed_s
+                print(f"{tally}", file=stream, flush=True)
+
+    return on_progress
+
+
+@contextmanager
+def _live(tally: Tally, stream: TextIO) -> Iterator[Callable[[Progress], None]]:
+    """A bar with counts, rate and the time to go; failures and notes scroll above it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(file=stream, highlight=False, markup=False)
+    with Bar(BarColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task(str(tally), total=tally.total)
+
+        def on_progress(progress: Progress) -> None:
+            tally.count(progress)
+            told = _message(progress)
+            if told:
+                console.print(told)
+            bar.update(task, completed=tally.done, description=str(tally))
+
+        yield on_progress
+
+
+def _message(progress: Progress) -> str | None:
+    """What is worth a line of its own."""
+    if progress.event == "note":
+        return f"note: {progress.message}"
+    if progress.event in ("failed", "retried"):
+        last = progress.message.strip().splitlines() or ["no message"]
+        return f"{progress.event}: {progress.label}: {last[-1]}"
+    return None

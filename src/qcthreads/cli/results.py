@@ -1,0 +1,196 @@
+"""A run as a chemist reads it: tables, energies in three units, what was decided and why; its CSV; computes nothing."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..manybody.run import BodyRow, FragmentRow, RunReport
+from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_size
+from .render import percent, print_table, seconds
+
+_ROWS_SHOWN = 24
+_ORDERS = {1: "monomers", 2: "dimers", 3: "trimers", 4: "tetramers"}
+
+
+class Prepared(Protocol):
+    """What is known of a run before it starts."""
+
+    @property
+    def fragments(self) -> Sequence[FragmentRow]:
+        """The calculations."""
+
+    @property
+    def counts_by_nbody(self) -> Mapping[int, int]:
+        """How many there are of each order."""
+
+    @property
+    def decision(self) -> Mapping[str, Any]:
+        """Workers, threads, memory, and the reasons."""
+
+
+def print_report(report: RunReport, csv_file: Path | None) -> None:
+    """Everything a finished run has to say, on standard output."""
+    _print_fragments(report.fragments, csv_file)
+    print()
+    if report.missing:
+        _print_missing(report)
+    else:
+        _print_energies(report)
+    print()
+    _print_decision(report.decision)
+    _print_statistics(report.statistics)
+    for finding in report.findings:
+        print(f"Finding: {finding.get('message', finding)}")
+
+
+def print_dry_run(run: Prepared) -> None:
+    """What would be computed, and how."""
+    total = sum(run.counts_by_nbody.values())
+    counts = ", ".join(
+        f"{count} {_ORDERS.get(nbody, f'{nbody}-mers')}" for nbody, count in sorted(run.counts_by_nbody.items())
+    )
+    print(f"{total} calculations: {counts}")
+    _print_fragments(run.fragments, None)
+    print()
+    _print_decision(run.decision)
+    print(f"Disk for temporary files: {_size(run.decision.get('scratch_bytes'))}")
+    print(f"Expected time: {seconds(run.decision.get('expected_wall_s'))}")
+    print("Nothing was computed (--dry-run).")
+
+
+def dry_run_document(run: Prepared) -> dict[str, Any]:
+    """The same as JSON data."""
+    return {
+        "dry_run": True,
+        "calculations": sum(run.counts_by_nbody.values()),
+        "counts_by_nbody": run.counts_by_nbody,
+        "fragments": run.fragments,
+        "decision": run.decision,
+    }
+
+
+def write_csv(path: Path, rows: Sequence[FragmentRow]) -> None:
+    """One row per calculation, all columns; lists of fragments joined by ``+``."""
+    names = [field.name for field in fields(FragmentRow)]
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(names)
+        for row in rows:
+            values = (getattr(row, name) for name in names)
+            writer.writerow([_joined(value) if isinstance(value, tuple) else value for value in values])
+
+
+def _print_fragments(rows: Sequence[FragmentRow], csv_file: Path | None) -> None:
+    columns = (
+        "n",
+        "fragments",
+        "ghosts",
+        "formula",
+        "charge",
+        "mult",
+        "contact/A",
+        "energy/hartree",
+        "threads",
+        "wall/s",
+    )
+    shown = [
+        (
+            row.nbody,
+            _joined(row.fragments),
+            _joined(row.ghosts),
+            row.formula,
+            f"{row.charge:+g}" if row.charge else "0",
+            row.multiplicity,
+            _number(row.closest_contact_angstrom, 3),
+            _number(row.energy_hartree, 8),
+            row.threads or "-",
+            _number(row.wall_s, 2),
+        )
+        for row in rows[:_ROWS_SHOWN]
+    ]
+    print_table("Calculations", columns, shown)
+    if len(rows) > _ROWS_SHOWN:
+        where = f"all are in {csv_file}" if csv_file else "--csv FILE writes all"
+        print(f"  ... and {len(rows) - _ROWS_SHOWN} more; {where}")
+
+
+def _print_missing(report: RunReport) -> None:
+    print(f"{len(report.failures)} calculations failed:")
+    for label, error in list(report.failures.items())[:_ROWS_SHOWN]:
+        print(f"  {label}: {(error.strip().splitlines() or ['no message'])[-1]}")
+    print(f"No total energy: {len(report.missing)} terms are missing:")
+    for term in report.missing[:_ROWS_SHOWN]:
+        print(f"  {term}")
+    if len(report.missing) > _ROWS_SHOWN:
+        print(f"  ... and {len(report.missing) - _ROWS_SHOWN} more")
+
+
+def _print_energies(report: RunReport) -> None:
+    print(f"Many-body expansion, BSSE treatment: {report.bsse_treatment}")
+    for bsse in dict.fromkeys(row.bsse for row in report.bodies):
+        rows = [row for row in report.bodies if row.bsse == bsse]
+        columns = (
+            "through n",
+            "total/hartree",
+            "interaction/hartree",
+            "n-body/hartree",
+            "n-body/kcal/mol",
+            "n-body/kJ/mol",
+        )
+        print_table(
+            f"{bsse}: energies through n bodies, and what the n-body terms add", columns, map(_body_cells, rows)
+        )
+        print(f"  interaction energy ({bsse})  {_three_units(rows[-1].interaction_hartree)}")
+        if rows[-1].total_hartree is not None:
+            print(f"  total energy ({bsse})        {_three_units(rows[-1].total_hartree)}")
+
+
+def _body_cells(row: BodyRow) -> tuple[object, ...]:
+    added = row.contribution_hartree
+    return (
+        row.nbody,
+        _number(row.total_hartree, 8),
+        _number(row.interaction_hartree, 8),
+        _number(added, 8),
+        _number(added * HARTREE_TO_KCAL_PER_MOL, 4),
+        _number(added * HARTREE_TO_KJ_PER_MOL, 4),
+    )
+
+
+def _print_decision(decision: Mapping[str, Any]) -> None:
+    workers, threads = decision.get("workers"), decision.get("threads")
+    program = " ".join(str(decision[name]) for name in ("program", "program_version") if decision.get(name))
+    bound = "each bound to its own PUs" if decision.get("affinity") else "not bound"
+    memory = f", {_size(decision.get('memory_bytes_per_worker'))} each"
+    print(f"Decided ({decision.get('strategy')}): {workers} workers x {threads} threads of {program}, {bound}{memory}")
+    for reason in decision.get("reasons", ()):
+        print(f"  {reason}")
+
+
+def _print_statistics(statistics: Mapping[str, Any]) -> None:
+    counts = {name: statistics.get(f"fragments_{name}") for name in ("computed", "reused", "failed")}
+    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    total, wall = statistics.get("fragments_total"), seconds(statistics.get("wall_s"))
+    efficiency = percent(statistics.get("thread_efficiency"))
+    print(f"Wall time {wall} for {total} calculations ({said}); thread efficiency {efficiency}")
+
+
+def _three_units(energy_hartree: float) -> str:
+    kcal, kj = energy_hartree * HARTREE_TO_KCAL_PER_MOL, energy_hartree * HARTREE_TO_KJ_PER_MOL
+    return f"{energy_hartree:.10f} hartree = {kcal:.4f} kcal/mol = {kj:.4f} kJ/mol"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _size(size_bytes: int | None) -> str:
+    return "not known" if size_bytes is None else format_size(size_bytes)
+
+
+def _joined(numbers: Sequence[int]) -> str:
+    return "+".join(map(str, numbers))

@@ -1,0 +1,224 @@
+"""``qcthreads run``: options into a RunRequest, its report onto the screen; decides nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..cpuset import CpuSet
+from ..errors import InputError, QCThreadsError
+from ..manybody.run import Run, RunRequest
+from ..units import parse_size
+from .progress import show_progress
+from .render import print_json
+from .results import dry_run_document, print_dry_run, print_report, write_csv
+
+_T = TypeVar("_T")
+
+_EPILOG = """INPUT is a QCManyBody ManyBodyInput (JSON), an .xyz file (angstrom), or a Psi4 molecule block with --
+between fragments.
+
+examples:
+  qcthreads run water16.xyz --method mp2 --basis 6-31g --max-nbody 2
+  qcthreads run mixed.xyz --fragments "1;2-4;5-7" --charges 1,0,0 --method hf --basis 6-31g --bsse cp
+  qcthreads run water16.xyz --program psi4 --method hf --basis cc-pvdz --keywords '{"scf_type": "df"}'
+  qcthreads run water16.xyz --method mp2 --basis cc-pvtz --store water16.store
+  qcthreads run water16.xyz --method mp2 --basis cc-pvtz --store water16.store --resume
+  qcthreads run input.json --workers 4 --threads 2 --memory 16GiB --json > result.json
+  qcthreads run input.json --dry-run
+
+exit codes: 0 done, 1 some calculation failed, 2 malformed input, 3 this machine cannot, 4 stopped and resumable"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of ``run``; an option left out means: the input says, or qcthreads decides."""
+    parser.epilog = _EPILOG
+    parser.add_argument("input", metavar="INPUT", type=Path, help="what to compute")
+
+    what = parser.add_argument_group("what is computed")
+    what.add_argument(
+        "--fragments",
+        metavar="ATOMS",
+        help='for .xyz: atoms of each fragment from 1, "1-3;4-6" (default: by connectivity)',
+    )
+    what.add_argument("--charges", metavar="LIST", type=_list_of(float), help="charge of each fragment: 0,1")
+    what.add_argument("--multiplicities", metavar="LIST", type=_list_of(int), help="multiplicity of each fragment: 1,2")
+    what.add_argument(
+        "--program", help="QCEngine's name of the program (default: pyscf); `qcthreads programs` lists them"
+    )
+    what.add_argument("--method", help="for example hf or mp2")
+    what.add_argument("--basis", help="for example cc-pvdz")
+    what.add_argument("--max-nbody", metavar="N", type=_positive(int), help="highest order of the expansion")
+    what.add_argument("--bsse", metavar="LIST", type=_list_of(str), help="nocp, cp, or both: nocp,cp")
+    what.add_argument(
+        "--keywords", metavar="JSON", type=_keywords, default={}, help="the program's keywords: JSON text, or @FILE"
+    )
+
+    how = parser.add_argument_group("how it is run")
+    how.add_argument("--workers", metavar="N", type=_positive(int), help="calculations side by side")
+    how.add_argument("--threads", metavar="T", type=_positive(int), help="threads of each calculation")
+    how.add_argument("--strategy", metavar="NAME", help="who decides workers and threads (default: auto)")
+    how.add_argument(
+        "--max-total-threads", metavar="N", type=_positive(int), help="never more threads than this in all"
+    )
+    how.add_argument("--memory", metavar="SIZE", type=_size, help="memory of the whole run, for example 16GiB")
+    how.add_argument("--cpus", metavar="LIST", type=_cpus, help="use only these PUs: 0-3,8")
+    how.add_argument("--leave", metavar="N", type=_positive(int, zero=True), default=0, help="leave N PUs to others")
+    how.add_argument("--no-affinity", action="store_true", help="count PUs, but bind nothing to them")
+    how.add_argument("--scratch", metavar="DIR", type=Path, help="directory for the programs' temporary files")
+    how.add_argument("--store", metavar="FILE", type=Path, help="keep every finished calculation in FILE")
+    how.add_argument("--resume", action="store_true", help="compute only what FILE lacks")
+    how.add_argument(
+        "--retries", metavar="N", type=_positive(int, zero=True), default=0, help="tries after a failure (default: 0)"
+    )
+    how.add_argument("--timeout", metavar="SECONDS", type=_positive(float), help="longest time for one calculation")
+
+    shown = parser.add_argument_group("what is shown")
+    shown.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    shown.add_argument("--csv", metavar="FILE", type=Path, help="write one row per calculation")
+    shown.add_argument(
+        "--json", action="store_true", help="one JSON document on standard output; progress stays on standard error"
+    )
+
+
+def execute(args: Namespace) -> int:
+    """Prepare, run and print; 1 when a calculation failed, 4 when stopped."""
+    if args.csv is not None:
+        _check_writable(args.csv)
+    run = Run(request_of(args))
+    if args.dry_run:
+        print_json(dry_run_document(run)) if args.json else print_dry_run(run)
+        return 0
+    try:
+        with _terminated_like_interrupted(), show_progress(run, sys.stderr) as on_progress:
+            report = run.execute(on_progress)
+    except KeyboardInterrupt:
+        print(f"qcthreads: stopped; {_how_to_go_on(args.store)}", file=sys.stderr)
+        return 4
+    if args.csv is not None:
+        write_csv(args.csv, report.fragments)
+    print_json(report.to_json()) if args.json else print_report(report, args.csv)
+    return 1 if report.failures or report.missing else 0
+
+
+def request_of(args: Namespace) -> RunRequest:
+    """The request that the options make; InputError where they contradict each other."""
+    if args.strategy is not None and (args.workers or args.threads):
+        raise InputError("--strategy decides workers and threads: give either --strategy, or --workers and --threads")
+    if args.resume and args.store is None:
+        raise InputError("--resume goes on with a store: name it with --store FILE")
+    return RunRequest(
+        input=args.input,
+        fragments=args.fragments,
+        charges=args.charges,
+        multiplicities=args.multiplicities,
+        program=args.program,
+        method=args.method,
+        basis=args.basis,
+        max_nbody=args.max_nbody,
+        bsse=args.bsse,
+        keywords=args.keywords,
+        workers=args.workers,
+        threads=args.threads,
+        strategy=(args.strategy or "auto").replace("-", "_"),
+        max_total_threads=args.max_total_threads,
+        memory_bytes=args.memory,
+        cpus=args.cpus,
+        leave=args.leave,
+        affinity=not args.no_affinity,
+        scratch=args.scratch,
+        store=args.store,
+        resume=args.resume,
+        retries=args.retries,
+        timeout_s=args.timeout,
+    )
+
+
+def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    def parse(text: str) -> list[Any]:
+        try:
+            return [kind(part.strip()) for part in text.split(",")]
+        except ValueError:
+            raise ArgumentTypeError(f"not a list of {kind.__name__}, separated by commas: {text!r}") from None
+
+    return parse
+
+
+def _positive(kind: Callable[[str], Any], *, zero: bool = False) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ArgumentTypeError(f"not a number: {text!r}") from None
+        if not (value > 0 or (zero and value == 0)):
+            raise ArgumentTypeError(f"{'below zero' if zero else 'not above zero'}: {text}")
+        return value
+
+    return parse
+
+
+def _keywords(text: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    except OSError as error:
+        raise ArgumentTypeError(f"cannot read {text[1:]}: {error.strerror}") from None
+    except ValueError as error:
+        raise ArgumentTypeError(f"not JSON: {error}; write for example '{{\"freeze_core\": true}}'") from None
+    if not isinstance(value, dict):
+        raise ArgumentTypeError(f"not a JSON object but {type(value).__name__}: {text!r}")
+    return value
+
+
+def _size(text: str) -> int:
+    return _as_argument(parse_size, text)
+
+
+def _cpus(text: str) -> CpuSet:
+    cpus = _as_argument(CpuSet.parse, text)
+    if not cpus:
+        raise ArgumentTypeError("an empty list of PUs")
+    return cpus
+
+
+def _as_argument(parse: Callable[[str], _T], text: str) -> _T:
+    try:
+        return parse(text)
+    except QCThreadsError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def _check_writable(path: Path) -> None:
+    """Found out before hours of computing, not after."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise InputError(f"cannot write {path}: no such directory, or no permission")
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which batch systems send before they kill, ends a run as orderly as Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _how_to_go_on(store: Path | None) -> str:
+    if store is None:
+        return "nothing was kept; with --store FILE a run can be resumed"
+    return f"what is finished is in {store}: run the same command with --resume to go on"

@@ -1,0 +1,29 @@
+"""``qcthreads show``: everything a store holds about one calculation, as JSON; never writes to the store."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ..execution.store import open_store
+from .render import print_json
+
+_EPILOG = """A label is QCManyBody's: method, fragments, basis fragments, as `qcthreads status` and `export` list them.
+
+examples:
+  qcthreads show water16.store '["mp2", [1, 2], [1, 2]]'"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of ``show``."""
+    parser.epilog = _EPILOG
+    parser.add_argument("store", metavar="STORE", type=Path, help="the file given to `qcthreads run --store`")
+    parser.add_argument("label", metavar="LABEL", help="the calculation")
+    parser.add_argument("--json", action="store_true", help="accepted for uniformity: the answer is JSON anyway")
+
+
+def execute(args: Namespace) -> int:
+    """Print what the store holds."""
+    with open_store(args.store) as store:
+        print_json(store.show(args.label))
+    return 0

@@ -1,0 +1,104 @@
+"""``qcthreads topo``: what the machine has, as text or JSON; asks host, and draws nothing that is not there."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from ..cpuset import CpuSet
+from ..errors import InputError
+from ..host import read_machine
+from ..machine import Machine
+from ..units import format_size
+from .render import print_json, print_table
+
+_EPILOG = """examples:
+  qcthreads topo
+  qcthreads topo --json
+  qcthreads topo --sysroot recorded/   # a copy of another machine's sys/ and proc/"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of ``topo``."""
+    parser.epilog = _EPILOG
+    parser.add_argument("--sysroot", metavar="DIR", type=Path, help="read a recorded tree that contains sys/ and proc/")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def execute(args: Namespace) -> int:
+    """Read the machine and print it."""
+    machine = read_machine(checked_sysroot(args.sysroot))
+    if args.json:
+        print_json(machine_document(machine))
+    else:
+        _print_machine(machine)
+    return 0
+
+
+def checked_sysroot(sysroot: Path | None) -> str | None:
+    """The recorded tree as host takes it; InputError when it is none."""
+    if sysroot is None:
+        return None
+    if not (sysroot / "sys").is_dir() and not (sysroot / "proc").is_dir():
+        raise InputError(f"--sysroot {sysroot}: no sys/ and no proc/ in it; give the directory that contains them")
+    return str(sysroot)
+
+
+def machine_document(machine: Machine) -> dict[str, Any]:
+    """The JSON form of a machine: CPUs as lists of numbers, memory and caches in bytes."""
+    distances = machine.distances
+    return {
+        "cpus_online": machine.cpus_online,
+        "packages": [package.cpus for package in machine.packages],
+        "dies": [die.cpus for die in machine.dies],
+        "cores": [core.cpus for core in machine.cores],
+        "numa": [
+            {"id": node.node_id, "cpus": node.cpus, "memory_bytes": node.memory_bytes, "kind": node.kind}
+            for node in machine.numa_nodes
+        ],
+        "caches": [
+            {"level": cache.level, "type": cache.kind, "size": cache.size_bytes, "cpus": cache.cpus}
+            for cache in machine.caches
+        ],
+        "distances": {"nodes": distances.nodes, "matrix": distances.matrix} if distances else None,
+        "cpu_kinds": [{"cpus": kind.cpus, "efficiency": kind.efficiency} for kind in machine.cpu_kinds],
+        "allowed_cpus": machine.allowed_cpus,
+        "allowed_mems": machine.allowed_mems,
+    }
+
+
+def _print_machine(machine: Machine) -> None:
+    smt = sum(len(core.cpus) > 1 for core in machine.cores)
+    print(
+        f"{len(machine.cpus_online)} PUs online ({machine.cpus_online}), {len(machine.cores)} cores ({smt} with SMT), "
+        f"{len(machine.packages)} packages, {len(machine.numa_nodes)} memory nodes"
+    )
+    print(f"may be used: PUs {machine.allowed_cpus or 'none'}, memory nodes {machine.allowed_mems or 'none'}\n")
+    groups: list[tuple[str, CpuSet, str]] = []
+    groups += [(f"package {_or(package.package_id, '?')}", package.cpus, "") for package in machine.packages]
+    groups += [(f"die {_or(die.die_id, '?')}", die.cpus, "") for die in machine.dies]
+    groups += [
+        (f"memory node {node.node_id}", node.cpus, f"{format_size(node.memory_bytes)} {node.kind}")
+        for node in machine.numa_nodes
+    ]
+    groups += [
+        ("LLC domain", domain.cpus, format_size(domain.size_bytes) if domain.size_bytes else "")
+        for domain in machine.llc_domains
+    ]
+    groups += [(f"PU kind, rank {kind.efficiency}", kind.cpus, "") for kind in machine.cpu_kinds]
+    rows = [(what, cpus or "none", _cores_in(machine, cpus), size) for what, cpus, size in groups]
+    print_table("", ("what", "PUs", "cores", "size"), rows)
+    if machine.distances and len(machine.distances.nodes) > 1:
+        nodes = machine.distances.nodes
+        table = [(node, *line) for node, line in zip(nodes, machine.distances.matrix, strict=True)]
+        print()
+        print_table("Memory distances (10 is local)", ("from \\ to", *map(str, nodes)), table)
+
+
+def _cores_in(machine: Machine, cpus: CpuSet) -> int:
+    return sum(core.cpus <= cpus for core in machine.cores)
+
+
+def _or(number: int | None, otherwise: str) -> str:
+    return otherwise if number is None else str(number)

@@ -1,0 +1,299 @@
+"""The command line's parsing, exit codes and rendering; computes nothing (tests/integration/test_cli_run.py does)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qcthreads
+from qcthreads.cli import COMMANDS, main
+from qcthreads.cli import run as run_command
+from qcthreads.cli.progress import Tally, show_progress
+from qcthreads.cli.render import plain, print_json, print_table, seconds
+from qcthreads.cli.results import print_report, write_csv
+from qcthreads.cpuset import CpuSet
+from qcthreads.errors import InputError
+from qcthreads.execution.calculation import Progress
+from qcthreads.manybody.run import BodyRow, FragmentRow, RunReport, RunRequest
+
+
+def request(*arguments: str) -> RunRequest:
+    parser = ArgumentParser()
+    run_command.add_arguments(parser)
+    return run_command.request_of(parser.parse_args(arguments))
+
+
+def rows(count: int) -> list[FragmentRow]:
+    return [
+        FragmentRow(
+            label=f"r{number}",
+            nbody=1,
+            fragments=(number,),
+            ghosts=(),
+            formula="H2O",
+            charge=0.0,
+            multiplicity=1,
+            electrons=10,
+            closest_contact_angstrom=None,
+            energy_hartree=-76.0,
+            wall_s=0.5,
+            threads=1,
+        )
+        for number in range(1, count + 1)
+    ]
+
+
+def report(**changes: Any) -> RunReport:
+    values: dict[str, Any] = {
+        "fragments": tuple(rows(3)),
+        "bodies": (
+            BodyRow(bsse="cp", nbody=1, total_hartree=None, interaction_hartree=0.0, contribution_hartree=0.0),
+            BodyRow(bsse="cp", nbody=2, total_hartree=-152.5, interaction_hartree=-0.01, contribution_hartree=-0.01),
+        ),
+        "result": {"return_result": -152.5},
+        "missing": (),
+        "failures": {},
+        "statistics": {"wall_s": 3.0, "fragments_total": 3, "fragments_computed": 3, "thread_efficiency": 0.97},
+        "decision": {
+            "strategy": "auto",
+            "workers": 2,
+            "threads": 1,
+            "program": "pyscf",
+            "reasons": ["2 PUs may be used"],
+        },
+        "findings": (),
+        "bsse_treatment": "counterpoise",
+    }
+    return RunReport(**values | changes)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"qcthreads {qcthreads.__version__}\n"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"  qcthreads {command}" in capsys.readouterr().out.partition("examples:")[2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["walk"],
+        ["--frobnicate"],
+        ["run"],
+        ["run", "x.xyz", "--workers", "0"],
+        ["run", "x.xyz", "--workers", "two"],
+        ["run", "x.xyz", "--memory", "much"],
+        ["run", "x.xyz", "--cpus", "0-"],
+        ["run", "x.xyz", "--cpus", ""],
+        ["run", "x.xyz", "--keywords", "{"],
+        ["run", "x.xyz", "--keywords", "[1]"],
+        ["run", "x.xyz", "--keywords", "@/nowhere/at/all"],
+        ["run", "x.xyz", "--charges", "0,a"],
+        ["run", "x.xyz", "--strategy", "balanced", "--workers", "2"],
+        ["run", "x.xyz", "--resume"],
+        ["run", "x.xyz", "--csv", "/nowhere/at/all.csv"],
+        ["run", "/nowhere/at/all.xyz", "--method", "hf", "--basis", "sto-3g"],
+        ["topo", "--sysroot", "/nowhere/at/all"],
+        ["export", "some.store"],
+        ["status", "/nowhere/at/all.store"],
+    ],
+)
+def test_malformed_usage_is_exit_code_2_with_a_message(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "error: " in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_an_unknown_command_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["walk"])
+    message = capsys.readouterr().err
+    assert "'walk'" in message
+    assert all(name in message for name in COMMANDS)
+
+
+def test_options_of_run_reach_the_request(tmp_path: Path) -> None:
+    keywords = tmp_path / "keywords.json"
+    keywords.write_text('{"conv_tol": 1e-10}')
+    asked = request(
+        *("in.xyz", "--fragments", "1-3;4", "--charges=0,-1", "--multiplicities", "1,2", "--program", "psi4"),
+        *(
+            "--method",
+            "mp2",
+            "--basis",
+            "cc-pvdz",
+            "--max-nbody",
+            "2",
+            "--bsse",
+            "nocp,cp",
+            "--keywords",
+            f"@{keywords}",
+        ),
+        *("--workers", "4", "--threads", "2", "--max-total-threads", "8", "--memory", "2GiB", "--cpus", "0-3,8"),
+        *("--leave", "1", "--no-affinity", "--scratch", "/tmp", "--store", "s", "--resume", "--retries", "1"),
+        *("--timeout", "2.5"),
+    )
+    assert asked == RunRequest(
+        input=Path("in.xyz"),
+        fragments="1-3;4",
+        charges=[0.0, -1.0],
+        multiplicities=[1, 2],
+        program="psi4",
+        method="mp2",
+        basis="cc-pvdz",
+        max_nbody=2,
+        bsse=["nocp", "cp"],
+        keywords={"conv_tol": 1e-10},
+        workers=4,
+        threads=2,
+        max_total_threads=8,
+        memory_bytes=2 * 1024**3,
+        cpus=CpuSet([0, 1, 2, 3, 8]),
+        leave=1,
+        affinity=False,
+        scratch=Path("/tmp"),
+        store=Path("s"),
+        resume=True,
+        retries=1,
+        timeout_s=2.5,
+    )
+
+
+def test_what_is_not_said_is_left_open() -> None:
+    assert request("in.json") == RunRequest(input=Path("in.json"))
+
+
+def test_strategy_names_with_dash_or_underscore() -> None:
+    assert request("in", "--strategy", "memory-aware").strategy == request("in", "--strategy", "memory_aware").strategy
+
+
+def test_a_value_that_begins_with_a_minus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The input does not exist, so what is complained of shows that the charges were understood."""
+    missing = tmp_path / "missing.xyz"
+    assert main(["run", str(missing), "--charges", "-1,0", "--method", "hf", "--basis", "sto-3g"]) == 2
+    assert "missing.xyz" in capsys.readouterr().err
+
+
+def test_strategy_with_explicit_widths_is_contradictory() -> None:
+    with pytest.raises(InputError, match="--workers and --threads"):
+        request("in", "--strategy", "auto", "--threads", "2")
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    """As in ``qcthreads --help | head -0``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "qcthreads", "limits"], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_plain_data_is_strict_json() -> None:
+    shown = io.StringIO()
+    print_json({"cpus": CpuSet([3, 1]), "nan": float("nan"), "path": Path("a"), 2: (1.5, None, True)}, shown)
+    assert json.loads(shown.getvalue()) == {"cpus": [1, 3], "nan": None, "path": "a", "2": [1.5, None, True]}
+    with pytest.raises(TypeError, match="object"):
+        plain(object())
+
+
+def test_tables_align_numbers_to_the_right() -> None:
+    shown = io.StringIO()
+    print_table("Title", ("name", "n"), [("a", 1), ("long name", 200)], shown)
+    assert shown.getvalue() == "Title\n  name         n\n  a            1\n  long name  200\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.4216, "0.422 s"), (65, "1 min 05 s"), (7800, "2 h 10 min"), (None, "not known")]
+)
+def test_durations(value: float | None, text: str) -> None:
+    assert seconds(value) == text
+
+
+def test_time_to_go_is_by_cost_not_by_count() -> None:
+    """One calculation of 20 electrons costs as much as eight of 10; after it, half the cost remains, not 8/9."""
+    small = rows(8)
+    large = FragmentRow(
+        label="large", nbody=2, fragments=(1, 2), ghosts=(), formula="H4O2", charge=0.0, multiplicity=1, electrons=20,
+        closest_contact_angstrom=1.9,
+    )  # fmt: skip
+    clock = iter([0.0, 10.0, 10.0])
+    tally = Tally([*small, large], now=lambda: next(clock))
+    assert tally.remaining_s is None
+    tally.count(Progress(event="finished", label="large"))
+    assert tally.remaining_s == pytest.approx(10.0)
+    assert tally.rate_per_s == pytest.approx(0.1)
+
+
+def test_plain_progress_tells_failures_at_once_and_counts_seldom() -> None:
+    class Prepared:
+        fragments = rows(50)
+
+    shown = io.StringIO()
+    with show_progress(Prepared(), shown) as on_progress:
+        on_progress(Progress(event="note", label="", message="CPU 3 was lost"))
+        for row in Prepared.fragments[:49]:
+            on_progress(Progress(event="started", label=row.label))
+            on_progress(Progress(event="finished", label=row.label))
+        on_progress(Progress(event="failed", label="r50", message="line 1\nSCF did not converge"))
+    lines = shown.getvalue().splitlines()
+    assert lines[0] == "note: CPU 3 was lost"
+    assert "failed: r50: SCF did not converge" in lines
+    assert lines[-1].startswith("50/50 done, 1 failed")
+    assert len(lines) < 10
+
+
+def test_the_report_gives_energies_in_three_units(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(report(), None)
+    shown = capsys.readouterr().out
+    # -0.01 hartree by CODATA 2018: 627.509474 kcal/mol and 2625.49964 kJ/mol per hartree
+    assert "interaction energy (cp)  -0.0100000000 hartree = -6.2751 kcal/mol = -26.2550 kJ/mol" in shown
+    assert "BSSE treatment: counterpoise" in shown
+    assert "2 PUs may be used" in shown
+    assert "thread efficiency 97 %" in shown
+
+
+def test_no_total_is_printed_when_a_term_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(report(missing=("dimer 1+2",), failures={"d12": "SCF did not converge"}, result=None), None)
+    shown = capsys.readouterr().out
+    assert "No total energy: 1 terms are missing:\n  dimer 1+2" in shown
+    assert "SCF did not converge" in shown
+    assert "kcal/mol" not in shown
+
+
+def test_long_tables_say_what_they_leave_out(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(report(fragments=tuple(rows(100))), None)
+    assert "... and 76 more; --csv FILE writes all" in capsys.readouterr().out
+
+
+def test_csv_holds_every_calculation(tmp_path: Path) -> None:
+    write_csv(tmp_path / "out.csv", rows(100))
+    with (tmp_path / "out.csv").open(newline="") as stream:
+        read = list(csv.DictReader(stream))
+    assert [row["label"] for row in read] == [f"r{number}" for number in range(1, 101)]
+    assert {float(row["energy_hartree"]) for row in read} == {-76.0}

@@ -1,0 +1,41 @@
+"""Holds ``import qcthreads`` to importing nothing but importlib, and its names to being there."""
+
+import subprocess
+import sys
+
+import qcthreads
+
+
+def _python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_importing_the_package_loads_nothing_but_importlib() -> None:
+    loaded = _python(
+        "import sys, importlib\nbefore = set(sys.modules)\nimport qcthreads\nprint(*sorted(set(sys.modules) - before))"
+    )
+    assert loaded.split() == ["qcthreads"]
+
+
+def test_a_name_loads_when_it_is_used() -> None:
+    loaded = _python(
+        "import sys, qcthreads\nqcthreads.CpuSet\nprint('numpy' in sys.modules, 'qcthreads.cpuset' in sys.modules)"
+    )
+    assert loaded.split() == ["False", "True"]
+
+
+def test_every_public_name_is_there() -> None:
+    for name in qcthreads.__all__:
+        assert getattr(qcthreads, name) is not None
+    assert set(qcthreads.__all__) <= set(dir(qcthreads))
+
+
+def test_a_wrong_name_is_an_attribute_error() -> None:
+    assert not hasattr(qcthreads, "QCThreadsManager")
+
+
+def test_the_command_line_parses_without_the_numerical_packages() -> None:
+    heavy = ("numpy", "qcengine", "pydantic", "qcmanybody", "rich")
+    code = f"import sys\nfrom qcthreads.cli import main\nmain(['topo', '--help'])\nprint(*sys.modules.keys() & set({heavy}))"
+    assert _python(code).splitlines()[-1] == ""
