@@ -1,0 +1,180 @@
+"""Workers x threads for a batch whose times are not known, with the reasons in words; never more than may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import InputError, OversubscriptionError
+from ..units import format_size
+from .cost import assumed_speedup
+from .model import Split
+from .strategies.balanced import makespan
+
+# A wider split must beat the narrower by this factor: the speedup is an assumption, and further threads of a small
+# fragment bring nothing (PySCF MP2/DZ, 4 waters, 2 cores: 1 x 2 took 5.4-5.9 s, 2 x 1 3.0-3.2 s).
+_WORTH_WIDENING = 1.10
+
+
+def choose_split(
+    n_tasks: int,
+    costs: Sequence[float],
+    usable: int,
+    memory_bytes: int,
+    memory_per_task_bytes: int = 0,
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    max_total_threads: int | None = None,
+    max_workers: int | None = None,
+    useful_width: int | None = None,
+    explain: str | None = None,
+) -> Split:
+    """Divide the usable PUs into workers of one width.
+
+    Parameters
+    ----------
+    n_tasks
+        Calculations to be run.
+    costs
+        Their relative costs at width 1; an empty sequence: all alike.
+    usable
+        PUs that may be used.
+    memory_bytes, memory_per_task_bytes
+        Memory for all workers together, and what one calculation needs at least; 0: not known.
+    workers, threads
+        What the user asks for explicitly: kept, or refused.
+    max_total_threads, max_workers
+        Ceilings: fewer are used where there is less.
+    useful_width
+        Beyond this width the program gets no faster; 1: it does not thread.
+    explain
+        One clause that says what may be used and why, for messages: ``"2 CPUs may be used: mask 0-1"``.
+
+    Raises
+    ------
+    OversubscriptionError
+        When what is asked for explicitly, or the memory of one calculation, does not fit.
+    InputError
+        For numbers below 1, or an explicit number above its own ceiling.
+    """
+    _check(workers=workers, threads=threads, max_total_threads=max_total_threads, max_workers=max_workers)
+    if n_tasks < 0 or usable < 1 or (costs and len(costs) != n_tasks):
+        raise InputError(
+            f"{n_tasks} calculations with {len(costs)} costs on {usable} CPUs: nothing can be divided like that"
+        )
+    if workers is not None and max_workers is not None and workers > max_workers:
+        raise InputError(f"{workers} workers were asked for, but max_workers is {max_workers}; give one of the two")
+    explain = explain or f"{usable} CPUs may be used"
+    reasons: list[str] = []
+    cpus = usable
+    if max_total_threads is not None:
+        cpus = min(usable, max_total_threads)
+        if usable < max_total_threads:
+            reasons.append(f"fewer than max_total_threads={max_total_threads}: {explain}")
+        elif max_total_threads < usable:
+            explain = f"max_total_threads allows {max_total_threads} of {usable} CPUs"
+            reasons.append(explain)
+    if (workers or 1) * (threads or 1) > cpus:
+        raise oversubscription(workers or 1, threads or 1, cpus, explain)
+    by_memory = _workers_by_memory(workers, memory_bytes, memory_per_task_bytes)
+    ceiling = min(cpus, max(n_tasks, 1), max_workers or cpus, by_memory or cpus)
+    if useful_width == 1 and threads not in (None, 1):
+        reasons.append(f"the program does not thread: 1 thread each, not {threads}")
+        threads = 1
+
+    if workers is None and threads is None:
+        chosen_workers, chosen_threads = _sweep(costs or [1.0] * max(n_tasks, 1), cpus, ceiling, useful_width)
+        reasons += _why(n_tasks, cpus, ceiling, chosen_workers, chosen_threads)
+    else:
+        chosen_workers = workers or min(ceiling, cpus // (threads or 1))
+        chosen_threads = threads or min(cpus // chosen_workers, useful_width or cpus)
+        asked = [f"{count} {what}" for count, what in ((workers, "workers"), (threads, "threads")) if count]
+        reasons.append(f"as asked: {' x '.join(asked)}")
+    if by_memory is not None and chosen_workers == by_memory < min(n_tasks, cpus):
+        reasons.append(f"memory for {by_memory} at a time: each needs {format_size(memory_per_task_bytes)}")
+    if max_workers is not None and chosen_workers != max_workers:
+        reasons.append(f"fewer than max_workers={max_workers}")
+    elif max_workers is not None and max_workers < min(n_tasks, cpus):
+        reasons.append(f"max_workers={max_workers}")
+    if useful_width is not None and chosen_threads == useful_width < cpus // chosen_workers:
+        reasons.append(f"the program gets no faster beyond {_count(useful_width, 'thread')}")
+    spare = cpus - chosen_workers * chosen_threads
+    if spare:
+        reasons.append(f"{_count(spare, 'PU')} left over")
+    headline = f"{_count(usable, 'PU')}, {_count(n_tasks, 'calculation')}: {_product(chosen_workers, chosen_threads)}"
+    share = memory_bytes // chosen_workers
+    if memory_bytes:
+        reasons.append(f"{format_size(memory_bytes)} for all: {format_size(share)} for each worker")
+    return Split(chosen_workers, chosen_threads, share, (headline, *reasons))
+
+
+def oversubscription(workers: int, threads: int, cpus: int, explain: str) -> OversubscriptionError:
+    """The refusal of ``workers x threads`` on ``cpus``, with what to ask for instead."""
+    fits = []
+    if workers > 1 and threads <= cpus:
+        fits.append((cpus // threads, threads))
+    if threads > 1 and workers <= cpus:
+        fits.append((workers, cpus // workers))
+    advice = " or ".join(_product(*fit) for fit in dict.fromkeys(fits or [(cpus, 1), (1, cpus)]))
+    return OversubscriptionError(
+        f"{_product(workers, threads)} = {workers * threads} threads, but {explain}; ask for at most {advice}"
+    )
+
+
+def _check(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name} is {count}; ask for 1 at least")
+
+
+def _workers_by_memory(workers: int | None, memory_bytes: int, need_bytes: int) -> int | None:
+    """Calculations that fit into the memory side by side; ``None`` when nothing is known."""
+    if not memory_bytes or not need_bytes:
+        return None
+    fit = memory_bytes // need_bytes
+    if fit < (workers or 1):
+        many = (
+            f"{_count(workers or 1, 'worker')} x {format_size(need_bytes)} = {format_size((workers or 1) * need_bytes)}"
+        )
+        advice = (
+            f"ask for at most {_count(fit, 'worker')}" if fit else "use a smaller basis, or a machine with more memory"
+        )
+        raise OversubscriptionError(f"{many}, but {format_size(memory_bytes)} may be used; {advice}")
+    return fit
+
+
+def _sweep(costs: Sequence[float], cpus: int, ceiling: int, useful_width: int | None) -> tuple[int, int]:
+    """The narrowest split that no wider one beats clearly, under the assumed speedup."""
+    splits: dict[int, int] = {}
+    for workers in range(ceiling, 0, -1):
+        width = min(cpus // workers, useful_width or cpus)
+        splits.setdefault(width, workers)  # at the same width more workers are better
+    narrowest = min(splits)
+    best, best_s = (splits[narrowest], narrowest), makespan(costs, splits[narrowest]) / assumed_speedup(narrowest)
+    total, longest = sum(costs), max(costs)
+    for width, workers in sorted(splits.items()):
+        speedup = assumed_speedup(width)
+        if max(longest, total / workers) / speedup * _WORTH_WIDENING < best_s:
+            ends_s = makespan(costs, workers) / speedup
+            if ends_s * _WORTH_WIDENING < best_s:
+                best, best_s = (workers, width), ends_s
+    return best
+
+
+def _why(n_tasks: int, cpus: int, ceiling: int, workers: int, threads: int) -> list[str]:
+    if threads == 1:
+        enough = workers == cpus > 1
+        return (
+            ["there are calculations for every PU, and small ones gain little from a second thread"] if enough else []
+        )
+    if workers == n_tasks:
+        return ["fewer calculations than PUs: each gets several threads"]
+    return ["wider workers end the longest calculations sooner"] if workers < ceiling else []
+
+
+def _product(workers: int, threads: int) -> str:
+    return f"{_count(workers, 'worker')} x {_count(threads, 'thread')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
