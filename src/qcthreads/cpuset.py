@@ -1,16 +1,19 @@
 """Immutable sets of CPU numbers and of memory-node numbers, of any width; pure values that ask the system nothing.
 
 Text forms are the kernel's: the list form of ``/sys/devices/system/cpu/online`` (``0-3,8``) and the mask form of
-``/proc/PID/status`` (``ff,00000000``, 32-bit words, highest first); see bitmap_parselist and bitmap_parse in the kernel's lib/bitmap-str.c.
+``/proc/PID/status`` (``ff,00000000``, 32-bit words, highest first); see bitmap_parselist and bitmap_parse in the
+kernel's lib/bitmap-str.c.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Self
 
 from .errors import InputError
 
+_MASK = re.compile(r"[0-9a-fA-F]{0,8}(,[0-9a-fA-F]{0,8})*")
 _HIGHEST = 1 << 20  # far above any kernel's NR_CPUS; catches nonsense before it fills memory
 
 
@@ -50,16 +53,12 @@ class IndexSet:
     @classmethod
     def parse_mask(cls, text: str) -> Self:
         """Read the kernel's mask form, ``"1,00000000"``: 32-bit words in hexadecimal, the highest first."""
-        bits = 0
-        for word in text.strip(" \t\r\n\0").split(","):
-            try:
-                value = int(word or "0", 16)
-            except ValueError:
-                raise InputError(f"not a mask of 32-bit hexadecimal words: {text!r}") from None
-            if not 0 <= value <= 0xFFFFFFFF:
-                raise InputError(f"not a mask of 32-bit hexadecimal words: {text!r}")
-            bits = bits << 32 | value
-        return cls.from_bits(bits)
+        stripped = text.strip(" \t\r\n\0")
+        if not _MASK.fullmatch(stripped):
+            raise InputError(
+                f"not a mask of 32-bit hexadecimal words, highest first: {text!r}; write for example ff,00000000"
+            )
+        return cls.from_bits(int("".join(word.zfill(8) for word in stripped.split(",")), 16))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} cannot be changed")

@@ -7,6 +7,9 @@ from functools import cached_property
 
 from ..cpuset import CpuSet, NodeSet
 
+_NO_CPUS = CpuSet()
+_NO_NODES = NodeSet()
+
 
 @dataclass(frozen=True, slots=True)
 class Core:
@@ -77,11 +80,23 @@ class CpuKind:
     efficiency: int
 
 
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of the machine whose PUs lie next to each other, and its own parts; sets are bits of ints for speed."""
+
+    bits: int
+    cores: tuple[int, ...]
+    """Every core's PUs, in order of the lowest PU."""
+    parts: tuple[Region, ...]
+    """Disjoint, and together the whole region; none in the narrowest, which are LLC domains where these are known."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What there is, and what of it this process may use (``allowed_*``).
 
-    Every tuple is sorted by lowest PU (nodes by number). ``cores`` and ``packages`` each cover ``cpus_online`` exactly once.
+    Every tuple is sorted by lowest PU (nodes by number). ``cores`` and ``packages`` each cover ``cpus_online`` exactly
+    once.
     """
 
     cpus_online: CpuSet
@@ -92,8 +107,8 @@ class Machine:
     caches: tuple[Cache, ...] = ()
     distances: Distances | None = None
     cpu_kinds: tuple[CpuKind, ...] = ()
-    allowed_cpus: CpuSet = CpuSet()
-    allowed_mems: NodeSet = NodeSet()
+    allowed_cpus: CpuSet = _NO_CPUS
+    allowed_mems: NodeSet = _NO_NODES
 
     @cached_property
     def llc_domains(self) -> tuple[LlcDomain, ...]:
@@ -110,7 +125,46 @@ class Machine:
                 domains.append(LlcDomain(CpuSet.from_bits(rest), 0))
         return tuple(sorted(domains, key=lambda domain: domain.cpus.first))
 
+    @cached_property
+    def region(self) -> Region:
+        """The whole machine as nested regions: packages, memory nodes, dies and LLC domains, widest first."""
+        levels = [
+            [part.cpus.bits for part in level]
+            for level in (self.packages, self.numa_nodes, self.dies, self.llc_domains)
+        ]
+        levels = [level for level in levels if len(level) > 1]
+        levels.sort(key=len)  # a node may hold packages or lie in one: fewer parts are wider parts
+        cores = tuple(core.cpus.bits for core in self.cores)
+        return _region(self.cpus_online.bits, cores, levels)
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """All regions, the narrowest first."""
+        found = [self.region]
+        for region in found:  # grows while it is read
+            found.extend(region.parts)
+        return tuple(sorted(found, key=lambda region: region.bits.bit_count()))
+
     def nodes_of(self, cpus: CpuSet) -> NodeSet:
         """The memory nodes that lie next to ``cpus``; all allowed nodes where no node is next to any of them."""
         near = NodeSet(node.node_id for node in self.numa_nodes if not node.cpus.isdisjoint(cpus))
         return near or self.allowed_mems
+
+
+def _region(bits: int, cores: tuple[int, ...], levels: list[list[int]]) -> Region:
+    own = tuple(core for core in cores if core & bits)
+    for depth, level in enumerate(levels):
+        parts = _disjoint(bits, level)
+        if len(parts) > 1:
+            return Region(bits, own, tuple(_region(part, own, levels[depth + 1 :]) for part in parts))
+    return Region(bits, own, ())
+
+
+def _disjoint(bits: int, level: list[int]) -> list[int]:
+    """Cut ``bits`` along ``level``; what overlaps goes to the first, what no part covers is a part of its own."""
+    parts = []
+    for part in [*level, bits]:
+        if part & bits:
+            parts.append(part & bits)
+            bits &= ~part
+    return parts

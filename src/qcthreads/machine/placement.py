@@ -1,34 +1,192 @@
 """Which PUs lie next to each other, and how to cut a machine into places; pure, fast, and ignorant of who uses it.
 
-One rule throughout: physical cores first (one PU of every core before any second one), faster kinds of core before slower
-ones, and the PUs of one place as close together as possible: same LLC domain, then die, package, memory node.
+One rule throughout: physical cores first (one PU of every core before any second one), faster kinds of core before
+slower ones, and the PUs of one place as close together as possible: same LLC domain, then die, package, memory node.
+Inside, sets are the bits of ints: a call is made for every batch and every lease, and may not take a millisecond.
 """
 
 from __future__ import annotations
 
 from ..cpuset import CpuSet
-from .model import Machine
+from ..errors import OversubscriptionError
+from .model import Machine, Region
 
 
 def usable_cpus(machine: Machine, allowed: CpuSet, *, smt: bool = False) -> CpuSet:
     """The PUs worth giving to threads: one per core of ``allowed`` (the lowest allowed), or all with ``smt``.
 
-    The default, one thread per physical core, is what quantum-chemistry codes want: hyperthreads share the floating-point
-    units that they saturate (QEngine's own default; NWChem's documentation).
+    The default, one thread per physical core, is what quantum-chemistry codes want: hyperthreads share the
+    floating-point units that they saturate (QCEngine's own default; NWChem's documentation).
     """
-    raise NotImplementedError
+    bits = allowed.bits & machine.cpus_online.bits
+    return CpuSet.from_bits(bits if smt else _one_per_core(machine.region, bits))
 
 
 def choose(machine: Machine, free: CpuSet, width: int, *, near: CpuSet | None = None) -> CpuSet | None:
     """The best place for ``width`` threads within ``free``: fewest LLC domains, then packages and nodes; tightest fit
     first, so that big free domains stay whole; close to ``near`` if given. ``None`` when ``free`` is too small.
+
+    A core whose other PUs are all free comes before one that somebody already works on.
     """
-    raise NotImplementedError
+    bits = free.bits & machine.cpus_online.bits
+    if width < 1 or bits.bit_count() < width:
+        return None
+    first = _one_per_core(machine.region, bits)
+    have = first.bit_count()
+    if have < width:
+        return CpuSet.from_bits(first | _compact(machine, bits & ~first, width - have, near))
+    idle = _idle_cores(machine, first, bits)
+    return CpuSet.from_bits(
+        _compact(machine, _fastest(machine, idle if idle.bit_count() >= width else first, width), width, near)
+    )
 
 
 def split(machine: Machine, usable: CpuSet, places: int, width: int) -> tuple[CpuSet, ...]:
     """Cut ``usable`` into ``places`` disjoint places of ``width`` PUs each, spread evenly over LLC domains and nodes.
 
-    ValueError when ``places * width`` exceeds ``len(usable)``.
+    The places come in order of their lowest PU. OversubscriptionError, a ValueError, when ``places * width`` exceeds
+    ``len(usable)``.
     """
-    raise NotImplementedError
+    bits = usable.bits & machine.cpus_online.bits
+    total = places * width
+    if places < 1 or width < 1 or total > bits.bit_count():
+        raise OversubscriptionError(
+            f"{places} places x {width} threads = {total} threads were asked for, but there are {bits.bit_count()} "
+            f"CPUs: {CpuSet.from_bits(bits)}; ask for at least one thread and at most as many as CPUs"
+        )
+    first = _one_per_core(machine.region, bits)
+    have = first.bit_count()
+    if have < total:  # every core works, and the first cores in line also with their further PUs
+        pool = first | sum(_in_line(machine.region, bits & ~first)[: total - have])
+    else:
+        pool = _fastest(machine, first, total)
+    return tuple(CpuSet.from_bits(place) for place in sorted(_cut(machine.region, pool, places, width), key=_lowest))
+
+
+def _lowest(bits: int) -> int:
+    return bits & -bits
+
+
+def _one_per_core(region: Region, bits: int) -> int:
+    if len(region.cores) == region.bits.bit_count():
+        return bits
+    first = 0
+    for core in region.cores:
+        first |= core & bits & -(core & bits)
+    return first
+
+
+def _idle_cores(machine: Machine, first: int, free: int) -> int:
+    """Those of ``first`` whose whole core is free, as far as it is ours."""
+    busy = machine.allowed_cpus.bits & ~free
+    if not busy:
+        return first
+    idle = 0
+    for core in machine.region.cores:
+        if not core & busy:
+            idle |= core & first
+    return idle
+
+
+def _fastest(machine: Machine, bits: int, count: int) -> int:
+    """The fastest kinds of PUs among ``bits`` that have ``count`` together; all where kinds are unknown."""
+    chosen = 0
+    for kind in sorted(machine.cpu_kinds, key=lambda kind: -kind.efficiency):
+        chosen |= kind.cpus.bits & bits
+        if chosen.bit_count() >= count:
+            return chosen
+    return bits
+
+
+def _compact(machine: Machine, pool: int, width: int, near: CpuSet | None) -> int:
+    """``width`` PUs of ``pool`` as close together as they come."""
+    if near:
+        return _around(machine, pool, width, near.bits)
+    best, best_size, best_free = machine.region, 0, 0
+    for region in machine.regions:
+        size = region.bits.bit_count()
+        if best_size and size > best_size:
+            break
+        free = (region.bits & pool).bit_count()
+        if free >= width and (not best_size or free < best_free):
+            best, best_size, best_free = region, size, free
+    return _fill(best, pool, width)
+
+
+def _around(machine: Machine, pool: int, width: int, near: int) -> int:
+    """In rings of growing regions about ``near``."""
+    chosen = 0
+    for region in machine.regions:
+        ring = region.bits & pool & ~chosen
+        if region.bits & near and ring:
+            chosen |= _fill(region, ring, min(width - chosen.bit_count(), ring.bit_count()))
+            if chosen.bit_count() == width:
+                return chosen
+    return chosen | _fill(machine.region, pool & ~chosen, width - chosen.bit_count())
+
+
+def _fill(region: Region, pool: int, width: int) -> int:
+    """``width`` PUs of ``pool`` in ``region`` from as few of its parts as possible; the rest from the tightest."""
+    if not region.parts:
+        return sum(_in_line(region, pool)[:width])
+    chosen = 0
+    parts = [(part, (part.bits & pool).bit_count()) for part in region.parts]
+    while width:
+        fitting = [entry for entry in parts if entry[1] >= width]
+        part, free = min(fitting, key=lambda entry: entry[1]) if fitting else max(parts, key=lambda entry: entry[1])
+        chosen |= _fill(part, pool & part.bits, min(width, free))
+        width -= min(width, free)
+        parts.remove((part, free))
+    return chosen
+
+
+def _in_line(region: Region, bits: int) -> list[int]:
+    """The PUs of ``bits`` as single bits, neighbours next to each other: by parts, then core by core."""
+    line: list[int] = []
+    if region.parts:
+        for part in region.parts:
+            if part.bits & bits:
+                line += _in_line(part, bits & part.bits)
+        return line
+    for core in (region.bits,) if len(region.cores) == region.bits.bit_count() else region.cores:
+        left = core & bits
+        while left:
+            low = left & -left
+            line.append(low)
+            left ^= low
+    return line
+
+
+def _cut(region: Region, pool: int, places: int, width: int) -> list[int]:
+    """Whole places in the parts first, evenly; those that fit in no part straddle what is left over."""
+    if places == 1 and pool.bit_count() == width:
+        return [pool]
+    made: list[int] = []
+    if region.parts:
+        room = [(part.bits & pool).bit_count() // width for part in region.parts]
+        for part, share in zip(region.parts, _even_shares(places, room), strict=True):
+            if share:
+                made += _cut(part, part.bits & pool, share, width)
+        for place in made:
+            pool &= ~place
+    missing = places - len(made)
+    if missing:
+        line = _in_line(region, pool)
+        made += (
+            line[:missing] if width == 1 else [sum(line[at : at + width]) for at in range(0, missing * width, width)]
+        )
+    return made
+
+
+def _even_shares(count: int, room: list[int]) -> list[int]:
+    """``count`` dealt out one by one, as far as there is room; the roomiest first."""
+    shares = [0] * len(room)
+    order = sorted(range(len(room)), key=lambda index: -room[index])
+    while order and count:
+        each = count // len(order)
+        for index in order:
+            more = min(each, room[index] - shares[index]) if each else min(1, count)
+            shares[index] += more
+            count -= more
+        order = [index for index in order if shares[index] < room[index]]
+    return shares

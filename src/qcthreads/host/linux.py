@@ -1,0 +1,55 @@
+"""Linux through the native extension: raw system calls, masks as wide as the kernel's; decides nothing."""
+
+from __future__ import annotations
+
+import os
+
+from ..cpuset import CpuSet
+from ..machine import Machine
+from . import _native
+from .binding import binding_error, require_cpus
+from .interface import Binding, Capabilities
+from .live import read_linux_machine
+
+
+class LinuxHost:
+    """Linux with the native extension."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What works here."""
+        return Capabilities(
+            back_end="native",
+            bind_thread=True,
+            bind_process=True,
+            read_binding=True,
+            bind_memory=False,
+            thread_times=True,
+            run_queue_delay=True,
+        )
+
+    def get_affinity(self, tid: int = 0) -> CpuSet:
+        """The mask of thread ``tid`` (0: the calling thread)."""
+        try:
+            return CpuSet.from_bits(_native.get_affinity(tid))
+        except OSError as error:
+            raise binding_error(error, f"thread {tid}") from error
+
+    def set_affinity(self, cpus: CpuSet, tid: int = 0) -> Binding:
+        """Bind thread ``tid`` (0: the calling thread) and read the mask back. Raises a BindingError subclass."""
+        try:
+            return Binding(cpus, CpuSet.from_bits(_native.set_affinity(tid, require_cpus(cpus).bits)))
+        except OSError as error:
+            raise binding_error(error, f"thread {tid}", cpus) from error
+
+    def set_process_affinity(self, cpus: CpuSet, pid: int) -> Binding:
+        """Bind all threads of process ``pid``, repeated until none is missed; ``got`` is the union of their masks."""
+        try:
+            got = _native.set_process_affinity(pid or os.getpid(), require_cpus(cpus).bits)
+        except OSError as error:
+            raise binding_error(error, f"process {pid}", cpus) from error
+        return Binding(cpus, CpuSet.from_bits(got))
+
+    def read_machine(self, sysroot: str | None = None) -> Machine:
+        """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
+        return read_linux_machine(self, sysroot)

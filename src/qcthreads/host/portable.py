@@ -1,0 +1,103 @@
+"""Linux through the standard library and /proc alone: what linux.py does, only slower; never imports the extension."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..cpuset import CpuSet
+from ..errors import BindingNotSupportedError
+from ..machine import Machine
+from .binding import binding_error, require_cpus
+from .interface import Binding, Capabilities
+from .live import read_linux_machine
+
+_PASSES = 64  # a process that starts threads faster than this many passes over /proc can bind them is left as it is
+
+
+class PortableHost:
+    """Any Linux, with or without a compiler; elsewhere it can read a recorded machine and nothing more."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What works here."""
+        linux = sys.platform == "linux"
+        return Capabilities(
+            back_end="portable",
+            bind_thread=linux,
+            bind_process=linux,
+            read_binding=linux,
+            bind_memory=False,
+            thread_times=linux,
+            run_queue_delay=linux,
+        )
+
+    def get_affinity(self, tid: int = 0) -> CpuSet:
+        """The mask of thread ``tid`` (0: the calling thread)."""
+        try:
+            return CpuSet.from_bits(_get(tid))
+        except OSError as error:
+            raise binding_error(error, f"thread {tid}") from error
+
+    def set_affinity(self, cpus: CpuSet, tid: int = 0) -> Binding:
+        """Bind thread ``tid`` (0: the calling thread) and read the mask back. Raises a BindingError subclass."""
+        try:
+            _set(tid, require_cpus(cpus))
+            return Binding(cpus, CpuSet.from_bits(_get(tid)))
+        except OSError as error:
+            raise binding_error(error, f"thread {tid}", cpus) from error
+
+    def set_process_affinity(self, cpus: CpuSet, pid: int) -> Binding:
+        """Bind all threads of process ``pid``, repeated until none is missed; ``got`` is the union of their masks."""
+        require_cpus(cpus)
+        try:
+            for _ in range(_PASSES):
+                changed, got = _bind_all_once(cpus, pid or os.getpid())
+                if not changed:
+                    break
+        except OSError as error:
+            raise binding_error(error, f"process {pid}", cpus) from error
+        return Binding(cpus, CpuSet.from_bits(got))
+
+    def read_machine(self, sysroot: str | None = None) -> Machine:
+        """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
+        return read_linux_machine(self, sysroot)
+
+
+def _bind_all_once(cpus: CpuSet, pid: int) -> tuple[bool, int]:
+    """Whether any thread's mask had to be changed, and the union of all masks.
+
+    A pass that changes nothing proves that none is missed: threads inherit the mask of the one that starts them.
+    """
+    changed, got, alive = False, 0, 0
+    for name in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names, not paths
+        try:
+            before = after = _get(int(name))
+            if before != cpus.bits:
+                _set(int(name), cpus)
+                after = _get(int(name))
+        except ProcessLookupError:  # this thread ended meanwhile
+            continue
+        alive += 1
+        changed |= after != before
+        got |= after
+    if not alive:
+        raise ProcessLookupError(3, "no thread is left")
+    return changed, got
+
+
+if sys.platform == "linux":
+
+    def _get(tid: int) -> int:
+        return CpuSet(os.sched_getaffinity(tid)).bits
+
+    def _set(tid: int, cpus: CpuSet) -> None:
+        os.sched_setaffinity(tid, cpus)
+
+else:
+
+    def _get(tid: int) -> int:
+        raise BindingNotSupportedError(f"cannot read the mask of thread {tid}: {sys.platform} has no call for it")
+
+    def _set(tid: int, cpus: CpuSet) -> None:
+        raise BindingNotSupportedError(f"cannot bind thread {tid} to CPUs {cpus}: {sys.platform} has no call for it")
