@@ -37,5 +37,6 @@ def test_a_wrong_name_is_an_attribute_error() -> None:
 
 def test_the_command_line_parses_without_the_numerical_packages() -> None:
     heavy = ("numpy", "qcengine", "pydantic", "qcmanybody", "rich")
-    code = f"import sys\nfrom qcthreads.cli import main\nmain(['topo', '--help'])\nprint(*sys.modules.keys() & set({heavy}))"
+    code = "import sys\nfrom qcthreads.cli import main\nmain(['topo', '--help'])\n"
+    code += f"print(*sys.modules.keys() & set({heavy}))"
     assert _python(code).splitlines()[-1] == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 import sys
 from argparse import ArgumentParser, Namespace
@@ -52,7 +53,10 @@ def execute(args: Namespace) -> int:
 
 def _examine() -> dict[str, Any]:
     capabilities = get_host().capabilities
+    limits = read_limits()
     native, reason = native_status()
+    if native and capabilities.back_end != "native":
+        reason = f"built, but QCTHREADS_BACKEND={os.environ.get('QCTHREADS_BACKEND')} chose another back end"
     return {
         "qcthreads": __version__,
         "python": platform.python_version(),
@@ -60,8 +64,8 @@ def _examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "back_end": {"name": capabilities.back_end, "native_extension": native, "reason": reason},
         "capabilities": dataclasses.asdict(capabilities),
-        "limits": limits_document(read_limits()),
-        "limits_in_short": read_limits().explain_cpus(),
+        "limits": limits_document(limits),
+        "limits_in_short": limits.explain_cpus(),
         "programs": [program_document(name) for name in registry.names()],
         "optional_packages": [
             {"name": name, "version": _installed(name), "for": use} for name, use in _OPTIONAL.items()

@@ -52,7 +52,7 @@ def program_document(name: str) -> dict[str, Any]:
         "version": registry.version(found) if found else None,
         "path": found.path if found else None,
         "missing_modules": found.missing if found else (),
-        "parallel_model": spec.parallel_model,
+        "parallel_model": spec.parallel_model.value,
         "in_process": spec.in_process,
         "useful_width": spec.useful_width,
         "inert_settings": spec.inert,
