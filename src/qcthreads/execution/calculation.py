@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..cpuset import CpuSet
@@ -24,6 +24,8 @@ class Calculation:
     memory_bytes: int = 0
     timeout_s: float | None = None
     compute: str | None = None
+    task_config: Mapping[str, Any] = field(default_factory=dict)
+    """The user's own additions to QCEngine's task_config; they win over what the program's record says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """One event of a run, for whoever shows progress: ``started``, ``finished``, ``failed``, ``retried`` or ``note``."""
+    """One event of a run, for whoever shows progress. A ``note`` is said once, whatever calculation it came up with."""
 
     event: Literal["started", "finished", "failed", "retried", "note"]
     label: str

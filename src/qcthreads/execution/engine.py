@@ -1,0 +1,364 @@
+"""Runs calculations side by side, each under a lease in a worker process; plans nothing and stores nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..cpuset import CpuSet
+from ..errors import BindingError, InputError, MachineError, StopRequestedError
+from ..leases import Lease, LeaseBook
+from ..programs import registry
+from ..programs.settings import settings_for
+from ..programs.spec import Settings
+from .calculation import Calculation, Outcome, Progress
+from .supervisor import Worker, WorkerEndedError, end_all, scratch_of
+
+# Windows cannot interrupt a wait for a lock; a second later is soon enough for Ctrl-C.
+_WAIT_S = 1.0 if sys.platform == "win32" else None
+
+_Key = tuple[Any, ...]
+
+
+class LocalEngine:
+    """Worker processes on this machine, reused for calculations of the same program and width.
+
+    Parameters
+    ----------
+    book
+        Where the PUs and the memory come from.
+    affinity
+        Bind every worker to the PUs of its lease.
+    scratch
+        Where temporary files go, in a directory that is made and removed here; ``None``: where ``tempfile`` puts them.
+    retries
+        How often a calculation that failed is run again, in a fresh worker.
+    on_progress
+        Called with every event, in the thread that iterates over :meth:`run`.
+    """
+
+    def __init__(
+        self,
+        book: LeaseBook,
+        *,
+        affinity: bool = True,
+        scratch: Path | None = None,
+        retries: int = 0,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        if retries < 0:
+            raise InputError(f"the number of retries is {retries}; it must be at least 0")
+        self._book = book
+        self._affinity = affinity
+        self._scratch = scratch
+        self._retries = retries
+        self._on_progress = on_progress or (lambda _: None)
+        self._lock = threading.Lock()
+        self._folder: Path | None = None
+        self._started = 0
+        self._idle: list[tuple[_Key, Worker]] = []
+        self._runs: list[_Run] = []
+        self._said: set[str] = set()
+
+    def run(self, calculations: Iterable[Calculation], max_workers: int | None = None) -> Iterator[Outcome]:
+        """Run everything, started in the order given, and yield the outcomes as they come.
+
+        Parameters
+        ----------
+        calculations
+            With different labels.
+        max_workers
+            How many run side by side at most; ``None``: as many as there are leases for.
+
+        Raises
+        ------
+        InputError, MachineError
+            Before anything starts: a label occurs twice, a program is not installed, a calculation that can never fit.
+        StopRequestedError
+            While iterating, when :meth:`stop` was called before the last one ended.
+        """
+        if max_workers is not None and max_workers < 1:
+            raise InputError(f"the number of workers is {max_workers}; it must be at least 1")
+        jobs = [_prepare(calculation, self._book) for calculation in calculations]
+        labels: set[str] = set()
+        for job in jobs:
+            if job.calculation.label in labels:
+                raise InputError(f"two calculations have the label {job.calculation.label!r}; give each its own")
+            labels.add(job.calculation.label)
+        return self._iterate(_Run(deque(jobs), min(max_workers or len(self._book.usable), len(jobs))))
+
+    def stop(self) -> None:
+        """End every worker and everything below it, release every lease, remove temporary files. From any thread."""
+        with self._lock:
+            runs, self._runs = self._runs, []
+            idle, self._idle = self._idle, []
+        for run in runs:
+            run.stopped.set()
+        self._book.wake()
+        end_all([worker for _, worker in idle] + [worker for run in runs for worker in tuple(run.busy)])
+        for run in runs:
+            for thread in run.threads:
+                thread.join()
+        with self._lock:
+            folder, self._folder = self._folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _iterate(self, run: _Run) -> Iterator[Outcome]:
+        with self._lock:
+            self._runs.append(run)
+        for number in range(run.width):
+            # Daemons: were they waited for at exit, an abandoned iterator would keep the interpreter from ending.
+            thread = threading.Thread(target=self._drive, args=(run,), name=f"qcthreads-driver-{number}", daemon=True)
+            run.threads.append(thread)
+            thread.start()
+        try:
+            yield from self._events(run)
+        finally:
+            self._abandon(run)
+
+    def _events(self, run: _Run) -> Iterator[Outcome]:
+        driving = run.width
+        while driving:
+            try:
+                event = run.events.get(timeout=_WAIT_S)
+            except queue.Empty:
+                continue
+            if event is None:
+                driving -= 1
+            elif isinstance(event, BaseException):
+                raise event
+            elif isinstance(event, Progress):
+                self._on_progress(event)
+            else:
+                self._on_progress(
+                    Progress(event=event.status, label=event.label, message=event.error or "", outcome=event)
+                )
+                yield event
+        if run.stopped.is_set():
+            raise StopRequestedError("stopped before all calculations had ended")
+
+    def _abandon(self, run: _Run) -> None:
+        """Whatever of the run still goes on, ends; nothing does when it came to its end."""
+        run.stopped.set()
+        self._book.wake()
+        end_all(tuple(run.busy))
+        for thread in run.threads:
+            thread.join()
+        with self._lock, contextlib.suppress(ValueError):
+            self._runs.remove(run)
+
+    def _drive(self, run: _Run) -> None:
+        """One driver thread: supervises one running calculation at a time."""
+        try:
+            while not run.stopped.is_set():
+                try:
+                    job = run.jobs.popleft()
+                except IndexError:
+                    break
+                self._supervise(run, job)
+        except StopRequestedError:
+            pass
+        except BaseException as error:  # raised where the caller iterates
+            run.events.put(error)
+        finally:
+            run.events.put(None)
+
+    def _supervise(self, run: _Run, job: _Job) -> None:
+        calculation, label = job.calculation, job.calculation.label
+        near = next((worker.bound for key, worker in tuple(self._idle) if key == job.key), None)
+        with self._book.acquire(job.settings.threads, calculation.memory_bytes, near=near, cancel=run.stopped) as lease:
+            run.events.put(Progress(event="started", label=label, message=f"CPUs {lease.cpus}"))
+            self._note(run, label, job.settings.notes)
+            for attempt in range(1, self._retries + 2):
+                outcome = self._attempt(run, job, lease, attempt)
+                if outcome.status == "finished" or attempt > self._retries:
+                    break
+                run.events.put(Progress(event="retried", label=label, message=outcome.error or ""))
+        run.events.put(outcome)
+
+    def _attempt(self, run: _Run, job: _Job, lease: Lease, attempt: int) -> Outcome:
+        started_at = time.time()
+        worker: Worker | None = None
+        reply: dict[str, Any]
+        try:
+            worker = self._worker(run, job, lease.cpus, fresh=attempt > 1)
+            self._note(run, job.calculation.label, worker.notes)
+            reply = worker.compute(job.request(scratch_of(worker.folder)), job.calculation.timeout_s)
+        except WorkerEndedError as error:
+            if run.stopped.is_set():
+                raise StopRequestedError("stopped while it ran") from None
+            reply = {"status": "failed", "result": None, "error": str(error), "started_at": started_at}
+            reply |= {"wall_s": time.time() - started_at, "cpu_s": 0.0, "peak_memory_bytes": 0}
+        finally:
+            if worker is not None:
+                self._put_back(run, job, worker)
+        return Outcome(
+            label=job.calculation.label,
+            status=reply["status"],
+            result=reply["result"],
+            error=reply["error"],
+            threads=job.settings.threads,
+            cpus=lease.cpus,
+            bound=worker.bound if worker else None,
+            worker_pid=worker.pid if worker else 0,
+            started_at=reply["started_at"],
+            wall_s=reply["wall_s"],
+            cpu_s=reply["cpu_s"],
+            peak_memory_bytes=reply["peak_memory_bytes"],
+            attempts=attempt,
+        )
+
+    def _worker(self, run: _Run, job: _Job, cpus: CpuSet, *, fresh: bool) -> Worker:
+        """A worker for ``job`` bound to ``cpus``: an idle one, of those on the same PUs first, or a new one."""
+        worker = None if fresh else self._take_idle(job.key, cpus)
+        if worker is not None:
+            try:
+                worker.rebind(cpus)
+            except BindingError:
+                worker.end()
+                worker = None
+        if worker is None:
+            self._make_room(run)
+            folder = self._next_folder()
+            worker = Worker(job.settings_in(scratch_of(folder)), folder, cpus if self._affinity else None)
+        run.busy.add(worker)
+        if run.stopped.is_set():  # whoever stopped us may have looked at the busy ones before this was one
+            run.busy.discard(worker)
+            worker.end()
+            raise StopRequestedError("stopped while its worker started")
+        return worker
+
+    def _take_idle(self, key: _Key, cpus: CpuSet) -> Worker | None:
+        with self._lock:
+            fitting = [entry for entry in self._idle if entry[0] == key and entry[1].healthy]
+            if not fitting:
+                return None
+            entry = min(fitting, key=lambda entry: entry[1].bound != cpus)
+            self._idle.remove(entry)
+            return entry[1]
+
+    def _make_room(self, run: _Run) -> None:
+        """Idle workers of other kinds hold memory: the oldest go before there are more than run at once."""
+        with self._lock:
+            surplus = len(self._idle) + len(run.busy) + 1 - run.width
+            leaving, self._idle = self._idle[: max(0, surplus)], self._idle[max(0, surplus) :]
+        end_all([worker for _, worker in leaving])
+
+    def _put_back(self, run: _Run, job: _Job, worker: Worker) -> None:
+        with self._lock:
+            reusable = worker.healthy and not run.stopped.is_set()
+            if reusable:
+                self._idle.append((job.key, worker))
+        run.busy.discard(worker)
+        if not reusable:
+            worker.end()
+
+    def _next_folder(self) -> Path:
+        with self._lock:
+            if self._folder is None:
+                self._folder = _make_folder(self._scratch)
+            self._started += 1
+            return self._folder / f"w{self._started}"
+
+    def _note(self, run: _Run, label: str, notes: Iterable[str]) -> None:
+        """Each thing is said once, however many calculations it is true of."""
+        for note in notes:
+            with self._lock:
+                new = note not in self._said
+                self._said.add(note)
+            if new:
+                run.events.put(Progress(event="note", label=label, message=note))
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """One call of :meth:`LocalEngine.run`. A driver that ends puts ``None`` among the events."""
+
+    jobs: deque[_Job]
+    width: int
+    stopped: threading.Event = field(default_factory=threading.Event)
+    events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = field(default_factory=queue.SimpleQueue)
+    busy: set[Worker] = field(default_factory=set)
+    threads: list[threading.Thread] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A calculation with what its program needs; workers with the same ``key`` can compute it."""
+
+    calculation: Calculation
+    settings: Settings
+    key: _Key
+
+    def settings_in(self, scratch: Path) -> Settings:
+        """The settings for a worker that keeps its temporary files in ``scratch``."""
+        spec = registry.get(self.calculation.program)
+        return settings_for(spec, self.calculation.threads, self.calculation.memory_bytes or None, str(scratch))
+
+    def request(self, scratch: Path) -> dict[str, Any]:
+        """What the worker is sent."""
+        settings = self.settings_in(scratch)
+        return {
+            "input": self.calculation.input,
+            "compute": self.calculation.compute,
+            "program": settings.program,
+            "harness_module": settings.harness_module,
+            "task_config": {**settings.task_config, **self.calculation.task_config},
+        }
+
+
+def _prepare(calculation: Calculation, book: LeaseBook) -> _Job:
+    """Find out before anything starts what would keep it from running."""
+    spec = registry.get(calculation.program)
+    if calculation.compute is None:
+        registry.require(calculation.program)
+    else:
+        _check_function(calculation.compute)
+    settings = settings_for(spec, calculation.threads, calculation.memory_bytes or None)
+    if calculation.compute is not None:
+        # The caller's own function: that nothing is known about it goes without saying.
+        settings = replace(settings, notes=())
+    book.check(settings.threads, calculation.memory_bytes)
+    key = (settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset)
+    return _Job(calculation, settings, key)
+
+
+def _check_function(name: str) -> None:
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise InputError(f"compute={name!r} names no function; write 'module:function'")
+    if module == "__main__":
+        raise InputError(
+            f"compute={name!r} is in the script itself, which a worker must not run again; put it in a module beside it"
+        )
+
+
+def _make_folder(scratch: Path | None) -> Path:
+    try:
+        if scratch is not None:
+            scratch.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="qcthreads-", dir=scratch)).absolute()
+    except OSError as error:
+        raise MachineError(
+            f"no scratch directory can be made in {scratch or tempfile.gettempdir()}: {error}"
+        ) from error

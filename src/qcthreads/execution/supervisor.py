@@ -1,0 +1,228 @@
+"""The driver's end of a worker process: starts, rebinds, asks and ends it; never forks without exec."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import site
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..cpuset import CpuSet
+from ..errors import MachineError
+from ..host import get_host
+from ..programs.settings import child_environment
+from ..programs.spec import Settings
+from . import trees, wire
+
+_LOG_LINES = 30
+_LEAVE_S = 2.0  # an idle worker that was told to go has nothing to do but exit
+
+
+class WorkerEndedError(Exception):
+    """The worker ended, or was ended, before it answered; the message says how."""
+
+
+class Worker:
+    """One worker process with its own scratch directory and log in ``folder``; used by one thread at a time.
+
+    Parameters
+    ----------
+    settings
+        Environment of the process; its width is frozen from here on.
+    folder
+        Made here, and removed with the worker.
+    cpus
+        What to bind it to; ``None``: it keeps the mask it inherits.
+
+    Raises
+    ------
+    WorkerEndedError
+        It could not be started.
+    """
+
+    pid: int
+    folder: Path
+    bound: CpuSet | None
+    """The mask read back; ``None`` where none was set."""
+    notes: tuple[str, ...]
+    """What went otherwise than asked at the last binding."""
+
+    def __init__(self, settings: Settings, folder: Path, cpus: CpuSet | None) -> None:
+        self.folder = folder
+        self._log = folder / "log"
+        self._mark = uuid.uuid4().hex
+        self._timed_out = False
+        scratch_of(folder).mkdir(parents=True)
+        try:
+            self._process = _start(child_environment(settings, os.environ), folder, self._log, self._mark)
+        except OSError as error:
+            raise WorkerEndedError(f"a worker could not be started: {error}") from error
+        self.pid = self._process.pid
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._replies = self._process.stdin, self._process.stdout
+        try:
+            self._greet(cpus)
+        except BaseException:
+            self.end()
+            raise
+
+    def compute(self, request: Mapping[str, Any], timeout_s: float | None) -> dict[str, Any]:
+        """The worker's reply. Raises WorkerEndedError when it ended first, or ``timeout_s`` passed and ended it."""
+        log_start = self._log.stat().st_size
+        timer = threading.Timer(timeout_s, self._time_out) if timeout_s is not None else None
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        try:
+            reply = self._ask(request)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if reply is None:
+            self.end_tree()
+            raise WorkerEndedError(
+                f"timed out after {timeout_s:g} s" if self._timed_out else self._how_it_ended("the worker", log_start)
+            )
+        return reply
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it can be given another calculation."""
+        return not self._timed_out and self._process.poll() is None
+
+    def rebind(self, cpus: CpuSet) -> None:
+        """Move the whole process to ``cpus``. Raises BindingError when it was bound and cannot be moved."""
+        if self.bound is None or self.bound == cpus:
+            return
+        binding = get_host().set_process_affinity(cpus, self.pid)
+        self._take_binding(str(binding.got), str(binding.lost))
+
+    def end_tree(self) -> None:
+        """End the worker and everything below it, at once."""
+        trees.end({self.pid: self._mark})
+
+    def end(self) -> None:
+        """End the worker, everything below it and its folder. From any thread, more than once."""
+        end_all([self])
+
+    def _greet(self, cpus: CpuSet | None) -> None:
+        start = {
+            "sys_path": [str(Path(path or ".").absolute()) for path in sys.path],
+            "pythonpath": os.environ.get("PYTHONPATH"),
+            "cpus": None if cpus is None else str(cpus),
+            "folder": str(self.folder),
+        }
+        answer = None
+        with contextlib.suppress(OSError):
+            if wire.skip_to_greeting(self._replies):
+                wire.send(self._requests, start)
+                answer = wire.receive(self._replies)
+        if answer is None:
+            raise WorkerEndedError(self._how_it_ended("a worker could not be started: it", 0))
+        self._take_binding(answer["bound"], answer["lost"], answer["refused"])
+
+    def _take_binding(self, bound: str | None, lost: str, refused: str | None = None) -> None:
+        self.bound = None if bound is None else CpuSet.parse(bound)
+        self.notes = ()
+        if refused is not None:
+            self.notes = (f"calculations run unbound: {refused}",)
+        if lost:
+            self.notes = (f"the system dropped CPUs {lost} from a worker's mask; it runs on CPUs {bound}",)
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        try:
+            wire.send(self._requests, request)
+            return wire.receive(self._replies)
+        except OSError:
+            return None
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self.end_tree()
+
+    def _how_it_ended(self, who: str, log_start: int) -> str:
+        try:
+            code = self._process.wait(_LEAVE_S)
+        except subprocess.TimeoutExpired:
+            return f"{who} closed its pipe{self._log_tail(log_start)}"
+        how = f"ended with exit code {code}"
+        if code < 0:
+            how = f"was ended by signal {-code} ({_signal_name(-code)})"
+        if -code in (9, 15):
+            how += ", by somebody else or by the kernel for lack of memory"
+        return f"{who} {how}{self._log_tail(log_start)}"
+
+    def _log_tail(self, start: int) -> str:
+        with contextlib.suppress(OSError), self._log.open("rb") as log:
+            log.seek(max(start, self._log.stat().st_size - 65536))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            if lines:
+                return "\n".join(["; the end of its log:", *lines[-_LOG_LINES:]])
+        return "; it left no log"
+
+
+def scratch_of(folder: Path) -> Path:
+    """Where the programs of the worker with ``folder`` keep their temporary files."""
+    return folder / "tmp"
+
+
+def end_all(workers: Iterable[Worker]) -> None:
+    """End workers together: idle ones leave by themselves, busy ones end what is below them, the rest is killed."""
+    workers = list(workers)
+    for worker in workers:
+        with contextlib.suppress(OSError, ValueError):
+            worker._requests.close()
+    deadline = time.monotonic() + _LEAVE_S
+    for worker in workers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker._process.wait(max(0.0, deadline - time.monotonic()))
+    left = {worker.pid: worker._mark for worker in workers if worker._process.poll() is None}
+    if left:
+        trees.end(left)
+    for worker in workers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker._process.wait(_LEAVE_S)
+        with contextlib.suppress(OSError, ValueError):
+            worker._replies.close()
+        shutil.rmtree(worker.folder, ignore_errors=True)
+
+
+def _start(environment: dict[str, str], folder: Path, log: Path, mark: str) -> subprocess.Popen[bytes]:
+    if not sys.executable:
+        raise MachineError("workers are started with sys.executable, which this embedded interpreter does not have")
+    environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch_of(folder)))
+    environment[trees.MARK] = mark
+    package_home = str(Path(__file__).parents[2])
+    if package_home not in site.getsitepackages():
+        # Found by the driver through its sys.path alone, perhaps; the worker takes this back before anything else.
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (environment.get("PYTHONPATH"), package_home)))
+    options: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            # -P: a random.py in the working directory must not be taken for the library's.
+            [sys.executable, "-P", "-m", "qcthreads.execution.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            env=environment,
+            **options,
+        )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

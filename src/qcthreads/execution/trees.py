@@ -1,0 +1,86 @@
+"""Finds and ends everything that was started below a worker, wherever it hid; touches nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+MARK = "QCTHREADS_WORKER"
+"""Environment variable that every process below a worker inherits: it outlives parents, sessions and process groups."""
+
+GRACE_S = 1.0
+"""Between SIGTERM and SIGKILL: enough for an MPI launcher to end its ranks."""
+
+_GIVE_UP_S = 10.0  # a process in an uninterruptible system call cannot be ended by anybody
+
+
+def members(roots: Mapping[int, str]) -> list[psutil.Process]:
+    """All live processes but this one below the workers ``roots`` (their pids and marks), workers included.
+
+    Below means: a descendant, or in the worker's session, or started with its mark in the environment.
+    """
+    import psutil
+
+    marks = set(roots.values())
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        with contextlib.suppress(psutil.Error, OSError):
+            if _session(process.pid) in roots or process.environ().get(MARK) in marks:
+                found[process.pid] = process
+    for pid in {*roots, *found}:
+        with contextlib.suppress(psutil.Error):
+            if pid in found or pid == os.getpid():
+                found.update((child.pid, child) for child in psutil.Process(pid).children(recursive=True))
+    found.pop(os.getpid(), None)
+    return [process for process in found.values() if _lives(process)]
+
+
+def end(roots: Mapping[int, str], grace_s: float = GRACE_S) -> None:
+    """End all :func:`members`: SIGTERM, ``grace_s`` seconds, then SIGKILL until none is left."""
+    found = members(roots)
+    for process in found:
+        _signal(process, signal.SIGTERM)
+    _wait(found, grace_s)
+    give_up = time.monotonic() + _GIVE_UP_S
+    while (found := members(roots)) and time.monotonic() < give_up:
+        for process in found:
+            _signal(process, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        _wait(found, 0.2)
+
+
+def _session(pid: int) -> int:
+    """The session of ``pid``; the worker starts one of its own."""
+    return 0 if sys.platform == "win32" else os.getsid(pid)
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        process.send_signal(number)
+
+
+def _wait(processes: list[psutil.Process], timeout_s: float) -> None:
+    """Until none lives; waits for no exit status, which belongs to the parents."""
+    deadline = time.monotonic() + timeout_s
+    while any(map(_lives, processes)) and time.monotonic() < deadline:
+        time.sleep(0.005)

@@ -1,0 +1,223 @@
+"""The worker process: binds itself, then computes what its driver sends, until the driver ends; never started by hand.
+
+``python -m qcthreads.execution.worker``. Standard input and output are the pipes to the driver. Nothing that starts
+threads (numpy, QCEngine, a program) may be imported before the mask is set: OpenBLAS sizes its pool by the mask when it
+is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import os
+import queue
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import IO, Any
+
+from ..cpuset import CpuSet
+from ..errors import BindingError, InputError
+from . import trees, wire
+
+_ERROR_LINES = 30
+
+
+def main() -> None:
+    """Serve the driver at the other end of standard input and output; never returns while the driver lives."""
+    inbox, outbox = _take_pipes()
+    faulthandler.enable()
+    outbox.write(wire.GREETING)
+    outbox.flush()
+    start = wire.receive(inbox)
+    if start is None:
+        return
+    _take_paths(start)
+    _adopt_orphans()
+    wire.send(outbox, _bind(start["cpus"]))
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    watch = threading.Thread(target=_watch, args=(inbox, requests, start["folder"]), daemon=True)
+    watch.start()
+    with contextlib.suppress(OSError):  # the driver has ended: the watch ends us
+        while True:
+            outbox.write(_serve(requests.get()))
+            outbox.flush()
+    watch.join()
+
+
+def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """Move the pipes out of the way of the programs: these read nothing and print into the log."""
+    inbox, outbox = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if sys.platform != "win32":
+        ends = inbox.fileno(), outbox.fileno()
+
+        def close_ends() -> None:
+            for end in ends:
+                os.close(end)
+
+        # A forked child that kept the pipes open would hide this process's end from the driver.
+        os.register_at_fork(after_in_child=close_ends)
+    return inbox, outbox
+
+
+def _take_paths(start: Mapping[str, Any]) -> None:
+    """Import from where the driver imports; programs below see the caller's PYTHONPATH, not the one we started with."""
+    sys.path[:] = [*start["sys_path"], *(path for path in sys.path if path not in start["sys_path"])]
+    if start["pythonpath"] is None:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        os.environ["PYTHONPATH"] = start["pythonpath"]
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of every process below that loses its own, so that none of them is lost from sight."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_child_subreaper = 36  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
+
+def _bind(cpus: str | None) -> dict[str, Any]:
+    """Bind this process before it has threads; say what the mask is now, or why there is none."""
+    if cpus is None:
+        return {"bound": None, "lost": "", "refused": None}
+    from ..host import get_host
+
+    try:
+        binding = get_host().set_affinity(CpuSet.parse(cpus))
+    except BindingError as error:
+        return {"bound": None, "lost": "", "refused": str(error)}
+    return {"bound": str(binding.got), "lost": str(binding.lost), "refused": None}
+
+
+def _watch(inbox: IO[bytes], requests: queue.SimpleQueue[dict[str, Any]], folder: str) -> None:
+    """Pass requests on. When the driver has ended, however it did, nothing of us may go on or remain."""
+    while (request := wire.receive(inbox)) is not None:
+        requests.put(request)
+    _end_descendants()
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(folder))  # noqa: PTH106, PTH120 (pathlib would cost every worker its import)
+    os._exit(0)
+
+
+def _serve(request: Mapping[str, Any]) -> bytes:
+    """One calculation: the reply to the driver, encoded."""
+    reply: dict[str, Any] = {"status": "failed", "result": None, "error": None, "error_type": ""}
+    cpu_before, _ = _usage()
+    reply["started_at"], start = time.time(), time.perf_counter()
+    try:
+        compute = _compute_function(request["compute"], request["program"], request["harness_module"])
+        reply["started_at"], start = time.time(), time.perf_counter()  # imports are the worker's cost, once
+        result = compute(request)
+        reply["wall_s"] = time.perf_counter() - start
+        reply.update(_judge(result))
+    except (Exception, SystemExit) as error:
+        reply.update(_raised(error))
+    reply.setdefault("wall_s", time.perf_counter() - start)
+    _end_descendants()
+    cpu_after, reply["peak_memory_bytes"] = _usage()
+    reply["cpu_s"] = cpu_after - cpu_before
+    try:
+        return wire.encode(reply)
+    except (TypeError, ValueError) as error:  # the result holds what JSON cannot say
+        return wire.encode(reply | _raised(error))
+
+
+@cache
+def _compute_function(
+    compute: str | None, program: str, harness_module: str | None
+) -> Callable[[Mapping[str, Any]], object]:
+    """What turns a request into a result: the caller's function, or QCEngine."""
+    if compute is not None:
+        module, _, name = compute.partition(":")
+        function = importlib.import_module(module)
+        for part in name.split("."):
+            function = getattr(function, part)
+        return lambda request: function(request["input"])  # type: ignore[operator]
+    import qcengine
+
+    if harness_module is not None:
+        importlib.import_module(harness_module)
+
+    def run(request: Mapping[str, Any]) -> object:
+        return qcengine.compute(
+            request["input"], program, task_config=request["task_config"], raise_error=False, return_version=2
+        )
+
+    return run
+
+
+def _judge(result: object) -> dict[str, Any]:
+    """Whether a calculation succeeded, by QCSchema's ``success``."""
+    data = wire.plain(result) if hasattr(result, "model_dump") else result
+    if not isinstance(data, Mapping):
+        raise InputError(f"the function returned {type(result).__name__}; it must return QCSchema AtomicResult data")
+    if data.get("success", True):
+        return {"status": "finished", "result": data}
+    error = data.get("error") or {}
+    error_type = str(error.get("error_type", "unknown_error"))
+    message = _tail(str(error.get("error_message", "the program gave no message")))
+    return {"status": "failed", "error": f"{error_type}: {message}", "error_type": error_type}
+
+
+def _raised(error: BaseException) -> dict[str, Any]:
+    text = _tail("".join(traceback.format_exception(error)))
+    return {"status": "failed", "result": None, "error": text, "error_type": type(error).__name__}
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.strip().splitlines()[-_ERROR_LINES:])
+
+
+def _end_descendants() -> None:
+    """When a calculation is over, or the driver is, its PUs are given to others: nothing started for it may go on."""
+    if sys.platform == "linux":
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return  # orphans come to us, so no child means no descendant
+    trees.end({os.getpid(): os.environ.get(trees.MARK, "")})
+    if sys.platform != "win32":
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _usage() -> tuple[float, int]:
+    """CPU seconds of this process and its ended children so far; the largest resident memory of any of them, bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return time.process_time(), psutil.Process().memory_info().peak_wset
+    import resource
+
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    unit = 1 if sys.platform == "darwin" else 1024
+    # Linux carries the driver's peak over exec into ours (setmax_mm_hiwater_rss in fs/exec.c); VmHWM starts anew.
+    own_peak = _high_water_bytes() if sys.platform == "linux" else own.ru_maxrss * unit
+    return cpu_s, max(own_peak, children.ru_maxrss * unit)
+
+
+def _high_water_bytes() -> int:
+    with open("/proc/self/status", "rb") as status:  # noqa: PTH123
+        for line in status:
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+if __name__ == "__main__":
+    main()
