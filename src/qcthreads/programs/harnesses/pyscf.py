@@ -160,11 +160,11 @@ def _molecule(inp: AtomicInput, keywords: dict[str, Any], memory_gib: float, log
 
     basis = inp.specification.model.basis
     molecule = inp.molecule
-    labels = [s if real else f"Ghost-{s}" for s, real in zip(molecule.symbols, molecule.real, strict=True)]
+    labels = [s if real else f"GHOST-{s}" for s, real in zip(molecule.symbols, molecule.real, strict=True)]
     mol = gto.Mole()
     mol.atom = [[label, tuple(xyz)] for label, xyz in zip(labels, molecule.geometry, strict=True)]
     mol.unit = "Bohr"
-    mol.basis = {label: _element_basis(basis, label.removeprefix("Ghost-")) for label in set(labels)}
+    mol.basis = {label: _element_basis(basis, label.removeprefix("GHOST-")) for label in set(labels)}
     mol.ecp = {label: ecp for label in set(labels) if (ecp := _element_ecp(basis, label))}
     mol.charge = round(molecule.molecular_charge)
     mol.spin = round(molecule.molecular_multiplicity) - 1
@@ -198,7 +198,7 @@ def _element_ecp(basis: str, label: str) -> Any:
     from pyscf import gto
     from pyscf.data.elements import charge
 
-    if label.startswith("Ghost-") or charge(label) <= 10:  # no set in use replaces the core of H to Ne
+    if label.startswith("GHOST-") or charge(label) <= 10:  # no set in use replaces the core of H to Ne
         return None
     try:
         return gto.basis.load_ecp(basis, label)
@@ -223,9 +223,11 @@ def _scf(mol: Any, basis: str, keywords: dict[str, Any]) -> tuple[Any, int]:
     if reference == "rhf" and mol.spin:
         raise InputError(f"RHF is for singlets; the multiplicity is {mol.spin + 1}: use reference uhf or rohf")
     mf = kinds[reference](mol)
+    mf.chkfile = None
+    if checkpoint := getattr(mf, "_chkfile", None):  # an empty file by now, that would stay open
+        checkpoint.close()
     if keywords.get("density_fit"):
         mf = mf.density_fit(auxbasis=keywords.get("auxbasis") or _fitting_basis(mol, basis, mp2=False))
-    mf.chkfile = None
     mf.conv_tol = keywords.get("conv_tol", 1e-10)
     mf.max_cycle = keywords.get("max_cycle", 50)
     mf.kernel(dm0=_guess(mol, basis, reference))
@@ -253,7 +255,7 @@ def _guess(mol: Any, basis: str, reference: str) -> Any:
     density = np.zeros((mol.nao, mol.nao))
     for atom, (_, _, begin, end) in enumerate(mol.aoslice_by_atom()):
         label = mol.atom_symbol(atom)
-        if not label.startswith("Ghost-"):
+        if not label.startswith("GHOST-"):
             density[begin:end, begin:end] = _atom_density(basis, label, mol.cart)
     return density if reference == "rhf" else np.array((density / 2, density / 2))
 

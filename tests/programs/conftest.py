@@ -1,0 +1,135 @@
+"""What the tests on real programs share: when they may be skipped, and how threads that really worked are counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from qcthreads.programs.registry import find, get
+from qcthreads.programs.settings import child_environment
+from qcthreads.programs.spec import Settings
+
+INSTALLABLE = ("mopac", "nwchem", "psi4", "pyscf", "xtb")
+
+_COMPUTE = """
+import importlib, json, sys
+import qcengine
+job = json.load(sys.stdin)
+if job["harness_module"]:
+    importlib.import_module(job["harness_module"])
+result = qcengine.compute(
+    job["input"], job["program"], task_config=job["task_config"], return_version=2, return_dict=True
+)
+if not result["success"]:
+    sys.exit(result["error"]["error_message"])
+json.dump({"energy": result["return_result"], "stdout": result["stdout"]}, sys.stdout)
+"""
+
+
+@pytest.fixture
+def needs() -> Callable[..., None]:
+    """Skips where a program is not installed; in CI, where everything installable is, fails instead."""
+
+    def _needs(*programs: str) -> None:
+        for program in programs:
+            installation = find(get(program))
+            if installation is not None and not installation.missing:
+                continue
+            if os.environ.get("CI") == "true" and program in INSTALLABLE:
+                pytest.fail(f"{program} must be installed in CI")
+            pytest.skip(f"{program} is not installed here")
+
+    return _needs
+
+
+@pytest.fixture
+def calculate(tmp_path: Path) -> Callable[..., Run]:
+    """Runs one calculation in a process of its own under its settings, and watches the threads below it."""
+
+    def _calculate(settings: Settings, atomic_input: Mapping[str, Any]) -> Run:
+        job = {
+            "program": settings.program,
+            "harness_module": settings.harness_module,
+            "task_config": dict(settings.task_config),
+            "input": atomic_input,
+        }
+        (tmp_path / "job").write_text(json.dumps(job))
+        with (
+            (tmp_path / "job").open() as given,
+            (tmp_path / "out").open("w") as out,
+            (tmp_path / "err").open("w") as err,
+        ):
+            process = subprocess.Popen(
+                [sys.executable, "-c", _COMPUTE],
+                stdin=given,
+                stdout=out,
+                stderr=err,
+                cwd=tmp_path,
+                env=child_environment(settings, os.environ),
+            )
+            cpu_s: dict[tuple[str, int, int], float] = {}
+            while process.poll() is None:
+                cpu_s.update(_threads_below(process.pid))
+                time.sleep(0.02)
+        assert process.returncode == 0, (tmp_path / "err").read_text()
+        result = json.loads((tmp_path / "out").read_text())
+        return Run(energy=result["energy"], stdout=result["stdout"], cpu_s=cpu_s)
+
+    return _calculate
+
+
+@dataclass(frozen=True)
+class Run:
+    """A result, and the CPU seconds of every thread seen, by the name of its process, pid and thread id."""
+
+    energy: float
+    stdout: str | None
+    cpu_s: Mapping[tuple[str, int, int], float]
+
+    def working_threads(self, process_name: str) -> list[int]:
+        """For each process of that name that did real work, how many threads shared it.
+
+        A thread works if it has a twentieth of its process's CPU time; a process, a fifth of the busiest one's.
+        """
+        by_process: dict[int, list[float]] = {}
+        for (name, pid, _), seconds in self.cpu_s.items():
+            if name == process_name:
+                by_process.setdefault(pid, []).append(seconds)
+        busiest = max(sum(times) for times in by_process.values())
+        return [
+            sum(seconds > sum(times) / 20 for seconds in times)
+            for times in by_process.values()
+            if sum(times) > busiest / 5
+        ]
+
+
+def _threads_below(pid: int) -> dict[tuple[str, int, int], float]:
+    """CPU seconds of the threads of ``pid`` and its descendants, from /proc."""
+    seconds = {}
+    root = psutil.Process(pid)
+    for process in [root, *_children(root)]:
+        try:
+            name = process.name()
+            for task in Path(f"/proc/{process.pid}/task").iterdir():
+                on_cpu_ns = int((task / "schedstat").read_text().split()[0])
+                seconds[name, process.pid, int(task.name)] = on_cpu_ns / 1e9
+        except (psutil.NoSuchProcess, OSError):
+            continue
+    return seconds
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []

@@ -1,0 +1,90 @@
+"""The settings on the real programs: as many threads and ranks work as were asked for, and the energy stays."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from qcthreads.programs.registry import get
+from qcthreads.programs.settings import settings_for
+
+WATER = {"symbols": ["O", "H", "H"], "geometry": [0, 0, 0.22, 0, 1.43, -0.9, 0, -1.43, -0.9]}
+MEMORY = 2 * 1024**3
+
+
+def atomic_input(method, basis=None, molecule=WATER, keywords=None):
+    model = {"method": method} if basis is None else {"method": method, "basis": basis}
+    return {"molecule": molecule, "specification": {"driver": "energy", "model": model, "keywords": keywords or {}}}
+
+
+def waters(number):
+    geometry, symbols = [], []
+    for i in range(number):
+        symbols += WATER["symbols"]
+        for atom in range(3):
+            x, y, z = WATER["geometry"][3 * atom : 3 * atom + 3]
+            geometry += [x + 6.0 * (i % 4), y + 6.0 * (i // 4 % 4), z + 6.0 * (i // 16)]
+    return {"symbols": symbols, "geometry": geometry}
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_pyscf_works_with_the_threads_it_was_given(width, needs, calculate):
+    needs("pyscf")
+    job = atomic_input("hf", "cc-pvdz", waters(4))
+    run = calculate(settings_for(get("pyscf"), width, MEMORY), job)
+    assert run.working_threads("python") == [width]
+
+
+@pytest.mark.psi4
+@pytest.mark.parametrize("width", [1, 2])
+def test_psi4_works_with_the_threads_it_was_given(width, needs, calculate, tmp_path):
+    needs("psi4")
+    job = atomic_input("hf", "cc-pvtz", waters(2), {"scf_type": "df"})
+    run = calculate(settings_for(get("psi4"), width, MEMORY, str(tmp_path)), job)
+    assert run.working_threads("psi4") == [width]
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_xtb_works_with_no_more_threads_than_it_was_given(width, needs, calculate):
+    needs("xtb")
+    run = calculate(settings_for(get("xtb"), width), atomic_input("GFN2-xTB", molecule=waters(32)))
+    assert run.working_threads("python")[0] <= width
+
+
+def test_xtb_agrees_with_its_command_line(needs, calculate, tmp_path):
+    needs("xtb")
+    bohr = [WATER["geometry"][3 * i : 3 * i + 3] for i in range(3)]
+    lines = ["$coord", *(f"{x} {y} {z} {s}" for (x, y, z), s in zip(bohr, WATER["symbols"], strict=True)), "$end"]
+    (tmp_path / "coord").write_text("\n".join(lines) + "\n")
+    done = subprocess.run(["xtb", "coord", "--gfn", "2"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    theirs = float(re.search(r"TOTAL ENERGY\s+(-?\d+\.\d+)", done.stdout)[1])
+    ours = calculate(settings_for(get("xtb"), 1), atomic_input("GFN2-xTB")).energy
+    assert ours == pytest.approx(theirs, abs=1e-6, rel=0)
+
+
+@pytest.mark.nwchem
+def test_nwchem_runs_as_many_ranks_as_it_was_given(needs, calculate, tmp_path):
+    needs("nwchem")
+    energies = []
+    for width in (1, 2):
+        scratch = tmp_path / str(width)
+        scratch.mkdir()
+        run = calculate(settings_for(get("nwchem"), width, MEMORY, str(scratch)), atomic_input("hf", "cc-pvdz"))
+        assert int(re.search(r"nproc\s+=\s+(\d+)", run.stdout)[1]) == width
+        assert set(run.working_threads("nwchem")) == {1}  # of each rank, and of QCEngine's version probe
+        energies.append(run.energy)
+    assert energies[0] == pytest.approx(energies[1], abs=1e-8, rel=0)
+
+
+def test_mopac_gets_one_thread_and_agrees_with_its_command_line(needs, calculate, tmp_path):
+    needs("mopac")
+    run = calculate(settings_for(get("mopac"), 2), atomic_input("pm7"))
+    bohr = [WATER["geometry"][3 * i : 3 * i + 3] for i in range(3)]
+    atoms = [f"{s} {x} {y} {z}" for s, (x, y, z) in zip(WATER["symbols"], bohr, strict=True)]
+    (tmp_path / "job.mop").write_text("\n".join(["PM7 1SCF A0", "water", "", *atoms]) + "\n")
+    subprocess.run(["mopac", "job.mop"], cwd=tmp_path, capture_output=True, check=True)
+    report = (tmp_path / "job.out").read_text()
+    theirs = float(re.search(r"FINAL HEAT OF FORMATION =\s+(-?\d+\.\d+)", report)[1])
+    assert run.energy * 627.5094740630558 == pytest.approx(theirs, abs=1e-2, rel=0)
