@@ -40,7 +40,7 @@ class BuildPy(build_py):
 
 
 class BuildExt(build_ext):
-    """Turns the distribution into a pure one where the extension could not be built, so that the wheel's tag says so."""
+    """Makes the distribution a pure one where the extension could not be built; the tag of the wheel follows."""
 
     def run(self):
         super().run()

@@ -115,7 +115,7 @@ class IndexSet:
         return isinstance(member, int) and member >= 0 and bool(self._bits >> member & 1)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._bits == other._bits  # type: ignore[attr-defined]
+        return type(self) is type(other) and self._bits == other._bits
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self._bits))

@@ -6,13 +6,14 @@ import re
 
 from .errors import InputError
 
-# CODATA 2018, as in QCElemental's default context, so that our figures agree with QCManyBody's.
-HARTREE_TO_KCAL_PER_MOL = 627.5094740630558
-HARTREE_TO_KJ_PER_MOL = 2625.4996394798254
-BOHR_TO_ANGSTROM = 0.529177210903
+# CODATA 2014, QCElemental's default context, so that our figures agree with QCManyBody's.
+HARTREE_TO_KCAL_PER_MOL = 627.5094737775373
+HARTREE_TO_KJ_PER_MOL = 2625.4996382852164
+BOHR_TO_ANGSTROM = 0.52917721067
 
-_BINARY = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
-_DECIMAL = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_FACTORS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _FACTORS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*")
 
 
@@ -22,10 +23,7 @@ def parse_size(text: str) -> int:
     ``KB, MB, GB, TB`` are powers of 1000; ``K, M, G, T`` and ``KiB, MiB, GiB, TiB`` powers of 1024.
     """
     match = _SIZE.fullmatch(text)
-    unit = match.group(2).lower() if match else None
-    factor = None
-    if unit is not None:
-        factor = _DECIMAL.get(unit) or _BINARY.get(unit.removesuffix("ib"))
+    factor = _FACTORS.get(match.group(2).lower()) if match else None
     if match is None or factor is None:
         raise InputError(f"not a size: {text!r}; write for example 500MB, 2GiB or 1048576 (bytes)")
     return int(float(match.group(1)) * factor)

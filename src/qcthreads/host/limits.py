@@ -6,10 +6,11 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import MachineError
+from ..errors import BindingError, MachineError
 from ..units import format_size
 from .cgroup import Group, groups
 from .sysfs import online_cpus, read_text
@@ -139,15 +140,24 @@ def _leaves(rule: Rule) -> float:
 
 
 def _cpu_sets(root: str, *, live: bool) -> Iterator[Rule]:
-    online = online_cpus(root) if not live or sys.platform == "linux" else CpuSet(range(os.cpu_count() or 1))
-    if live and sys.platform == "linux":
-        from .select import get_host
-
-        yield Rule("mask", "sched_getaffinity", cpus=get_host().get_affinity())
-    elif not live:
-        yield from _recorded_mask(root)
+    yield from _live_mask() if live else _recorded_mask(root)
     yield from _cgroup_cpus(root)
-    yield Rule("online", "/sys/devices/system/cpu/online", cpus=online)
+    try:
+        yield Rule("online", "/sys/devices/system/cpu/online", cpus=online_cpus(root))
+    except MachineError:
+        if not live:
+            raise
+        yield Rule("online", "os.cpu_count", cpus=CpuSet(range(os.cpu_count() or 1)))
+
+
+def _live_mask() -> Iterator[Rule]:
+    from .select import get_host  # select's back ends need this module
+
+    host = get_host()
+    if host.capabilities.read_binding:
+        source = "sched_getaffinity" if sys.platform == "linux" else "process affinity"
+        with suppress(BindingError):
+            yield Rule("mask", source, cpus=host.get_affinity())
 
 
 def _recorded_mask(root: str) -> Iterator[Rule]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from ..cpuset import CpuSet
 from ..errors import BindingNotPermittedError, BindingNotSupportedError, ProcessGoneError
@@ -46,7 +47,7 @@ class WindowsHost:
         import psutil
 
         try:
-            psutil.Process(pid).cpu_affinity(list(require_cpus(cpus)))
+            _set(pid, require_cpus(cpus))
         except psutil.NoSuchProcess as error:
             raise ProcessGoneError(
                 f"cannot bind process {pid} to CPUs {cpus}: it has ended; nothing needs to be done"
@@ -66,7 +67,22 @@ class WindowsHost:
         return flat_machine(self.get_affinity(), psutil.virtual_memory().total)
 
 
-def _get(pid: int) -> CpuSet:
-    import psutil
+if sys.platform == "win32":
 
-    return CpuSet(psutil.Process(pid).cpu_affinity() or ())
+    def _get(pid: int) -> CpuSet:
+        import psutil
+
+        return CpuSet(psutil.Process(pid).cpu_affinity() or ())
+
+    def _set(pid: int, cpus: CpuSet) -> None:
+        import psutil
+
+        psutil.Process(pid).cpu_affinity(list(cpus))
+
+else:
+
+    def _get(pid: int) -> CpuSet:
+        raise BindingNotSupportedError(f"cannot read the mask of process {pid}: this is not Windows")
+
+    def _set(pid: int, cpus: CpuSet) -> None:
+        raise BindingNotSupportedError(f"cannot bind process {pid} to CPUs {cpus}: this is not Windows")

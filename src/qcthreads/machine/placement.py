@@ -183,9 +183,9 @@ def _even_shares(count: int, room: list[int]) -> list[int]:
     shares = [0] * len(room)
     order = sorted(range(len(room)), key=lambda index: -room[index])
     while order and count:
-        each = count // len(order)
+        each = max(1, count // len(order))
         for index in order:
-            more = min(each, room[index] - shares[index]) if each else min(1, count)
+            more = min(each, room[index] - shares[index], count)
             shares[index] += more
             count -= more
         order = [index for index in order if shares[index] < room[index]]
