@@ -23,7 +23,8 @@ from qcthreads.cli.results import print_report, write_csv
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError
 from qcthreads.execution.calculation import Progress
-from qcthreads.manybody.run import BodyRow, FragmentRow, RunReport, RunRequest
+from qcthreads.manybody.report import BodyRow, FragmentRow
+from qcthreads.manybody.run import RunReport, RunRequest
 
 
 def request(*arguments: str) -> RunRequest:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from ..execution.calculation import Progress
-from ..manybody.run import FragmentRow
+from ..manybody.report import FragmentRow
 from .render import seconds
 
 _LINE_EVERY_S = 5.0
@@ -26,7 +25,7 @@ class Prepared(Protocol):
 
 @contextmanager
 def show_progress(run: Prepared, stream: TextIO = sys.stderr) -> Iterator[Callable[[Progress], None]]:
-    """A function that takes the events of ``run``, from any thread, and shows them while the ``with`` lasts."""
+    """A function that takes the events of ``run`` and shows them while the ``with`` lasts."""
     tally = Tally(run.fragments)
     if stream.isatty():
         try:
@@ -95,20 +94,18 @@ class Tally:
 
 def _lines(tally: Tally, stream: TextIO) -> Callable[[Progress], None]:
     """Plain lines: failures and notes at once, the count at most every few seconds."""
-    lock = threading.Lock()
     shown_at = -_LINE_EVERY_S
 
     def on_progress(progress: Progress) -> None:
         nonlocal shown_at
-        with lock:
-            tally.count(progress)
-            told = _message(progress)
-            if told:
-                print(told, file=stream, flush=True)
-            ended = tally.done == tally.total and progress.event in ("finished", "failed")
-            if progress.event != "note" and (ended or tally.elapsed_s - shown_at >= _LINE_EVERY_S):
-                shown_at = tally.elapsed_s
-                print(f"{tally}", file=stream, flush=True)
+        tally.count(progress)
+        told = _message(progress)
+        if told:
+            print(told, file=stream, flush=True)
+        ended = tally.done == tally.total and progress.event in ("finished", "failed")
+        if progress.event != "note" and (ended or tally.elapsed_s - shown_at >= _LINE_EVERY_S):
+            shown_at = tally.elapsed_s
+            print(f"{tally}", file=stream, flush=True)
 
     return on_progress
 

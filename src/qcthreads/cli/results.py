@@ -8,7 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..manybody.run import BodyRow, FragmentRow, RunReport
+from ..manybody.report import BodyRow, FragmentRow
+from ..manybody.run import RunReport
 from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_size
 from .render import percent, print_table, seconds
 

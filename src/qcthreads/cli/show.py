@@ -8,10 +8,10 @@ from pathlib import Path
 from ..execution.store import open_store
 from .render import print_json
 
-_EPILOG = """A label is QCManyBody's: method, fragments, basis fragments, as `qcthreads status` and `export` list them.
+_EPILOG = """A label is QCManyBody's: model chemistry, fragments, fragments whose basis is there. `export` lists them.
 
 examples:
-  qcthreads show water16.store '["mp2", [1, 2], [1, 2]]'"""
+  qcthreads show water16.store '["(auto)", [1, 2], [1, 2]]'"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -1,0 +1,191 @@
+"""``qcthreads run`` and what reads its stores, as a user types them; the arithmetic is checked against PySCF alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+pyscf = pytest.importorskip("pyscf", reason="PySCF does not support this platform")
+
+COMMAND = [sys.executable, "-m", "qcthreads"]
+HELIUM = "3\nthree helium atoms, angstrom\nHe 0 0 0\nHe 0 0 2.8\nHe 2.9 0 0\n"
+WATER4 = Path(__file__).parents[2] / "examples" / "water4.xyz"
+MODEL = ("--method", "hf", "--basis", "6-31g")
+
+
+def run(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    assert check is None or done.returncode == check, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def helium(tmp_path: Path) -> Path:
+    path = tmp_path / "he3.xyz"
+    path.write_text(HELIUM)
+    return path
+
+
+def energy(*atoms: tuple[float, float, float]) -> float:
+    """Of helium atoms at these places, by PySCF alone."""
+    molecule = pyscf.gto.M(atom=[("He", place) for place in atoms], basis="6-31g", verbose=0)
+    return float(pyscf.scf.RHF(molecule).run(conv_tol=1e-12).e_tot)
+
+
+def test_json_is_the_only_thing_on_standard_output(helium: Path) -> None:
+    done = run("run", helium, *MODEL, "--max-nbody", 3, "--json")
+    document = json.loads(done.stdout)
+    assert {"result", "statistics", "decision", "findings"} <= set(document)
+    whole = energy((0, 0, 0), (0, 0, 2.8), (2.9, 0, 0))
+    assert document["result"]["return_result"] == pytest.approx(whole, abs=1e-8)
+    assert document["statistics"]["fragments_total"] == 7
+    assert document["statistics"]["fragments_computed"] == 7
+    assert "7/7 done" in done.stderr
+
+
+def test_text_gives_the_interaction_energy_and_why(helium: Path, tmp_path: Path) -> None:
+    done = run("run", helium, *MODEL, "--max-nbody", 2, "--csv", tmp_path / "he.csv")
+    places = [(0, 0, 0), (0, 0, 2.8), (2.9, 0, 0)]
+    one = energy((0, 0, 0))
+    interaction = sum(energy(places[i], places[j]) - 2 * one for i, j in ((0, 1), (0, 2), (1, 2)))
+    (line,) = (line for line in done.stdout.splitlines() if line.strip().startswith("interaction energy (nocp)"))
+    assert float(line.split()[3]) == pytest.approx(interaction, abs=1e-8)
+    assert "Decided (auto)" in done.stdout
+    with (tmp_path / "he.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["fragments"] for row in rows] == ["1", "2", "3", "1+2", "1+3", "2+3"]
+    assert float(rows[0]["energy_hartree"]) == pytest.approx(one, abs=1e-8)
+    assert float(rows[3]["closest_contact_angstrom"]) == pytest.approx(2.8, abs=1e-6)
+
+
+def test_dry_run_counts_and_computes_nothing(helium: Path, tmp_path: Path) -> None:
+    document = json.loads(run("run", helium, *MODEL, "--dry-run", "--store", tmp_path / "s", "--json").stdout)
+    assert document["counts_by_nbody"] == {"1": 3, "2": 3}
+    assert document["calculations"] == 6
+    assert document["decision"]["workers"] >= 1
+    assert not (tmp_path / "s").exists()
+    assert "3 monomers, 3 dimers" in run("run", helium, *MODEL, "--dry-run").stdout
+
+
+def test_a_store_is_kept_read_and_resumed(helium: Path, tmp_path: Path) -> None:
+    store = tmp_path / "he.store"
+    first = json.loads(run("run", helium, *MODEL, "--store", store, "--json").stdout)
+
+    assert json.loads(run("status", store, "--json").stdout) == {"total": 6, "finished": 6, "failed": 0, "running": 0}
+    assert run("status", store).stdout == "6 total, 6 finished, 0 failed, 0 running\n"
+    assert json.loads(run("failures", store, "--json").stdout) == {}
+
+    exported = list(csv.DictReader(io.StringIO(run("export", store, "--to", "csv").stdout)))
+    assert len(exported) == 6
+    label = exported[0]["label"]
+    assert label in json.dumps(json.loads(run("show", store, label).stdout)) or run("show", store, label).stdout
+    run("show", store, "no such label", check=2)
+    json.loads(run("export", store, "--to", "json").stdout)
+    run("export", store, "--to", "zip", "--output", tmp_path / "he.zip")
+    assert zipfile.ZipFile(tmp_path / "he.zip").testzip() is None
+
+    again = run("run", helium, *MODEL, "--store", store, check=2)
+    assert "--resume" in again.stderr
+    resumed = json.loads(run("run", helium, *MODEL, "--store", store, "--resume", "--json").stdout)
+    assert resumed["statistics"]["fragments_reused"] == 6
+    assert resumed["statistics"]["fragments_computed"] == 0
+    assert resumed["result"]["return_result"] == first["result"]["return_result"]
+    other = run("run", helium, "--method", "mp2", "--basis", "6-31g", "--store", store, "--resume", check=2)
+    assert "method" in other.stderr
+
+
+def test_a_failing_calculation_leaves_the_rest_and_no_total(tmp_path: Path) -> None:
+    """6-31G has no xenon: what contains it fails in PySCF, the helium dimer does not."""
+    path = tmp_path / "mixed.xyz"
+    path.write_text("3\n\nHe 0 0 0\nHe 0 0 2.8\nXe 4 0 0\n")
+    store = tmp_path / "mixed.store"
+    done = run("run", path, *MODEL, "--store", store, check=1)
+    assert "No total energy: 3 terms are missing" in done.stdout
+    assert "kcal/mol" not in done.stdout
+    assert json.loads(run("status", store, "--json").stdout) == {"total": 6, "finished": 3, "failed": 3, "running": 0}
+    failures = json.loads(run("failures", store, "--json").stdout)
+    assert len(failures) == 3
+    assert all("xe" in error.lower() for error in failures.values())
+    assert run("failures", store).stdout.count("\n") >= 6
+    document = json.loads(run("run", path, *MODEL, "--json", check=1).stdout)
+    assert document["result"] is None
+    assert len(document["missing"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--workers", "64", "--threads", "64"), "4096 threads"),
+        (("--program", "cfour"), "cfour"),
+        (("--cpus", "100000"), "100000"),
+    ],
+)
+def test_what_this_machine_cannot_is_exit_code_3(helium: Path, arguments: tuple[str, ...], said: str) -> None:
+    assert said in run("run", helium, *MODEL, *arguments, check=3).stderr.lower()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_in_the_middle_leaves_no_process_and_can_be_resumed(tmp_path: Path, stop: signal.Signals) -> None:
+    store = tmp_path / "water.store"
+    arguments = ["run", str(WATER4), "--method", "mp2", "--basis", "aug-cc-pvdz", "--store", str(store)]
+    driver = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    children: set[psutil.Process] = set()
+    finished = 0
+    deadline = time.monotonic() + 120
+    while not finished and driver.poll() is None and time.monotonic() < deadline:
+        children |= set(psutil.Process(driver.pid).children(recursive=True))
+        status = run("status", store, "--json", check=None)
+        finished = json.loads(status.stdout)["finished"] if status.returncode == 0 else 0
+    children |= set(psutil.Process(driver.pid).children(recursive=True))
+    driver.send_signal(stop)
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 4, errors
+    assert "--resume" in errors
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert children
+    assert not alive
+    kept = json.loads(run("status", store, "--json").stdout)
+    assert kept["total"] == 10
+    assert finished <= kept["finished"] < 10
+    assert kept["running"] == 0
+    rest = json.loads(run(*arguments, "--resume", "--json").stdout)
+    assert rest["statistics"]["fragments_reused"] == kept["finished"]
+    assert rest["statistics"]["fragments_computed"] == 10 - kept["finished"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_on_a_terminal_there_is_a_live_bar(helium: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "run", str(helium), *MODEL, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "120"},
+    ) as driver:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the other end was closed
+                break
+        assert driver.stdout is not None
+        json.loads(driver.stdout.read())
+    os.close(ours)
+    assert b"6/6 done" in shown
+    assert b"\x1b[" in shown
