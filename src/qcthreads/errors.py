@@ -38,6 +38,18 @@ class LeaseError(MachineError):
     """A lease cannot be given: it can never fit, or did not come free in time."""
 
 
+class CpusTakenError(LeaseError):
+    """CPUs that somebody else has leased."""
+
+
+class CpusOutsideLimitsError(MachineError, ValueError):
+    """CPUs that this process may not use, or that are not given out."""
+
+
+class UnknownWorkerError(InputError):
+    """No live allocation has a worker of that number."""
+
+
 class BindingError(MachineError):
     """A binding could not be made; the subclasses say why."""
 

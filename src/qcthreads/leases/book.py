@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import InputError, LeaseError, OversubscriptionError, StopRequestedError
+from ..errors import CpusTakenError, InputError, LeaseError, OversubscriptionError, StopRequestedError
 from ..host.limits import Limits
 from ..machine import Machine
 from ..machine.placement import choose, split, usable_cpus
@@ -193,6 +193,17 @@ class LeaseBook:
                     f"others; release them, or {_smaller(places, width, len(free))}"
                 )
             return tuple(self._hand_out(cpus, cpus, 0, ()) for cpus in split(self.machine, free, places, width))
+
+    def acquire_cpus(self, cpus: CpuSet) -> Lease:
+        """Lease exactly ``cpus``, without memory; never waits. CpusTakenError when one of them is not free."""
+        with self._changed:
+            taken = CpuSet.from_bits(cpus.bits & ~self._free_bits)
+            if taken or not cpus:
+                raise CpusTakenError(
+                    f"a lease of CPUs {cpus or 'none'} was asked for, but {taken or 'none'} cannot be given; "
+                    f"free are {CpuSet.from_bits(self._free_bits) or 'none'}"
+                )
+            return self._hand_out(cpus, cpus, 0, ())
 
     def check(self, threads: int, memory_bytes: int = 0, gpus: int = 0) -> None:
         """Raise LeaseError, with the numbers, when such a lease could not even be given by an empty book."""
