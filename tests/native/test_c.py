@@ -1,0 +1,43 @@
+"""The C core's own tests, with every warning an error, under the address and undefined-behaviour sanitizers."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).parents[2] / "csrc"
+FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-O1", "-g", "-pthread"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    found = shutil.which(os.environ.get("CC", "cc"))
+    if found is None:
+        pytest.skip("no C compiler is installed")
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="linux_affinity.c is for Linux")
+def test_linux_affinity(compiler, tmp_path):
+    program = tmp_path / "test_affinity"
+    sources = [str(CSRC / "linux_affinity.c"), str(CSRC / "tests" / "test_affinity.c")]
+    subprocess.run([compiler, *FLAGS, *SANITIZERS, *sources, "-o", str(program)], check=True)
+    # LeakSanitizer ends threads to look at their memory, which needs ptrace; containers often forbid it.
+    done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    if "LeakSanitizer has encountered a fatal error" in done.stderr:
+        environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+        done = subprocess.run([str(program)], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_sources_are_formatted():
+    formatter = shutil.which("clang-format")
+    if formatter is None:
+        pytest.skip("clang-format is not installed; it comes with the extra 'lint'")
+    sources = [str(path) for path in [*CSRC.rglob("*.c"), *CSRC.rglob("*.h")]]
+    done = subprocess.run([formatter, "--dry-run", "--Werror", *sources], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
