@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..cpuset import CpuSet
-from ..execution.calculation import Progress
+from ..errors import InputError, MachineError
+from ..execution.calculation import Outcome, Progress
+from ..execution.engine import LocalEngine
+from ..execution.store import Store
+from ..host import read_machine
+from ..host.limits import read_limits
+from ..leases import LeaseBook
+from ..machine.placement import split as cut
+from ..planning import choose_split
+from ..programs import registry
+from .config import strategy_name
+from .expansion import Expansion, count_by_nbody
+from .inputs import read_input
+from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
+from .tally import Tally, mixed_versions
+
+__all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
+
+# Beside its overhead, so that a program has something to compute with; Psi4 refuses less than 250 MiB.
+_WORKING_MEMORY_BYTES = 256 * 1024**2
+# A finished water cluster's AtomicResult takes 2-4 kB in a store; ten times that, because programs add output.
+_STORED_BYTES = 40 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,39 +65,6 @@ class RunRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FragmentRow:
-    """One fragment or cluster of fragments, as a chemist reads it."""
-
-    label: str
-    nbody: int
-    fragments: tuple[int, ...]
-    ghosts: tuple[int, ...]
-    formula: str
-    charge: float
-    multiplicity: int
-    electrons: int
-    closest_contact_angstrom: float | None
-    """Shortest distance between atoms of different fragments in it; ``None`` for one fragment."""
-    energy_hartree: float | None = None
-    wall_s: float | None = None
-    threads: int | None = None
-    cpus: str | None = None
-    worker_pid: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BodyRow:
-    """One order of the expansion under one BSSE treatment; energies in hartree."""
-
-    bsse: str
-    nbody: int
-    total_hartree: float | None
-    """Total energy through this order; ``None`` where the treatment does not give one."""
-    interaction_hartree: float
-    contribution_hartree: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
     """Everything a run ends with. ``result`` is ``None`` and ``missing`` names the terms when a calculation failed."""
 
@@ -90,8 +80,15 @@ class RunReport:
     """Named in words, for a paper."""
 
     def to_json(self) -> dict[str, Any]:
-        """``{"result", "statistics", "decision", "findings"}`` as design and documentation fix it, plus ``missing`` and ``failures``."""
-        raise NotImplementedError
+        """``{"result", "statistics", "decision", "findings"}`` as documented, plus ``missing`` and ``failures``."""
+        return {
+            "result": self.result,
+            "statistics": dict(self.statistics),
+            "decision": dict(self.decision),
+            "findings": [dict(finding) for finding in self.findings],
+            "missing": list(self.missing),
+            "failures": dict(self.failures),
+        }
 
 
 class Run:
@@ -103,12 +100,189 @@ class Run:
     fragments: tuple[FragmentRow, ...]
     counts_by_nbody: Mapping[int, int]
     decision: Mapping[str, Any]
-    """``{"strategy", "workers", "threads", "cpus_usable", "cpus_by_worker", "memory_bytes_per_worker", "affinity", "program",
-    "program_version", "reasons": [...], "scratch_bytes", "expected_wall_s": float | None}``"""
+    """``{"strategy", "workers", "threads", "cpus_usable", "cpus_by_worker", "memory_bytes_per_worker", "affinity",
+    "program", "program_version", "method", "basis", "bsse", "max_nbody", "reasons": [...], "scratch_bytes": int | None,
+    "store_bytes": int | None, "expected_wall_s": float | None}``; ``None``: not known."""
 
     def __init__(self, request: RunRequest) -> None:
-        raise NotImplementedError
+        self.request = request
+        strategy = strategy_name(request.strategy)
+        given = read_input(request.input, request)
+        self._expansion = Expansion.from_input(given)
+        installation = registry.require(self._expansion.program)
+        _check_places(request)
+        self._book = LeaseBook(
+            read_machine(), read_limits(), cpus=request.cpus, leave=request.leave, memory_bytes=request.memory_bytes
+        )
+        self._terms = self._expansion.terms()
+        self._molecule = given.molecule
+        self.counts_by_nbody = count_by_nbody(self._terms)
+        self.fragments = fragment_rows(self._terms, self._molecule)
+        self.decision = self._decide(strategy, registry.version(installation))
 
     def execute(self, on_progress: Callable[[Progress], None] | None = None) -> RunReport:
-        """Compute what the store lacks. A KeyboardInterrupt ends every child, releases everything, leaves the store valid, and goes on up."""
-        raise NotImplementedError
+        """Compute what the store lacks.
+
+        A KeyboardInterrupt ends every child, releases everything, leaves the store valid, and goes on up.
+        """
+        began = time.perf_counter()
+        tally = Tally(self._book, on_progress)
+        store = self._open_store()
+        try:
+            results: dict[str, Any] = self._reused(store, tally)
+            reused = len(results)
+            self._compute(tally, store, results)
+        finally:
+            if store is not None:
+                store.close()
+        return self._report(tally, results, reused, time.perf_counter() - began)
+
+    def _decide(self, strategy: str, version: str | None) -> dict[str, Any]:
+        request, expansion, book = self.request, self._expansion, self._book
+        spec = registry.get(expansion.program)
+        split = choose_split(
+            len(self._terms),
+            [term.cost for term in self._terms],
+            len(book.usable),
+            book.memory_bytes,
+            spec.memory_overhead_bytes + _WORKING_MEMORY_BYTES,
+            workers=request.workers,
+            threads=request.threads,
+            max_total_threads=request.max_total_threads,
+            useful_width=spec.useful_width,
+            explain=book.explain(),
+        )
+        places = cut(book.machine, book.usable, split.workers, split.threads)
+        return {
+            "strategy": strategy,
+            "workers": split.workers,
+            "threads": split.threads,
+            "cpus_usable": list(book.usable),
+            "cpus_by_worker": [list(place) for place in places],
+            "memory_bytes_per_worker": split.memory_bytes,
+            "affinity": request.affinity,
+            "program": expansion.program,
+            "program_version": version,
+            "method": expansion.method,
+            "basis": expansion.basis if isinstance(expansion.basis, str | None) else "given in the input",
+            "bsse": list(expansion.bsse),
+            "max_nbody": expansion.core.max_nbody,
+            "reasons": list(split.reasons),
+            "scratch_bytes": None,
+            "store_bytes": None if request.store is None else len(self._terms) * _STORED_BYTES,
+            "expected_wall_s": None,
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """What a store belongs to. Workers, strategy and the highest order are not in it: they change no energy."""
+        return {
+            "molecule": self._molecule.get_hash(),
+            "method": self._expansion.method.lower(),
+            "basis": self._expansion.basis.lower() if isinstance(self._expansion.basis, str) else self._expansion.basis,
+            "keywords": self._expansion.specification.get("keywords") or {},
+            "bsse": sorted(self._expansion.bsse),
+            "program": self._expansion.program,
+        }
+
+    def _open_store(self) -> Store | None:
+        if self.request.store is None:
+            return None
+        opened = (Store.resume if self.request.resume else Store.create)(self.request.store, self._identity())
+        opened.expect([term.label for term in self._terms])
+        return opened
+
+    def _reused(self, store: Store | None, tally: Tally) -> dict[str, Any]:
+        """Results of earlier runs."""
+        if store is None:
+            return {}
+        stored = store.results()
+        results = {term.label: stored[term.label] for term in self._terms if term.label in stored}
+        if self.request.resume:
+            found = f"{len(results)} of {len(self._terms)} calculations are in {self.request.store} already"
+            tally.watch(Progress(event="note", label="", message=found))
+        return results
+
+    def _compute(self, tally: Tally, store: Store | None, results: dict[str, Any]) -> None:
+        """Everything that ``results`` lacks, into the store and into ``results``."""
+        request, decision = self.request, self.decision
+
+        def watch(progress: Progress) -> None:
+            if store is not None and progress.event == "started":
+                store.started(progress.label)
+            tally.watch(progress)
+
+        calculations = [
+            self._expansion.calculation(
+                term,
+                threads=decision["threads"],
+                memory_bytes=decision["memory_bytes_per_worker"],
+                timeout_s=request.timeout_s,
+            )
+            for term in self._terms
+            if term.label not in results
+        ]
+        if not calculations:
+            return
+        with LocalEngine(
+            self._book, affinity=request.affinity, scratch=request.scratch, retries=request.retries, on_progress=watch
+        ) as engine:
+            for outcome in engine.run(calculations, max_workers=decision["workers"]):
+                if store is not None:
+                    store.record(outcome)
+                tally.add(outcome)
+                if outcome.status == "finished":
+                    results[outcome.label] = outcome.result
+
+    def _report(self, tally: Tally, results: Mapping[str, Any], reused: int, wall_s: float) -> RunReport:
+        expansion, decision = self._expansion, self.decision
+        failures = {o.label: o.error or "no message" for o in tally.outcomes.values() if o.status == "failed"}
+        missing = tuple(row.label for row in self.fragments if row.label not in results)
+        bodies: tuple[BodyRow, ...] = ()
+        result = None
+        if not missing:
+            made = expansion.result(results)
+            bodies = body_rows(made.properties.model_dump(), expansion.bsse, expansion.core.max_nbody)
+            result = made.model_dump(mode="json")
+        findings = tally.findings(decision["memory_bytes_per_worker"], affinity=self.request.affinity)
+        return RunReport(
+            fragments=fragment_rows(self._terms, self._molecule, results, tally.outcomes),
+            bodies=bodies,
+            result=result,
+            missing=missing,
+            failures=failures,
+            statistics={
+                **tally.statistics(wall_s),
+                "fragments_total": len(self._terms),
+                "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
+                "fragments_reused": reused,
+                "fragments_failed": len(failures),
+            },
+            decision=decision,
+            findings=tuple(findings + mixed_versions(results)),
+            bsse_treatment=bsse_treatment(expansion.bsse),
+        )
+
+
+def _finished(outcome: Outcome) -> bool:
+    return outcome.status == "finished"
+
+
+def _check_places(request: RunRequest) -> None:
+    """Find out before hours of computing, not after, that something cannot be written."""
+    if request.resume and request.store is None:
+        raise InputError("resume needs a store: say which with --store FILE")
+    if request.store is not None:
+        _check_writable(request.store.absolute().parent, "the store's directory")
+        if request.store.exists() and not request.resume:
+            raise InputError(f"the store {request.store} exists: go on with it by --resume, or name another file")
+        if request.resume and not request.store.exists():
+            raise InputError(f"there is no store {request.store} to resume; leave --resume out to begin one")
+    if request.scratch is not None:
+        _check_writable(request.scratch, "the scratch directory")
+
+
+def _check_writable(directory: Path, what: str) -> None:
+    if not directory.is_dir():
+        raise InputError(f"{what} {directory} is not there; make it, or name another")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise MachineError(f"{what} {directory} may not be written by this user; name another")

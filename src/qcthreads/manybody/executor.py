@@ -1,0 +1,271 @@
+"""ParallelManyBodyExecutor: the fragments of a QCManyBody expansion side by side; adds no barrier and no label."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ..errors import CalculationError, InputError
+from ..execution.calculation import Calculation
+from ..execution.engine import LocalEngine
+from ..leases import LeaseBook
+from ..leases.book import process_book
+from ..planning import Split, choose_split
+from ..programs import registry
+from .config import HybridParallelConfig, ParallelConfig, compute_name
+from .expansion import Expansion, Term, as_model, energy_of
+from .tally import Tally
+
+if TYPE_CHECKING:
+    from qcelemental.models.v2 import AtomicResult, Molecule
+    from qcmanybody import ManyBodyCore
+    from qcmanybody.models.v2 import ManyBodyInput, ManyBodyResult
+
+    FragmentSpec = tuple[str, str, Molecule]
+
+_log = logging.getLogger("qcthreads")
+
+
+class FragmentsFailedError(CalculationError):
+    """Some fragments failed, the others were computed: ``results``, and ``failures`` (the errors), both by label."""
+
+    def __init__(self, results: dict[str, AtomicResult], failures: dict[str, str]) -> None:
+        self.results = results
+        self.failures = failures
+        first, error = next(iter(failures.items()))
+        many = f"{len(failures)} of {len(failures) + len(results)} calculations failed"
+        super().__init__(
+            f"{many}: {', '.join(failures)}; {first}: {(error.strip().splitlines() or ['no message'])[-1]}"
+        )
+
+
+class ParallelManyBodyExecutor:
+    """Computes the fragments of a many-body expansion side by side, each under a lease, in worker processes.
+
+    A fragment is what :meth:`ManyBodyCore.iterate_molecules` yields: (model chemistry, label, molecule). The name of
+    the core's model chemistry is the method, or ``"method/basis"``; where it names no basis, ``config.basis_set`` is
+    used. Outside a ``with`` statement each call starts its workers and ends them; inside one they are kept.
+
+    Parameters
+    ----------
+    core
+        Energies with nocp and cp and one model chemistry; everything else is refused by name.
+    config
+        ``None``: :class:`ParallelConfig` with its defaults.
+
+    Raises
+    ------
+    InputError
+        What the core asks for is not computed here.
+    """
+
+    config: ParallelConfig
+    _kept: LocalEngine | None
+
+    def __init__(self, core: ManyBodyCore, config: ParallelConfig | None = None) -> None:
+        self.config = config or ParallelConfig()
+        self._prepare(Expansion.from_core(core, self.config.qc_program, self.config.basis_set))
+
+    @classmethod
+    def from_manybodyinput(cls, given: ManyBodyInput, config: ParallelConfig | None = None) -> ManyBodyResult:
+        """Compute a ManyBodyInput to QCManyBody's full result, as ``ManyBodyComputer.from_manybodyinput`` does.
+
+        Program, method, basis and keywords are the input's; the config's ``qc_program`` and ``basis_set`` are not used.
+        The execution statistics are in the result's ``extras["qcthreads"]``. Raises FragmentsFailedError when a
+        fragment failed, after the others were computed.
+        """
+        executor = cls.__new__(cls)
+        executor.config = config or ParallelConfig()
+        executor._prepare(Expansion.from_input(given))
+        made = executor._expansion.result(executor.execute_full_calculation())
+        extras = {**made.extras, "qcthreads": executor.get_execution_statistics()}
+        return made.model_copy(update={"extras": extras})
+
+    def execute_full_calculation(self) -> dict[str, AtomicResult]:
+        """Every fragment, the costliest first and with no barrier between orders: none depends on another.
+
+        Returns AtomicResults (QCSchema version 2) by QCManyBody's labels, by order. Raises FragmentsFailedError.
+        """
+        return self._execute(self._expansion.terms())
+
+    def execute_level_parallel(self, level: int, fragments: Sequence[FragmentSpec]) -> dict[str, AtomicResult]:
+        """The given fragments, all of ``level`` bodies, to the last: the barrier form. Raises FragmentsFailedError."""
+        terms = self._terms_of(fragments)
+        for term in terms:
+            if term.nbody != level:
+                raise InputError(f"{term.label} has {term.nbody} real fragments, but level {level} was asked for")
+        return self._execute(terms)
+
+    def execute_fragment(self, spec: FragmentSpec) -> tuple[str, AtomicResult]:
+        """One fragment: its label and its result. Raises FragmentsFailedError."""
+        ((label, result),) = self._execute(self._terms_of([spec])).items()
+        return label, result
+
+    def get_execution_statistics(self) -> dict[str, Any]:
+        """Figures of all calls so far.
+
+        ``total_fragments``; ``levels_executed`` (how many orders); ``parallel_time`` (wall time, s);
+        ``sequential_time_estimate`` (the calculations one after another at their widths, s); ``speedup_factor``;
+        ``workers``, ``threads`` (of the last call), ``reasons``; and what :meth:`Tally.statistics` says.
+        """
+        with self._lock:
+            figures = self._tally.statistics(self._wall_s)
+            sequential_s = figures.pop("calculations_wall_s")
+            return {
+                "total_fragments": len(self._tally.outcomes),
+                "levels_executed": len(self._levels),
+                "parallel_time": figures.pop("wall_s"),
+                "sequential_time_estimate": sequential_s,
+                "speedup_factor": figures.pop("speedup_estimate") or 0.0,
+                "failed_fragments": sum(outcome.status == "failed" for outcome in self._tally.outcomes.values()),
+                "workers": self._split.workers if self._split else 0,
+                "threads": self._split.threads if self._split else self.config.threads_per_fragment,
+                "execution_mode": self.config.execution_mode,
+                "reasons": list(self._split.reasons) if self._split else [],
+                **figures,
+            }
+
+    def validate_parallel_correctness(
+        self, parallel: Mapping[str, Any], sequential: Mapping[str, Any], tolerance: float = 1e-12
+    ) -> bool:
+        """True if both have the same labels and energies that differ by ``tolerance`` (hartree) at most.
+
+        Raises
+        ------
+        ValueError
+            They do not; names the labels, or the label with the largest difference.
+        """
+        if parallel.keys() != sequential.keys():
+            lacking = sorted(sequential.keys() - parallel.keys())
+            extra = sorted(parallel.keys() - sequential.keys())
+            raise ValueError(f"the fragments are not the same: missing in parallel {lacking}, in sequential {extra}")
+        differences = {label: abs(energy_of(parallel[label]) - energy_of(sequential[label])) for label in parallel}
+        worst = max(differences, key=differences.__getitem__, default=None)
+        if worst is not None and not differences[worst] <= tolerance:
+            many = sum(not difference <= tolerance for difference in differences.values())
+            raise ValueError(
+                f"{many} of {len(differences)} energies differ by more than {tolerance:g} hartree, most {worst}: "
+                f"{energy_of(parallel[worst])!r} and {energy_of(sequential[worst])!r}, by {differences[worst]:.3e}"
+            )
+        return True
+
+    def close(self) -> None:
+        """End the workers that a ``with`` statement kept."""
+        with self._lock:
+            kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        self._kept = self._new_engine().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prepare(self, expansion: Expansion) -> None:
+        config = self.config
+        self._expansion = expansion
+        self._compute = None if config.compute is None else compute_name(config.compute)
+        if self._compute is None:
+            registry.require(expansion.program)
+        self._book: LeaseBook = process_book()
+        self._tally = Tally(self._book)
+        self._lock = threading.Lock()
+        self._kept = None
+        self._split: Split | None = None
+        self._levels: set[int] = set()
+        self._wall_s = 0.0
+
+    def _terms_of(self, fragments: Iterable[FragmentSpec]) -> list[Term]:
+        terms = [self._expansion.term(label, molecule) for _, label, molecule in fragments]
+        return sorted(terms, key=lambda term: -term.cost)
+
+    def _execute(self, terms: Sequence[Term]) -> dict[str, AtomicResult]:
+        if not terms:
+            return {}
+        split = self._choose(terms)
+        calculations = [self._calculation(term, split) for term in terms]
+        results: dict[str, AtomicResult] = {}
+        failures: dict[str, str] = {}
+        began = time.perf_counter()
+        try:
+            with self._engine() as engine:
+                for outcome in engine.run(calculations, max_workers=split.workers):
+                    with self._lock:
+                        self._tally.add(outcome)
+                    if outcome.status == "finished" and outcome.result is not None:
+                        results[outcome.label] = as_model(outcome.result)
+                    else:
+                        failures[outcome.label] = outcome.error or "no message"
+        finally:
+            with self._lock:
+                self._split = split
+                self._levels |= {term.nbody for term in terms}
+                self._wall_s += time.perf_counter() - began
+        ordered = sorted(terms, key=lambda term: (term.nbody, term.fragments, term.ghosts))
+        results = {term.label: results[term.label] for term in ordered if term.label in results}
+        if failures:
+            raise FragmentsFailedError(results, failures)
+        return results
+
+    def _choose(self, terms: Sequence[Term]) -> Split:
+        """Workers for the configured width; the config's numbers of workers and threads in all are ceilings."""
+        config = self.config
+        ceiling = 1 if config.execution_mode == "serial" else config.max_workers
+        split = choose_split(
+            len(terms),
+            [term.cost for term in terms],
+            len(self._book.usable),
+            self._book.memory_bytes,
+            config.memory_limit_bytes,
+            threads=config.threads_per_fragment,
+            max_total_threads=config.max_total_threads if isinstance(config, HybridParallelConfig) else None,
+            max_workers=ceiling,
+            useful_width=registry.get(self._expansion.program).useful_width,
+            explain=self._book.explain(),
+        )
+        if split.workers < min(ceiling, len(terms)):
+            _log.warning("%d workers, max_workers is %d: %s", split.workers, ceiling, "; ".join(split.reasons))
+        return split
+
+    def _calculation(self, term: Term, split: Split) -> Calculation:
+        return self._expansion.calculation(
+            term,
+            threads=split.threads,
+            memory_bytes=self.config.memory_limit_bytes,
+            timeout_s=self.config.timeout_seconds,
+            compute=self._compute,
+            task_config=self._task_config(),
+        )
+
+    def _task_config(self) -> dict[str, Any]:
+        """What the config adds to QCEngine's task_config; width and memory are the lease's, scratch is the engine's."""
+        own = ("ncores", "memory", "scratch_directory")
+        return {name: value for name, value in (self.config.qcengine_config or {}).items() if name not in own}
+
+    @contextmanager
+    def _engine(self) -> Iterator[LocalEngine]:
+        if self._kept is not None:
+            yield self._kept
+            return
+        with self._new_engine() as engine:
+            yield engine
+
+    def _new_engine(self) -> LocalEngine:
+        scratch = (self.config.qcengine_config or {}).get("scratch_directory")
+        affinity = isinstance(self.config, HybridParallelConfig) and self.config.enable_thread_affinity
+        return LocalEngine(
+            self._book,
+            affinity=affinity,
+            scratch=Path(scratch) if scratch else None,
+            on_progress=self._tally.watch,
+        )

@@ -1,0 +1,128 @@
+"""Tables a chemist reads, from terms, outcomes and QCManyBody's results; computes no energy of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..execution.calculation import Outcome
+from ..units import BOHR_TO_ANGSTROM
+from .expansion import Term, energy_of
+from .supported import BSSE_NAMES
+
+if TYPE_CHECKING:
+    from qcelemental.models.v2 import Molecule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FragmentRow:
+    """One fragment or cluster of fragments, as a chemist reads it."""
+
+    label: str
+    nbody: int
+    fragments: tuple[int, ...]
+    ghosts: tuple[int, ...]
+    formula: str
+    charge: float
+    multiplicity: int
+    electrons: int
+    closest_contact_angstrom: float | None
+    """Shortest distance between atoms of different fragments in it; ``None`` for one fragment."""
+    energy_hartree: float | None = None
+    wall_s: float | None = None
+    threads: int | None = None
+    cpus: str | None = None
+    worker_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyRow:
+    """One order of the expansion under one BSSE treatment; energies in hartree."""
+
+    bsse: str
+    nbody: int
+    total_hartree: float | None
+    """Total energy through this order; ``None`` where the treatment does not give one."""
+    interaction_hartree: float
+    """Interaction energy through this order; zero for one body, by definition."""
+    contribution_hartree: float
+    """What this order adds to the interaction energy."""
+
+
+def fragment_rows(
+    terms: Iterable[Term],
+    molecule: Molecule,
+    results: Mapping[str, Any] | None = None,
+    outcomes: Mapping[str, Outcome] | None = None,
+) -> tuple[FragmentRow, ...]:
+    """A row for every term, by order, then by fragments: ``molecule`` is the whole system.
+
+    ``results`` give energies; ``outcomes``, where there is one, time and place.
+    """
+    contacts = _contacts(molecule)
+    results, outcomes = results or {}, outcomes or {}
+    ordered = sorted(terms, key=lambda term: (term.nbody, term.fragments, term.ghosts))
+    return tuple(_row(term, contacts, results.get(term.label), outcomes.get(term.label)) for term in ordered)
+
+
+def body_rows(properties: Mapping[str, Any], bsse: Sequence[str], max_nbody: int) -> tuple[BodyRow, ...]:
+    """QCManyBody's properties as rows, treatment by treatment."""
+    rows = []
+    for treatment in bsse:
+        prefix = f"{treatment}_corrected"
+        for nbody in range(1, max_nbody + 1):
+            rows.append(
+                BodyRow(
+                    bsse=treatment,
+                    nbody=nbody,
+                    total_hartree=properties.get(f"{prefix}_total_energy_through_{nbody}_body"),
+                    interaction_hartree=float(properties.get(f"{prefix}_interaction_energy_through_{nbody}_body", 0.0)),
+                    contribution_hartree=float(properties.get(f"{prefix}_{nbody}_body_contribution_to_energy", 0.0)),
+                )
+            )
+    return tuple(rows)
+
+
+def bsse_treatment(bsse: Sequence[str]) -> str:
+    """The treatments in words, the one that decides the returned energy first."""
+    return "; ".join(BSSE_NAMES[treatment] for treatment in bsse)
+
+
+def _row(term: Term, contacts: Any, result: Any, outcome: Outcome | None) -> FragmentRow:
+    from qcelemental.molutil import molecular_formula_from_symbols
+
+    molecule = term.molecule
+    real = [symbol for symbol, is_real in zip(molecule.symbols, molecule.real, strict=True) if is_real]
+    nuclear = sum(int(z) for z, is_real in zip(molecule.atomic_numbers, molecule.real, strict=True) if is_real)
+    pairs = [contacts[a - 1][b - 1] for i, a in enumerate(term.fragments) for b in term.fragments[i + 1 :]]
+    return FragmentRow(
+        label=term.label,
+        nbody=term.nbody,
+        fragments=term.fragments,
+        ghosts=term.ghosts,
+        formula=molecular_formula_from_symbols(real),
+        charge=float(molecule.molecular_charge),
+        multiplicity=int(molecule.molecular_multiplicity),
+        electrons=nuclear - round(molecule.molecular_charge),
+        closest_contact_angstrom=min(pairs) if pairs else None,
+        energy_hartree=None if result is None else energy_of(result),
+        wall_s=outcome.wall_s if outcome else None,
+        threads=outcome.threads if outcome else None,
+        cpus=str(outcome.cpus) if outcome else None,
+        worker_pid=outcome.worker_pid if outcome else None,
+    )
+
+
+def _contacts(molecule: Molecule) -> list[list[float]]:
+    """Shortest distance in angstrom between the atoms of each two fragments."""
+    import numpy as np
+
+    points = np.asarray(molecule.geometry).reshape(-1, 3) * BOHR_TO_ANGSTROM
+    groups = [points[np.asarray(group)] for group in molecule.fragments]
+    contacts = [[0.0] * len(groups) for _ in groups]
+    for i, one in enumerate(groups):
+        for j in range(i + 1, len(groups)):
+            distances = np.sqrt(((one[:, None, :] - groups[j][None, :, :]) ** 2).sum(axis=-1))
+            contacts[i][j] = contacts[j][i] = float(distances.min())
+    return contacts

@@ -1,0 +1,78 @@
+"""What of QCManyBody is computed here, and the refusal, by name, of everything else; decides nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from qcmanybody import ManyBodyCore
+    from qcmanybody.models.v2 import ManyBodyInput
+
+BSSE_NAMES = {
+    "nocp": "none (nocp): each cluster in its own basis",
+    "cp": "counterpoise (cp, Boys-Bernardi, site-site function counterpoise): each cluster in the whole system's basis",
+}
+_ALIASES = {"ssfc": "cp", "mbe": "nocp", "none": "nocp"}  # QCManyBody's
+
+
+def check_bsse(treatments: Iterable[Any]) -> list[str]:
+    """The treatments under QCManyBody's names, each once, in the order given. Raises InputError for any other."""
+    if isinstance(treatments, str):
+        treatments = [treatments]
+    names: dict[str, None] = {}
+    for treatment in treatments:
+        name = str(getattr(treatment, "value", treatment)).lower()
+        name = _ALIASES.get(name, name)
+        if name not in BSSE_NAMES:
+            why = "is not there yet" if name == "vmfc" else "is not known"
+            raise InputError(f"bsse treatment {name!r} {why}; there is: {', '.join(BSSE_NAMES)}")
+        names[name] = None
+    if not names:
+        raise InputError(f"no bsse treatment was given; there is: {', '.join(BSSE_NAMES)}")
+    return list(names)
+
+
+def check_input(given: ManyBodyInput) -> None:
+    """Raise InputError, naming it, for anything in the input that is not computed here."""
+    specification = given.specification
+    keywords = specification.keywords
+    drivers = {specification.driver.value, *(atomic.driver.value for atomic in specification.specification.values())}
+    if drivers != {"energy"}:
+        _refuse(f"driver {', '.join(sorted(drivers - {'energy'}))}", "energies")
+    check_bsse(keywords.bsse_type)
+    levels = keywords.levels or {}
+    _check_expansion(
+        supersystem="supersystem" in levels,
+        chemistries=max(len(set(levels.values())), len(specification.specification) if not levels else 0),
+        supersystem_ie_only=bool(keywords.supersystem_ie_only),
+        embedding=bool(keywords.embedding_charges),
+    )
+
+
+def check_core(core: ManyBodyCore) -> None:
+    """The same for a ManyBodyCore, which has no driver: its energies are computed."""
+    check_bsse(core.bsse_type)
+    _check_expansion(
+        supersystem=core.has_supersystem,
+        chemistries=len(set(core.levels.values())),
+        supersystem_ie_only=bool(core.supersystem_ie_only),
+        embedding=bool(core.embedding_charges),
+    )
+
+
+def _check_expansion(*, supersystem: bool, chemistries: int, supersystem_ie_only: bool, embedding: bool) -> None:
+    if supersystem:
+        _refuse("levels with 'supersystem'", "one model chemistry for all orders")
+    if chemistries != 1:
+        _refuse(f"{chemistries} model chemistries (multi-level)", "one model chemistry for all orders")
+    if supersystem_ie_only:
+        _refuse("supersystem_ie_only", "every order up to max_nbody")
+    if embedding:
+        _refuse("embedding_charges", "fragments without embedding")
+
+
+def _refuse(what: str, instead: str) -> None:
+    raise InputError(f"{what}: not there yet; what is computed now: {instead}")

@@ -1,0 +1,131 @@
+"""What running calculations amounted to: times, efficiency, findings; from outcomes and leases, never from wishes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..execution.calculation import Outcome, Progress
+from ..leases import LeaseBook
+from ..units import format_size
+
+# A calculation shorter than this is mostly start-up and exit, and says nothing about its threads.
+_TELLING_S = 1.0
+_IDLE_BELOW = 0.5
+
+
+class Tally:
+    """Collects outcomes, and looks into the book of leases each time that something starts."""
+
+    def __init__(self, book: LeaseBook, on_progress: Callable[[Progress], None] | None = None) -> None:
+        self._book = book
+        self._pass_on = on_progress
+        self.outcomes: dict[str, Outcome] = {}
+        self.notes: list[str] = []
+        self.peak_threads = 0
+        self.peak_workers = 0
+
+    def watch(self, progress: Progress) -> None:
+        """Take one event of the engine, and pass it on."""
+        if progress.event == "started":
+            held = self._book.held()
+            self.peak_threads = max(self.peak_threads, sum(len(lease.cpus) for lease in held))
+            self.peak_workers = max(self.peak_workers, len(held))
+        elif progress.event == "note" and progress.message not in self.notes:
+            self.notes.append(progress.message)
+        if self._pass_on is not None:
+            self._pass_on(progress)
+
+    def add(self, outcome: Outcome) -> None:
+        """One calculation has ended."""
+        self.outcomes[outcome.label] = outcome
+
+    @property
+    def calculations_wall_s(self) -> float:
+        """How long the calculations took, one after another at the widths they had."""
+        return sum(outcome.wall_s for outcome in self.outcomes.values())
+
+    def statistics(self, wall_s: float) -> dict[str, Any]:
+        """Figures of everything added so far.
+
+        ``thread_efficiency``: CPU time / (threads x wall time) over the calculations. ``busy_fraction``: share of
+        the usable PUs' time that a calculation ran on them. ``oversubscription``: threads leased at the same time, at
+        most, / usable PUs; above 1 would be too many. ``speedup_estimate``: the calculations one after another, at the
+        widths they had, / the wall time. Where nothing was computed, ratios are ``None``.
+        """
+        outcomes = self.outcomes.values()
+        cpu_s = sum(outcome.cpu_s for outcome in outcomes)
+        thread_s = sum(outcome.threads * outcome.wall_s for outcome in outcomes)
+        usable = len(self._book.usable)
+        return {
+            "wall_s": wall_s,
+            "cpu_s": cpu_s,
+            "calculations_wall_s": self.calculations_wall_s,
+            "thread_efficiency": _ratio(cpu_s, thread_s),
+            "busy_fraction": _ratio(thread_s, usable * wall_s) if outcomes else None,
+            "oversubscription": _ratio(self.peak_threads, usable) if outcomes else None,
+            "speedup_estimate": _ratio(self.calculations_wall_s, wall_s) if outcomes else None,
+            "peak_workers": self.peak_workers,
+            "peak_threads": self.peak_threads,
+            "peak_memory_bytes": max((outcome.peak_memory_bytes for outcome in outcomes), default=None),
+            "attempts": sum(outcome.attempts for outcome in outcomes),
+        }
+
+    def findings(self, memory_bytes: int, *, affinity: bool) -> list[dict[str, str]]:
+        """What a user should know, in plain words, with the number and the remedy; ``memory_bytes`` is one worker's."""
+        found = []
+        wide = [outcome for outcome in self.outcomes.values() if outcome.threads > 1 and outcome.wall_s >= _TELLING_S]
+        cpu_s = sum(outcome.cpu_s for outcome in wide)
+        thread_s = sum(outcome.threads * outcome.wall_s for outcome in wide)
+        if wide and cpu_s < _IDLE_BELOW * thread_s:
+            threads = max(outcome.threads for outcome in wide)
+            working = threads * cpu_s / thread_s
+            found.append(
+                _finding("idle-threads", f"of {threads} threads {working:.1f} worked: more workers with fewer threads")
+            )
+        fat = max(self.outcomes.values(), key=lambda outcome: outcome.peak_memory_bytes, default=None)
+        if fat is not None and memory_bytes and fat.peak_memory_bytes > memory_bytes:
+            found.append(
+                _finding(
+                    "memory-over-grant",
+                    f"{fat.label} took {format_size(fat.peak_memory_bytes)} of memory and had a lease of "
+                    f"{format_size(memory_bytes)}: use fewer workers",
+                )
+            )
+        unbound = [outcome for outcome in self.outcomes.values() if outcome.bound is None]
+        if affinity and unbound:
+            found.append(
+                _finding(
+                    "unbound",
+                    f"{len(unbound)} of {len(self.outcomes)} calculations ran unbound: see qcthreads doctor",
+                )
+            )
+        escaped = [o for o in self.outcomes.values() if o.bound is not None and o.bound - o.cpus]
+        if escaped:
+            found.append(
+                _finding(
+                    "escaped", f"{escaped[0].label} ran with mask {escaped[0].bound}, its lease was {escaped[0].cpus}"
+                )
+            )
+        return found
+
+
+def mixed_versions(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A finding where the results come from more than one version of the program (a resumed store may hold both)."""
+    versions = sorted({_version(result) for result in results.values()} - {""})
+    if len(versions) < 2:
+        return []
+    return [_finding("mixed-versions", f"the energies come from {' and '.join(versions)}: recompute with one of them")]
+
+
+def _version(result: Any) -> str:
+    provenance = result.get("provenance") or {}
+    return f"{provenance.get('creator', '')} {provenance.get('version', '')}".strip()
+
+
+def _finding(kind: str, message: str) -> dict[str, str]:
+    return {"kind": kind, "message": message}
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
