@@ -129,7 +129,7 @@ class Run:
         tally = Tally(self._book, on_progress)
         store = self._open_store()
         try:
-            results: dict[str, Any] = self._reused(store, tally)
+            results = self._reused(store, on_progress)
             reused = len(results)
             self._compute(tally, store, results)
         finally:
@@ -191,15 +191,15 @@ class Run:
         opened.expect([term.label for term in self._terms])
         return opened
 
-    def _reused(self, store: Store | None, tally: Tally) -> dict[str, Any]:
+    def _reused(self, store: Store | None, on_progress: Callable[[Progress], None] | None) -> dict[str, Any]:
         """Results of earlier runs."""
         if store is None:
             return {}
         stored = store.results()
         results = {term.label: stored[term.label] for term in self._terms if term.label in stored}
-        if self.request.resume:
+        if self.request.resume and on_progress is not None:
             found = f"{len(results)} of {len(self._terms)} calculations are in {self.request.store} already"
-            tally.watch(Progress(event="note", label="", message=found))
+            on_progress(Progress(event="note", label="", message=found))
         return results
 
     def _compute(self, tally: Tally, store: Store | None, results: dict[str, Any]) -> None:

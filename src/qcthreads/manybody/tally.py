@@ -73,7 +73,7 @@ class Tally:
 
     def findings(self, memory_bytes: int, *, affinity: bool) -> list[dict[str, str]]:
         """What a user should know, in plain words, with the number and the remedy; ``memory_bytes`` is one worker's."""
-        found = []
+        found = [_finding("note", note) for note in self.notes]
         wide = [outcome for outcome in self.outcomes.values() if outcome.threads > 1 and outcome.wall_s >= _TELLING_S]
         cpu_s = sum(outcome.cpu_s for outcome in wide)
         thread_s = sum(outcome.threads * outcome.wall_s for outcome in wide)

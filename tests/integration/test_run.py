@@ -1,0 +1,220 @@
+"""A whole run, from a file to a report: store and resume, failures, stopping, and where it may be called from."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from qcmanybody.v2 import ManyBodyComputer
+
+import qcthreads.programs.harnesses.pyscf  # noqa: F401 (QCManyBody's own driver finds PySCF by it)
+from qcthreads import open_store
+from qcthreads.cpuset import CpuSet
+from qcthreads.errors import InputError, OversubscriptionError, ProgramNotFoundError
+from qcthreads.manybody.inputs import read_input
+from qcthreads.manybody.run import Run, RunRequest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+WATER4 = EXAMPLES / "water4.xyz"
+FAST = {"method": "hf", "basis": "sto-3g"}
+
+# Xenon is not in 6-31G: what contains it fails, the rest does not.
+XENON = "3\n\nHe 0 0 0\nXe 0 0 4\nNe 0 0 8\n"
+
+
+def request(path: Path = WATER4, **options) -> RunRequest:
+    return RunRequest(input=path, **(FAST | options))
+
+
+@pytest.fixture(scope="module")
+def report():
+    return Run(request(max_nbody=3)).execute()
+
+
+def test_energies_are_those_of_qcmanybody(report):
+    serial = ManyBodyComputer.from_manybodyinput(read_input(WATER4, request(max_nbody=3)))
+    assert report.result["return_result"] == pytest.approx(serial.return_result, abs=1e-9)
+    body = report.bodies[-1]
+    properties = serial.properties
+    assert (body.bsse, body.nbody) == ("nocp", 3)
+    assert body.total_hartree == pytest.approx(properties.nocp_corrected_total_energy, abs=1e-9)
+    assert body.interaction_hartree == pytest.approx(properties.nocp_corrected_interaction_energy, abs=1e-9)
+    assert body.contribution_hartree == pytest.approx(properties.nocp_corrected_3_body_contribution_to_energy, abs=1e-9)
+    assert [row.nbody for row in report.bodies] == [1, 2, 3]
+
+
+def test_the_table_of_fragments(report):
+    assert [row.nbody for row in report.fragments] == [1] * 4 + [2] * 6 + [3] * 4
+    dimer = report.fragments[4]
+    assert (dimer.formula, dimer.fragments, dimer.ghosts, dimer.electrons, dimer.charge) == ("H4O2", (1, 2), (), 20, 0)
+    positions = [tuple(map(float, line.split()[1:])) for line in WATER4.read_text().splitlines()[2:8]]
+    closest = min(sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) for p in positions[:3] for q in positions[3:])
+    assert dimer.closest_contact_angstrom == pytest.approx(closest**0.5, abs=1e-6)
+    assert report.fragments[0].closest_contact_angstrom is None
+    assert all(row.energy_hartree is not None and row.wall_s is not None for row in report.fragments)
+    assert {row.worker_pid for row in report.fragments} != {os.getpid()}
+
+
+def test_the_report_as_json(report):
+    document = json.loads(json.dumps(report.to_json()))
+    assert {"result", "statistics", "decision", "findings"} <= set(document)
+    statistics = document["statistics"]
+    assert statistics["fragments_total"] == statistics["fragments_computed"] == 14
+    assert statistics["fragments_reused"] == statistics["fragments_failed"] == 0
+    assert 0 < statistics["thread_efficiency"] < 1.5
+    assert 0 < statistics["oversubscription"] <= 1
+    assert statistics["wall_s"] > 0
+    assert document["result"]["schema_name"] == "qcschema_many_body_result"
+
+
+def test_the_decision_is_within_what_may_be_used(report):
+    decision = report.decision
+    allowed = set(psutil.Process().cpu_affinity())
+    places = [set(place) for place in decision["cpus_by_worker"]]
+    assert len(places) == decision["workers"]
+    assert all(len(place) == decision["threads"] for place in places)
+    assert len(set().union(*places)) == decision["workers"] * decision["threads"]
+    assert set().union(*places) <= allowed
+    assert decision["memory_bytes_per_worker"] * decision["workers"] <= psutil.virtual_memory().total
+    assert decision["reasons"]
+    assert {row.cpus for row in report.fragments} <= {str(CpuSet([cpu])) for cpu in allowed}
+
+
+def test_nothing_is_started_before_execute():
+    before = set(psutil.Process().children())
+    run = Run(request(max_nbody=2))
+    assert run.counts_by_nbody == {1: 4, 2: 6}
+    assert len(run.fragments) == 10
+    assert set(psutil.Process().children()) == before
+
+
+def test_charges_and_ions(tmp_path):
+    path = tmp_path / "ions.xyz"
+    path.write_text("5\n\nLi 0 0 0\nF 0 0 3.0\nO 3.0 0 0\nH 3.5 0.757 0\nH 3.5 -0.757 0\n")
+    asked = request(path, charges=[1, -1, 0], bsse=["nocp", "cp"], max_nbody=2)
+    report = Run(asked).execute()
+    serial = ManyBodyComputer.from_manybodyinput(read_input(path, asked))
+    for name in ("nocp_corrected_total_energy", "cp_corrected_total_energy", "cp_corrected_interaction_energy"):
+        assert report.result["properties"][name] == pytest.approx(getattr(serial.properties, name), abs=1e-9)
+    assert [row.charge for row in report.fragments if row.nbody == 1 and not row.ghosts] == [1, -1, 0]
+    assert {row.bsse for row in report.bodies} == {"nocp", "cp"}
+    assert "counterpoise" in report.bsse_treatment
+
+
+def test_failures_are_named_and_no_total_is_given(tmp_path):
+    path = tmp_path / "xenon.xyz"
+    path.write_text(XENON)
+    store = tmp_path / "xenon.store"
+    report = Run(request(path, basis="6-31g", max_nbody=2, store=store)).execute()
+    with_xenon = {'["(auto)", [2], [2]]', '["(auto)", [1, 2], [1, 2]]', '["(auto)", [2, 3], [2, 3]]'}
+    assert set(report.missing) == set(report.failures) == with_xenon
+    assert all("Xe" in error for error in report.failures.values())
+    assert report.result is None
+    assert report.bodies == ()
+    assert report.statistics["fragments_computed"] == 3
+    assert report.statistics["fragments_failed"] == 3
+    with open_store(store) as reader:
+        assert reader.status() == {"total": 6, "finished": 3, "failed": 3, "running": 0}
+
+
+def test_a_stopped_run_is_resumed_where_it_was(tmp_path, report):
+    store = tmp_path / "water.store"
+    ended = []
+
+    def stop_at_the_fourth(progress):
+        if progress.event == "finished":
+            ended.append(progress.label)
+            if len(ended) == 4:
+                raise KeyboardInterrupt
+
+    before = set(psutil.Process().children(recursive=True))
+    with pytest.raises(KeyboardInterrupt):
+        Run(request(max_nbody=3, store=store)).execute(stop_at_the_fourth)
+    assert set(psutil.Process().children(recursive=True)) == before
+    with open_store(store) as reader:
+        kept = set(reader.results())
+        assert reader.status()["running"] == 0
+    assert set(ended[:3]) <= kept
+
+    with pytest.raises(InputError, match="--resume"):
+        Run(request(max_nbody=3, store=store))
+    with pytest.raises(InputError, match="basis"):
+        Run(request(max_nbody=3, store=store, resume=True, basis="6-31g")).execute()
+
+    started = []
+    resumed = Run(request(max_nbody=3, store=store, resume=True, workers=1)).execute(
+        lambda progress: started.append(progress.label) if progress.event == "started" else None
+    )
+    assert set(started) == {row.label for row in report.fragments} - kept
+    assert resumed.statistics["fragments_reused"] == len(kept)
+    assert resumed.result["return_result"] == pytest.approx(report.result["return_result"], abs=1e-9)
+
+    again = Run(request(max_nbody=3, store=store, resume=True)).execute()
+    assert again.statistics["fragments_computed"] == 0
+    assert again.result["return_result"] == resumed.result["return_result"]
+
+
+def test_a_higher_order_reuses_the_lower_ones(tmp_path):
+    store = tmp_path / "orders.store"
+    Run(request(max_nbody=1, store=store)).execute()
+    report = Run(request(max_nbody=2, store=store, resume=True)).execute()
+    assert report.statistics["fragments_reused"] == 4
+    assert report.statistics["fragments_computed"] == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"workers": 1000, "threads": 8}, OversubscriptionError, "8000 threads.*may be used.*ask for at most"),
+        ({"strategy": "adaptive"}, InputError, "not there yet; there is: auto, balanced"),
+        ({"program": "cfour"}, ProgramNotFoundError, "not installed"),
+        ({"cpus": CpuSet([100_000])}, OversubscriptionError, "100000"),
+        ({"memory_bytes": 1 << 60}, OversubscriptionError, "may be used"),
+        ({"memory_bytes": 1 << 20}, OversubscriptionError, "may be used"),
+        ({"resume": True}, InputError, "--store"),
+        ({"scratch": Path("/nowhere/at/all")}, InputError, "scratch directory .* is not there"),
+        ({"store": Path("/nowhere/at/all.store")}, InputError, "directory .* is not there"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(options, error, said):
+    with pytest.raises(error, match=said):
+        Run(request(**options))
+
+
+JOB = """
+from pathlib import Path
+from qcthreads.manybody.run import Run, RunRequest
+
+report = Run(RunRequest(input=Path({path!r}), method="hf", basis="sto-3g", max_nbody=1)).execute()
+print("energy", report.result["return_result"])
+"""
+
+
+def test_from_a_script_without_a_main_guard(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(JOB.format(path=str(WATER4)))
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert energies(done.stdout) == [pytest.approx(4 * -74.9634, abs=1e-3)]
+
+
+def test_from_a_notebook(tmp_path):
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(JOB.format(path=str(WATER4)))])
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    printed = "".join(output.get("text", "") for output in notebook.cells[0].outputs)
+    assert energies(printed) == [pytest.approx(4 * -74.9634, abs=1e-3)]
+
+
+def energies(text: str) -> list[float]:
+    return [float(line.split()[1]) for line in text.splitlines() if line.startswith("energy ")]
