@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -188,7 +188,7 @@ class LocalEngine:
         near = next((worker.bound for key, worker in tuple(self._idle) if key == job.key), None)
         with self._book.acquire(job.settings.threads, calculation.memory_bytes, near=near, cancel=run.stopped) as lease:
             run.events.put(Progress(event="started", label=label, message=f"CPUs {lease.cpus}"))
-            self._note(run, label, job.settings.notes)
+            self._note(run, label, {note: note for note in job.settings.notes})
             for attempt in range(1, self._retries + 2):
                 outcome = self._attempt(run, job, lease, attempt)
                 if outcome.status == "finished" or attempt > self._retries:
@@ -280,12 +280,12 @@ class LocalEngine:
             self._started += 1
             return self._folder / f"w{self._started}"
 
-    def _note(self, run: _Run, label: str, notes: Iterable[str]) -> None:
-        """Each thing is said once, however many calculations it is true of."""
-        for note in notes:
+    def _note(self, run: _Run, label: str, notes: Mapping[str, str]) -> None:
+        """Each kind of thing is said once, however many calculations it is true of."""
+        for kind, note in notes.items():
             with self._lock:
-                new = note not in self._said
-                self._said.add(note)
+                new = kind not in self._said
+                self._said.add(kind)
             if new:
                 run.events.put(Progress(event="note", label=label, message=note))
 

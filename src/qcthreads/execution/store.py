@@ -1,7 +1,8 @@
 """One SQLite file per run, in which what ended is durable before it counts; never unpickles, never computes.
 
 On a local disk with a write-ahead log. On network file systems, where that is unsafe (sqlite.org/wal.html: all
-processes must be on the same host), with a rollback journal, and with ``STORE.status.json`` beside it for readers on other hosts.
+processes must be on the same host), with a rollback journal, and with ``STORE.status.json`` beside it for readers on
+other hosts.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ class Worker:
     folder: Path
     bound: CpuSet | None
     """The mask read back; ``None`` where none was set."""
-    notes: tuple[str, ...]
-    """What went otherwise than asked at the last binding."""
+    notes: Mapping[str, str]
+    """What went otherwise than asked at the last binding: its kind and a line about it."""
 
     def __init__(self, settings: Settings, folder: Path, cpus: CpuSet | None) -> None:
         self.folder = folder
@@ -133,11 +133,11 @@ class Worker:
 
     def _take_binding(self, bound: str | None, lost: str, refused: str | None = None) -> None:
         self.bound = None if bound is None else CpuSet.parse(bound)
-        self.notes = ()
+        self.notes = {}
         if refused is not None:
-            self.notes = (f"calculations run unbound: {refused}",)
+            self.notes = {"unbound": f"calculations run unbound: {refused}"}
         if lost:
-            self.notes = (f"the system dropped CPUs {lost} from a worker's mask; it runs on CPUs {bound}",)
+            self.notes = {"lost": f"the system dropped CPUs {lost} from a worker's mask; it runs on CPUs {bound}"}
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
         try:
