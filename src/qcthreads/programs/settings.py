@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -109,7 +110,7 @@ def _launcher_permissions(ranks: int) -> Mapping[str, str]:
     import psutil
 
     permissions: dict[str, str] = {}
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
+    if sys.platform != "win32" and os.geteuid() == 0:
         permissions |= runtimes.OPEN_MPI_AS_ROOT
     # Open MPI 4 has a slot per core of the machine, not per PU (measured): leases of PUs may hold more.
     if ranks > (psutil.cpu_count(logical=False) or 1):
