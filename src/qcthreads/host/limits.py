@@ -102,7 +102,7 @@ def allowed_by_records(root: str) -> tuple[CpuSet | None, NodeSet | None]:
     cpus = [rule.cpus for rule in [*_recorded_mask(root), *_cgroup_cpus(root)] if rule.cpus is not None]
     status = re.search(r"^Mems_allowed_list:\s*(\S*)", read_text(root, "proc/self/status") or "", re.MULTILINE)
     nodes = [NodeSet.parse(status.group(1))] if status else []
-    names = ("cpuset.mems.effective", "cpuset.effective_mems", "cpuset.mems", "mems")
+    names = ("cpuset.mems.effective", "cpuset.mems", "mems")
     nodes += [NodeSet.parse(text) for _, text in _cpuset_texts(root, names)]
     both = CpuSet.from_bits(_and(one.bits for one in cpus)), NodeSet.from_bits(_and(one.bits for one in nodes))
     return both[0] if cpus else None, both[1] if nodes else None
@@ -171,7 +171,7 @@ def _recorded_mask(root: str) -> Iterator[Rule]:
 
 
 def _cgroup_cpus(root: str) -> Iterator[Rule]:
-    for source, text in _cpuset_texts(root, ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus", "cpus")):
+    for source, text in _cpuset_texts(root, ("cpuset.cpus.effective", "cpuset.cpus", "cpus")):
         yield Rule("cgroup cpuset", source, cpus=CpuSet.parse(text))
 
 
