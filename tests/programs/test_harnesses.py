@@ -154,9 +154,10 @@ def test_harnesses_take_no_name_from_qcengine(needs):
 
 
 @pytest.mark.psi4
-def test_in_a_worker_old_psi4_takes_the_name_psi4(needs):
+def test_in_a_worker_old_psi4_takes_the_name_psi4(needs, tmp_path):
     needs("psi4")
-    version = subprocess.run(["psi4", "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
+    asked = subprocess.run(["psi4", "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    version = asked.stdout.split()[-1]
     old = tuple(int(part) for part in version.split(".")[:2]) < (1, 4)
     _, changed = _registry_after("qcthreads.programs.harnesses.psi4")
     assert changed == (["psi4"] if old else [])
