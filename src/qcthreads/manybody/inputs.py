@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..units import BOHR_TO_ANGSTROM
-from .supported import BSSE_NAMES, check_bsse, check_input
+from .supported import check_bsse, check_input
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import Molecule
@@ -547,16 +547,3 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-__all__ = [
-    "BSSE_NAMES",
-    "DEFAULT_BSSE",
-    "DEFAULT_MAX_NBODY",
-    "DEFAULT_PROGRAM",
-    "build_input",
-    "molecule_from_psi4",
-    "molecule_from_xyz",
-    "parse_fragments",
-    "read_input",
-]

@@ -200,6 +200,8 @@ class Run:
         if self.request.resume and on_progress is not None:
             found = f"{len(results)} of {len(self._terms)} calculations are in {self.request.store} already"
             on_progress(Progress(event="note", label="", message=found))
+            for label in results:
+                on_progress(Progress(event="reused", label=label))
         return results
 
     def _compute(self, tally: Tally, store: Store | None, results: dict[str, Any]) -> None:
