@@ -3,8 +3,8 @@
     python benchmarks/bench_overhead.py [ROUNDS]
 
 Each side runs the same function, which returns at once, ROUNDS times one after the other in one worker: with next to no
-data, and with what a calculation on 100 atoms exchanges (geometry both ways, 20 kB of program output back; as JSON here,
-as pickles there). The sides take turns.
+data, and with what a calculation on 100 atoms exchanges (geometry both ways, 20 kB of program output back; as JSON
+here, as pickles there). The sides take turns.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Outcome:
 class Progress:
     """One event of a run, for whoever shows progress. A ``note`` is said once, whatever calculation it came up with."""
 
-    event: Literal["started", "finished", "failed", "retried", "note"]
+    event: Literal["started", "finished", "failed", "retried", "reused", "note"]
     label: str
     message: str = ""
     outcome: Outcome | None = None

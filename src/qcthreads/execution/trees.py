@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -47,20 +46,26 @@ def members(roots: Mapping[int, str]) -> list[psutil.Process]:
 
 def end(roots: Mapping[int, str], grace_s: float = GRACE_S) -> None:
     """End all :func:`members`: SIGTERM, ``grace_s`` seconds, then SIGKILL until none is left."""
+    import psutil
+
     found = members(roots)
     for process in found:
-        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
     _wait(found, grace_s)
     give_up = time.monotonic() + _GIVE_UP_S
     while (found := members(roots)) and time.monotonic() < give_up:
         for process in found:
-            _signal(process, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+            with contextlib.suppress(psutil.Error):
+                process.kill()
         _wait(found, 0.2)
 
 
 def _session(pid: int) -> int:
     """The session of ``pid``; the worker starts one of its own."""
-    return 0 if sys.platform == "win32" else os.getsid(pid)
+    if sys.platform == "win32":
+        return 0
+    return os.getsid(pid)
 
 
 def _lives(process: psutil.Process) -> bool:
@@ -70,13 +75,6 @@ def _lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
-    import psutil
-
-    with contextlib.suppress(psutil.Error, OSError):
-        process.send_signal(number)
 
 
 def _wait(processes: list[psutil.Process], timeout_s: float) -> None:

@@ -1,0 +1,146 @@
+"""The worker process alone, driven by hand over its pipes, and its driver killed at any moment of its life."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qcthreads.execution import wire
+from qcthreads.execution.trees import MARK
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc and taskset what the worker is")
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that has not been told anything yet."""
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "qcthreads.execution.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, MARK: "worker-test"},
+        ) as process,
+    ):
+        yield process
+        process.kill()
+
+
+def begin(worker: subprocess.Popen[bytes], tmp_path: Path, cpus: str | None) -> dict[str, object] | None:
+    assert worker.stdin
+    assert worker.stdout
+    assert wire.skip_to_greeting(worker.stdout)
+    folder = tmp_path / "run" / "w1"
+    folder.mkdir(parents=True)
+    start = {"sys_path": sys.path, "pythonpath": None, "cpus": cpus, "folder": str(folder)}
+    wire.send(worker.stdin, start)
+    return wire.receive(worker.stdout)
+
+
+def test_the_mask_is_set_read_back_and_what_is_lost_is_said(worker: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    allowed = min(os.sched_getaffinity(0))
+    absent = 1 + max(int(cpu.name[3:]) for cpu in Path("/sys/devices/system/cpu").glob("cpu[0-9]*"))
+    answer = begin(worker, tmp_path, f"{allowed},{absent}")
+    assert answer == {"bound": str(allowed), "lost": str(absent), "refused": None}
+    said = subprocess.run(["taskset", "-pc", str(worker.pid)], capture_output=True, text=True, check=True).stdout
+    assert said.rstrip().endswith(f": {allowed}")
+    threads = list(Path(f"/proc/{worker.pid}/task").iterdir())
+    assert len(threads) == 2  # the one that computes and the one that watches the driver
+    for thread in threads:
+        assert f"Cpus_allowed_list:\t{allowed}\n" in (thread / "status").read_text()
+
+
+def test_an_impossible_mask_is_refused_and_said(worker: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    absent = 1 + max(int(cpu.name[3:]) for cpu in Path("/sys/devices/system/cpu").glob("cpu[0-9]*"))
+    answer = begin(worker, tmp_path, str(absent))
+    assert answer is not None
+    assert answer["bound"] is None
+    assert "qcthreads limits" in str(answer["refused"])
+
+
+def test_it_leaves_at_the_end_of_its_input_and_takes_its_files_along(
+    worker: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    begin(worker, tmp_path, None)
+    (tmp_path / "run" / "w1" / "left over").write_text("x")
+    assert worker.stdin
+    worker.stdin.close()
+    assert worker.wait(30) == 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("said", [b"", b"\0\0", b"\0\0\0\0\0\0\0\x10only half"])
+def test_a_driver_that_ends_in_mid_word(worker: subprocess.Popen[bytes], said: bytes) -> None:
+    assert worker.stdin
+    worker.stdin.write(said)
+    worker.stdin.close()
+    assert worker.wait(30) == 0
+
+
+def test_what_is_printed_goes_to_the_log_and_not_to_the_driver(
+    worker: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chatty = "import os\ndef talk(_):\n    print('one')\n    os.system('echo two; cat')\n    return {'said': True}\n"
+    (tmp_path / "chatty.py").write_text(chatty)
+    monkeypatch.syspath_prepend(tmp_path)
+    begin(worker, tmp_path, None)
+    assert worker.stdin
+    assert worker.stdout
+    request: dict[str, object] = {
+        "input": {},
+        "compute": "chatty:talk",
+        "program": "x",
+        "harness_module": None,
+        "task_config": {},
+    }
+    wire.send(worker.stdin, request)
+    reply = wire.receive(worker.stdout)
+    assert reply is not None
+    assert reply["result"] == {"said": True}
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
+
+
+def test_a_driver_killed_at_any_moment_leaves_no_worker(tmp_path: Path) -> None:
+    """From before the first worker starts until calculations run: 12 moments over the first second."""
+    (tmp_path / "tasks.py").write_text("import time\ndef nap(input):\n    time.sleep(0.05)\n    return {}\n")
+    script = textwrap.dedent("""
+        from pathlib import Path
+        from qcthreads.execution.calculation import Calculation
+        from qcthreads.execution.engine import LocalEngine
+        from qcthreads.leases import process_book
+
+        jobs = [Calculation(label=str(n), program="none", input={}, compute="tasks:nap") for n in range(1000)]
+        print(flush=True)
+        list(LocalEngine(process_book(), scratch=Path("scratch")).run(jobs))
+    """)
+    for moment in range(12):
+        driver = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE)
+        assert driver.stdout
+        with driver.stdout as output:
+            output.readline()
+            time.sleep(moment / 12)
+            driver.kill()
+            driver.wait()
+    deadline = time.monotonic() + 30
+    while workers_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers_of(tmp_path) == []
+
+
+def workers_of(folder: Path) -> list[int]:
+    found = []
+    for process in psutil.process_iter(["environ", "status"]):
+        temporary = (process.info["environ"] or {}).get("TMPDIR", "")
+        if temporary.startswith(str(folder)) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process.pid)
+    return found
