@@ -161,7 +161,9 @@ def test_stopped_in_the_middle_leaves_no_process_and_can_be_resumed(tmp_path: Pa
     assert kept["total"] == 10
     assert finished <= kept["finished"] < 10
     assert kept["running"] == 0
-    rest = json.loads(run(*arguments, "--resume", "--json").stdout)
+    resumed = run(*arguments, "--resume", "--json")
+    rest = json.loads(resumed.stdout)
+    assert f"{10 - kept['finished']}/{10 - kept['finished']} done" in resumed.stderr
     assert rest["statistics"]["fragments_reused"] == kept["finished"]
     assert rest["statistics"]["fragments_computed"] == 10 - kept["finished"]
 

@@ -251,6 +251,16 @@ def test_time_to_go_is_by_cost_not_by_count() -> None:
     assert tally.rate_per_s == pytest.approx(0.1)
 
 
+def test_what_is_reused_is_not_counted_as_work() -> None:
+    clock = iter([0.0, 10.0, 10.0])
+    tally = Tally(rows(4), now=lambda: next(clock))
+    tally.count(Progress(event="reused", label="r1"))
+    tally.count(Progress(event="reused", label="r2"))
+    tally.count(Progress(event="finished", label="r3"))
+    assert (tally.done, tally.total) == (1, 2)
+    assert tally.remaining_s == pytest.approx(10.0)
+
+
 def test_plain_progress_tells_failures_at_once_and_counts_seldom() -> None:
     class Prepared:
         fragments = rows(50)

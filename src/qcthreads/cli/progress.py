@@ -53,7 +53,10 @@ class Tally:
         self.failed = 0
 
     def count(self, progress: Progress) -> None:
-        """Take one event into account."""
+        """Take one event into account. What is reused is not part of the work, so that rate and time to go are true."""
+        if progress.event == "reused":
+            self._costs.pop(progress.label, None)
+            self.total -= 1
         if progress.event in ("finished", "failed"):
             self._done_cost += self._costs.pop(progress.label, 0.0)
             self.finished += progress.event == "finished"
@@ -103,7 +106,7 @@ def _lines(tally: Tally, stream: TextIO) -> Callable[[Progress], None]:
         if told:
             print(told, file=stream, flush=True)
         ended = tally.done == tally.total and progress.event in ("finished", "failed")
-        if progress.event != "note" and (ended or tally.elapsed_s - shown_at >= _LINE_EVERY_S):
+        if progress.event not in ("note", "reused") and (ended or tally.elapsed_s - shown_at >= _LINE_EVERY_S):
             shown_at = tally.elapsed_s
             print(f"{tally}", file=stream, flush=True)
 
@@ -126,7 +129,7 @@ def _live(tally: Tally, stream: TextIO) -> Iterator[Callable[[Progress], None]]:
             told = _message(progress)
             if told:
                 console.print(told)
-            bar.update(task, completed=tally.done, description=str(tally))
+            bar.update(task, completed=tally.done, total=tally.total, description=str(tally))
 
         yield on_progress
 

@@ -163,11 +163,12 @@ def _body_cells(row: BodyRow) -> tuple[object, ...]:
 
 
 def _print_decision(decision: Mapping[str, Any]) -> None:
-    workers, threads = decision.get("workers"), decision.get("threads")
+    workers, threads = decision.get("workers", 0), decision.get("threads", 0)
+    split = f"{workers} {'worker' if workers == 1 else 'workers'} x {threads} {'thread' if threads == 1 else 'threads'}"
     program = " ".join(str(decision[name]) for name in ("program", "program_version") if decision.get(name))
     bound = "each bound to its own PUs" if decision.get("affinity") else "not bound"
     memory = f", {_size(decision.get('memory_bytes_per_worker'))} each"
-    print(f"Decided ({decision.get('strategy')}): {workers} workers x {threads} threads of {program}, {bound}{memory}")
+    print(f"Decided ({decision.get('strategy')}): {split} of {program}, {bound}{memory}")
     for reason in decision.get("reasons", ()):
         print(f"  {reason}")
 
