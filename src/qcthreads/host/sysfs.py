@@ -53,7 +53,7 @@ def read_text(root: str, path: str) -> str | None:
     try:
         with open(os.path.join(root, path), "rb") as file:
             return file.read().decode("latin-1").strip(" \t\r\n\0")
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path with a NUL, made from a nonsensical file
         return None
 
 
