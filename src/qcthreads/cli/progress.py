@@ -43,8 +43,7 @@ class Tally:
     """How many calculations are done, how fast, how long the rest takes: by cost, as the large ones go first."""
 
     def __init__(self, rows: Sequence[FragmentRow], now: Callable[[], float] = time.monotonic) -> None:
-        # The third power of the electrons, about what Hartree-Fock and MP2 of small molecules take; only ratios matter.
-        self._costs = {row.label: float(max(row.electrons, 1)) ** 3 for row in rows}
+        self._costs = {row.label: _cost(row) for row in rows}
         self._done_cost = 0.0
         self._now = now
         self._began = now()
@@ -93,6 +92,11 @@ class Tally:
         if self.done < self.total and self.remaining_s is not None:
             text += f", {seconds(self.remaining_s)} to go"
         return text
+
+
+def _cost(row: FragmentRow) -> float:
+    """Relative: the third power of the size, about what Hartree-Fock and MP2 of small molecules take, ghosts included."""
+    return (max(row.electrons, 1) * (1 + len(row.ghosts) / len(row.fragments))) ** 3
 
 
 def _lines(tally: Tally, stream: TextIO) -> Callable[[Progress], None]:
