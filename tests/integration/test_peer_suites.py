@@ -1,0 +1,67 @@
+"""QCManyBody's and QCEngine's own test suites, as their wheels ship them, with and without us in the same process.
+
+Debian's Psi4, NWChem and MOPAC are kept off PATH: with them the suites take hours, most of it in tests that fail
+alike with a Psi4 as old as Debian's. What our Psi4 harness replaces is replaced in worker processes only.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+SLOW_PROGRAMS = ("psi4", "nwchem", "mopac", "mpirun", "mpiexec")
+PLUGIN = """
+import importlib
+import qcthreads
+for name in qcthreads.__all__:
+    getattr(qcthreads, name)
+importlib.import_module("qcthreads.programs.harnesses.pyscf")
+importlib.import_module("qcthreads.programs.harnesses.psi4_legacy")
+"""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("package", ["qcmanybody", "qcengine"])
+def test_same_results_with_and_without_us(package: str, tmp_path: Path) -> None:
+    (tmp_path / "qcthreads_is_here.py").write_text(PLUGIN)
+    without = outcomes(package, tmp_path)
+    with_us = outcomes(package, tmp_path, "-p", "qcthreads_is_here")
+    assert len(without) > 100
+    assert sum(outcome == "passed" for outcome in without.values()) > 100
+    assert with_us == without
+
+
+def outcomes(package: str, folder: Path, *options: str) -> dict[str, str]:
+    """Each test's name and how it ended."""
+    report = folder / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *options]
+    environment = os.environ | {"PATH": path_without(folder, SLOW_PROGRAMS), "PYTHONPATH": str(folder)}
+    environment.pop("COVERAGE_PROCESS_START", None)
+    ended = subprocess.run(
+        [*command, "--pyargs", package], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert report.exists(), ended.stdout + ended.stderr
+    seen = {}
+    for case in ET.parse(report).getroot().iter("testcase"):
+        kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+        seen[f"{case.get('classname')}::{case.get('name')}"] = kinds[0] if kinds else "passed"
+    report.unlink()
+    return seen
+
+
+def path_without(folder: Path, programs: tuple[str, ...]) -> str:
+    """A PATH on which everything is that was, but for ``programs``."""
+    kept = folder / "path"
+    if not kept.exists():
+        kept.mkdir()
+        for directory in os.environ["PATH"].split(os.pathsep):
+            for program in Path(directory).glob("*"):
+                link = kept / program.name
+                if not program.name.startswith(programs) and not link.is_symlink():
+                    link.symlink_to(program)
+    return str(kept)
