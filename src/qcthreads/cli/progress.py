@@ -95,7 +95,7 @@ class Tally:
 
 
 def _cost(row: FragmentRow) -> float:
-    """Relative: the third power of the size, about what Hartree-Fock and MP2 of small molecules take, ghosts included."""
+    """Relative: the third power of the size with ghosts, about what Hartree-Fock and MP2 of small molecules take."""
     return (max(row.electrons, 1) * (1 + len(row.ghosts) / len(row.fragments))) ** 3
 
 
