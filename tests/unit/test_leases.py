@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError, OversubscriptionError, StopRequestedError
-from qcthreads.host.limits import Limits
+from qcthreads.host.limits import Limits, Rule
 from qcthreads.leases import Lease, LeaseBook
 from qcthreads.machine import Machine
 from qcthreads.machine.synthetic import synthetic_machine
@@ -22,16 +22,10 @@ from qcthreads.machine.synthetic import synthetic_machine
 GIB = 1024**3
 
 
-class NamedLimits(Limits):
-    """Limits that explain themselves as the live ones do."""
-
-    def explain_cpus(self) -> str:
-        return f"{self.cpu_count} CPUs may be used: mask {self.cpus}"
-
-
 def limits_of(machine: Machine, cpu_count: int | None = None) -> Limits:
     cpus = machine.cpus_online
-    return NamedLimits(cpus, cpu_count or len(cpus), None, 8 * GIB, ())
+    mask = Rule("mask", "/proc/self/status", cpus=cpus, tightest=True)
+    return Limits(cpus, cpu_count or len(cpus), None, 8 * GIB, (mask,))
 
 
 def book_of(machine: Machine, **options: object) -> LeaseBook:

@@ -102,9 +102,9 @@ class LocalEngine:
         """End every worker and everything below it, release every lease, remove temporary files. From any thread."""
         with self._lock:
             runs, self._runs = self._runs, []
+            for run in runs:
+                run.stopped.set()
             idle, self._idle = self._idle, []
-        for run in runs:
-            run.stopped.set()
         self._book.wake()
         end_all([worker for _, worker in idle] + [worker for run in runs for worker in tuple(run.busy)])
         for run in runs:
@@ -126,12 +126,14 @@ class LocalEngine:
     def _iterate(self, run: _Run) -> Iterator[Outcome]:
         with self._lock:
             self._runs.append(run)
-        for number in range(run.width):
-            # Daemons: were they waited for at exit, an abandoned iterator would keep the interpreter from ending.
-            thread = threading.Thread(target=self._drive, args=(run,), name=f"qcthreads-driver-{number}", daemon=True)
-            run.threads.append(thread)
-            thread.start()
         try:
+            for number in range(run.width):
+                # Daemons: were they waited for at exit, an abandoned iterator would keep the interpreter from ending.
+                thread = threading.Thread(
+                    target=self._drive, args=(run,), name=f"qcthreads-driver-{number}", daemon=True
+                )
+                thread.start()
+                run.threads.append(thread)
             yield from self._events(run)
         finally:
             self._abandon(run)

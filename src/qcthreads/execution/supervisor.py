@@ -65,6 +65,7 @@ class Worker:
         try:
             self._process = _start(child_environment(settings, os.environ), folder, self._log, self._mark)
         except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
             raise WorkerEndedError(f"a worker could not be started: {error}") from error
         self.pid = self._process.pid
         assert self._process.stdin is not None

@@ -115,11 +115,13 @@ def _watch(inbox: IO[bytes], requests: queue.SimpleQueue[dict[str, Any]], folder
 def _serve(request: Mapping[str, Any]) -> bytes:
     """One calculation: the reply to the driver, encoded."""
     reply: dict[str, Any] = {"status": "failed", "result": None, "error": None, "error_type": ""}
-    cpu_before, _ = _usage()
-    reply["started_at"], start = time.time(), time.perf_counter()
+    cpu_before, start = _usage()[0], time.perf_counter()
+    reply["started_at"] = time.time()
     try:
         compute = _compute_function(request["compute"], request["program"], request["harness_module"])
-        reply["started_at"], start = time.time(), time.perf_counter()  # imports are the worker's cost, once
+        # Imports are the worker's cost, once, and not the calculation's.
+        cpu_before, start = _usage()[0], time.perf_counter()
+        reply["started_at"] = time.time()
         result = compute(request)
         reply["wall_s"] = time.perf_counter() - start
         reply.update(_judge(result))
