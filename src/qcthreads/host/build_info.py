@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from pathlib import Path
 
 
 @cache
@@ -21,6 +20,8 @@ def native_status() -> tuple[bool, str]:
 
 def _written_reason() -> str:
     """``setup.py`` leaves one line beside this file when it makes no extension."""
+    from pathlib import Path
+
     try:
         return Path(__file__).with_name("_build.txt").read_text(encoding="utf-8").strip()
     except OSError:

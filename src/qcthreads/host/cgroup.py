@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from .sysfs import read_text
 
@@ -99,9 +98,12 @@ def _unescape(path: str) -> str:
 
 def _line(mount: _Mount, path: str) -> list[str]:
     """The group at ``path`` and its ancestors down to the mount point, the nearest first."""
-    inside = PurePosixPath(path)
-    top = PurePosixPath(mount.top)
-    parts = list((inside.relative_to(top) if inside.is_relative_to(top) else inside).parts)
-    parts = [part for part in parts if part not in ("/", "..")]
-    base = PurePosixPath(mount.point.lstrip("/"))
-    return [str(base.joinpath(*parts[:depth])) for depth in range(len(parts), -1, -1)]
+    parts, top, base = _parts(path), _parts(mount.top), _parts(mount.point)
+    if parts[: len(top)] == top:
+        parts = parts[len(top) :]
+    return ["/".join(base + parts[:depth]) for depth in range(len(parts), -1, -1)]
+
+
+def _parts(path: str) -> list[str]:
+    """``..`` stands for what lies outside a cgroup namespace, and cannot be followed."""
+    return [part for part in path.split("/") if part not in ("", ".", "..")]

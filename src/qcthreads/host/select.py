@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from functools import lru_cache
@@ -66,6 +65,8 @@ def _platform_host(*, native: bool) -> Host:
 def _say_what_is_missing(host: Host) -> None:
     """Once per process: what the platform cannot do, and what is done instead."""
     if not host.capabilities.bind_process:
+        import logging
+
         logging.getLogger("qcthreads.host").warning(
             "this platform cannot bind processes to CPUs: leases still count CPUs, "
             "and where the threads run is left to the operating system"
