@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xd])
 PYTEST_ARGS ?=
 
-.PHONY: run test coverage lint docs bench clean
+.PHONY: run test coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean
 
 run: $(VENV)/.all
 	$(BIN)/qcthreads run examples/water16.xyz --program pyscf --method mp2 --basis cc-pvdz --max-nbody 2
@@ -21,11 +21,22 @@ test: $(VENV)/.test
 coverage: $(VENV)/.test
 	$(BIN)/python -m pytest --timeout 900 --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
-lint: $(VENV)/.lint
+# `make --keep-going lint` reports on all of them.
+lint: lint-ruff lint-format lint-types lint-layers lint-c
+
+lint-ruff: $(VENV)/.lint
 	$(BIN)/ruff check .
+
+lint-format: $(VENV)/.lint
 	$(BIN)/ruff format --check .
+
+lint-types: $(VENV)/.lint
 	for platform in linux darwin win32; do $(BIN)/mypy --platform $$platform || exit 1; done
+
+lint-layers: $(VENV)/.lint
 	$(BIN)/lint-imports
+
+lint-c: $(VENV)/.lint
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.[ch] csrc/tests/*.[ch])
 
 docs: $(VENV)/.docs
