@@ -110,6 +110,25 @@ def test_what_is_printed_goes_to_the_log_and_not_to_the_driver(
     assert (tmp_path / "log").read_text() == "one\ntwo\n"
 
 
+def test_what_qcengine_does_not_know_is_a_failure_in_its_words(worker: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """QCEngine answers this with a model of QCSchema version 1, whatever was asked for."""
+    begin(worker, tmp_path, None)
+    assert worker.stdin
+    assert worker.stdout
+    request: dict[str, object] = {
+        "input": {},
+        "compute": None,
+        "program": "nosuch",
+        "harness_module": None,
+        "task_config": {},
+    }
+    wire.send(worker.stdin, request)
+    reply = wire.receive(worker.stdout)
+    assert reply is not None
+    assert reply["status"] == "failed"
+    assert "Program nosuch is not registered" in reply["error"]
+
+
 def test_a_driver_killed_at_any_moment_leaves_no_worker(tmp_path: Path) -> None:
     """From before the first worker starts until calculations run: 12 moments over the first second."""
     (tmp_path / "tasks.py").write_text("import time\ndef nap(input):\n    time.sleep(0.05)\n    return {}\n")

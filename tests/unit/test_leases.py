@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError, OversubscriptionError, StopRequestedError
 from qcthreads.host.limits import Limits, Rule
-from qcthreads.leases import Lease, LeaseBook
+from qcthreads.leases import Lease, LeaseBook, lease, process_book
 from qcthreads.machine import Machine
 from qcthreads.machine.synthetic import synthetic_machine
 
@@ -247,10 +248,38 @@ def test_any_sequence_keeps_the_sum(steps: list[tuple[int, int, bool, int]], thr
             if exclusive or others_exclusive:
                 assert {core_of[cpu] for cpu in made.cpus}.isdisjoint({core_of[cpu] for cpu in other.cpus})
         held.append((made, exclusive))
-        assert sum(lease.memory_bytes for lease, _ in held) <= book.memory_bytes
-    for lease, _ in held:
-        lease.release()
+        assert sum(entry.memory_bytes for entry, _ in held) <= book.memory_bytes
+    for entry, _ in held:
+        entry.release()
     assert book.acquire(len(book.usable), book.memory_bytes, wait=False).cpus == book.usable
+
+
+def test_exact_cpus() -> None:
+    book = book_of(synthetic_machine(cores=4))
+    with book.acquire_cpus(CpuSet([1, 3])) as held:
+        assert held.cpus == CpuSet([1, 3])
+        for refused in ([3], [0, 3], [99], []):
+            with pytest.raises(LeaseError, match="free are 0,2"):
+                book.acquire_cpus(CpuSet(refused))
+        assert book.acquire(2, wait=False).cpus == CpuSet([0, 2])
+
+
+def test_the_process_has_one_book_over_what_it_may_use() -> None:
+    books: list[LeaseBook] = []
+    threads = [threading.Thread(target=lambda: books.append(process_book())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(books) == 8
+    assert len(set(map(id, books))) == 1
+    with lease(1) as held:
+        assert held in books[0].held()
+        if sys.platform != "darwin":  # which has no masks
+            assert set(held.cpus) <= set(psutil.Process().cpu_affinity())
+        assert held.nodes <= books[0].machine.allowed_mems
+        assert repr(held) == f"<Lease {held.lease_id}: CPUs {held.cpus}, 0 B>"
+    assert held not in books[0].held()
 
 
 def _until(true: object) -> None:
