@@ -41,7 +41,8 @@ def _threads(who: str, usage: WorkerUsage) -> Iterator[Finding]:
         yield Finding(
             kind="oversubscribed",
             message=f"{who} was given {_threads_text(asked)}, but {worked} worked; tell every "
-            f"threading runtime its width (OPENBLAS_NUM_THREADS as well as OMP_NUM_THREADS), or ask for {worked} threads",
+            "threading runtime its width (OPENBLAS_NUM_THREADS as well as OMP_NUM_THREADS), or ask for "
+            f"{worked} threads",
             worker_id=usage.worker_id,
         )
     elif worked < asked:
@@ -77,7 +78,8 @@ def _escaped(who: str, watched: Watched, usage: WorkerUsage) -> Iterator[Finding
         yield Finding(
             kind="escaped",
             message=f"{who} was bound to CPUs {watched.bound_to}, but may run on {usage.cpus_allowed}{ran}: "
-            "something in it sets its own mask (mpirun's binding, GOMP_CPU_AFFINITY, KMP_AFFINITY, taskset); switch that off",
+            "something in it sets its own mask (mpirun's binding, GOMP_CPU_AFFINITY, KMP_AFFINITY, taskset); "
+            "switch that off",
             worker_id=usage.worker_id,
         )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cpuset import CpuSet
+from ..errors import MachineError
 from .statistics import ThreadUsage
 
 _PROC = Path("/proc")
@@ -98,11 +99,12 @@ class _Stat:
 
 
 def _look_through_proc(pids: list[int]) -> dict[int, Tree]:
+    if sys.platform != "linux":
+        raise MachineError(f"there is no /proc on {sys.platform}; leave the source out, or ask for psutil")
     stats = {pid: stat for pid in _all_pids() if (stat := _stat(_PROC / str(pid))) is not None}
     children: dict[int, list[int]] = {}
     for pid, stat in stats.items():
         children.setdefault(stat.parent, []).append(pid)
-    assert sys.platform == "linux"
     tick_ns = 10**9 // os.sysconf("SC_CLK_TCK")
     trees = {}
     for root in pids:

@@ -74,13 +74,13 @@ def choose_split(
         elif max_total_threads < usable:
             explain = f"max_total_threads allows {max_total_threads} of {usable} CPUs"
             reasons.append(explain)
+    if useful_width == 1 and threads not in (None, 1):
+        reasons.append(f"the program does not thread: 1 thread each, not {threads}")
+        threads = 1
     if (workers or 1) * (threads or 1) > cpus:
         raise oversubscription(workers or 1, threads or 1, cpus, explain)
     by_memory = _workers_by_memory(workers, memory_bytes, memory_per_task_bytes)
     ceiling = min(cpus, max(n_tasks, 1), max_workers or cpus, by_memory or cpus)
-    if useful_width == 1 and threads not in (None, 1):
-        reasons.append(f"the program does not thread: 1 thread each, not {threads}")
-        threads = 1
 
     if workers is None and threads is None:
         chosen_workers, chosen_threads = _sweep(costs or [1.0] * max(n_tasks, 1), cpus, ceiling, useful_width)
