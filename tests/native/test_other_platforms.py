@@ -23,7 +23,7 @@ def test_macos_counts_cpus_and_memory():
 def test_macos_says_that_it_cannot_bind(caplog):
     host = DarwinHost()
     capabilities = host.capabilities
-    assert not (capabilities.bind_thread or capabilities.bind_process or capabilities.read_binding)
+    assert not any([capabilities.bind_thread, capabilities.bind_process, capabilities.read_binding])
     for bind in (host.set_affinity, host.set_process_affinity):
         with pytest.raises(BindingNotSupportedError, match="affinity turned off"):
             bind(CpuSet([0]), os.getpid())

@@ -1,10 +1,15 @@
 """Exit codes and kinds of errors as design and standard library fix them; sizes against hand-made figures."""
 
+import errno
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qcthreads import errors
+from qcthreads.cpuset import CpuSet
+from qcthreads.host.binding import binding_error
 from qcthreads.units import BOHR_TO_ANGSTROM, HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_size, parse_size
 
 
@@ -59,3 +64,22 @@ def test_conversions_are_those_of_qcelemental():
     assert pytest.approx(constants.conversion_factor("hartree", "kcal/mol"), rel=1e-12) == HARTREE_TO_KCAL_PER_MOL
     assert pytest.approx(constants.conversion_factor("hartree", "kJ/mol"), rel=1e-12) == HARTREE_TO_KJ_PER_MOL
     assert pytest.approx(constants.conversion_factor("bohr", "angstrom"), rel=1e-12) == BOHR_TO_ANGSTROM
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSYS, errors.BindingNotSupportedError),
+        (errno.EPERM, errors.BindingNotPermittedError),
+        (errno.EACCES, errors.BindingNotPermittedError),
+        (errno.EINVAL, errors.BindingNotEnforcedError),
+        (errno.ESRCH, errors.ProcessGoneError),
+        (errno.ENOENT, errors.ProcessGoneError),
+        (errno.EIO, errors.BindingError),
+    ],
+)
+def test_refusals_to_bind_have_one_meaning_each(number, kind):
+    error = binding_error(OSError(number, os.strerror(number)), "thread 7", CpuSet([3]))
+    assert type(error) is kind
+    assert "bind thread 7 to CPUs 3" in str(error)
+    assert "read the mask of thread 7" in str(binding_error(OSError(number, "x"), "thread 7"))

@@ -157,6 +157,13 @@ def test_contradicting_rules_leave_no_cpu_and_are_named(tmp_path):
         read_limits(tree(tmp_path, PLAIN, files))
 
 
+def test_memory_of_unknown_size_is_an_error(tmp_path):
+    (tmp_path / "sys/devices/system/cpu").mkdir(parents=True)
+    (tmp_path / "sys/devices/system/cpu/online").write_text("0")
+    with pytest.raises(MachineError, match="meminfo"):
+        read_limits(str(tmp_path))
+
+
 @given(st.integers(1, 10**9), st.integers(1, 10**6))
 def test_quota_is_a_fraction_of_the_period(quota, period):
     assert parse_cpu_max(f"{quota} {period}") == quota / period
