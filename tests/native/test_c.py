@@ -32,12 +32,3 @@ def test_linux_affinity(compiler, tmp_path):
         environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
         done = subprocess.run([str(program)], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_sources_are_formatted():
-    formatter = shutil.which("clang-format")
-    if formatter is None:
-        pytest.skip("clang-format is not installed; it comes with the extra 'lint'")
-    sources = [str(path) for path in [*CSRC.rglob("*.c"), *CSRC.rglob("*.h")]]
-    done = subprocess.run([formatter, "--dry-run", "--Werror", *sources], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
