@@ -122,6 +122,28 @@ def test_nothing_is_left(folder: Path, how: Callable[[subprocess.Popen[bytes]], 
     end_driver(folder, "list(LocalEngine(process_book(), scratch=Path(scratch)).run(jobs))", how, code)
 
 
+def test_a_fork_of_the_driver_does_not_keep_the_workers(folder: Path) -> None:
+    go = """
+import os, threading, time
+def fork():
+    while not list(Path(ready).parent.glob("ready*")):
+        time.sleep(0.01)
+    if not os.fork():
+        os.close(1)
+        Path(ready).with_name("forked").write_text(str(os.getpid()))
+        time.sleep(600)
+threading.Thread(target=fork, daemon=True).start()
+list(LocalEngine(process_book(), scratch=Path(scratch)).run(jobs))
+"""
+    forked = folder / "forked"
+
+    def kill(driver: subprocess.Popen[bytes]) -> None:
+        until(lambda: forked.exists() and forked.read_text() != "")
+        driver.kill()
+
+    end_driver(folder, go, kill, -signal.SIGKILL, but=lambda process: str(process.pid) == forked.read_text())
+
+
 def test_ctrl_c_has_ended_everything_when_the_block_is_left(folder: Path) -> None:
     go = """
 try:
@@ -136,7 +158,13 @@ except KeyboardInterrupt:
     assert end_driver(folder, go, lambda driver: os.killpg(driver.pid, signal.SIGINT), 4) == "0 ()"
 
 
-def end_driver(folder: Path, go: str, how: Callable[[subprocess.Popen[bytes]], None], code: int) -> str:
+def end_driver(
+    folder: Path,
+    go: str,
+    how: Callable[[subprocess.Popen[bytes]], None],
+    code: int,
+    but: Callable[[psutil.Process], bool] = lambda _: False,
+) -> str:
     """Start a driver whose calculations hide processes, end it, and see that they all end and their files go."""
     (folder / "random.py").unlink()
     sleep = f"{os.getpid()}.{time.monotonic_ns() % 10**9}"
@@ -153,7 +181,7 @@ def end_driver(folder: Path, go: str, how: Callable[[subprocess.Popen[bytes]], N
         how(driver)
         output = driver.communicate(timeout=60)[0].decode().strip()
         assert driver.returncode == code
-        until(lambda: named(sleep) == [])
+        until(lambda: [process for process in named(sleep) if not but(process)] == [])
         until(lambda: list((folder / "scratch").iterdir()) == [])
         return output
     finally:

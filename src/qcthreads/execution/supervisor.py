@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class Worker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._replies = self._process.stdin, self._process.stdout
+        _workers.add(self)
         try:
             self._greet(cpus)
         except BaseException:
@@ -196,6 +198,17 @@ def end_all(workers: Iterable[Worker]) -> None:
         with contextlib.suppress(OSError, ValueError):
             worker._replies.close()
         shutil.rmtree(worker.folder, ignore_errors=True)
+
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def _let_go_of_all() -> None:
+    wire.let_go(*(pipe for worker in _workers for pipe in (worker._requests, worker._replies)))
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_let_go_of_all)
 
 
 def _start(environment: dict[str, str], folder: Path, log: Path, mark: str) -> subprocess.Popen[bytes]:

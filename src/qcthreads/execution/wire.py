@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import struct
 from typing import IO, Any
 
@@ -45,6 +47,15 @@ def skip_to_greeting(pipe: IO[bytes]) -> bool:
             return False
         seen = seen[-len(GREETING) :] + byte
     return True
+
+
+def let_go(*pipes: IO[bytes]) -> None:
+    """In a forked child: hold these ends no longer, or the other side would not see when our parent has ended."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for pipe in pipes:
+        with contextlib.suppress(OSError, ValueError):  # closed already
+            os.dup2(null, pipe.fileno(), inheritable=False)
+    os.close(null)
 
 
 def plain(value: Any) -> Any:

@@ -59,14 +59,7 @@ def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
     os.dup2(2, 1)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if sys.platform != "win32":
-        ends = inbox.fileno(), outbox.fileno()
-
-        def close_ends() -> None:
-            for end in ends:
-                os.close(end)
-
-        # A forked child that kept the pipes open would hide this process's end from the driver.
-        os.register_at_fork(after_in_child=close_ends)
+        os.register_at_fork(after_in_child=lambda: wire.let_go(inbox, outbox))
     return inbox, outbox
 
 
