@@ -206,9 +206,8 @@ class QCThreadManager:
             ids = list(itertools.islice(unused, workers))
             for worker_id, lease in zip(ids, leases, strict=True):
                 live[worker_id] = _Worker(worker_id, threads, [lease])
-            allocation = ThreadAllocation(
-                workers, threads, workers * threads, {one: list(live[one].cpus) for one in ids}
-            )
+            places = {worker_id: list(lease.cpus) for worker_id, lease in zip(ids, leases, strict=True)}
+            allocation = ThreadAllocation(workers, threads, workers * threads, places)
             # Keeps the manager for as long as the allocation lives.
             release = weakref.finalize(allocation, self._end, ids[0])
             release.atexit = False
