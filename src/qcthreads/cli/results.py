@@ -177,8 +177,8 @@ def _print_statistics(statistics: Mapping[str, Any]) -> None:
     counts = {name: statistics.get(f"fragments_{name}") for name in ("computed", "reused", "failed")}
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     total, wall = statistics.get("fragments_total"), seconds(statistics.get("wall_s"))
-    efficiency = percent(statistics.get("thread_efficiency"))
-    print(f"Wall time {wall} for {total} calculations ({said}); thread efficiency {efficiency}")
+    busy, efficiency = (percent(statistics.get(name)) for name in ("busy_fraction", "thread_efficiency"))
+    print(f"Wall time {wall} for {total} calculations ({said}); usable PUs busy {busy}, thread efficiency {efficiency}")
 
 
 def _three_units(energy_hartree: float) -> str:
