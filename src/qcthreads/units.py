@@ -29,6 +29,11 @@ def parse_size(text: str) -> int:
     return int(float(match.group(1)) * factor)
 
 
+def format_count(number: int, noun: str) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def format_size(size_bytes: float) -> str:
     """A size in bytes as a person reads it, in powers of 1024, three figures."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from qcthreads import errors
 from qcthreads.cpuset import CpuSet
 from qcthreads.host.binding import binding_error
-from qcthreads.units import BOHR_TO_ANGSTROM, HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_size, parse_size
+from qcthreads.units import (
+    BOHR_TO_ANGSTROM,
+    HARTREE_TO_KCAL_PER_MOL,
+    HARTREE_TO_KJ_PER_MOL,
+    format_count,
+    format_size,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -83,3 +90,7 @@ def test_refusals_to_bind_have_one_meaning_each(number, kind):
     assert type(error) is kind
     assert "bind thread 7 to CPUs 3" in str(error)
     assert "read the mask of thread 7" in str(binding_error(OSError(number, "x"), "thread 7"))
+
+
+def test_counts_are_said_in_the_singular_and_plural() -> None:
+    assert [format_count(number, "thread") for number in (0, 1, 2)] == ["0 threads", "1 thread", "2 threads"]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import random
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
 
 import psutil
 import pytest
@@ -61,7 +66,7 @@ def test_what_never_fits_is_refused_with_the_numbers() -> None:
         book.acquire(3)
     with pytest.raises(LeaseError, match="9 GiB of memory"):
         book.acquire(1, 9 * GIB)
-    with pytest.raises(LeaseError, match="1 GPUs"):
+    with pytest.raises(LeaseError, match="1 GPU was asked for"):
         book.acquire(1, gpus=1)
     for nonsense in (0, -1, True, 1.5):
         with pytest.raises(InputError, match="whole number"):
@@ -80,7 +85,7 @@ def test_a_split_that_does_not_fit_says_what_would(places: int, width: int, advi
     book = book_of(synthetic_machine(cores=2))
     with pytest.raises(OversubscriptionError) as refused:
         book.acquire_split(places, width)
-    asked = f"{places} workers x {width} threads = {places * width} threads"
+    asked = f"{places} workers x {width} thread{'s' if width > 1 else ''} = {places * width} threads"
     assert str(refused.value) == f"{asked}, but 2 CPUs may be used: mask 0-1; ask for {advice}"
 
 
@@ -88,7 +93,7 @@ def test_a_split_is_all_or_nothing() -> None:
     book = book_of(synthetic_machine(packages=2, cores=4))
     places = book.acquire_split(3, 2)
     assert len(set().union(*(lease.cpus for lease in places))) == sum(len(lease.cpus) for lease in places) == 6
-    with pytest.raises(OversubscriptionError, match="2 of 8 CPUs are free; 3 leases hold the others"):
+    with pytest.raises(OversubscriptionError, match="2 of 8 CPUs are free; the others are held by 3 leases"):
         book.acquire_split(2, 2)
     assert len(book.held()) == 3
 
@@ -150,7 +155,7 @@ def test_waiting_is_first_come_first_served() -> None:
     narrow = threading.Thread(target=wait_for, args=("narrow", 1))
     narrow.start()
     _until(lambda: len(book._waiting) == 2)
-    with pytest.raises(LeaseError, match="2 others wait"):
+    with pytest.raises(LeaseError, match="2 ahead of it in the queue"):
         book.acquire(1, wait=False)
     first.release()
     wide.join()
@@ -222,6 +227,46 @@ def test_32_threads_never_overlap_and_nothing_is_lost() -> None:
     assert book.acquire(24, 8 * GIB, exclusive_cores=False, wait=False).cpus == book.usable
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda book: [book.acquire(2, GIB, gpus=1, wait=False)],
+        lambda book: book.acquire_split(1, 2),
+        lambda book: [book.acquire_cpus(CpuSet([3, 7]))],
+        lambda book: book.held(),
+    ],
+    ids=["acquire", "acquire_split", "acquire_cpus", "held"],
+)
+def test_a_finalizer_may_give_back_between_any_two_instructions(call: Callable[[LeaseBook], Sequence[Lease]]) -> None:
+    at = 0
+    happened = True
+    while happened:
+        at += 1
+        book = book_of(synthetic_machine(cores=4, threads=2), smt=True, gpus=(0, 1))
+        collected, kept = book.acquire(1, GIB, gpus=1), book.acquire(1)
+        with _before_instruction(at, "book.py", collected.release) as reached:
+            made = call(book)
+        happened = bool(reached)
+        for one in (*made, kept, collected):
+            one.release()
+        assert book.held() == ()
+        with book.acquire(8, book.memory_bytes, gpus=2, wait=False) as everything:
+            assert everything.cpus == book.usable
+    assert at > 20
+
+
+def test_giving_back_wakes_a_waiter_while_another_thread_is_busy_with_the_book() -> None:
+    book = book_of(synthetic_machine(cores=2))
+    held = book.acquire(2)
+    got = threading.Thread(target=lambda: book.acquire(2).release())
+    got.start()
+    _until(lambda: len(book._waiting) == 1)
+    with book._lock:
+        held.release()
+    got.join()
+    assert book.held() == ()
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     steps=st.lists(
@@ -280,6 +325,30 @@ def test_the_process_has_one_book_over_what_it_may_use() -> None:
         assert held.nodes <= books[0].machine.allowed_mems
         assert repr(held) == f"<Lease {held.lease_id}: CPUs {held.cpus}, 0 B>"
     assert held not in books[0].held()
+
+
+@contextlib.contextmanager
+def _before_instruction(number: int, file: str, act: Callable[[], object]) -> Iterator[list[int]]:
+    """``act`` before the ``number``-th instruction that runs in ``file``, as a finalizer might."""
+    seen, reached = itertools.count(1), []
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if not frame.f_code.co_filename.endswith(file):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(seen) == number:
+            reached.append(number)
+            sys.settrace(None)
+            act()
+            sys.settrace(trace)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield reached
+    finally:
+        sys.settrace(before)
 
 
 def _until(true: object) -> None:

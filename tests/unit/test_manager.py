@@ -160,7 +160,7 @@ def test_oversubscription_is_refused_with_the_numbers(workers: int, threads: int
 def test_all_or_nothing_beside_live_allocations() -> None:
     manager = QCThreadManager(book=book_of(4))
     made = manager.allocate_thread_resources(1, 3)
-    with pytest.raises(OversubscriptionError, match="2 workers x 1 threads = 2 threads, but 1 of 4 CPUs are free"):
+    with pytest.raises(OversubscriptionError, match="2 workers x 1 thread = 2 threads, but 1 of 4 CPUs are free"):
         manager.allocate_thread_resources(2, 1)
     assert len(manager.book.held()) == 1
     manager.release(made)

@@ -1,12 +1,18 @@
-"""The book of leases of this process, thread-safe; it counts and chooses PUs and never binds or starts anything."""
+"""The book of leases of this process, thread-safe; it counts and chooses PUs and never binds or starts anything.
+
+Giving back takes no lock: it may happen in a finalizer, which the interpreter runs in any thread between any two
+instructions, also while that thread has the lock. What was given back is put down, and counted by whoever looks next.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +21,7 @@ from ..errors import CpusTakenError, InputError, LeaseError, OversubscriptionErr
 from ..host.limits import Limits
 from ..machine import Machine
 from ..machine.placement import choose, split, usable_cpus
-from ..units import format_size
+from ..units import format_count, format_size
 
 
 class Lease:
@@ -44,7 +50,7 @@ class Lease:
         return self._book.machine.nodes_of(self.cpus)
 
     def release(self) -> None:
-        """Give everything back; a second call does nothing."""
+        """Give everything back; a second call does nothing. From anywhere, finalizers and signal handlers too."""
         self._book._give_back(self)
 
     def __enter__(self) -> Self:
@@ -112,8 +118,10 @@ class LeaseBook:
         self.gpus = tuple(gpus)
         self._core_of = {cpu: core.cpus.bits for core in machine.cores for cpu in core.cpus}
         self._siblings = smt and any(len(core.cpus & self.usable) > 1 for core in machine.cores)
-        self._changed = threading.Condition()
-        self._waiting: deque[object] = deque()
+        self._lock = threading.Lock()
+        self._waiting: list[SimpleQueue[None]] = []
+        """Those who wait, the first first; each sleeps on its own queue (put() is safe in finalizers)."""
+        self._given_back: deque[Lease] = deque()
         self._held: dict[int, Lease] = {}
         self._ids = itertools.count(1)
         self._free_bits = self.usable.bits
@@ -155,25 +163,29 @@ class LeaseBook:
         """
         self.check(threads, memory_bytes, gpus)
         deadline = None if timeout is None else time.monotonic() + timeout
-        ticket = object()
-        with self._changed:
-            self._waiting.append(ticket)
-            try:
-                while True:
-                    if cancel is not None and cancel.is_set():
-                        raise StopRequestedError(f"no longer waiting for a lease of {threads} CPUs: stopped")
-                    if self._waiting[0] is ticket:
+        woken: SimpleQueue[None] = SimpleQueue()
+        try:
+            with self._lock:
+                self._waiting.append(woken)
+            while True:
+                if cancel is not None and cancel.is_set():
+                    raise StopRequestedError(f"waits no longer for a lease of {format_count(threads, 'CPU')}: stopped")
+                with self._lock:
+                    self._count_given_back()
+                    if self._waiting[0] is woken:
                         made = self._try(threads, memory_bytes, gpus, near, exclusive_cores)
                         if made is not None:
                             return made
                     left = None if deadline is None else deadline - time.monotonic()
                     if not wait or (left is not None and left <= 0):
                         raise LeaseError(self._not_now(threads, memory_bytes, gpus, 0 if not wait else timeout))
-                    self._changed.wait(left)
-            finally:
-                # Also on KeyboardInterrupt; whoever is next in line may fit now.
-                self._waiting.remove(ticket)
-                self._changed.notify_all()
+                with contextlib.suppress(Empty):
+                    woken.get(timeout=left)
+        finally:
+            # Also on KeyboardInterrupt; whoever is next in line may fit now.
+            with self._lock, contextlib.suppress(ValueError):
+                self._waiting.remove(woken)
+            self._wake_first()
 
     def acquire_split(self, places: int, width: int) -> tuple[Lease, ...]:
         """All-or-nothing: ``places`` leases of ``width`` PUs each, cut by ``machine.placement.split``; never waits.
@@ -182,21 +194,24 @@ class LeaseBook:
         """
         _check_count("workers", places)
         _check_count("threads per worker", width)
-        asked = f"{places} workers x {width} threads = {places * width} threads"
-        if places * width > len(self.usable):
+        total = places * width
+        asked = f"{_product(places, width)} = {format_count(total, 'thread')}"
+        if total > len(self.usable):
             raise OversubscriptionError(f"{asked}, but {self.explain()}; {_smaller(places, width, len(self.usable))}")
-        with self._changed:
+        with self._lock:
+            self._count_given_back()
             free = CpuSet.from_bits(self._free_bits)
-            if places * width > len(free):
+            if total > len(free):
                 raise OversubscriptionError(
-                    f"{asked}, but {len(free)} of {len(self.usable)} CPUs are free; {len(self._held)} leases hold the "
-                    f"others; release them, or {_smaller(places, width, len(free))}"
+                    f"{asked}, but {len(free)} of {len(self.usable)} CPUs are free; the others are held by "
+                    f"{format_count(len(self._held), 'lease')}; release some, or {_smaller(places, width, len(free))}"
                 )
             return tuple(self._hand_out(cpus, cpus, 0, ()) for cpus in split(self.machine, free, places, width))
 
     def acquire_cpus(self, cpus: CpuSet) -> Lease:
         """Lease exactly ``cpus``, without memory; never waits. CpusTakenError when one of them is not free."""
-        with self._changed:
+        with self._lock:
+            self._count_given_back()
             taken = CpuSet.from_bits(cpus.bits & ~self._free_bits)
             if taken or not cpus:
                 raise CpusTakenError(
@@ -210,7 +225,8 @@ class LeaseBook:
         _check_count("threads", threads)
         if threads > len(self.usable):
             raise LeaseError(
-                f"{threads} threads were asked for, but {self.explain()}; ask for at most {len(self.usable)} threads"
+                f"{threads} threads were asked for, but {self.explain()}; "
+                f"ask for at most {format_count(len(self.usable), 'thread')}"
             )
         if memory_bytes > self.memory_bytes:
             raise LeaseError(
@@ -218,17 +234,21 @@ class LeaseBook:
                 "given out in all; ask for less"
             )
         if gpus > len(self.gpus):
-            raise LeaseError(f"{gpus} GPUs were asked for, but {len(self.gpus)} are to be given out; ask for fewer")
+            raise LeaseError(
+                f"a lease of {format_count(gpus, 'GPU')} was asked for, but {len(self.gpus)} are given out in all; "
+                "ask for fewer"
+            )
 
     def held(self) -> tuple[Lease, ...]:
         """The leases now given out, oldest first."""
-        with self._changed:
+        with self._lock:
+            self._count_given_back()
             return tuple(self._held.values())
 
     def wake(self) -> None:
-        """Let everybody who waits look at their ``cancel`` again."""
-        with self._changed:
-            self._changed.notify_all()
+        """Let everybody who waits look at their ``cancel`` again. From any thread, also from signal handlers."""
+        for waiting in tuple(self._waiting):
+            waiting.put(None)
 
     def explain(self) -> str:
         """How many CPUs may be used and why, as one clause for messages."""
@@ -261,12 +281,20 @@ class LeaseBook:
         return lease
 
     def _give_back(self, lease: Lease) -> None:
-        with self._changed:
-            if self._held.pop(lease.lease_id, None) is None:
-                return
-            self._free_bits |= lease._reserved.bits & self.usable.bits
-            self._free_memory_bytes += lease.memory_bytes
-            self._changed.notify_all()
+        self._given_back.append(lease)
+        self._wake_first()
+
+    def _wake_first(self) -> None:
+        for waiting in self._waiting[:1]:
+            waiting.put(None)
+
+    def _count_given_back(self) -> None:
+        """Under the lock, before anything else."""
+        while self._given_back:
+            lease = self._given_back.popleft()
+            if self._held.pop(lease.lease_id, None) is not None:
+                self._free_bits |= lease._reserved.bits & self.usable.bits
+                self._free_memory_bytes += lease.memory_bytes
 
     def _cores(self, cpus: CpuSet) -> CpuSet:
         bits = 0
@@ -280,11 +308,12 @@ class LeaseBook:
 
     def _not_now(self, threads: int, memory_bytes: int, gpus: int, waited_s: float | None) -> str:
         free = CpuSet.from_bits(self._free_bits)
-        asked = f"a lease of {threads} CPUs" + (f" and {format_size(memory_bytes)}" if memory_bytes else "")
-        asked += f" and {gpus} GPUs" if gpus else ""
+        asked = f"a lease of {format_count(threads, 'CPU')}"
+        asked += f" and {format_size(memory_bytes)}" if memory_bytes else ""
+        asked += f" and {format_count(gpus, 'GPU')}" if gpus else ""
         found = f"{len(free)} of {len(self.usable)} CPUs and {format_size(self._free_memory_bytes)} are free"
         ahead = len(self._waiting) - 1
-        queue = f", and {ahead} others wait" if ahead > 0 else ""
+        queue = f", and {ahead} ahead of it in the queue" if ahead > 0 else ""
         when = f"within {waited_s:g} s" if waited_s else "now"
         return f"{asked} cannot be given {when}: {found}{queue}; wait longer, or ask for less"
 
@@ -331,8 +360,8 @@ def _handed_out(machine: Machine, limits: Limits, cpus: CpuSet | None, leave: in
     count = min(len(usable), limits.cpu_count) - leave
     if leave < 0 or count < 1:
         raise OversubscriptionError(
-            f"{leave} CPUs are to be left free, but {min(len(usable), limits.cpu_count)} are there to be used; "
-            "at least one must remain"
+            f"leave={leave} was asked for, but {format_count(min(len(usable), limits.cpu_count), 'CPU')} may be used, "
+            "of which at least one must remain; leave fewer"
         )
     chosen = usable
     if count < len(usable):
@@ -357,7 +386,9 @@ def _smaller(places: int, width: int, available: int) -> str:
         fitting.append((available // width, width))
     if 1 < places <= available:
         fitting.append((places, available // places))
-    words = []
-    for count, each in dict.fromkeys(fitting or [(available, 1), (1, available)]):
-        words.append(f"{count} worker{'s' * (count > 1)} x {each} thread{'s' * (each > 1)}")
+    words = dict.fromkeys(_product(*fit) for fit in fitting or [(available, 1), (1, available)])
     return "ask for at most " + " or ".join(words)
+
+
+def _product(places: int, width: int) -> str:
+    return f"{format_count(places, 'worker')} x {format_count(width, 'thread')}"
