@@ -51,6 +51,12 @@ def test_the_specified_fields_and_defaults():
         ({"qcengine_config": {"ncores": 2}}, "ncores=2, but each calculation has 1"),
         ({"qcengine_config": {"memory": 4}}, "memory=4 GiB, but memory_limit_mb=1000"),
         ({"qcengine_config": ["ncores"]}, "give a dict"),
+        ({"qcengine_config": {"ncore": 1}}, "'ncore' is not in QCEngine's task_config; there is: ncores, nnodes"),
+        ({"qcengine_config": {"memory": "4"}}, "memory: '4'; give a number"),
+        ({"memory_limit_mb": float("inf")}, "memory_limit_mb: inf"),
+        ({"timeout_seconds": float("nan")}, "timeout_seconds: nan"),
+        ({"basis_set": ""}, "basis_set: ''; give the name of a basis set"),
+        ({"use_qcengine": "no"}, "use_qcengine: 'no'; give True or False"),
     ],
 )
 def test_wrong_values_are_refused(values, said):
@@ -66,6 +72,7 @@ def test_wrong_values_are_refused(values, said):
         ({"thread_allocation_strategy": "memory_aware"}, "'memory_aware' is not there yet; there is: auto, balanced"),
         ({"thread_allocation_strategy": "best"}, "'best' is not known; there is: auto, balanced"),
         ({"max_total_threads": 0}, "max_total_threads: 0"),
+        ({"enable_thread_affinity": 1}, "enable_thread_affinity: 1; give True or False"),
         ({"qc_threads_per_fragment": 4, "max_total_threads": 2}, "not one calculation could run"),
         ({"qc_threads_per_fragment": 2, "qcengine_config": {"ncores": 1}}, "ncores=1, but each calculation has 2"),
     ],
@@ -73,6 +80,14 @@ def test_wrong_values_are_refused(values, said):
 def test_wrong_values_of_the_hybrid_are_refused(values, said):
     with pytest.raises(ValueError, match=said):
         HybridParallelConfig(**values)
+
+
+def test_the_names_in_a_task_config_are_qcengines():
+    from qcengine.config import TaskConfig
+
+    from qcthreads.manybody.config import _TASK_CONFIG
+
+    assert set(_TASK_CONFIG) == set(TaskConfig.model_fields)
 
 
 def test_what_says_the_same_is_fine():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,19 @@ from ..errors import InputError
 EXECUTION_MODES = ("multiprocessing", "threading", "serial")
 STRATEGIES = ("auto", "balanced")
 LATER_STRATEGIES = ("adaptive", "memory-aware")
+
+# The fields of QCEngine 0.52's TaskConfig, which refuses any other in every single calculation.
+_TASK_CONFIG = (
+    "ncores",
+    "nnodes",
+    "memory",
+    "scratch_directory",
+    "retries",
+    "mpiexec_command",
+    "use_mpiexec",
+    "cores_per_rank",
+    "scratch_messy",
+)
 
 
 @dataclass
@@ -65,6 +79,9 @@ class ParallelConfig:
         _positive("timeout_seconds", self.timeout_seconds)
         if not isinstance(self.qc_program, str) or not self.qc_program.strip():
             raise InputError(f"qc_program: {self.qc_program!r}; give QCEngine's name of a program, for example 'psi4'")
+        if self.basis_set is not None and (not isinstance(self.basis_set, str) or not self.basis_set.strip()):
+            raise InputError(f"basis_set: {self.basis_set!r}; give the name of a basis set, or None for no basis set")
+        _bool("use_qcengine", self.use_qcengine)
         if not self.use_qcengine and self.compute is None:
             raise InputError(
                 "use_qcengine=False needs compute=: an importable function, or its name 'module:function', that takes "
@@ -93,6 +110,12 @@ class ParallelConfig:
             raise InputError(
                 f"qcengine_config: {self.qcengine_config!r}; give a dict for QCEngine's task_config, or None"
             )
+        unknown = [name for name in self.qcengine_config if name not in _TASK_CONFIG]
+        if unknown:
+            raise InputError(
+                f"qcengine_config: {', '.join(map(repr, unknown))} is not in QCEngine's task_config; there is: "
+                f"{', '.join(_TASK_CONFIG)}"
+            )
         ncores = self.qcengine_config.get("ncores", self.threads_per_fragment)
         if ncores != self.threads_per_fragment:
             raise InputError(
@@ -100,10 +123,10 @@ class ParallelConfig:
                 "leave ncores out and set HybridParallelConfig(qc_threads_per_fragment=...)"
             )
         memory_gib = self.qcengine_config.get("memory")
-        if (
-            memory_gib is not None
-            and abs(memory_gib * 1024**3 - self.memory_limit_bytes) > 0.01 * self.memory_limit_bytes
-        ):
+        if memory_gib is None:
+            return
+        _positive("qcengine_config: memory", memory_gib)
+        if abs(memory_gib * 1024**3 - self.memory_limit_bytes) > 0.01 * self.memory_limit_bytes:
             raise InputError(
                 f"qcengine_config has memory={memory_gib} GiB, but memory_limit_mb={self.memory_limit_mb} per worker; "
                 "leave memory out and set memory_limit_mb"
@@ -133,6 +156,7 @@ class HybridParallelConfig(ParallelConfig):
 
     def __post_init__(self) -> None:
         _positive_int("qc_threads_per_fragment", self.qc_threads_per_fragment)
+        _bool("enable_thread_affinity", self.enable_thread_affinity)
         strategy_name(self.thread_allocation_strategy)
         if self.max_total_threads is not None:
             _positive_int("max_total_threads", self.max_total_threads)
@@ -184,8 +208,13 @@ def compute_name(compute: str | Callable[..., Any]) -> str:
 
 
 def _positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{name}: {value!r}; give a number above 0")
+
+
+def _bool(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"{name}: {value!r}; give True or False")
 
 
 def _positive_int(name: str, value: int) -> None:
