@@ -91,7 +91,7 @@ def test_ceilings_above_the_machine_give_fewer_and_say_why() -> None:
             "but max_total_threads allows 4 of 16 CPUs; ask for at most 2 workers x 2 threads or 3 workers x 1 thread",
         ),
         (16, 8 * GIB, 4 * GIB, {"workers": 4}, "4 workers x 4 GiB = 16 GiB, but 8 GiB may be used; ask for at most 2"),
-        (16, 8 * GIB, 40 * GIB, {}, "1 worker x 40 GiB = 40 GiB, but 8 GiB may be used; use a smaller basis"),
+        (16, 8 * GIB, 40 * GIB, {}, "1 worker x 40 GiB = 40 GiB, but 8 GiB may be used; allow more memory"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_with_the_numbers(

@@ -88,7 +88,7 @@ def choose_split(
     else:
         chosen_workers = workers or min(ceiling, cpus // (threads or 1))
         chosen_threads = threads or min(cpus // chosen_workers, useful_width or cpus)
-        asked = [f"{count} {what}" for count, what in ((workers, "workers"), (threads, "threads")) if count]
+        asked = [_count(count, what) for count, what in ((workers, "worker"), (threads, "thread")) if count]
         reasons.append(f"as asked: {' x '.join(asked)}")
     if by_memory is not None and chosen_workers == by_memory < min(n_tasks, cpus):
         reasons.append(f"memory for {by_memory} at a time: each needs {format_size(memory_per_task_bytes)}")
@@ -137,7 +137,7 @@ def _workers_by_memory(workers: int | None, memory_bytes: int, need_bytes: int) 
             f"{_count(workers or 1, 'worker')} x {format_size(need_bytes)} = {format_size((workers or 1) * need_bytes)}"
         )
         advice = (
-            f"ask for at most {_count(fit, 'worker')}" if fit else "use a smaller basis, or a machine with more memory"
+            f"ask for at most {_count(fit, 'worker')}" if fit else "allow more memory, or use a machine that has it"
         )
         raise OversubscriptionError(f"{many}, but {format_size(memory_bytes)} may be used; {advice}")
     return fit
