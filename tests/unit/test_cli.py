@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from argparse import ArgumentParser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from qcthreads.cli.results import print_report, write_csv
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError
 from qcthreads.execution.calculation import Progress
-from qcthreads.manybody.report import BodyRow, FragmentRow
+from qcthreads.manybody.report import BodyRow, FragmentRow, headline
 from qcthreads.manybody.run import RunReport, RunRequest
 
 
@@ -236,6 +237,20 @@ def test_tables_align_numbers_to_the_right() -> None:
     assert shown.getvalue() == "Title\n  name         n\n  a            1\n  long name  200\n"
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [20, 80, 200])
+def test_no_terminal_is_too_narrow_for_a_digit(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = Terminal()
+    print_table("Title", ("name", "energy/hartree"), [("water", "-76.23010671")] * 2, shown)
+    assert shown.getvalue().count("-76.23010671") == 2
+    assert "energy/hartree" in shown.getvalue()
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(0.4216, "0.422 s"), (65, "1 min 05 s"), (7800, "2 h 10 min"), (None, "not known")]
 )
@@ -278,7 +293,7 @@ def test_plain_progress_tells_failures_at_once_and_counts_seldom() -> None:
         for row in Prepared.fragments[:49]:
             on_progress(Progress(event="started", label=row.label))
             on_progress(Progress(event="finished", label=row.label))
-        on_progress(Progress(event="failed", label="r50", message="line 1\nSCF did not converge"))
+        on_progress(Progress(event="failed", label="r50", message="SCF did not converge\nmore of it"))
     lines = shown.getvalue().splitlines()
     assert lines[0] == "note: CPU 3 was lost"
     assert "failed: r50: SCF did not converge" in lines
@@ -299,9 +314,53 @@ def test_the_report_gives_energies_in_three_units(capsys: pytest.CaptureFixture[
 def test_no_total_is_printed_when_a_term_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     print_report(report(missing=("dimer 1+2",), failures={"d12": "SCF did not converge"}, result=None), None)
     shown = capsys.readouterr().out
-    assert "No total energy: 1 terms are missing:\n  dimer 1+2" in shown
+    assert "No total energy: 1 term is missing:\n  dimer 1+2" in shown
     assert "SCF did not converge" in shown
     assert "kcal/mol" not in shown
+
+
+def test_monomers_alone_have_no_interaction_energy(capsys: pytest.CaptureFixture[str]) -> None:
+    body = BodyRow(bsse="cp", nbody=1, total_hartree=-152.5, interaction_hartree=0.0, contribution_hartree=0.0)
+    print_report(report(bodies=(body,)), None)
+    shown = capsys.readouterr().out
+    assert "total energy (cp)" in shown
+    assert "interaction energy" not in shown
+
+
+def test_ghosts_are_a_column_only_where_there_are_some(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = rows(1)
+    print_report(report(fragments=(row,)), None)
+    assert "ghosts" not in capsys.readouterr().out
+    print_report(report(fragments=(replace(row, ghosts=(2, 3)),)), None)
+    assert "2+3" in capsys.readouterr().out.partition("ghosts")[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("timed out after 3 s", "timed out after 3 s"),
+        ("", "no message"),
+        # NWChem 7.0.2 by QCEngine: the tail of its output
+        (
+            "unknown_error:    number of included internuclear angles:   1\n ======\n"
+            " bas_tag_lib: failed opening basis file         0\n ------\nTRACEBACK:\nNoneType: None\n",
+            "unknown_error: bas_tag_lib: failed opening basis file 0",
+        ),
+        # Psi4 1.3.2
+        (
+            "input_error: BasisSetNotFound: Unable to find a basis set for atom 1 for key BASIS among:\n"
+            "  Shell Entries: ['O']\n  Input Blocks:\n",
+            "input_error: BasisSetNotFound: Unable to find a basis set for atom 1 for key BASIS among:",
+        ),
+        (
+            'Traceback (most recent call last):\n  File "model.py", line 5, in energy\n    raise ValueError(text)\n'
+            "ValueError: too large\nreally",
+            "ValueError: too large",
+        ),
+    ],
+)
+def test_the_line_that_says_what_went_wrong(error: str, line: str) -> None:
+    assert headline(error) == line
 
 
 def test_long_tables_say_what_they_leave_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,8 +369,9 @@ def test_long_tables_say_what_they_leave_out(capsys: pytest.CaptureFixture[str])
 
 
 def test_csv_holds_every_calculation(tmp_path: Path) -> None:
-    write_csv(tmp_path / "out.csv", rows(100))
+    write_csv(tmp_path / "out.csv", [replace(row, cpus="1-2,5") for row in rows(100)])
     with (tmp_path / "out.csv").open(newline="") as stream:
         read = list(csv.DictReader(stream))
     assert [row["label"] for row in read] == [f"r{number}" for number in range(1, 101)]
     assert {float(row["energy_hartree"]) for row in read} == {-76.0}
+    assert {row["cpus"] for row in read} == {"1+2+5"}  # a spreadsheet would make a date of 1-2

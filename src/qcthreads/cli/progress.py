@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from ..execution.calculation import Progress
-from ..manybody.report import FragmentRow
+from ..manybody.report import FragmentRow, headline
 from .render import seconds
 
 _LINE_EVERY_S = 5.0
@@ -125,7 +125,8 @@ def _live(tally: Tally, stream: TextIO) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import Progress as Bar
 
     console = Console(file=stream, highlight=False, markup=False)
-    with Bar(BarColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), console=console) as bar:
+    columns = BarColumn(bar_width=20), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    with Bar(*columns, console=console) as bar:
         task = bar.add_task(str(tally), total=tally.total)
 
         def on_progress(progress: Progress) -> None:
@@ -143,6 +144,5 @@ def _message(progress: Progress) -> str | None:
     if progress.event == "note":
         return f"note: {progress.message}"
     if progress.event in ("failed", "retried"):
-        last = progress.message.strip().splitlines() or ["no message"]
-        return f"{progress.event}: {progress.label}: {last[-1]}"
+        return f"{progress.event}: {progress.label}: {headline(progress.message)}"
     return None

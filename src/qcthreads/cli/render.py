@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 from ..cpuset import IndexSet
 
+_UNLIMITED = 10_000  # columns; wider than any table
+
 
 def print_json(document: Any, stream: TextIO | None = None) -> None:
     """One JSON document on standard output, from plain data and our own values; NaN and infinity become null."""
@@ -46,7 +48,10 @@ def plain(value: Any) -> Any:
 def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], stream: TextIO | None = None
 ) -> None:
-    """Rows under headings, numbers to the right; drawn by rich on a terminal, in plain columns elsewhere."""
+    """Rows under headings, numbers to the right; drawn by rich on a terminal wide enough, else in plain columns.
+
+    No digit is ever left out to make a row fit: the terminal may break the line.
+    """
     stream = stream or sys.stdout
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     right = [all(_numeric(row[index]) for row in cells) for index in range(len(columns))]
@@ -85,7 +90,7 @@ def _numeric(cell: str) -> bool:
 
 
 def _print_rich(title: str, columns: Sequence[str], cells: list[list[str]], right: list[bool], stream: TextIO) -> bool:
-    """Whether rich is installed and drew the table."""
+    """Whether rich is installed, has the room, and drew the table."""
     try:
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
@@ -97,5 +102,8 @@ def _print_rich(title: str, columns: Sequence[str], cells: list[list[str]], righ
         table.add_column(name, justify="right" if flush else "left", no_wrap=True)
     for row in cells:
         table.add_row(*row)
-    Console(file=stream, highlight=False, markup=False).print(table)
+    console = Console(file=stream, highlight=False, markup=False)
+    if console.measure(table, options=console.options.update(max_width=_UNLIMITED)).maximum > console.width:
+        return False
+    console.print(table)
     return True

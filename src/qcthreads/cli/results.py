@@ -8,7 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..manybody.report import BodyRow, FragmentRow
+from ..cpuset import CpuSet
+from ..manybody.report import BodyRow, FragmentRow, headline
 from ..manybody.run import RunReport
 from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_size
 from .render import percent, print_table, seconds
@@ -59,6 +60,8 @@ def print_dry_run(run: Prepared) -> None:
     print()
     _print_decision(run.decision)
     print(f"Disk for temporary files: {_size(run.decision.get('scratch_bytes'))}")
+    if run.decision.get("store_bytes"):
+        print(f"Disk for the store: about {_size(run.decision['store_bytes'])}")
     print(f"Expected time: {seconds(run.decision.get('expected_wall_s'))}")
     print("Nothing was computed (--dry-run).")
 
@@ -75,21 +78,26 @@ def dry_run_document(run: Prepared) -> dict[str, Any]:
 
 
 def write_csv(path: Path, rows: Sequence[FragmentRow]) -> None:
-    """One row per calculation, all columns; lists of fragments joined by ``+``."""
+    """One row per calculation, all columns; lists of fragments and of PUs joined by ``+``.
+
+    A spreadsheet takes the ``1-2`` of a list of PUs for the second of January.
+    """
     names = [field.name for field in fields(FragmentRow)]
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(names)
         for row in rows:
-            values = (getattr(row, name) for name in names)
-            writer.writerow([_joined(value) if isinstance(value, tuple) else value for value in values])
+            values = {name: getattr(row, name) for name in names}
+            values["cpus"] = tuple(CpuSet.parse(row.cpus or ""))
+            writer.writerow([_joined(value) if isinstance(value, tuple) else value for value in values.values()])
 
 
 def _print_fragments(rows: Sequence[FragmentRow], csv_file: Path | None) -> None:
+    ghosts = any(row.ghosts for row in rows)
     columns = (
         "n",
         "fragments",
-        "ghosts",
+        *(["ghosts"] if ghosts else []),
         "formula",
         "charge",
         "mult",
@@ -102,7 +110,7 @@ def _print_fragments(rows: Sequence[FragmentRow], csv_file: Path | None) -> None
         (
             row.nbody,
             _joined(row.fragments),
-            _joined(row.ghosts),
+            *([_joined(row.ghosts)] if ghosts else []),
             row.formula,
             f"{row.charge:+g}" if row.charge else "0",
             row.multiplicity,
@@ -120,10 +128,11 @@ def _print_fragments(rows: Sequence[FragmentRow], csv_file: Path | None) -> None
 
 
 def _print_missing(report: RunReport) -> None:
-    print(f"{len(report.failures)} calculations failed:")
+    failed, missing = len(report.failures), len(report.missing)
+    print(f"{failed} {'calculation' if failed == 1 else 'calculations'} failed:")
     for label, error in list(report.failures.items())[:_ROWS_SHOWN]:
-        print(f"  {label}: {(error.strip().splitlines() or ['no message'])[-1]}")
-    print(f"No total energy: {len(report.missing)} terms are missing:")
+        print(f"  {label}: {headline(error)}")
+    print(f"No total energy: {missing} {'term is' if missing == 1 else 'terms are'} missing:")
     for term in report.missing[:_ROWS_SHOWN]:
         print(f"  {term}")
     if len(report.missing) > _ROWS_SHOWN:
@@ -145,7 +154,8 @@ def _print_energies(report: RunReport) -> None:
         print_table(
             f"{bsse}: energies through n bodies, and what the n-body terms add", columns, map(_body_cells, rows)
         )
-        print(f"  interaction energy ({bsse})  {_three_units(rows[-1].interaction_hartree)}")
+        if rows[-1].nbody > 1:  # through one body there is none: a zero would read as a result
+            print(f"  interaction energy ({bsse})  {_three_units(rows[-1].interaction_hartree)}")
         if rows[-1].total_hartree is not None:
             print(f"  total energy ({bsse})        {_three_units(rows[-1].total_hartree)}")
 

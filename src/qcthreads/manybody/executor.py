@@ -20,6 +20,7 @@ from ..planning import Split, choose_split
 from ..programs import registry
 from .config import HybridParallelConfig, ParallelConfig, compute_name
 from .expansion import Expansion, Term, as_model, energy_of
+from .report import headline
 from .tally import Tally
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ class FragmentsFailedError(CalculationError):
         self.failures = failures
         first, error = next(iter(failures.items()))
         many = f"{len(failures)} of {len(failures) + len(results)} calculations failed"
-        super().__init__(
-            f"{many}: {', '.join(failures)}; {first}: {(error.strip().splitlines() or ['no message'])[-1]}"
-        )
+        super().__init__(f"{many}: {', '.join(failures)}; {first}: {headline(error)}")
 
 
 class ParallelManyBodyExecutor:

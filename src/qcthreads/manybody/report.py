@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from .supported import BSSE_NAMES
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import Molecule
+
+_FAILURE = re.compile(r"error\b|fail|abort|not converge|cannot|could not|unable", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,26 @@ def body_rows(properties: Mapping[str, Any], bsse: Sequence[str], max_nbody: int
 def bsse_treatment(bsse: Sequence[str]) -> str:
     """The treatments in words, the one that decides the returned energy first."""
     return "; ".join(BSSE_NAMES[treatment] for treatment in bsse)
+
+
+def headline(error: str) -> str:
+    """The one line of a calculation's error that says what went wrong; the store keeps all of it.
+
+    Of a Python traceback that is the exception; of a program's output, of which ``unknown_error`` holds the tail, the
+    first line that speaks of a failure; of anything else the first line.
+    """
+    lines = [line.rstrip() for line in error.strip().splitlines() if line.strip(" -=*")]
+    if not lines:
+        return "no message"
+    frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    if frames:
+        said = next((line for line in lines[frames[-1] + 1 :] if not line.startswith(" ")), lines[-1])
+        return " ".join(said.split())
+    kind, colon, first = lines[0].partition(":")
+    if colon and kind == "unknown_error":
+        said = next((line for line in (first, *lines[1:]) if _FAILURE.search(line)), first)
+        return " ".join(f"{kind}: {said}".split())
+    return " ".join(lines[0].split())
 
 
 def _row(term: Term, contacts: Any, result: Any, outcome: Outcome | None) -> FragmentRow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class RunReport:
     """Named in words, for a paper."""
 
     def to_json(self) -> dict[str, Any]:
-        """``{"result", "statistics", "decision", "findings"}`` as documented, plus ``missing`` and ``failures``."""
+        """``{"result", "statistics", "decision", "findings"}`` and the rest as data, as documented."""
         return {
             "result": self.result,
             "statistics": dict(self.statistics),
@@ -88,6 +88,8 @@ class RunReport:
             "findings": [dict(finding) for finding in self.findings],
             "missing": list(self.missing),
             "failures": dict(self.failures),
+            "fragments": [asdict(row) for row in self.fragments],
+            "bsse_treatment": self.bsse_treatment,
         }
 
 
@@ -154,7 +156,7 @@ class Run:
         )
         places = cut(book.machine, book.usable, split.workers, split.threads)
         return {
-            "strategy": strategy,
+            "strategy": "as asked" if request.workers and request.threads else strategy,
             "workers": split.workers,
             "threads": split.threads,
             "cpus_usable": list(book.usable),

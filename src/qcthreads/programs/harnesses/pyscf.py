@@ -189,7 +189,7 @@ def _element_basis(basis: str, element: str) -> Any:
     try:
         return gto.basis.load(basis, element)
     except Exception as error:  # PySCF raises several kinds, KeyError and its own among them
-        raise InputError(f"PySCF has no basis set {basis!r} for {element}: {error}") from None
+        raise InputError(f"PySCF has no basis set {basis!r} for {element}: {' '.join(str(error).split())}") from None
 
 
 @cache
