@@ -5,12 +5,13 @@ Every method may be called from many threads at once.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -38,6 +39,7 @@ from .monitoring.usage import Watched, usage_between
 from .planning.split import oversubscription
 from .programs.registry import get
 from .programs.settings import settings_for
+from .units import format_count
 
 _log = logging.getLogger("qcthreads.manager")
 
@@ -121,6 +123,7 @@ class _State:
     ended: deque[int] = field(default_factory=deque)
     """Allocations that were released or collected, to be given back."""
     said: set[str] = field(default_factory=set)
+    """Kinds of things that the log has."""
 
 
 class QCThreadManager:
@@ -137,7 +140,7 @@ class QCThreadManager:
     def __init__(self, config: Ceilings | None = None, *, book: LeaseBook | None = None) -> None:
         self._config = config
         self._book = book
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._state = _State()
 
     @property
@@ -175,8 +178,9 @@ class QCThreadManager:
             memory_bytes = min(memory_bytes, self._config.memory_limit_mb * 10**6)
         settings = settings_for(get(qc_program), threads_per_calc, memory_bytes)
         self._require_fit(total_workers, settings.threads)
-        for note in settings.notes:
-            self._say_once(note)
+        with self._exclusive():
+            for note in settings.notes:
+                self._say_once(note, note)
         return QCThreadConfig(
             settings.program, settings.threads, dict(settings.environment), dict(settings.task_config)
         )
@@ -196,8 +200,7 @@ class QCThreadManager:
         """
         workers, threads = fragment_workers, qc_threads_per_worker
         _require_counts(fragment_workers=workers, qc_threads_per_worker=threads)
-        with self._lock:
-            self._give_back_ended()
+        with self._exclusive():
             self._require_fit(workers, threads)
             self._require_room(workers, threads)
             live = self._state.workers
@@ -246,7 +249,7 @@ class QCThreadManager:
         ProcessGoneError
             When the attached process has ended.
         """
-        with self._lock:
+        with self._exclusive():
             worker = self._known(worker_id)
             cpus = CpuSet(thread_ids)
             if not cpus:
@@ -272,12 +275,12 @@ class QCThreadManager:
         InputError
             When the process is another worker.
         """
-        with self._lock:
+        with self._exclusive():
             worker = self._known(worker_id)
             seen = look([pid])[pid]
             if seen.started is None:
                 raise ProcessGoneError(f"process {pid} was to be worker {worker_id}, but there is no such process")
-            for other in list(self._state.workers.values()):
+            for other in self._state.workers.values():
                 same = other.seen is not None and (other.pid, other.seen.started) == (pid, seen.started)
                 if same and other is not worker:
                     raise InputError(
@@ -291,15 +294,15 @@ class QCThreadManager:
 
     def monitor_thread_usage(self) -> ThreadUsageStats:
         """Monitor real-time thread utilization: of every attached worker, since the previous call or its attachment."""
-        with self._lock:
+        with self._exclusive():
             watched = [
                 (worker, worker.pid, worker.seen, worker.cpus, worker.bound_to)
-                for worker in list(self._state.workers.values())
+                for worker in self._state.workers.values()
                 if worker.pid is not None and worker.seen is not None
             ]
         trees = look(pid for _, pid, *_ in watched)
         seen = []
-        with self._lock:
+        with self._exclusive():
             for worker, pid, before, cpus, bound_to in watched:
                 now = trees[pid]
                 seen.append(
@@ -318,18 +321,15 @@ class QCThreadManager:
 
     def release(self, allocation: ThreadAllocation) -> None:
         """Give back the CPUs of ``allocation``; a second call does nothing. Its processes are not ended."""
-        with self._lock:
-            for _, release in list(self._state.allocations.values()):
-                alive = release.peek()
-                if alive is not None and alive[0] is allocation:
-                    release()
+        for _, release in list(self._state.allocations.values()):
+            alive = release.peek()
+            if alive is not None and alive[0] is allocation:
+                release()
 
     def close(self) -> None:
         """Give back all allocations."""
-        with self._lock:
-            for _, release in list(self._state.allocations.values()):
-                release()
-            self._give_back_ended()
+        for _, release in list(self._state.allocations.values()):
+            release()
 
     def __enter__(self) -> Self:
         return self
@@ -352,10 +352,10 @@ class QCThreadManager:
         """Whether the ceilings leave room beside the live allocations."""
         if self._config is None:
             return
-        live = list(self._state.workers.values())
+        live = self._state.workers.values()
         busy = sum(worker.threads for worker in live)
         total, most = self._config.max_total_threads, self._config.max_workers
-        asked = f"{workers} workers x {threads} threads were asked for, but"
+        asked = f"{format_count(workers, 'worker')} x {format_count(threads, 'thread')} were asked for, but"
         if total is not None and busy + workers * threads > total:
             raise OversubscriptionError(f"{asked} {busy} of max_total_threads={total} are in use; release some first")
         if len(live) + workers > most:
@@ -388,7 +388,7 @@ class QCThreadManager:
         worker.leases.append(book.acquire_cpus(more))
 
     def _holder(self, lease: Lease) -> str:
-        holders = (worker for worker in list(self._state.workers.values()) if lease in worker.leases)
+        holders = (worker for worker in self._state.workers.values() if lease in worker.leases)
         return next((f"worker {worker.worker_id}" for worker in holders), "somebody else")
 
     def _bind(self, worker: _Worker) -> Binding | None:
@@ -405,21 +405,36 @@ class QCThreadManager:
                     if pid == worker.pid:
                         raise
         except (BindingNotPermittedError, BindingNotSupportedError, BindingNotEnforcedError) as error:
-            self._say_once(f"workers run unbound where the operating system refuses to bind them: {error}")
+            self._say_once("unbound", f"workers run unbound where the operating system refuses to bind them: {error}")
             worker.bound_to = None
             return Binding(worker.mask, _mask_now(worker.pid))
         binding = Binding(worker.mask, got)
         if binding.lost:
             self._say_once(
-                f"worker {worker.worker_id} was bound to {worker.mask}, but the kernel dropped {binding.lost}"
+                f"lost {binding.lost}",
+                f"worker {worker.worker_id} was bound to {worker.mask}, but the kernel dropped {binding.lost}",
             )
         worker.bound_to = got
         return binding
 
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Nobody else reads or changes the state, and it holds only what lives."""
+        try:
+            with self._lock:
+                self._give_back_ended()
+                yield
+        finally:
+            self._settle()
+
     def _end(self, first_worker: int) -> None:
-        """The end of an allocation; also called when it is collected, which may be in any thread, under any lock."""
+        """The end of an allocation; also called when it is collected: in any thread, even while that has the lock."""
         self._state.ended.append(first_worker)
-        if self._lock.acquire(blocking=False):  # else the next call gives back
+        self._settle()
+
+    def _settle(self) -> None:
+        """Give back what has ended; who has the lock now, does it on leaving."""
+        while self._state.ended and self._lock.acquire(blocking=False):
             try:
                 self._give_back_ended()
             finally:
@@ -432,11 +447,9 @@ class QCThreadManager:
                 for lease in self._state.workers.pop(worker_id).leases:
                     lease.release()
 
-    def _say_once(self, message: str) -> None:
-        with self._lock:
-            new = message not in self._state.said
-            self._state.said.add(message)
-        if new:
+    def _say_once(self, kind: str, message: str) -> None:
+        if kind not in self._state.said:
+            self._state.said.add(kind)
             _log.warning(message)
 
 

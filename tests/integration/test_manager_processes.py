@@ -179,19 +179,19 @@ from qcthreads.manager import QCThreadManager
 manager = QCThreadManager()
 made = manager.allocate_thread_resources(1, 1)
 manager.monitor_thread_usage()
-pid = int(sys.argv[1])
 if os.geteuid() == 0:
     os.setuid(65534)
-for _ in range(2):
+for pid in map(int, sys.argv[1:]):
     manager.set_thread_affinity(0, made.cpu_affinity_map[0])
     binding = manager.attach_worker(0, pid)
     print("GOT", binding.got)
 print("FINDINGS", [finding.kind for finding in manager.monitor_thread_usage().findings if finding.kind == "escaped"])
 """
-    with subprocess.Popen(["sleep", "600"]) as other:
-        somebody_elses = other.pid if os.geteuid() == 0 else 1
-        command = [sys.executable, "-c", script, str(somebody_elses)]
+    with subprocess.Popen(["sleep", "600"]) as one, subprocess.Popen(["sleep", "600"]) as other:
+        somebody_elses = [one.pid, other.pid] if os.geteuid() == 0 else [1, 1]
+        command = [sys.executable, "-c", script, *map(str, somebody_elses)]
         shown = subprocess.run(command, capture_output=True, text=True)
+        one.kill()
         other.kill()
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("WARNED workers run unbound where the operating system refuses") == 1

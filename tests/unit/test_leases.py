@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import random
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
@@ -237,14 +234,16 @@ def test_32_threads_never_overlap_and_nothing_is_lost() -> None:
     ],
     ids=["acquire", "acquire_split", "acquire_cpus", "held"],
 )
-def test_a_finalizer_may_give_back_between_any_two_instructions(call: Callable[[LeaseBook], Sequence[Lease]]) -> None:
+def test_a_finalizer_may_give_back_between_any_two_instructions(
+    call: Callable[[LeaseBook], Sequence[Lease]], before_instruction: Any
+) -> None:
     at = 0
     happened = True
     while happened:
         at += 1
         book = book_of(synthetic_machine(cores=4, threads=2), smt=True, gpus=(0, 1))
         collected, kept = book.acquire(1, GIB, gpus=1), book.acquire(1)
-        with _before_instruction(at, "book.py", collected.release) as reached:
+        with before_instruction(at, "book.py", collected.release) as reached:
             made = call(book)
         happened = bool(reached)
         for one in (*made, kept, collected):
@@ -325,30 +324,6 @@ def test_the_process_has_one_book_over_what_it_may_use() -> None:
         assert held.nodes <= books[0].machine.allowed_mems
         assert repr(held) == f"<Lease {held.lease_id}: CPUs {held.cpus}, 0 B>"
     assert held not in books[0].held()
-
-
-@contextlib.contextmanager
-def _before_instruction(number: int, file: str, act: Callable[[], object]) -> Iterator[list[int]]:
-    """``act`` before the ``number``-th instruction that runs in ``file``, as a finalizer might."""
-    seen, reached = itertools.count(1), []
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        if not frame.f_code.co_filename.endswith(file):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and next(seen) == number:
-            reached.append(number)
-            sys.settrace(None)
-            act()
-            sys.settrace(trace)
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield reached
-    finally:
-        sys.settrace(before)
 
 
 def _until(true: object) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import inspect
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -109,6 +110,63 @@ def test_an_allocation_that_is_dropped_gives_back() -> None:
     assert len(manager.book.held()) == 2
     del made
     gc.collect()
+    assert manager.book.held() == ()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda manager: manager.allocate_thread_resources(2, 1),
+        lambda manager: manager.set_thread_affinity(1, [2, 3]),
+        lambda manager: manager.configure_qc_threads("pyscf", 1, 1),
+        lambda manager: manager.monitor_thread_usage(),
+        lambda manager: set_affinity_if_there(manager, 9, [0]),
+        lambda manager: set_affinity_if_there(manager, 0, [0, 2]),
+    ],
+    ids=["allocate", "affinity", "configure", "monitor", "unknown", "affinity of the collected"],
+)
+def test_an_allocation_may_be_collected_between_any_two_instructions(
+    call: Callable[[QCThreadManager], object], before_instruction: Any
+) -> None:
+    at, happened = 0, True
+    while happened:
+        at += 1
+        manager = QCThreadManager(HybridParallelConfig(max_workers=4), book=book_of(4))
+        collected = [manager.allocate_thread_resources(1, 1)]
+        kept = manager.allocate_thread_resources(1, 1)
+        with before_instruction(at, "manager.py", collected.clear) as reached:
+            made = call(manager)
+        happened = bool(reached)
+        collected.clear()
+        manager.release(kept)
+        del made
+        assert manager.book.held() == ()
+        assert manager.allocate_thread_resources(4, 1).cpu_affinity_map == {0: [0], 1: [1], 2: [2], 3: [3]}
+    assert at > 20
+
+
+def set_affinity_if_there(manager: QCThreadManager, worker: int, cpus: Sequence[int]) -> None:
+    with contextlib.suppress(UnknownWorkerError):
+        manager.set_thread_affinity(worker, cpus)
+
+
+def test_an_allocation_collected_while_another_thread_is_busy_is_given_back_when_that_is_done() -> None:
+    manager = QCThreadManager(book=book_of(2))
+    made = [manager.allocate_thread_resources(2, 1)]
+    busy, collected = threading.Event(), threading.Event()
+
+    def be_busy() -> None:
+        with manager._exclusive():
+            busy.set()
+            collected.wait()
+
+    other = threading.Thread(target=be_busy)
+    other.start()
+    busy.wait()
+    made.clear()
+    assert len(manager.book.held()) == 2
+    collected.set()
+    other.join()
     assert manager.book.held() == ()
 
 

@@ -1,0 +1,47 @@
+"""What several unit tests need: a way to let something happen between any two instructions."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from types import FrameType
+from typing import Any
+
+import pytest
+
+BeforeInstruction = Callable[[int, str, Callable[[], object]], AbstractContextManager[list[int]]]
+
+
+@pytest.fixture
+def before_instruction() -> BeforeInstruction:
+    """``before_instruction(n, file, act)``: ``act`` before the n-th instruction that runs in ``file``.
+
+    As a finalizer or another thread might; what the context gives is empty when there were fewer.
+    """
+    return _before_instruction
+
+
+@contextlib.contextmanager
+def _before_instruction(number: int, file: str, act: Callable[[], object]) -> Iterator[list[int]]:
+    seen, reached = itertools.count(1), []
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if not frame.f_code.co_filename.endswith(file):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(seen) == number:
+            reached.append(number)
+            sys.settrace(None)
+            act()
+            sys.settrace(trace)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield reached
+    finally:
+        sys.settrace(before)
