@@ -298,3 +298,14 @@ class TestJson:
             document["specification"]["keywords"] = {"bsse_type": ["nocp"], "levels": levels}
             with pytest.raises(InputError, match=f"{said}.*not there yet"):
                 read(write(document))
+
+
+@pytest.mark.parametrize(("program", "keyword"), [("pyscf", "frozen_core"), ("psi4", "num_frozen_docc")])
+def test_a_number_of_frozen_orbitals_is_refused_for_an_expansion(tmp_path, program, keyword):
+    """One orbital in a monomer and one in the dimer: their difference would be no interaction energy."""
+    path = tmp_path / "waters.xyz"
+    path.write_text(WATERS)
+    with pytest.raises(InputError, match=f"{keyword} 1 .*true"):
+        read(path, program=program, method="mp2", basis="6-31g", keywords={keyword: 1})
+    read(path, program=program, method="mp2", basis="6-31g", keywords={keyword: 0})
+    read(path, program="pyscf", method="mp2", basis="6-31g", keywords={"frozen_core": True})

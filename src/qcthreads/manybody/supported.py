@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 BSSE_NAMES = {
     "nocp": "none (nocp): each cluster in its own basis",
     "cp": "counterpoise (cp, Boys-Bernardi, site-site function counterpoise): each cluster in the whole system's basis",
+}
+# Keywords that give a number of orbitals: the same in monomer and dimer, it leaves no meaning to their difference.
+_PER_CALCULATION = {
+    "pyscf": {"frozen_core": 'write {"frozen_core": true}'},
+    "psi4": {"num_frozen_docc": 'write {"freeze_core": true}'},
 }
 _ALIASES = {"ssfc": "cp", "mbe": "nocp", "none": "nocp"}  # QCManyBody's
 
@@ -43,6 +48,8 @@ def check_input(given: ManyBodyInput) -> None:
     if drivers != {"energy"}:
         _refuse(f"driver {', '.join(sorted(drivers - {'energy'}))}", "energies")
     check_bsse(keywords.bsse_type)
+    for atomic in specification.specification.values():
+        _check_keywords(atomic.program.lower(), atomic.keywords)
     levels = keywords.levels or {}
     _check_expansion(
         supersystem="supersystem" in levels,
@@ -61,6 +68,16 @@ def check_core(core: ManyBodyCore) -> None:
         supersystem_ie_only=bool(core.supersystem_ie_only),
         embedding=bool(core.embedding_charges),
     )
+
+
+def _check_keywords(program: str, keywords: Mapping[str, Any]) -> None:
+    for name, value in keywords.items():
+        remedy = _PER_CALCULATION.get(program, {}).get(name.lower())
+        if remedy is not None and not isinstance(value, bool) and value != 0:
+            raise InputError(
+                f"keyword {name} {value!r} freezes so many orbitals in every calculation, in a monomer as in a dimer, "
+                f"which leaves no meaning to their difference; {remedy}"
+            )
 
 
 def _check_expansion(*, supersystem: bool, chemistries: int, supersystem_ie_only: bool, embedding: bool) -> None:
