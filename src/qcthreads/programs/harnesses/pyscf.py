@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
@@ -23,12 +23,19 @@ from qcengine.programs.model import ProgramHarness
 _KEYWORDS = {
     "reference": "rhf, uhf or rohf; by default rhf for singlets, else uhf",
     "density_fit": "true or false (default)",
-    "auxbasis": "fitting basis of the SCF, with density_fit",
-    "auxbasis_mp2": "fitting basis of MP2, with density_fit",
+    "auxbasis": "name of the fitting basis of the SCF, with density_fit",
+    "auxbasis_mp2": "name of the fitting basis of MP2, with density_fit",
     "frozen_core": "true, false (default), or the number of orbitals",
     "cartesian": "true or false; by default as the basis defines",
-    "conv_tol": "of the SCF energy in hartree (default 1e-10)",
-    "max_cycle": "of the SCF (default 50)",
+    "conv_tol": "a number above 0: convergence of the SCF energy in hartree (default 1e-10)",
+    "max_cycle": "a whole number of at least 1: iterations of the SCF (default 50)",
+}
+_VALID: dict[str, Callable[[Any], bool]] = {
+    "density_fit": lambda value: isinstance(value, bool),
+    "cartesian": lambda value: isinstance(value, bool),
+    "frozen_core": lambda value: isinstance(value, int) and value >= 0,
+    "conv_tol": lambda value: isinstance(value, float | int) and not isinstance(value, bool) and value > 0,
+    "max_cycle": lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
 }
 
 
@@ -114,10 +121,14 @@ def _checked(inp: AtomicInput) -> dict[str, Any]:
     charge = inp.molecule.molecular_charge
     if charge != round(charge):
         raise InputError(f"the charge must be a whole number; given was {charge}")
-    for name, kinds in {"density_fit": bool, "cartesian": bool, "frozen_core": int, "max_cycle": int}.items():
-        if name in keywords and not isinstance(keywords[name], kinds):
-            raise InputError(f"keyword {name} is {keywords[name]!r}; it must be {_KEYWORDS[name]}")
+    for name, value in keywords.items():
+        if not _VALID.get(name, _is_name)(value):
+            raise InputError(f"keyword {name} is {value!r}; it must be {_KEYWORDS[name]}")
     return keywords
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _calculate(
@@ -227,7 +238,7 @@ def _scf(mol: Any, basis: str, keywords: dict[str, Any]) -> tuple[Any, int]:
     if checkpoint := getattr(mf, "_chkfile", None):  # an empty file by now, that would stay open
         checkpoint.close()
     if keywords.get("density_fit"):
-        mf = mf.density_fit(auxbasis=keywords.get("auxbasis") or _fitting_basis(mol, basis, mp2=False))
+        mf = mf.density_fit(auxbasis=_fitting_basis(mol, basis, keywords.get("auxbasis"), mp2=False))
     mf.conv_tol = keywords.get("conv_tol", 1e-10)
     mf.max_cycle = keywords.get("max_cycle", 50)
     mf.kernel(dm0=_guess(mol, basis, reference))
@@ -286,20 +297,27 @@ def _mp2(mol: Any, mf: Any, basis: str, keywords: dict[str, Any], for_gradient: 
     frozen = keywords.get("frozen_core", False)
     if isinstance(frozen, bool):
         frozen = chemcore(mol) if frozen else 0
-    if not 0 <= frozen <= min(mol.nelec):
-        raise InputError(f"frozen_core is {frozen}, but this molecule has {min(mol.nelec)} doubly occupied orbitals")
+    if frozen > min(mol.nelec) or frozen == max(mol.nelec):
+        raise InputError(
+            f"frozen_core is {frozen}, but this molecule has {min(mol.nelec)} doubly occupied orbitals, "
+            "and some electron must be left to correlate"
+        )
     calculation = mp.MP2(mf, frozen=frozen or None)
     if fitted:
-        calculation.with_df = df.DF(mol, auxbasis=keywords.get("auxbasis_mp2") or _fitting_basis(mol, basis, mp2=True))
+        calculation.with_df = df.DF(mol, auxbasis=_fitting_basis(mol, basis, keywords.get("auxbasis_mp2"), mp2=True))
         calculation.with_df.verbose = mol.verbose
     calculation.kernel(with_t2=for_gradient)
     return calculation
 
 
-def _fitting_basis(mol: Any, basis: str, *, mp2: bool) -> Any:
-    """The set made for this basis where there is one (Psi4's choice), else PySCF's even-tempered one."""
+def _fitting_basis(mol: Any, basis: str, asked: str | None, *, mp2: bool) -> Any:
+    """The set asked for, or made for this basis where there is one (Psi4's choice), else PySCF's even-tempered one."""
     from pyscf import df
 
+    if asked is not None:
+        for element in mol.elements:
+            _element_basis(asked, element.removeprefix("GHOST-"))
+        return asked
     return df.addons.predefined_auxbasis(mol, basis, "HF", mp2) or df.aug_etb(mol)
 
 
