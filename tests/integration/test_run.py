@@ -70,6 +70,8 @@ def test_the_report_as_json(report):
     assert 0 < statistics["oversubscription"] <= 1
     assert statistics["wall_s"] > 0
     assert document["result"]["schema_name"] == "qcschema_many_body_result"
+    assert [row["energy_hartree"] for row in document["fragments"]] == [row.energy_hartree for row in report.fragments]
+    assert all(set(row["cpus"]) <= set(document["decision"]["cpus_usable"]) for row in document["fragments"])
 
 
 def test_the_decision_is_within_what_may_be_used(report):

@@ -88,7 +88,7 @@ class RunReport:
             "findings": [dict(finding) for finding in self.findings],
             "missing": list(self.missing),
             "failures": dict(self.failures),
-            "fragments": [asdict(row) for row in self.fragments],
+            "fragments": [asdict(row) | {"cpus": row.cpus and list(CpuSet.parse(row.cpus))} for row in self.fragments],
             "bsse_treatment": self.bsse_treatment,
         }
 
