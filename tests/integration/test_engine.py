@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import queue
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,7 +24,7 @@ from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.trees import MARK
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
-from qcthreads.leases import LeaseBook
+from qcthreads.leases import Lease, LeaseBook
 
 TASKS = """
     import os, signal, subprocess, sys, tempfile, time
@@ -54,6 +57,16 @@ TASKS = """
     def crash(input):
         print("last words")
         os.kill(os.getpid(), signal.SIGSEGV)
+
+    def tidy(input):
+        import shutil
+        shutil.rmtree(os.path.dirname(tempfile.gettempdir()))
+        return crash(input) if input.get("then") == "crash" else {}
+
+    def shout(input):
+        subprocess.run(["echo", input["text"][:99_999]], check=True)
+        print(input["text"])
+        return crash(input) if input.get("then") == "crash" else input
 
     def abandon(input):
         # A tree that hides: another session, no parent, no environment, deaf to SIGTERM.
@@ -303,6 +316,25 @@ def test_a_forked_child_does_not_hide_the_workers_end(engine: LocalEngine) -> No
     assert "exit code 7" in (outcome.error or "")
 
 
+def test_a_worker_whose_scratch_directory_was_tidied_away_is_not_used_again(engine: LocalEngine) -> None:
+    first, second = engine.run([calculation("tidy"), calculation("look", "b")], max_workers=1)
+    assert (first.status, second.status) == ("finished", "finished")
+    assert second.worker_pid != first.worker_pid
+    (crashed,) = engine.run([calculation("tidy", then="crash")])
+    assert "signal 11 (SIGSEGV)" in (crashed.error or "")
+    assert "left no log" in (crashed.error or "")
+
+
+def test_much_output_and_large_data_do_no_harm(engine: LocalEngine) -> None:
+    big = "x" * 5_000_000
+    outcome = only(engine.run([calculation("shout", text=big)]))
+    assert outcome.result == {"text": big}
+    assert outcome.error is None
+    failed = only(engine.run([calculation("shout", text=big, then="crash")]))
+    assert "last words" in (failed.error or "")
+    assert len(failed.error or "") < 10_000
+
+
 def test_a_timeout_ends_the_tree(engine: LocalEngine, tmp_path: Path) -> None:
     ready = str(tmp_path / "ready")
     job = calculation("abandon", timeout_s=2, sleep=918273, how="stay", ready=ready)
@@ -389,6 +421,35 @@ def test_stop_from_another_thread(engine: LocalEngine, book: LeaseBook, tmp_path
     stopper.join()
     assert sleepers(554433) == []
     assert book.held() == ()
+
+
+def test_stop_in_the_middle_of_anything(engine: LocalEngine) -> None:
+    for _ in range(5):
+        outcomes = engine.run(calculation("look", str(n)) for n in range(9))
+        next(outcomes)
+        engine.stop()
+        with pytest.raises(StopRequestedError):
+            list(outcomes)
+
+
+def test_an_iterator_that_is_collected_in_a_driver_ends_its_run(
+    engine: LocalEngine, book: LeaseBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    calls = itertools.count()
+    acquire = book.acquire
+
+    def collect_and_acquire(*what: Any, **how: Any) -> Lease:
+        if next(calls) == 1:
+            collected.get().close()
+        return acquire(*what, **how)
+
+    monkeypatch.setattr(book, "acquire", collect_and_acquire)
+    outcomes = engine.run([calculation("look", str(n)) for n in range(3)], max_workers=1)
+    next(outcomes)
+    collected.put(outcomes)
+    engine.stop()
+    assert list(outcomes) == []
 
 
 def test_stop_reaches_those_who_wait_for_a_lease(book: LeaseBook) -> None:

@@ -164,8 +164,9 @@ class LocalEngine:
         run.stopped.set()
         self._book.wake()
         end_all(tuple(run.busy))
-        for thread in run.threads:
-            thread.join()
+        if threading.current_thread() not in run.threads:  # where the iterator may have been collected
+            for thread in run.threads:
+                thread.join()
         with self._lock, contextlib.suppress(ValueError):
             self._runs.remove(run)
 

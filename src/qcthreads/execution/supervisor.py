@@ -24,7 +24,6 @@ from ..programs.settings import child_environment
 from ..programs.spec import Settings
 from . import trees, wire
 
-_LOG_LINES = 30
 _LEAVE_S = 2.0  # an idle worker that was told to go has nothing to do but exit
 
 
@@ -62,8 +61,8 @@ class Worker:
         self._log = folder / "log"
         self._mark = uuid.uuid4().hex
         self._timed_out = False
-        scratch_of(folder).mkdir(parents=True)
         try:
+            scratch_of(folder).mkdir(parents=True)
             self._process = _start(child_environment(settings, os.environ), folder, self._log, self._mark)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -81,13 +80,14 @@ class Worker:
 
     def compute(self, request: Mapping[str, Any], timeout_s: float | None) -> dict[str, Any]:
         """The worker's reply. Raises WorkerEndedError when it ended first, or ``timeout_s`` passed and ended it."""
-        log_start = self._log.stat().st_size
+        message = wire.encode(request)
+        log_start = self._log_size()
         timer = threading.Timer(timeout_s, self._time_out) if timeout_s is not None else None
         if timer is not None:
             timer.daemon = True
             timer.start()
         try:
-            reply = self._ask(request)
+            reply = self._ask(message)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -100,8 +100,8 @@ class Worker:
 
     @property
     def healthy(self) -> bool:
-        """Whether it can be given another calculation."""
-        return not self._timed_out and self._process.poll() is None
+        """Whether it can be given another calculation; not when somebody has tidied its scratch directory away."""
+        return not self._timed_out and self._process.poll() is None and scratch_of(self.folder).is_dir()
 
     def rebind(self, cpus: CpuSet) -> None:
         """Move the whole process to ``cpus``. Raises BindingError when it was bound and cannot be moved."""
@@ -142,11 +142,12 @@ class Worker:
         if lost:
             self.notes = {"lost": f"the system dropped CPUs {lost} from a worker's mask; it runs on CPUs {bound}"}
 
-    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _ask(self, message: bytes) -> dict[str, Any] | None:
         try:
-            wire.send(self._requests, request)
+            self._requests.write(message)
+            self._requests.flush()
             return wire.receive(self._replies)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: another thread has ended us, which closes the pipes
             return None
 
     def _time_out(self) -> None:
@@ -165,12 +166,17 @@ class Worker:
             how += ", by somebody else or by the kernel for lack of memory"
         return f"{who} {how}{self._log_tail(log_start)}"
 
+    def _log_size(self) -> int:
+        with contextlib.suppress(OSError):
+            return self._log.stat().st_size
+        return 0
+
     def _log_tail(self, start: int) -> str:
         with contextlib.suppress(OSError), self._log.open("rb") as log:
-            log.seek(max(start, self._log.stat().st_size - 65536))
-            lines = log.read().decode(errors="replace").strip().splitlines()
-            if lines:
-                return "\n".join(["; the end of its log:", *lines[-_LOG_LINES:]])
+            log.seek(max(start, self._log_size() - 65536))
+            end = wire.tail(log.read().decode(errors="replace"))
+            if end:
+                return f"; the end of its log:\n{end}"
         return "; it left no log"
 
 

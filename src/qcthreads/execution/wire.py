@@ -11,6 +11,7 @@ from typing import IO, Any
 # What a worker writes first: whatever its interpreter printed before (a sitecustomize, say) is skipped up to here.
 GREETING = b"\0qcthreads worker\n"
 _LENGTH = struct.Struct("!Q")
+_TAIL_LINES, _TAIL_CHARACTERS = 30, 8000
 
 
 def encode(message: object) -> bytes:
@@ -56,6 +57,11 @@ def let_go(*pipes: IO[bytes]) -> None:
         with contextlib.suppress(OSError, ValueError):  # closed already
             os.dup2(null, pipe.fileno(), inheritable=False)
     os.close(null)
+
+
+def tail(text: str) -> str:
+    """The end of what a program said: as much as a person reads."""
+    return "\n".join(text[-_TAIL_CHARACTERS:].strip().splitlines()[-_TAIL_LINES:])
 
 
 def plain(value: Any) -> Any:

@@ -25,8 +25,6 @@ from ..cpuset import CpuSet
 from ..errors import BindingError, InputError
 from . import trees, wire
 
-_ERROR_LINES = 30
-
 
 def main() -> None:
     """Serve the driver at the other end of standard input and output; never returns while the driver lives."""
@@ -163,17 +161,13 @@ def _judge(result: object) -> dict[str, Any]:
         return {"status": "finished", "result": data}
     error = data.get("error") or {}
     error_type = str(error.get("error_type", "unknown_error"))
-    message = _tail(str(error.get("error_message", "the program gave no message")))
+    message = wire.tail(str(error.get("error_message", "the program gave no message")))
     return {"status": "failed", "error": f"{error_type}: {message}", "error_type": error_type}
 
 
 def _raised(error: BaseException) -> dict[str, Any]:
-    text = _tail("".join(traceback.format_exception(error)))
+    text = wire.tail("".join(traceback.format_exception(error)))
     return {"status": "failed", "result": None, "error": text, "error_type": type(error).__name__}
-
-
-def _tail(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-_ERROR_LINES:])
 
 
 def _end_descendants() -> None:
