@@ -69,7 +69,14 @@ def test_ceilings_above_the_machine_give_fewer_and_say_why() -> None:
     split = choose_split(50, [], 2, 0, max_workers=4, max_total_threads=8, explain="2 CPUs may be used: mask 0-1")
     assert (split.workers, split.threads) == (2, 1)
     assert "fewer than max_total_threads=8: 2 CPUs may be used: mask 0-1" in split.reasons
-    assert "fewer than max_workers=4" in split.reasons
+    assert "fewer than max_workers=4: 2 CPUs may be used: mask 0-1" in split.reasons
+    assert "fewer than max_workers=4: there are 2 calculations" in choose_split(2, [], 16, 0, max_workers=4).reasons
+
+
+def test_a_worker_may_be_given_less_than_its_share_of_the_memory() -> None:
+    split = choose_split(50, [], 2, 64 * GIB, GIB, memory_per_worker_bytes=GIB)
+    assert split.memory_bytes == GIB
+    assert "1 GiB for each worker, as asked" in split.reasons
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,7 @@ class ParallelManyBodyExecutor:
             max_total_threads=config.max_total_threads if isinstance(config, HybridParallelConfig) else None,
             max_workers=ceiling,
             useful_width=registry.get(self._expansion.program).useful_width,
+            memory_per_worker_bytes=config.memory_limit_bytes,
             explain=self._book.explain(),
         )
         if split.workers < min(ceiling, len(terms)):

@@ -27,6 +27,7 @@ def choose_split(
     max_total_threads: int | None = None,
     max_workers: int | None = None,
     useful_width: int | None = None,
+    memory_per_worker_bytes: int = 0,
     explain: str | None = None,
 ) -> Split:
     """Divide the usable PUs into workers of one width.
@@ -47,6 +48,8 @@ def choose_split(
         Ceilings: fewer are used where there is less.
     useful_width
         Beyond this width the program gets no faster; 1: it does not thread.
+    memory_per_worker_bytes
+        What each worker is to have; 0: its share of ``memory_bytes``.
     explain
         One clause that says what may be used and why, for messages: ``"2 CPUs may be used: mask 0-1"``.
 
@@ -90,10 +93,12 @@ def choose_split(
         chosen_threads = threads or min(cpus // chosen_workers, useful_width or cpus)
         asked = [_count(count, what) for count, what in ((workers, "worker"), (threads, "thread")) if count]
         reasons.append(f"as asked: {' x '.join(asked)}")
-    if by_memory is not None and chosen_workers == by_memory < min(n_tasks, cpus):
+    short_of_memory = by_memory is not None and chosen_workers == by_memory < min(n_tasks, cpus)
+    if short_of_memory:
         reasons.append(f"memory for {by_memory} at a time: each needs {format_size(memory_per_task_bytes)}")
-    if max_workers is not None and chosen_workers != max_workers:
-        reasons.append(f"fewer than max_workers={max_workers}")
+    if max_workers is not None and chosen_workers < max_workers and not short_of_memory:
+        few = f"there are {_count(n_tasks, 'calculation')}" if chosen_workers == n_tasks else explain
+        reasons.append(f"fewer than max_workers={max_workers}: {few}")
     elif max_workers is not None and max_workers < min(n_tasks, cpus):
         reasons.append(f"max_workers={max_workers}")
     if useful_width is not None and chosen_threads == useful_width < cpus // chosen_workers:
@@ -102,8 +107,10 @@ def choose_split(
     if spare:
         reasons.append(f"{_count(spare, 'PU')} left over")
     headline = f"{_count(usable, 'PU')}, {_count(n_tasks, 'calculation')}: {_product(chosen_workers, chosen_threads)}"
-    share = memory_bytes // chosen_workers
-    if memory_bytes:
+    share = memory_per_worker_bytes or memory_bytes // chosen_workers
+    if memory_per_worker_bytes:
+        reasons.append(f"{format_size(share)} for each worker, as asked")
+    elif memory_bytes:
         reasons.append(f"{format_size(memory_bytes)} for all: {format_size(share)} for each worker")
     return Split(chosen_workers, chosen_threads, share, (headline, *reasons))
 
