@@ -198,9 +198,10 @@ def test_a_module_that_a_harness_needs_is_named(monkeypatch, tmp_path):
         registry.require("nwchem")
 
 
-def test_programs_that_only_qcengine_knows_are_found_through_it():
+def test_programs_that_only_qcengine_knows_are_found_through_it(tmp_path, monkeypatch):
     import qcengine
 
+    monkeypatch.chdir(tmp_path)  # QCEngine asks Psi4 its version, which leaves a timer.dat where it is asked
     only_qcengine = sorted(qcengine.list_available_programs() - set(registry.names()))
     for name in only_qcengine:
         assert registry.find(registry.get(name)) is not None
