@@ -245,3 +245,24 @@ def test_a_real_quota(real_group):
     found = limits_of_a_child(preexec=lambda: join.write_text(str(os.getpid())))
     assert found == (mask, 1, 1.5)
     assert CpuSet(found[0]) == read_limits(environ={}).cpus
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts are Linux's")
+def test_where_nothing_describes_the_machine_the_mask_tells():
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("this user may not hide /sys from a process")
+    one = max(os.sched_getaffinity(0))
+    code = (
+        f"import os; os.sched_setaffinity(0, [{one}]); from qcthreads import read_limits, read_machine; "
+        "limits = read_limits(); print(limits.cpus, [rule.rule for rule in limits.rules if rule.cpus]); "
+        "print(read_machine().cpus_online)"
+    )
+
+    def without(*hiding: str) -> "subprocess.CompletedProcess[str]":
+        hide = " && ".join(["mount -t tmpfs none /sys", *hiding, 'exec "$0" -c "$1"'])
+        return subprocess.run(
+            ["unshare", "--mount", "sh", "-c", hide, sys.executable, code], capture_output=True, text=True
+        )
+
+    assert without("mount --bind /dev/null /proc/cpuinfo").stdout == f"{one} ['mask']\n{one}\n"
+    assert "proc/meminfo cannot be read there" in without("mount -t tmpfs none /proc").stderr

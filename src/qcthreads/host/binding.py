@@ -22,6 +22,11 @@ def require_cpus(cpus: CpuSet) -> CpuSet:
     return cpus
 
 
+def name_of_thread(tid: int) -> str:
+    """How messages call thread ``tid``; 0 is the caller."""
+    return f"thread {tid}" if tid else "the calling thread"
+
+
 def binding_error(error: OSError, target: str, cpus: CpuSet | None = None) -> BindingError:
     """The BindingError for ``error`` met when ``target`` was asked for its mask, or to be bound to ``cpus``."""
     asked = f"bind {target} to CPUs {cpus}" if cpus is not None else f"read the mask of {target}"
@@ -29,7 +34,7 @@ def binding_error(error: OSError, target: str, cpus: CpuSet | None = None) -> Bi
         return ProcessGoneError(f"cannot {asked}: it has ended; start it again")
     if error.errno in (errno.EPERM, errno.EACCES):
         return BindingNotPermittedError(
-            f"cannot {asked}: the system does not permit it; bind only processes of the same user"
+            f"cannot {asked}: the system does not permit it; it belongs to another user, or this container forbids it"
         )
     if error.errno == errno.ENOSYS:
         return BindingNotSupportedError(f"cannot {asked}: this system cannot bind; run with affinity turned off")

@@ -140,13 +140,16 @@ def _leaves(rule: Rule) -> float:
 
 
 def _cpu_sets(root: str, *, live: bool) -> Iterator[Rule]:
-    yield from _live_mask() if live else _recorded_mask(root)
+    masks = list(_live_mask() if live else _recorded_mask(root))
+    yield from masks
     yield from _cgroup_cpus(root)
     try:
         yield Rule("online", "/sys/devices/system/cpu/online", cpus=online_cpus(root))
     except MachineError:
         if not live:
             raise
+        if masks:  # how many there are does not tell which
+            return
         yield Rule("online", "os.cpu_count", cpus=CpuSet(range(os.cpu_count() or 1)))
 
 
@@ -252,7 +255,7 @@ def _available_memory(root: str, *, live: bool) -> Iterator[Rule]:
     elif "MemFree" in fields:  # kernels before 3.14
         free = fields["MemFree"] + fields.get("Buffers", 0) + fields.get("Cached", 0)
         yield Rule("available memory", "/proc/meminfo", memory_bytes=free)
-    elif live:
+    elif live and sys.platform != "linux":  # where psutil reads the same file
         import psutil
 
         yield Rule("available memory", "psutil", memory_bytes=psutil.virtual_memory().available)

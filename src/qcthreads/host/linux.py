@@ -7,7 +7,7 @@ import os
 from ..cpuset import CpuSet
 from ..machine import Machine
 from . import _native
-from .binding import binding_error, require_cpus
+from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities
 from .live import read_linux_machine
 
@@ -33,14 +33,14 @@ class LinuxHost:
         try:
             return CpuSet.from_bits(_native.get_affinity(tid))
         except OSError as error:
-            raise binding_error(error, f"thread {tid}") from error
+            raise binding_error(error, name_of_thread(tid)) from error
 
     def set_affinity(self, cpus: CpuSet, tid: int = 0) -> Binding:
         """Bind thread ``tid`` (0: the calling thread) and read the mask back. Raises a BindingError subclass."""
         try:
             return Binding(cpus, CpuSet.from_bits(_native.set_affinity(tid, require_cpus(cpus).bits)))
         except OSError as error:
-            raise binding_error(error, f"thread {tid}", cpus) from error
+            raise binding_error(error, name_of_thread(tid), cpus) from error
 
     def set_process_affinity(self, cpus: CpuSet, pid: int) -> Binding:
         """Bind all threads of process ``pid``, repeated until none is missed; ``got`` is the union of their masks."""

@@ -8,7 +8,7 @@ import sys
 from ..cpuset import CpuSet
 from ..errors import BindingNotSupportedError
 from ..machine import Machine
-from .binding import binding_error, require_cpus
+from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities
 from .live import read_linux_machine
 
@@ -37,7 +37,7 @@ class PortableHost:
         try:
             return CpuSet.from_bits(_get(tid))
         except OSError as error:
-            raise binding_error(error, f"thread {tid}") from error
+            raise binding_error(error, name_of_thread(tid)) from error
 
     def set_affinity(self, cpus: CpuSet, tid: int = 0) -> Binding:
         """Bind thread ``tid`` (0: the calling thread) and read the mask back. Raises a BindingError subclass."""
@@ -45,7 +45,7 @@ class PortableHost:
             _set(tid, require_cpus(cpus))
             return Binding(cpus, CpuSet.from_bits(_get(tid)))
         except OSError as error:
-            raise binding_error(error, f"thread {tid}", cpus) from error
+            raise binding_error(error, name_of_thread(tid), cpus) from error
 
     def set_process_affinity(self, cpus: CpuSet, pid: int) -> Binding:
         """Bind all threads of process ``pid``, repeated until none is missed; ``got`` is the union of their masks."""

@@ -360,8 +360,8 @@ def _handed_out(machine: Machine, limits: Limits, cpus: CpuSet | None, leave: in
     count = min(len(usable), limits.cpu_count) - leave
     if leave < 0 or count < 1:
         raise OversubscriptionError(
-            f"leave={leave} was asked for, but {format_count(min(len(usable), limits.cpu_count), 'CPU')} may be used, "
-            "of which at least one must remain; leave fewer"
+            f"{format_count(leave, 'CPU')} to be left free: that was asked for, but "
+            f"{format_count(min(len(usable), limits.cpu_count), 'CPU')} may be used, and at least one must remain"
         )
     chosen = usable
     if count < len(usable):
