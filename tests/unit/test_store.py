@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import zipfile
@@ -199,6 +200,34 @@ def test_after_kill_9_there_are_whole_results_and_no_lock(path: Path) -> None:
     with Store.resume(path, IDENTITY) as store:
         store.record(outcome("after"))
         assert len(store.results()) == len(results) + 1
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_sees_that_a_run_goes_on() -> None:
+    script = "import fcntl, os, sys; from qcthreads.execution.store import open_store; os.setuid(65534)\n"
+    script += "with open_store(sys.argv[1]) as reader: print(reader.status())"
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to others
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "run.store"
+        with Store.create(path, IDENTITY) as store:
+            store.started("a")
+            seen = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+            assert seen.stdout == "{'total': 1, 'finished': 0, 'failed': 0, 'running': 1}\n", seen.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts are Linux's")
+def test_the_kind_of_a_file_system_with_an_odd_name_is_found(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount anything")
+    script = "import sys; from pathlib import Path; from qcthreads.execution import store\n"
+    script += "store._NETWORK = ('ramfs',); print([store._on_network(Path(path)) for path in sys.argv[1:]])"
+    odd = tmp_path / "na\u00efve caf\u00e9\\040"
+    odd.mkdir()
+    mount = 'mount -t ramfs none "$2" && exec "$0" -c "$1" "$2/a" "$2.b"'
+    told = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, sys.executable, script, odd], capture_output=True, text=True
+    )
+    assert told.stdout == "[True, False]\n", told.stderr
 
 
 def test_a_file_system_of_the_network_kind_gets_a_rollback_journal_and_a_status_file(

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import IO, Any, Literal, Self
 
 from ..errors import InputError, MachineError
+from ..host.cgroup import unescape
 from .calculation import Outcome
 
 _APPLICATION_ID = 0x71635468  # "qcTh"; SQLite's header holds it, and file(1) shows it
@@ -265,14 +266,16 @@ class Store(StoreReader):
 
     def close(self) -> None:
         """Close the file and let others write; a second call does nothing."""
-        if self._writer.is_held:
-            self._nothing_runs()
-            with self._lock, contextlib.suppress(sqlite3.Error):
-                # One plain file again, to be copied or read where nothing may be written; not while others read it.
-                self._database.execute("PRAGMA busy_timeout = 0")
-                self._database.execute("PRAGMA journal_mode = DELETE")
-        super().close()
-        self._writer.release()
+        try:
+            if self._writer.is_held:
+                self._nothing_runs()
+                with self._lock, contextlib.suppress(sqlite3.Error):
+                    # One plain file again, to be copied or read where nothing may be written; not while others read it.
+                    self._database.execute("PRAGMA busy_timeout = 0")
+                    self._database.execute("PRAGMA journal_mode = DELETE")
+        finally:
+            super().close()
+            self._writer.release()
 
     def _nothing_runs(self) -> None:
         with self._changing() as database:
@@ -374,7 +377,7 @@ class _WriterLock:
         """Lock it now; false when another holds it. ``shared``: only to see whether anybody writes."""
         while True:
             try:
-                file = self._path.open("r+b" if shared else "a+b")
+                file = self._path.open("rb" if shared else "a+b")
             except OSError:
                 if shared:
                     return True
@@ -453,13 +456,13 @@ def _on_network(path: Path) -> bool:
         return False
     where = path.absolute().resolve()
     found, depth = "", -1
-    with contextlib.suppress(OSError), Path("/proc/self/mounts").open(encoding="utf-8", errors="replace") as mounts:
+    with contextlib.suppress(OSError), Path("/proc/self/mounts").open("rb") as mounts:
         for line in mounts:
-            _, point, kind, *_ = line.split(" ")
-            mounted = Path(point.encode().decode("unicode_escape"))
+            _, point, kind, *_ = os.fsdecode(line).split(" ")
+            mounted = Path(unescape(point))
             if where.is_relative_to(mounted) and len(mounted.parts) >= depth:
                 found, depth = kind, len(mounted.parts)
-    return found.startswith(_NETWORK)
+    return not found or found.startswith(_NETWORK)
 
 
 def _pack(result: Mapping[str, Any]) -> bytes:

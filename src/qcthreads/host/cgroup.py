@@ -88,11 +88,11 @@ def _mount(kind: str, options: str, top: str, point: str) -> _Mount | None:
     if version is None:
         return None
     controllers = frozenset(["cpuset"]) if version == 0 else frozenset(options.split(","))
-    return _Mount(version, controllers, _unescape(top), _unescape(point))
+    return _Mount(version, controllers, unescape(top), unescape(point))
 
 
-def _unescape(path: str) -> str:
-    r"""Spaces and the like are written ``\040`` in mountinfo."""
+def unescape(path: str) -> str:
+    r"""A path as it is; in ``/proc/PID/mountinfo`` and ``mounts`` spaces and the like are written ``\040``."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), path)
 
 
