@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from operator import index
 from typing import Self
 
 from .errors import InputError
@@ -26,9 +27,13 @@ class IndexSet:
     def __init__(self, members: Iterable[int] = ()) -> None:
         bits = 0
         for member in members:
-            if not 0 <= member < _HIGHEST:
-                raise InputError(f"not a valid number in a {type(self).__name__}: {member}")
-            bits |= 1 << member
+            try:
+                number = index(member)  # numpy's integers shift without a word beyond their 64 bits
+            except TypeError:
+                number = -1
+            if not 0 <= number < _HIGHEST:
+                raise InputError(f"not a valid number in a {type(self).__name__}: {member!r}")
+            bits |= 1 << number
         object.__setattr__(self, "_bits", bits)
 
     @classmethod

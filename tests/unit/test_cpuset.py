@@ -8,6 +8,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,11 +116,16 @@ def test_sets_cannot_be_changed_or_mixed():
 
 
 def test_members_out_of_range_are_refused():
-    for member in (-1, 1 << 20):
-        with pytest.raises(InputError):
+    for member in (-1, 1 << 20, 1.0, "1", None):
+        with pytest.raises(InputError, match="not a valid number in a CpuSet"):
             CpuSet([member])
     with pytest.raises(InputError):
         CpuSet.from_bits(-1)
     with pytest.raises(ValueError, match="empty"):
         _ = CpuSet().first
     assert CpuSet([7, 3]).first == 3
+
+
+def test_numpy_integers_are_numbers_like_any_other():
+    assert CpuSet(numpy.arange(60, 130)) == CpuSet(range(60, 130))
+    assert type(CpuSet(numpy.arange(3)).bits) is int
