@@ -98,6 +98,21 @@ class LocalEngine:
             labels.add(job.calculation.label)
         return self._iterate(_Run(deque(jobs), min(max_workers or len(self._book.usable), len(jobs))))
 
+    def warm(self, calculation: Calculation, workers: int) -> None:
+        """Start ``workers`` for calculations like this one, while the caller still prepares them; returns at once.
+
+        They hold leases of their own until they are ready. One that cannot be started is left out: the calculation
+        that needs it says why. Raises what :meth:`run` raises before anything starts.
+        """
+        job = _prepare(calculation, self._book)
+        run = _Run(deque(), workers)
+        with self._lock:
+            self._runs.append(run)
+        for lease in self._book.acquire_split(workers, job.settings.threads):
+            thread = threading.Thread(target=self._warm, args=(run, job, lease), name="qcthreads-warm", daemon=True)
+            thread.start()
+            run.threads.append(thread)
+
     def stop(self) -> None:
         """End every worker and everything below it, release every lease, remove temporary files. From any thread."""
         with self._lock:
@@ -122,6 +137,14 @@ class LocalEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _warm(self, run: _Run, job: _Job, lease: Lease) -> None:
+        with lease, contextlib.suppress(StopRequestedError, WorkerEndedError):
+            worker = self._worker(run, job, lease.cpus, fresh=True)
+            try:
+                worker.compute(job.warming(), None)
+            finally:
+                self._put_back(run, job, worker)
 
     def _iterate(self, run: _Run) -> Iterator[Outcome]:
         with self._lock:
@@ -317,6 +340,16 @@ class _Job:
         """The settings for a worker that keeps its temporary files in ``scratch``."""
         spec = registry.get(self.calculation.program)
         return settings_for(spec, self.calculation.threads, self.calculation.memory_bytes or None, str(scratch))
+
+    def warming(self) -> dict[str, Any]:
+        """What a worker is sent that is to be ready for the first calculation."""
+        preload = registry.get(self.calculation.program).preload
+        return {
+            "preload": preload if self.calculation.compute is None else (),
+            "compute": self.calculation.compute,
+            "program": self.settings.program,
+            "harness_module": self.settings.harness_module,
+        }
 
     def request(self, scratch: Path) -> dict[str, Any]:
         """What the worker is sent."""

@@ -16,6 +16,7 @@ SPEC = ProgramSpec(
     memory_overhead_bytes=64 * 1024**2,
     python_module="pyscf",
     harness_module="qcthreads.programs.harnesses.pyscf",
+    preload=("pyscf.scf", "pyscf.mp", "pyscf.df"),
     install_hint="pip install 'qcthreads[run]' (Linux and macOS)",
     provenance="verified in source (pyscf 94d4dc83), measured with 2.14",
 )

@@ -52,6 +52,8 @@ class ProgramSpec:
     """Its output holds the version as the first word that begins like one; empty: asked of the Python module."""
     harness_module: str | None = None
     """A module of ours to import in the worker, which registers a QCEngine harness."""
+    preload: tuple[str, ...] = ()
+    """Modules that its first calculation imports in the worker: a worker that waits for its first one has them ready."""
     install_hint: str
     provenance: str
     """How well the facts are known: verified in source, measured, documented, second-hand."""

@@ -13,6 +13,7 @@ SPEC = ProgramSpec(
         "OMP_STACKSIZE": "4G",  # virtual, as xtb's own help says; larger systems end with a segmentation fault without
     },
     python_module="xtb",
+    preload=("xtb.qcschema.harness",),
     install_hint="pip install 'qcthreads[xtb]' (Linux, Python 3.11), or conda install -c conda-forge xtb-python",
     provenance="measured with the wheel 22.1",
 )
