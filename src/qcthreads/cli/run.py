@@ -93,13 +93,13 @@ def execute(args: Namespace) -> int:
     """Prepare, run and print; 1 when a calculation failed, 4 when stopped."""
     if args.csv is not None:
         _check_writable(args.csv)
-    run = Run(request_of(args))
-    if args.dry_run:
-        print_json(dry_run_document(run)) if args.json else print_dry_run(run)
-        return 0
     try:
-        with _terminated_like_interrupted(), show_progress(run, sys.stderr) as on_progress:
-            report = run.execute(on_progress)
+        with _terminated_like_interrupted(), Run(request_of(args), warm=not args.dry_run) as run:
+            if args.dry_run:
+                print_json(dry_run_document(run)) if args.json else print_dry_run(run)
+                return 0
+            with show_progress(run, sys.stderr) as on_progress:
+                report = run.execute(on_progress)
     except KeyboardInterrupt:
         print(f"qcthreads: stopped; {_how_to_go_on(args.store)}", file=sys.stderr)
         return 4

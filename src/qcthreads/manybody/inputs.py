@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -13,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..units import BOHR_TO_ANGSTROM
+from .request import RunRequest
 from .supported import check_bsse, check_input
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import Molecule
     from qcmanybody.models.v2 import ManyBodyInput
-
-    from .run import RunRequest
 
 DEFAULT_PROGRAM = "pyscf"
 DEFAULT_MAX_NBODY = 2
@@ -91,6 +91,18 @@ def read_input(path: Path, request: RunRequest) -> ManyBodyInput:
         bsse=request.bsse,
         keywords=request.keywords,
     )
+
+
+def likely_program(request: RunRequest) -> str | None:
+    """Which program it will be, as far as a look tells that imports nothing; ``None``: it does not."""
+    if request.program is not None:
+        return request.program.lower()
+    if request.input.suffix.lower() != ".json":
+        return DEFAULT_PROGRAM
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        (model,) = json.loads(request.input.read_text(encoding="utf-8"))["specification"]["specification"].values()
+        return str(model["program"]).lower()
+    return None
 
 
 def build_input(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from ..cpuset import CpuSet
-from ..errors import InputError, MachineError
-from ..execution.calculation import Outcome, Progress
+from ..errors import InputError, MachineError, QCThreadsError
+from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.engine import LocalEngine
 from ..execution.store import Store
 from ..host import read_machine
@@ -22,8 +23,9 @@ from ..planning import choose_split
 from ..programs import registry
 from .config import strategy_name
 from .expansion import Expansion, count_by_nbody
-from .inputs import read_input
+from .inputs import likely_program, read_input
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
+from .request import RunRequest
 from .tally import Tally, mixed_versions
 
 __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
@@ -32,36 +34,8 @@ __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
 _WORKING_MEMORY_BYTES = 256 * 1024**2
 # A finished water cluster's AtomicResult takes 2-4 kB in a store; ten times that, because programs add output.
 _STORED_BYTES = 40 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRequest:
-    """What a user asks for; ``None`` means: not said, so qcthreads decides or the input says."""
-
-    input: Path
-    fragments: str | None = None
-    """For .xyz: 1-based atoms of each fragment, ``"1-3;4-6"``."""
-    charges: Sequence[float] | None = None
-    multiplicities: Sequence[int] | None = None
-    program: str | None = None
-    method: str | None = None
-    basis: str | None = None
-    max_nbody: int | None = None
-    bsse: Sequence[str] | None = None
-    keywords: Mapping[str, Any] = field(default_factory=dict)
-    workers: int | None = None
-    threads: int | None = None
-    strategy: str = "auto"
-    max_total_threads: int | None = None
-    memory_bytes: int | None = None
-    cpus: CpuSet | None = None
-    leave: int = 0
-    affinity: bool = True
-    scratch: Path | None = None
-    store: Path | None = None
-    resume: bool = False
-    retries: int = 0
-    timeout_s: float | None = None
+# How many workers start before it is known how many calculations there are.
+_WARM_WORKERS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +68,11 @@ class RunReport:
 
 
 class Run:
-    """A prepared run: the input is read and checked, the decision is taken, nothing has been started.
+    """A prepared run: the input is read and checked, the decision is taken, nothing has been computed.
 
-    Raises InputError for malformed or contradictory input, MachineError (and subclasses) where this machine cannot.
+    With ``warm`` workers start while the input is read; leave the ``with`` statement, or call :meth:`close`, when the
+    run is not to be executed after all. Raises InputError for malformed or contradictory input, MachineError (and
+    subclasses) where this machine cannot.
     """
 
     fragments: tuple[FragmentRow, ...]
@@ -106,16 +82,48 @@ class Run:
     "program", "program_version", "method", "basis", "bsse", "max_nbody", "reasons": [...], "scratch_bytes": int | None,
     "store_bytes": int | None, "expected_wall_s": float | None}``; ``None``: not known."""
 
-    def __init__(self, request: RunRequest) -> None:
+    def __init__(self, request: RunRequest, *, warm: bool = False) -> None:
         self.request = request
-        strategy = strategy_name(request.strategy)
-        given = read_input(request.input, request)
-        self._expansion = Expansion.from_input(given)
-        installation = registry.require(self._expansion.program)
-        _check_places(request)
         self._book = LeaseBook(
             read_machine(), read_limits(), cpus=request.cpus, leave=request.leave, memory_bytes=request.memory_bytes
         )
+        self._on_progress: Callable[[Progress], None] = lambda _: None
+        self._warmed_at: float | None = None
+        self._engine = LocalEngine(
+            self._book,
+            affinity=request.affinity,
+            scratch=request.scratch,
+            retries=request.retries,
+            on_progress=lambda progress: self._on_progress(progress),
+        )
+        try:
+            self._prepare(warm)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the workers, if there are any."""
+        self._engine.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prepare(self, warm: bool) -> None:
+        request = self.request
+        strategy = strategy_name(request.strategy)
+        _check_places(request)
+        if warm:
+            self._warmed_at = time.perf_counter()
+            self._warm()
+        given = read_input(request.input, request)
+        self._expansion = Expansion.from_input(given)
+        installation = registry.require(self._expansion.program)
         self._terms = self._expansion.terms()
         self._molecule = given.molecule
         self.counts_by_nbody = count_by_nbody(self._terms)
@@ -127,7 +135,7 @@ class Run:
 
         A KeyboardInterrupt ends every child, releases everything, leaves the store valid, and goes on up.
         """
-        began = time.perf_counter()
+        began = self._warmed_at or time.perf_counter()
         tally = Tally(self._book, on_progress)
         store = self._open_store()
         try:
@@ -135,9 +143,25 @@ class Run:
             reused = len(results)
             self._compute(tally, store, results)
         finally:
+            self.close()
             if store is not None:
                 store.close()
         return self._report(tally, results, reused, time.perf_counter() - began)
+
+    def _warm(self) -> None:
+        """Start workers by what can be told without reading the input; a wrong guess costs no more than their start.
+
+        To import QCEngine and PySCF takes a worker 2 s, to read the input takes us 1 s.
+        """
+        request, usable = self.request, len(self._book.usable)
+        program = likely_program(request)
+        threads = request.threads or 1
+        workers = min(request.workers or _WARM_WORKERS, min(usable, request.max_total_threads or usable) // threads)
+        if program is not None and workers > 0:
+            memory_bytes = self._book.memory_bytes // workers
+            likely = Calculation(label="", program=program, input={}, threads=threads, memory_bytes=memory_bytes)
+            with contextlib.suppress(QCThreadsError):  # what is wrong is said of the calculations themselves
+                self._engine.warm(likely, workers)
 
     def _decide(self, strategy: str, version: str | None) -> dict[str, Any]:
         request, expansion, book = self.request, self._expansion, self._book
@@ -227,15 +251,13 @@ class Run:
         ]
         if not calculations:
             return
-        with LocalEngine(
-            self._book, affinity=request.affinity, scratch=request.scratch, retries=request.retries, on_progress=watch
-        ) as engine:
-            for outcome in engine.run(calculations, max_workers=decision["workers"]):
-                if store is not None:
-                    store.record(outcome)
-                tally.add(outcome)
-                if outcome.status == "finished":
-                    results[outcome.label] = outcome.result
+        self._on_progress = watch
+        for outcome in self._engine.run(calculations, max_workers=decision["workers"]):
+            if store is not None:
+                store.record(outcome)
+            tally.add(outcome)
+            if outcome.status == "finished":
+                results[outcome.label] = outcome.result
 
     def _report(self, tally: Tally, results: Mapping[str, Any], reused: int, wall_s: float) -> RunReport:
         expansion, decision = self._expansion, self.decision

@@ -53,7 +53,7 @@ class ProgramSpec:
     harness_module: str | None = None
     """A module of ours to import in the worker, which registers a QCEngine harness."""
     preload: tuple[str, ...] = ()
-    """Modules that its first calculation imports in the worker: a worker that waits for its first one has them ready."""
+    """Modules that its first calculation imports: a worker that waits for one has them ready."""
     install_hint: str
     provenance: str
     """How well the facts are known: verified in source, measured, documented, second-hand."""
