@@ -204,6 +204,29 @@ def test_an_idle_worker_has_imported_nothing_heavy(engine: LocalEngine) -> None:
     assert heavy.isdisjoint(set(seen["modules"]) - set(bare.stdout.split()))
 
 
+def test_warm_workers_take_the_first_calculations(engine: LocalEngine, book: LeaseBook) -> None:
+    workers = len(book.usable)
+    engine.warm(calculation("look"), workers)
+    assert len(book.held()) == workers  # so that nothing else comes between
+    outcome = only(engine.run([calculation("look")]))
+    assert outcome.worker_pid in {child.pid for child in psutil.Process().children()}
+    assert len(psutil.Process().children()) == workers
+    assert outcome.bound == outcome.cpus
+
+
+def test_a_worker_that_cannot_get_ready_leaves_the_reason_to_its_calculation(engine: LocalEngine) -> None:
+    lost = Calculation(label="a", program="none", input={}, compute="nowhere_at_all:function")
+    engine.warm(lost, 1)
+    assert "nowhere_at_all" in (only(engine.run([lost])).error or "")
+
+
+def test_stop_while_workers_get_ready(engine: LocalEngine, book: LeaseBook) -> None:
+    engine.warm(calculation("look"), len(book.usable))
+    engine.stop()
+    assert psutil.Process().children() == []
+    assert book.held() == ()
+
+
 def test_the_callers_pythonpath_is_kept(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/nowhere/of/mine")
     seen = only(engine.run([calculation("look")])).result

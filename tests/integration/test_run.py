@@ -95,6 +95,26 @@ def test_nothing_is_started_before_execute():
     assert set(psutil.Process().children()) == before
 
 
+def test_warm_workers_compute_and_end(report):
+    before = set(psutil.Process().children())
+    with Run(request(max_nbody=3), warm=True) as run:
+        warm = {child.pid for child in psutil.Process().children()}
+        warmed = run.execute()
+        assert {row.worker_pid for row in warmed.fragments} <= warm
+    assert warmed.result["return_result"] == pytest.approx(report.result["return_result"], abs=1e-10)
+    assert set(psutil.Process().children()) == before
+
+
+def test_a_warm_run_that_is_refused_leaves_nothing(tmp_path):
+    before = set(psutil.Process().children())
+    (tmp_path / "bad.xyz").write_text("2\n\nHe 0 0 0\n")
+    with pytest.raises(InputError):
+        Run(request(tmp_path / "bad.xyz"), warm=True)
+    with Run(request(), warm=True):
+        pass
+    assert set(psutil.Process().children()) == before
+
+
 def test_charges_and_ions(tmp_path):
     path = tmp_path / "ions.xyz"
     path.write_text("5\n\nLi 0 0 0\nF 0 0 3.0\nO 3.0 0 0\nH 3.5 0.757 0\nH 3.5 -0.757 0\n")
