@@ -33,13 +33,13 @@ from .host import get_host
 from .host.interface import Binding
 from .leases import Lease, LeaseBook
 from .leases.book import process_book
-from .monitoring.sampler import Tree, best_source, descendants, look
+from .monitoring.sampler import Tree, Watched, best_source, descendants, look
 from .monitoring.statistics import ThreadUsageStats
-from .monitoring.usage import Watched, usage_between
+from .monitoring.usage import usage_between
 from .planning.split import oversubscription
 from .programs.registry import get
 from .programs.settings import settings_for
-from .units import format_count
+from .units import format_split
 
 _log = logging.getLogger("qcthreads.manager")
 
@@ -355,7 +355,7 @@ class QCThreadManager:
         live = self._state.workers.values()
         busy = sum(worker.threads for worker in live)
         total, most = self._config.max_total_threads, self._config.max_workers
-        asked = f"{format_count(workers, 'worker')} x {format_count(threads, 'thread')} were asked for, but"
+        asked = f"{format_split(workers, threads)} were asked for, but"
         if total is not None and busy + workers * threads > total:
             raise OversubscriptionError(f"{asked} {busy} of max_total_threads={total} are in use; release some first")
         if len(live) + workers > most:

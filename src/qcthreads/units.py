@@ -34,6 +34,11 @@ def format_count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def format_split(workers: int, threads: int) -> str:
+    """``2 workers x 1 thread``."""
+    return f"{format_count(workers, 'worker')} x {format_count(threads, 'thread')}"
+
+
 def format_size(size_bytes: float) -> str:
     """A size in bytes as a person reads it, in powers of 1024, three figures."""
     for unit in ("B", "KiB", "MiB", "GiB"):

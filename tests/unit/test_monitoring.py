@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from qcthreads.cpuset import CpuSet
-from qcthreads.monitoring.sampler import best_source, descendants, look
+from qcthreads.monitoring.sampler import Watched, best_source, descendants, look
 from qcthreads.monitoring.statistics import ThreadUsageStats
-from qcthreads.monitoring.usage import Watched, usage_between
+from qcthreads.monitoring.usage import usage_between
 
 SOURCES = ["schedstat", "psutil"] if sys.platform == "linux" else ["psutil"]
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="masks and run-queue delay are read on Linux only")

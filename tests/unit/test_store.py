@@ -70,8 +70,8 @@ def test_everything_that_was_recorded_is_read_again(path: Path) -> None:
         shown = reader.show('["mp2", [1, 2], [1, 2]]')
         assert shown["result"]["return_result"] == -76.1
         assert math.isnan(shown["result"]["extras"]["nothing"])
-        assert shown["cpus"] == "0-1"
-        assert shown["bound"] == "0-1"
+        assert shown["cpus"] == [0, 1]
+        assert shown["bound"] == [0, 1]
         assert shown["threads"] == 2
         assert shown["peak_memory_bytes"] == 12345
         assert reader.show("other")["status"] == "expected"
@@ -277,6 +277,7 @@ def test_exports(path: Path, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == ["a", "b", "c"]
     assert float(rows[0]["return_energy"]) == -2.5
+    assert [row["cpus"] for row in rows] == ["0+1", "0+1", ""]  # a spreadsheet would make a date of 1-2
     assert rows[1]["error"] == 'said "no",\nand ended'
     document = json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail)
     assert document["identity"] == IDENTITY

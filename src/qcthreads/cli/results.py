@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ..cpuset import CpuSet
 from ..manybody.report import BodyRow, FragmentRow, headline
 from ..manybody.run import RunReport
-from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_size
+from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_size, format_split
 from .render import percent, print_table, seconds
 
 _ROWS_SHOWN = 24
@@ -43,7 +43,7 @@ def print_report(report: RunReport, csv_file: Path | None) -> None:
     else:
         _print_energies(report)
     print()
-    _print_decision(report.decision)
+    _print_decision(report.decision, unbound=any(finding["kind"] == "unbound" for finding in report.findings))
     _print_statistics(report.statistics)
     for finding in report.findings:
         print(f"Finding: {finding.get('message', finding)}")
@@ -172,11 +172,10 @@ def _body_cells(row: BodyRow) -> tuple[object, ...]:
     )
 
 
-def _print_decision(decision: Mapping[str, Any]) -> None:
-    workers, threads = decision.get("workers", 0), decision.get("threads", 0)
-    split = f"{workers} {'worker' if workers == 1 else 'workers'} x {threads} {'thread' if threads == 1 else 'threads'}"
+def _print_decision(decision: Mapping[str, Any], *, unbound: bool = False) -> None:
+    split = format_split(decision.get("workers", 0), decision.get("threads", 0))
     program = " ".join(str(decision[name]) for name in ("program", "program_version") if decision.get(name))
-    bound = "each bound to its own PUs" if decision.get("affinity") else "not bound"
+    bound = "each bound to its own PUs" if decision.get("affinity") and not unbound else "not bound"
     memory = f", {_size(decision.get('memory_bytes_per_worker'))} each"
     print(f"Decided ({decision.get('strategy')}): {split} of {program}, {bound}{memory}")
     for reason in decision.get("reasons", ()):

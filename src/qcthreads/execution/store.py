@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
+from ..cpuset import CpuSet
 from ..errors import InputError, MachineError
 from ..host.cgroup import unescape
 from .calculation import Outcome
@@ -100,7 +101,7 @@ class StoreReader:
         """One flat row per calculation, in the order in which they were expected, with its energy."""
         found = []
         for *values, result in self._query(f"SELECT {_ROW}, result FROM calculation ORDER BY position"):
-            row = dict(zip(_ROW.split(", "), values, strict=True))
+            row = _row(values)
             value = _unpack(result).get("return_result") if result is not None else None
             row["return_energy"] = value if isinstance(value, int | float) else None
             found.append(row)
@@ -109,7 +110,7 @@ class StoreReader:
     def show(self, label: str) -> dict[str, Any]:
         """Everything held about one calculation, ``result`` included. Raises InputError for an unknown label."""
         for *values, result in self._query(f"SELECT {_ROW}, result FROM calculation WHERE label = ?", label):
-            row = dict(zip(_ROW.split(", "), values, strict=True))
+            row = _row(values)
             return {**row, "result": None if result is None else _unpack(result)}
         labels = [known for (known,) in self._query("SELECT label FROM calculation ORDER BY position LIMIT 3")]
         raise InputError(
@@ -474,10 +475,21 @@ def _unpack(packed: bytes) -> dict[str, Any]:
     return result
 
 
+def _row(values: list[Any]) -> dict[str, Any]:
+    """The columns of ``_ROW`` by name; sets of CPUs as lists of numbers."""
+    row = dict(zip(_ROW.split(", "), values, strict=True))
+    for name in ("cpus", "bound"):
+        row[name] = None if row[name] is None else list(CpuSet.parse(row[name]))
+    return row
+
+
 def _write_csv(rows: list[dict[str, Any]], file: IO[str]) -> None:
+    """CPUs joined by ``+``: a spreadsheet takes the ``1-2`` of a list of CPUs for the second of January."""
     writer = csv.DictWriter(file, [*_ROW.split(", "), "return_energy"])
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        joined = {name: None if row[name] is None else "+".join(map(str, row[name])) for name in ("cpus", "bound")}
+        writer.writerow(row | joined)
 
 
 def _strict_json(document: object) -> str:

@@ -21,7 +21,7 @@ from ..errors import CpusTakenError, InputError, LeaseError, OversubscriptionErr
 from ..host.limits import Limits
 from ..machine import Machine
 from ..machine.placement import choose, split, usable_cpus
-from ..units import format_count, format_size
+from ..units import format_count, format_size, format_split
 
 
 class Lease:
@@ -195,7 +195,7 @@ class LeaseBook:
         _check_count("workers", places)
         _check_count("threads per worker", width)
         total = places * width
-        asked = f"{_product(places, width)} = {format_count(total, 'thread')}"
+        asked = f"{format_split(places, width)} = {format_count(total, 'thread')}"
         if total > len(self.usable):
             raise OversubscriptionError(f"{asked}, but {self.explain()}; {_smaller(places, width, len(self.usable))}")
         with self._lock:
@@ -386,9 +386,5 @@ def _smaller(places: int, width: int, available: int) -> str:
         fitting.append((available // width, width))
     if 1 < places <= available:
         fitting.append((places, available // places))
-    words = dict.fromkeys(_product(*fit) for fit in fitting or [(available, 1), (1, available)])
+    words = dict.fromkeys(format_split(*fit) for fit in fitting or [(available, 1), (1, available)])
     return "ask for at most " + " or ".join(words)
-
-
-def _product(places: int, width: int) -> str:
-    return f"{format_count(places, 'worker')} x {format_count(width, 'thread')}"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from ..units import format_size
+from .sampler import Watched
 from .statistics import Finding, WorkerUsage
-
-if TYPE_CHECKING:
-    from .usage import Watched
 
 # Below this, a worker that just began, or a look that follows at once on another, would be called idle.
 _ENOUGH_TO_JUDGE_NS = 50_000_000

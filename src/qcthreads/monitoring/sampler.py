@@ -48,6 +48,26 @@ class Tree:
     """The sum of every living process's own peak: an upper bound."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A worker to be watched: what it was given, and what was seen of it before and now."""
+
+    worker_id: int
+    threads_asked: int
+    leased: CpuSet
+    bound_to: CpuSet | None
+    """The mask it was given; ``None``: none."""
+    before: Tree
+    now: Tree
+    memory_bytes: int = 0
+    """Granted; 0: no limit."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is no more; another may have its number by now."""
+        return self.now.started is None or self.now.started != self.before.started
+
+
 def look(pids: Iterable[int], source: str | None = None) -> dict[int, Tree]:
     """See every process of ``pids`` with all its descendants, once; the trees by the pid of their root.
 

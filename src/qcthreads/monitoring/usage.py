@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..cpuset import CpuSet
 from .findings import findings_of
-from .sampler import SeenThread, Tree
+from .sampler import SeenThread, Watched
 from .statistics import ThreadUsage, ThreadUsageStats, WorkerUsage
 
 # Of the wall time between two looks. A thread that waits for work and polls now and then stays below.
 WORKING_SHARE = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """A worker to be watched: what it was given, and what was seen of it before and now."""
-
-    worker_id: int
-    threads_asked: int
-    leased: CpuSet
-    bound_to: CpuSet | None
-    """The mask it was given; ``None``: none."""
-    before: Tree
-    now: Tree
-    memory_bytes: int = 0
-    """Granted; 0: no limit."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process is no more; another may have its number by now."""
-        return self.now.started is None or self.now.started != self.before.started
 
 
 def usage_between(watched: Sequence[Watched], cpus_usable: int, source: str) -> ThreadUsageStats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import InputError, OversubscriptionError
-from ..units import format_size
+from ..units import format_count, format_size, format_split
 from .cost import assumed_speedup
 from .model import Split
 from .strategies.balanced import makespan
@@ -91,22 +91,23 @@ def choose_split(
     else:
         chosen_workers = workers or min(ceiling, cpus // (threads or 1))
         chosen_threads = threads or min(cpus // chosen_workers, useful_width or cpus)
-        asked = [_count(count, what) for count, what in ((workers, "worker"), (threads, "thread")) if count]
+        asked = [format_count(count, what) for count, what in ((workers, "worker"), (threads, "thread")) if count]
         reasons.append(f"as asked: {' x '.join(asked)}")
     short_of_memory = by_memory is not None and chosen_workers == by_memory < min(n_tasks, cpus)
     if short_of_memory:
         reasons.append(f"memory for {by_memory} at a time: each needs {format_size(memory_per_task_bytes)}")
     if max_workers is not None and chosen_workers < max_workers and not short_of_memory:
-        few = f"there are {_count(n_tasks, 'calculation')}" if chosen_workers == n_tasks else explain
+        few = f"there are {format_count(n_tasks, 'calculation')}" if chosen_workers == n_tasks else explain
         reasons.append(f"fewer than max_workers={max_workers}: {few}")
     elif max_workers is not None and max_workers < min(n_tasks, cpus):
         reasons.append(f"max_workers={max_workers}")
     if useful_width is not None and chosen_threads == useful_width < cpus // chosen_workers:
-        reasons.append(f"the program gets no faster beyond {_count(useful_width, 'thread')}")
+        reasons.append(f"the program gets no faster beyond {format_count(useful_width, 'thread')}")
     spare = cpus - chosen_workers * chosen_threads
     if spare:
-        reasons.append(f"{_count(spare, 'PU')} left over")
-    headline = f"{_count(usable, 'PU')}, {_count(n_tasks, 'calculation')}: {_product(chosen_workers, chosen_threads)}"
+        reasons.append(f"{format_count(spare, 'PU')} left over")
+    split = format_split(chosen_workers, chosen_threads)
+    headline = f"{format_count(usable, 'PU')}, {format_count(n_tasks, 'calculation')}: {split}"
     share = memory_per_worker_bytes or memory_bytes // chosen_workers
     if memory_per_worker_bytes:
         reasons.append(f"{format_size(share)} for each worker, as asked")
@@ -122,9 +123,9 @@ def oversubscription(workers: int, threads: int, cpus: int, explain: str) -> Ove
         fits.append((cpus // threads, threads))
     if threads > 1 and workers <= cpus:
         fits.append((workers, cpus // workers))
-    advice = " or ".join(_product(*fit) for fit in dict.fromkeys(fits or [(cpus, 1), (1, cpus)]))
+    advice = " or ".join(format_split(*fit) for fit in dict.fromkeys(fits or [(cpus, 1), (1, cpus)]))
     return OversubscriptionError(
-        f"{_product(workers, threads)} = {workers * threads} threads, but {explain}; ask for at most {advice}"
+        f"{format_split(workers, threads)} = {workers * threads} threads, but {explain}; ask for at most {advice}"
     )
 
 
@@ -140,12 +141,11 @@ def _workers_by_memory(workers: int | None, memory_bytes: int, need_bytes: int) 
         return None
     fit = memory_bytes // need_bytes
     if fit < (workers or 1):
-        many = (
-            f"{_count(workers or 1, 'worker')} x {format_size(need_bytes)} = {format_size((workers or 1) * need_bytes)}"
-        )
-        advice = (
-            f"ask for at most {_count(fit, 'worker')}" if fit else "allow more memory, or use a machine that has it"
-        )
+        all_need = format_size((workers or 1) * need_bytes)
+        many = f"{format_count(workers or 1, 'worker')} x {format_size(need_bytes)} = {all_need}"
+        advice = "allow more memory, or use a machine that has it"
+        if fit:
+            advice = f"ask for at most {format_count(fit, 'worker')}"
         raise OversubscriptionError(f"{many}, but {format_size(memory_bytes)} may be used; {advice}")
     return fit
 
@@ -177,11 +177,3 @@ def _why(n_tasks: int, cpus: int, ceiling: int, workers: int, threads: int) -> l
     if workers == n_tasks:
         return ["fewer calculations than PUs: each gets several threads"]
     return ["wider workers end the longest calculations sooner"] if workers < ceiling else []
-
-
-def _product(workers: int, threads: int) -> str:
-    return f"{_count(workers, 'worker')} x {_count(threads, 'thread')}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
