@@ -153,6 +153,7 @@ def _compute_function(
 
     if harness_module is not None:
         importlib.import_module(harness_module)
+    qcengine.get_config()  # looks at the processor, which takes 0.3 s, and is asked again by every calculation
 
     def run(request: Mapping[str, Any]) -> object:
         return qcengine.compute(

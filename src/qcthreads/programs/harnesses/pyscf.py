@@ -302,7 +302,12 @@ def _mp2(mol: Any, mf: Any, basis: str, keywords: dict[str, Any], for_gradient: 
             f"frozen_core is {frozen}, but this molecule has {min(mol.nelec)} doubly occupied orbitals, "
             "and some electron must be left to correlate"
         )
-    calculation = mp.MP2(mf, frozen=frozen or None)
+    # Not mp.MP2, which asks mf whether it has fitted densities: to answer, PySCF imports all of itself (0.6 s).
+    if mf.istype("UHF"):
+        method = mp.dfump2.DFUMP2 if fitted else mp.ump2.UMP2
+    else:
+        method = mp.dfmp2.DFMP2 if fitted else mp.mp2.RMP2
+    calculation = method(mf, frozen=frozen or None)
     if fitted:
         calculation.with_df = df.DF(mol, auxbasis=_fitting_basis(mol, basis, keywords.get("auxbasis_mp2"), mp2=True))
         calculation.with_df.verbose = mol.verbose
