@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import MachineError
-from qcthreads.host.cgroup import Group, groups
+from qcthreads.host.cgroup import ControlGroups, Group
 from qcthreads.host.limits import parse_cpu_max, read_limits
 
 GIB = 1024**3
@@ -105,8 +105,8 @@ def test_container_whose_mount_shows_only_its_own_group(tmp_path):
         "my groups/inner/cpu.max": "100000 100000\n",
     }
     root = tree(tmp_path, PLAIN, files)
-    assert groups(root, "cpuset")[0] == Group(1, "sys/fs/cgroup/cpuset")
-    assert groups(root, "cpu") == (Group(2, "my groups/inner"), Group(2, "my groups"))
+    assert ControlGroups(root).line("cpuset")[0] == Group(1, "sys/fs/cgroup/cpuset")
+    assert ControlGroups(root).line("cpu") == (Group(2, "my groups/inner"), Group(2, "my groups"))
     limits = read_limits(root)
     assert (str(limits.cpus), limits.cpu_count) == ("1,3", 1)
 
@@ -183,7 +183,7 @@ def test_nonsense_in_proc_never_crashes(tmp_path_factory, cgroup, mountinfo):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    assert all(".." not in Path(group.path).parts for group in groups(str(root), "cpu"))
+    assert all(".." not in Path(group.path).parts for group in ControlGroups(str(root)).line("cpu"))
     assert read_limits(tree(root, PLAIN)).cpu_count == 8
 
 

@@ -6,7 +6,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from ..host import read_machine
 from ..host.limits import Limits, Rule, read_limits
+from ..machine.placement import thread_cpus
 from ..units import format_size
 from .render import print_json, print_table
 from .topo import checked_sysroot
@@ -26,11 +28,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def execute(args: Namespace) -> int:
     """Read the limits and print the chain."""
-    limits = read_limits(checked_sysroot(args.sysroot))
+    sysroot = checked_sysroot(args.sysroot)
+    limits = read_limits(sysroot)
     if args.json:
         print_json(limits_document(limits))
     else:
-        print(f"{limits.explain_cpus()}; {format_size(limits.memory_bytes)} of memory\n")
+        print(f"{limits.explain_cpus()}; {format_size(limits.memory_bytes)} of memory")
+        print(f"{_threads(limits, sysroot)}\n")
         rows = [
             (rule.rule, _allows(rule), "<- tightest" if rule.tightest else "", rule.source) for rule in limits.rules
         ]
@@ -47,6 +51,14 @@ def limits_document(limits: Limits) -> dict[str, Any]:
         "memory_bytes": limits.memory_bytes,
         "rules": [_rule_document(rule) for rule in limits.rules],
     }
+
+
+def _threads(limits: Limits, sysroot: str | None) -> str:
+    """Which of the PUs threads get: cores or hardware threads is a choice, and this says the default."""
+    machine = read_machine(sysroot)
+    cores, all_pus = (thread_cpus(machine, limits.cpus, limits.cpu_count, smt=smt) for smt in (False, True))
+    said = f"threads get one PU per core, performance cores first: PUs {cores}"
+    return said if cores == all_pus else f"{said} ({len(cores)}); with --smt {len(all_pus)}: {all_pus}"
 
 
 def _rule_document(rule: Rule) -> dict[str, Any]:

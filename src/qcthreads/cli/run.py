@@ -72,6 +72,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     how.add_argument("--memory", metavar="SIZE", type=_size, help="memory of the whole run, for example 16GiB")
     how.add_argument("--cpus", metavar="LIST", type=_cpus, help="use only these PUs: 0-3,8")
     how.add_argument("--leave", metavar="N", type=_positive(int, zero=True), default=0, help="leave N PUs to others")
+    how.add_argument("--smt", action="store_true", help="give threads every PU of a core (default: one PU per core)")
     how.add_argument("--no-affinity", action="store_true", help="count PUs, but bind nothing to them")
     how.add_argument("--scratch", metavar="DIR", type=Path, help="directory for the programs' temporary files")
     how.add_argument("--store", metavar="FILE", type=Path, help="keep every finished calculation in FILE")
@@ -133,6 +134,7 @@ def request_of(args: Namespace) -> RunRequest:
         memory_bytes=args.memory,
         cpus=args.cpus,
         leave=args.leave,
+        smt=args.smt,
         affinity=not args.no_affinity,
         scratch=args.scratch,
         store=args.store,

@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError, MachineError
+from ..errors import BindingError, InputError, MachineError
 from ..units import format_size
-from .cgroup import Group, groups
+from .batch import grants
+from .cgroup import ControlGroups, Group
 from .sysfs import online_cpus, read_text
 
 # Limits at or above this are "none" in cgroup v1, whose files say LONG_MAX rounded down to a page.
 _NO_LIMIT = 1 << 62
-
-# What batch systems tell a job about its CPUs on this node: Slurm's sbatch(1); PBS Professional's and Torque's qsub(1);
-# LSF's "Environment variables set for job execution"; Grid Engine's qsub(1).
-_BATCH_CPUS = ("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK", "NCPUS", "PBS_NP", "LSB_DJOB_NUMPROC", "NSLOTS")
+_BYTES = re.compile(r"[0-9]{1,19}")  # longer is no size of anything
+# Of a node, what si_mem_available() in the kernel's mm/show_mem.c counts before its reserve: no file tells it per node.
+_REUSABLE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")
+_Set = TypeVar("_Set", CpuSet, NodeSet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,17 @@ def read_limits(sysroot: str | None = None, *, environ: Mapping[str, str] | None
     """
     root = sysroot or "/"
     environ = environ if environ is not None else ({} if sysroot else os.environ)
-    cpu_rules = [*_cpu_sets(root, live=sysroot is None), *_quotas(root), *_batch_cpus(environ)]
-    memory_rules = [*_cgroup_memory(root), *_batch_memory(environ), *_available_memory(root, live=sysroot is None)]
-    cpus = _intersect([rule for rule in cpu_rules if rule.cpus is not None])
+    groups = ControlGroups(root)
+    system_rules = [*_cpu_sets(groups, live=sysroot is None), *_quotas(groups)]
+    batch_cpu_rules, batch_memory_rules = _batch(environ, _intersect(system_rules))
+    cpu_rules = [*system_rules, *batch_cpu_rules]
+    memory_rules = [
+        *_cgroup_memory(groups),
+        *batch_memory_rules,
+        *_available_memory(root, live=sysroot is None),
+        *_allowed_nodes_memory(groups),
+    ]
+    cpus = _intersect(cpu_rules)
     counts = [rule.cpu_count for rule in cpu_rules if rule.cpu_count is not None]
     if not memory_rules:
         raise MachineError(f"nothing below {root} tells how much memory there is: proc/meminfo cannot be read there")
@@ -99,13 +109,19 @@ def read_limits(sysroot: str | None = None, *, environ: Mapping[str, str] | None
 
 def allowed_by_records(root: str) -> tuple[CpuSet | None, NodeSet | None]:
     """The CPUs and memory nodes that the mask and cpuset recorded below ``root`` allow; None where none is recorded."""
-    cpus = [rule.cpus for rule in [*_recorded_mask(root), *_cgroup_cpus(root)] if rule.cpus is not None]
-    status = re.search(r"^Mems_allowed_list:\s*(\S*)", read_text(root, "proc/self/status") or "", re.MULTILINE)
-    nodes = [NodeSet.parse(status.group(1))] if status else []
-    names = ("cpuset.mems.effective", "cpuset.mems", "mems")
-    nodes += [NodeSet.parse(text) for _, text in _cpuset_texts(root, names)]
-    both = CpuSet.from_bits(_and(one.bits for one in cpus)), NodeSet.from_bits(_and(one.bits for one in nodes))
-    return both[0] if cpus else None, both[1] if nodes else None
+    groups = ControlGroups(root)
+    cpus = [rule.cpus for rule in [*_recorded_mask(root), *_cgroup_cpus(groups)] if rule.cpus is not None]
+    return CpuSet.from_bits(_and(one.bits for one in cpus)) if cpus else None, _allowed_nodes(groups)
+
+
+def _allowed_nodes(groups: ControlGroups) -> NodeSet | None:
+    status = read_text(groups.root, "proc/self/status") or ""
+    listed = re.search(r"^Mems_allowed_list:[ \t]*(\S*)", status, re.MULTILINE)
+    nodes = _parsed(NodeSet.parse, listed.group(1)) if listed else None
+    found = [nodes] if nodes else []
+    names = ("cpuset.mems.effective", "cpuset.effective_mems", "cpuset.mems", "mems")
+    found += [nodes for _, nodes in _cpuset_files(groups, names, NodeSet.parse)]
+    return NodeSet.from_bits(_and(one.bits for one in found)) if found else None
 
 
 def _and(sets: Iterator[int]) -> int:
@@ -139,18 +155,17 @@ def _leaves(rule: Rule) -> float:
     return rule.memory_bytes or 0
 
 
-def _cpu_sets(root: str, *, live: bool) -> Iterator[Rule]:
-    masks = list(_live_mask() if live else _recorded_mask(root))
-    yield from masks
-    yield from _cgroup_cpus(root)
+def _cpu_sets(groups: ControlGroups, *, live: bool) -> Iterator[Rule]:
+    root = groups.root
+    found = [*(_live_mask() if live else _recorded_mask(root)), *_cgroup_cpus(groups)]
+    yield from found
     try:
         yield Rule("online", "/sys/devices/system/cpu/online", cpus=online_cpus(root))
-    except MachineError:
-        if not live:
-            raise
-        if masks:  # how many there are does not tell which
-            return
-        yield Rule("online", "os.cpu_count", cpus=CpuSet(range(os.cpu_count() or 1)))
+    except (MachineError, InputError) as error:
+        if live and not found:  # else: how many there are does not tell which
+            yield Rule("online", "os.cpu_count", cpus=CpuSet(range(os.cpu_count() or 1)))
+        elif not found:
+            raise MachineError(f"nothing below {root} tells which CPUs there are: {error}") from error
 
 
 def _live_mask() -> Iterator[Rule]:
@@ -165,39 +180,56 @@ def _live_mask() -> Iterator[Rule]:
 
 def _recorded_mask(root: str) -> Iterator[Rule]:
     status = read_text(root, "proc/self/status") or ""
-    listed = re.search(r"^Cpus_allowed_list:\s*(\S+)", status, re.MULTILINE)
-    mask = re.search(r"^Cpus_allowed:\s*(\S+)", status, re.MULTILINE)
-    if listed:
-        yield Rule("mask", "/proc/self/status", cpus=CpuSet.parse(listed.group(1)))
-    elif mask:
-        yield Rule("mask", "/proc/self/status", cpus=CpuSet.parse_mask(mask.group(1)))
+    for name, parse in (("Cpus_allowed_list", CpuSet.parse), ("Cpus_allowed", CpuSet.parse_mask)):
+        written = re.search(rf"^{name}:[ \t]*(\S+)", status, re.MULTILINE)
+        cpus = _parsed(parse, written.group(1)) if written else None
+        if cpus:
+            yield Rule("mask", "/proc/self/status", cpus=cpus)
+            return
 
 
-def _cgroup_cpus(root: str) -> Iterator[Rule]:
-    for source, text in _cpuset_texts(root, ("cpuset.cpus.effective", "cpuset.cpus", "cpus")):
-        yield Rule("cgroup cpuset", source, cpus=CpuSet.parse(text))
+def _cgroup_cpus(groups: ControlGroups) -> Iterator[Rule]:
+    names = ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus", "cpus")
+    for source, cpus in _cpuset_files(groups, names, CpuSet.parse):
+        yield Rule("cgroup cpuset", source, cpus=cpus)
 
 
-def _cpuset_texts(root: str, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """(source, text) of each hierarchy's nearest group with one of these files: it includes its ancestors' limits."""
+def _cpuset_files(
+    groups: ControlGroups, names: tuple[str, ...], parse: Callable[[str], _Set]
+) -> Iterator[tuple[str, _Set]]:
+    """(source, set) of each hierarchy's nearest group with one of these files: it includes its ancestors' limits.
+
+    Not the intersection with the ancestors': these lack what a partition below them has for itself.
+    """
     seen = set()
-    for group in groups(root, "cpuset"):
-        if group.version not in seen and (found := _first_text(root, group, names)):
+    for group in groups.line("cpuset"):
+        if group.version not in seen and (found := _first_set(groups.root, group, names, parse)):
             seen.add(group.version)
             yield found
 
 
-def _first_text(root: str, group: Group, names: tuple[str, ...]) -> tuple[str, str] | None:
-    """The first of these files that is there and not empty, as (source, text); an empty cpuset file is no limit."""
+def _first_set(
+    root: str, group: Group, names: tuple[str, ...], parse: Callable[[str], _Set]
+) -> tuple[str, _Set] | None:
+    """The first of these files that is there and says something; an empty cpuset file is no limit."""
     for name in names:
-        text = read_text(root, f"{group.path}/{name}")
-        if text:
-            return f"/{group.path}/{name}", text
+        found = _parsed(parse, read_text(root, f"{group.path}/{name}") or "")
+        if found:
+            return f"/{group.path}/{name}", found
     return None
 
 
-def _quotas(root: str) -> Iterator[Rule]:
-    for group in groups(root, "cpu"):
+def _parsed(parse: Callable[[str], _Set], text: str) -> _Set | None:
+    """None for what is garbled: a limit that cannot be read is none, and the other rules still hold."""
+    try:
+        return parse(text)
+    except InputError:
+        return None
+
+
+def _quotas(groups: ControlGroups) -> Iterator[Rule]:
+    root = groups.root
+    for group in groups.line("cpu"):
         if group.version == 2:
             source = f"{group.path}/cpu.max"
             quota = parse_cpu_max(read_text(root, source) or "")
@@ -210,46 +242,58 @@ def _quotas(root: str) -> Iterator[Rule]:
 
 def parse_cpu_max(text: str) -> float | None:
     """How many CPUs' time ``"QUOTA PERIOD"`` (microseconds) allows; None for ``max``, for ``-1`` and for nonsense."""
-    match = re.fullmatch(r"([1-9][0-9]*) ([1-9][0-9]*)", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,18}) ([1-9][0-9]{0,18})", text)
     return int(match.group(1)) / int(match.group(2)) if match else None
 
 
-def _batch_cpus(environ: Mapping[str, str]) -> Iterator[Rule]:
-    for name in _BATCH_CPUS:
-        count = re.fullmatch(r"\s*([1-9][0-9]*)\s*", environ.get(name, ""))
-        if count and (name != "NCPUS" or "PBS_JOBID" in environ) and (name != "NSLOTS" or "JOB_ID" in environ):
-            yield Rule("batch system", name, cpu_count=int(count.group(1)))
+def _batch(environ: Mapping[str, str], system: CpuSet) -> tuple[list[Rule], list[Rule]]:
+    """CPU rules and memory rules. Listed CPUs of which the system allows us none are another node's: they count."""
+    cpu_rules, memory_rules = [], []
+    for grant in grants(environ):
+        if grant.memory_bytes is not None:
+            memory_rules.append(Rule("batch system", grant.source, memory_bytes=grant.memory_bytes))
+        elif grant.cpus is not None and not grant.cpus.isdisjoint(system):
+            cpu_rules.append(Rule("batch system", grant.source, cpus=grant.cpus))
+        else:
+            count = grant.cpu_count if grant.cpus is None else len(grant.cpus)
+            cpu_rules.append(Rule("batch system", grant.source, cpu_count=count))
+    return cpu_rules, memory_rules
 
 
-def _cgroup_memory(root: str) -> Iterator[Rule]:
-    for group in groups(root, "memory"):
-        names = ("memory.max", "memory.high") if group.version == 2 else ("memory.limit_in_bytes",)
-        for name in names:
-            limit = read_text(root, f"{group.path}/{name}") or ""
-            if limit.isdecimal() and int(limit) < _NO_LIMIT:
-                left = max(0, int(limit) - _held_bytes(root, group))
-                yield Rule("cgroup memory", f"/{group.path}/{name}", memory_bytes=left)
+def _cgroup_memory(groups: ControlGroups) -> Iterator[Rule]:
+    """Of every group what its limit leaves: less what it holds, which is all that its members use, we and others."""
+    root, found = groups.root, groups.line("memory")
+    least = _NO_LIMIT
+    for group in found:
+        for name in ("memory.max", "memory.high") if group.version == 2 else ("memory.limit_in_bytes",):
+            limit = _bytes(read_text(root, f"{group.path}/{name}"))
+            if limit < _NO_LIMIT:
+                least = min(least, limit)
+                yield Rule("cgroup memory", f"/{group.path}/{name}", memory_bytes=_left(root, group, limit))
+    for group in [group for group in found if group.version == 1][:1]:
+        stat = read_text(root, f"{group.path}/memory.stat") or ""
+        whole = re.search(r"^hierarchical_memory_limit (\d+)$", stat, re.MULTILINE)
+        limit = _bytes(whole.group(1)) if whole else _NO_LIMIT
+        if limit < least:  # an ancestor that is not mounted here
+            yield Rule("cgroup memory", f"/{group.path}/memory.stat", memory_bytes=_left(root, group, limit))
 
 
-def _held_bytes(root: str, group: Group) -> int:
-    """What is in use in ``group`` and could not be dropped: not the file cache that nobody has touched for a while."""
+def _left(root: str, group: Group, limit: int) -> int:
+    """Below ``limit``. What could be dropped, file cache that nobody has touched for a while, is not in use."""
     v2 = group.version == 2
-    used = read_text(root, f"{group.path}/{'memory.current' if v2 else 'memory.usage_in_bytes'}") or ""
+    used = _bytes(read_text(root, f"{group.path}/{'memory.current' if v2 else 'memory.usage_in_bytes'}"), 0)
     stat = read_text(root, f"{group.path}/memory.stat") or ""
-    cached = re.search(rf"^{'' if v2 else 'total_'}inactive_file (\d+)", stat, re.MULTILINE)
-    return max(0, int(used) - int(cached.group(1) if cached else 0)) if used.isdecimal() else 0
+    cached = re.search(rf"^{'' if v2 else 'total_'}inactive_file (\d+)$", stat, re.MULTILINE)
+    held = max(0, used - (_bytes(cached.group(1), 0) if cached else 0))
+    return max(0, limit - held)
 
 
-def _batch_memory(environ: Mapping[str, str]) -> Iterator[Rule]:
-    """``SLURM_MEM_PER_NODE`` is in MiB; 0 is "all"."""
-    count = re.fullmatch(r"\s*([1-9][0-9]*)\s*", environ.get("SLURM_MEM_PER_NODE", ""))
-    if count:
-        yield Rule("batch system", "SLURM_MEM_PER_NODE", memory_bytes=int(count.group(1)) * 1024**2)
+def _bytes(text: str | None, otherwise: int = _NO_LIMIT) -> int:
+    return int(text) if text and _BYTES.fullmatch(text) else otherwise
 
 
 def _available_memory(root: str, *, live: bool) -> Iterator[Rule]:
-    meminfo = read_text(root, "proc/meminfo") or ""
-    fields = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s*(\d+) kB", meminfo, re.MULTILINE)}
+    fields = _meminfo(read_text(root, "proc/meminfo"))
     if "MemAvailable" in fields:
         yield Rule("available memory", "/proc/meminfo", memory_bytes=fields["MemAvailable"])
     elif "MemFree" in fields:  # kernels before 3.14
@@ -259,3 +303,25 @@ def _available_memory(root: str, *, live: bool) -> Iterator[Rule]:
         import psutil
 
         yield Rule("available memory", "psutil", memory_bytes=psutil.virtual_memory().available)
+
+
+def _allowed_nodes_memory(groups: ControlGroups) -> Iterator[Rule]:
+    """What the memory nodes that we may allocate from have left, where these are not all there are."""
+    root = groups.root
+    there = _parsed(NodeSet.parse, read_text(root, "sys/devices/system/node/online") or "")
+    if there is None or len(there) < 2:
+        return
+    nodes = _allowed_nodes(groups)
+    if nodes is None or there <= nodes:
+        return
+    nodes &= there
+    fields = [_meminfo(read_text(root, f"sys/devices/system/node/node{node}/meminfo")) for node in nodes]
+    if any("MemFree" in one for one in fields):
+        left = sum(sum(one.get(name, 0) for name in _REUSABLE) for one in fields)
+        yield Rule(f"memory nodes {nodes}", "/sys/devices/system/node", memory_bytes=left)
+
+
+def _meminfo(text: str | None) -> dict[str, int]:
+    """Bytes by name, of /proc/meminfo or of a node's, whose lines begin with ``Node 0``."""
+    lines = re.findall(r"^(?:Node \d+ )?([\w()]+):\s*(\d{1,15}) kB", text or "", re.MULTILINE)
+    return {name: int(kib) * 1024 for name, kib in lines}

@@ -20,7 +20,7 @@ from ..cpuset import CpuSet, NodeSet
 from ..errors import CpusTakenError, InputError, LeaseError, OversubscriptionError, StopRequestedError
 from ..host.limits import Limits
 from ..machine import Machine
-from ..machine.placement import choose, split, usable_cpus
+from ..machine.placement import choose, split, thread_cpus, usable_cpus
 from ..units import format_count, format_size, format_split
 
 
@@ -363,9 +363,7 @@ def _handed_out(machine: Machine, limits: Limits, cpus: CpuSet | None, leave: in
             f"{format_count(leave, 'CPU')} to be left free: that was asked for, but "
             f"{format_count(min(len(usable), limits.cpu_count), 'CPU')} may be used, and at least one must remain"
         )
-    chosen = usable
-    if count < len(usable):
-        chosen = choose(machine, usable, count) or usable
+    chosen = thread_cpus(machine, allowed, count, smt=smt)
     if leave and smt:
         whole = [core.cpus & usable for core in machine.cores if core.cpus & usable and core.cpus & usable <= chosen]
         chosen = CpuSet(cpu for core in whole for cpu in core) or chosen

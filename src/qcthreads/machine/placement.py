@@ -22,6 +22,15 @@ def usable_cpus(machine: Machine, allowed: CpuSet, *, smt: bool = False) -> CpuS
     return CpuSet.from_bits(bits if smt else _one_per_core(machine.region, bits))
 
 
+def thread_cpus(machine: Machine, allowed: CpuSet, count: int, *, smt: bool = False) -> CpuSet:
+    """The PUs to give to threads where at most ``count`` of ``allowed`` may be used.
+
+    Those of :func:`usable_cpus`; where these are more than ``count``, performance cores first, and close together.
+    """
+    usable = usable_cpus(machine, allowed, smt=smt)
+    return choose(machine, usable, count) or usable if 0 < count < len(usable) else usable
+
+
 def choose(machine: Machine, free: CpuSet, width: int, *, near: CpuSet | None = None) -> CpuSet | None:
     """The best place for ``width`` threads within ``free``: fewest LLC domains, then packages and nodes; tightest fit
     first, so that big free domains stay whole; close to ``near`` if given. ``None`` when ``free`` is too small.

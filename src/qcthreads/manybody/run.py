@@ -86,7 +86,12 @@ class Run:
     def __init__(self, request: RunRequest, *, warm: bool = False) -> None:
         self.request = request
         self._book = LeaseBook(
-            read_machine(), read_limits(), cpus=request.cpus, leave=request.leave, memory_bytes=request.memory_bytes
+            read_machine(),
+            read_limits(),
+            cpus=request.cpus,
+            leave=request.leave,
+            memory_bytes=request.memory_bytes,
+            smt=request.smt,
         )
         self._on_progress: Callable[[Progress], None] = lambda _: None
         self._warmed_at: float | None = None
