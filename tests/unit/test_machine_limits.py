@@ -1,7 +1,9 @@
 """Limits: recorded trees of every kind of control group, batch variables, and this machine with real control groups."""
 
+import contextlib
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcthreads.cpuset import CpuSet
 from qcthreads.errors import MachineError
+from qcthreads.host.batch import grants, parse_repeats
 from qcthreads.host.cgroup import ControlGroups, Group
 from qcthreads.host.limits import parse_cpu_max, read_limits
 
@@ -123,14 +125,166 @@ def test_an_old_kernel_without_mountinfo_and_memavailable(tmp_path):
     assert limits.memory_bytes == 2 * GIB
 
 
+def test_hybrid_takes_version_1_and_2_together(tmp_path):
+    files = {
+        "proc/self/cgroup": "3:cpuset:/job\n0::/job\n",
+        "proc/self/mountinfo": V1 + V2.replace("/sys/fs/cgroup ", "/sys/fs/cgroup/unified "),
+        "sys/fs/cgroup/cpuset/job/cpuset.cpus": "0-5",
+        "sys/fs/cgroup/unified/job/cpuset.cpus.effective": "4-7",
+        "sys/fs/cgroup/unified/job/cpu.max": "150000 100000",
+        "sys/fs/cgroup/unified/memory.max": f"{GIB}",
+    }
+    limits = read_limits(tree(tmp_path, PLAIN, files))
+    assert (str(limits.cpus), limits.cpu_count, limits.quota_cpus) == ("4-5", 1, 1.5)
+    assert limits.memory_bytes == GIB
+
+
+def test_the_nearest_effective_cpuset_counts_and_not_what_a_partition_left_its_parent(tmp_path):
+    files = {
+        "proc/self/cgroup": "0::/a/b\n",
+        "proc/self/mountinfo": V2,
+        "sys/fs/cgroup/a/b/cpuset.cpus.effective": "4-7",
+        "sys/fs/cgroup/a/cpuset.cpus.effective": "0-3",
+    }
+    assert str(read_limits(tree(tmp_path, PLAIN, files)).cpus) == "4-7"
+
+
+def test_a_mounted_part_of_the_hierarchy_that_we_are_not_in_is_no_limit_of_ours(tmp_path):
+    files = {
+        "proc/self/cgroup": "0::/docker/ours\n",
+        "proc/self/mountinfo": "30 23 0:27 /docker/theirs /theirs rw - cgroup2 cgroup2 rw\n" + V2,
+        "theirs/cpu.max": "100000 100000",
+        "sys/fs/cgroup/docker/ours/cpu.max": "300000 100000",
+    }
+    limits = read_limits(tree(tmp_path, PLAIN, files))
+    assert (limits.cpu_count, tightest(limits)[0][1]) == (3, "/sys/fs/cgroup/docker/ours/cpu.max")
+
+
+def test_a_group_that_is_mounted_twice_counts_once_where_it_is_there(tmp_path):
+    files = {
+        "proc/self/cgroup": "0::/job\n",
+        "proc/self/mountinfo": V2.replace("/sys/fs/cgroup ", "/gone ") + V2,
+        "sys/fs/cgroup/job/cpu.max": "300000 100000",
+    }
+    root = tree(tmp_path, PLAIN, files)
+    assert ControlGroups(root).line("cpu")[0] == Group(2, "sys/fs/cgroup/job")
+    assert read_limits(root).cpu_count == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "top", "groups"),
+    [
+        ("/", "/../..", [""]),  # an ancestor is mounted: what lies between has no name here
+        ("/inner", "/../..", [""]),
+        ("/../other", "/..", ["/other", ""]),  # moved out of the namespace, and mounted from outside
+        ("/../other", "/", []),
+        ("/../other/x", "/../other", ["/x", ""]),
+    ],
+)
+def test_a_cgroup_namespace_counts_levels_upwards(tmp_path, path, top, groups):
+    mountinfo = V2.replace(" / ", f" {top} ", 1)
+    root = tree(tmp_path, PLAIN, {"proc/self/cgroup": f"0::{path}\n", "proc/self/mountinfo": mountinfo})
+    assert [group.path for group in ControlGroups(root).line("cpu")] == [f"sys/fs/cgroup{one}" for one in groups]
+
+
+def test_names_of_groups_are_bytes(tmp_path):
+    name = "Å à b"  # whose UTF-8 holds bytes that are line ends and spaces in Latin-1
+    files = {
+        "proc/self/cgroup": f"0::/{name}\n",
+        "proc/self/mountinfo": V2.replace(
+            "/sys/fs/cgroup ", f"/m/{name} ".replace(" b", r"\040b").replace(" à", r"\040à")
+        ),
+        f"m/{name}/{name}/cpu.max": "200000 100000",
+    }
+    assert read_limits(tree(tmp_path, PLAIN, files)).cpu_count == 2
+
+
+def test_version_1_tells_of_a_memory_limit_above_what_is_mounted(tmp_path):
+    files = {
+        "proc/self/cgroup": "5:memory:/\n",
+        "proc/self/mountinfo": V1,
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{GIB}\n",
+        "sys/fs/cgroup/memory/memory.stat": f"cache 0\nhierarchical_memory_limit {3 * GIB}\ntotal_inactive_file 0\n",
+    }
+    limits = read_limits(tree(tmp_path, PLAIN, files))
+    assert limits.memory_bytes == 2 * GIB
+    assert tightest(limits)[1] == ("cgroup memory", "/sys/fs/cgroup/memory/memory.stat")
+
+
+def test_memory_of_the_nodes_that_may_be_allocated_from(tmp_path):
+    node = "sys/devices/system/node"
+    line = "Node {0} MemTotal: 9000000 kB\nNode {0} MemFree: {1} kB\nNode {0} Active(file): 1024 kB\n"
+    files = {f"{node}/online": "0-1", **{f"{node}/node{n}/meminfo": line.format(n, 2**20) for n in (0, 1)}}
+    limits = read_limits(tree(tmp_path, PLAIN, files))  # Mems_allowed_list: 0
+    assert limits.memory_bytes == GIB + 2**20
+    assert tightest(limits)[1] == ("memory nodes 0", "/sys/devices/system/node")
+    both = {"proc/self/status": PLAIN["proc/self/status"].replace("list:\t0\n", "list:\t0-1\n")}
+    assert read_limits(tree(tmp_path, both)).memory_bytes == 8 * GIB
+
+
+GARBLED = ["", "\n", "\0\0", "max", "garbage", "-1", "0-", "9" * 5000, "0-3,zebra", "1 0", "99999999999 1", "²"]
+FILES = [
+    *("proc/self/cgroup", "proc/self/mountinfo", "proc/self/status"),
+    *(f"sys/fs/cgroup/job/{name}" for name in ("cpuset.cpus.effective", "cpuset.mems.effective", "cpuset.cpus")),
+    *(f"sys/fs/cgroup/job/{name}" for name in ("cpu.max", "memory.max", "memory.high", "memory.current")),
+    "sys/fs/cgroup/job/memory.stat",
+    *("sys/devices/system/node/online", "sys/devices/system/cpu/online"),
+]
+JOB = {
+    "proc/self/cgroup": "0::/job\n",
+    "proc/self/mountinfo": V2,
+    "sys/fs/cgroup/job/cpuset.cpus.effective": "0-5",
+    "sys/fs/cgroup/job/cpu.max": "400000 100000",
+    "sys/fs/cgroup/job/memory.max": f"{4 * GIB}",
+    "sys/fs/cgroup/job/memory.current": f"{GIB}",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_empty_garbled_or_unreadable_file_is_no_limit(tmp_path, name):
+    """What users of others reported: joblib/loky#634 and #478."""
+    root = tree(tmp_path, PLAIN, JOB)
+    for text in GARBLED:
+        limits = read_limits(tree(tmp_path, {name: text}))
+        assert 1 <= limits.cpu_count <= 8
+        assert limits.memory_bytes <= 8 * GIB
+    (tmp_path / name).unlink()
+    assert read_limits(root).cpu_count >= 1
+    (tmp_path / name).mkdir()  # root may read every file, and no directory
+    assert read_limits(root).cpu_count >= 1
+
+
+@given(texts=st.dictionaries(st.sampled_from(FILES), st.text(max_size=60), max_size=6))
+def test_any_text_in_any_file_gives_limits_or_a_clear_error(tmp_path_factory, texts):
+    root = tmp_path_factory.mktemp("any")
+    tree(root, PLAIN, JOB)
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+    with contextlib.suppress(MachineError):  # no CPU is left, or nothing tells of any
+        assert read_limits(str(root)).cpu_count >= 1
+
+
+HERE = platform.node()
+
+
 @pytest.mark.parametrize(
     ("environ", "count", "source"),
     [
         ({"SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "4"}, 2, "SLURM_CPUS_PER_TASK"),
         ({"SLURM_CPUS_ON_NODE": "4"}, 4, "SLURM_CPUS_ON_NODE"),
+        ({"SLURM_JOB_CPUS_PER_NODE": "6(x2),3", "SLURM_NODEID": "2"}, 3, "SLURM_JOB_CPUS_PER_NODE"),
+        ({"SLURM_JOB_CPUS_PER_NODE": "6(x2),3"}, 6, "SLURM_JOB_CPUS_PER_NODE"),
+        # Two tasks of two: a batch script may use all four, a task of a step its own two.
+        ({"SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "4", "SLURM_TASKS_PER_NODE": "2"}, 4, "SLURM_CPUS_ON_NODE"),
+        ({"SLURM_CPUS_PER_TASK": "2", "SLURM_TASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}, 2, "SLURM_CPUS_PER_TASK"),
         ({"PBS_NP": "3"}, 3, "PBS_NP"),
+        ({"PBS_NP": "8", "PBS_NUM_NODES": "2", "PBS_NUM_PPN": "4"}, 4, "PBS_NUM_PPN"),
         ({"NCPUS": "3", "PBS_JOBID": "1.server"}, 3, "NCPUS"),
         ({"LSB_DJOB_NUMPROC": "5"}, 5, "LSB_DJOB_NUMPROC"),
+        ({"LSB_DJOB_NUMPROC": "7", "LSB_MCPU_HOSTS": f"other 4 {HERE} 3"}, 3, "LSB_MCPU_HOSTS"),
+        ({"LSB_DJOB_NUMPROC": "5", "LSB_MCPU_HOSTS": "other 4 another 1"}, 5, "LSB_DJOB_NUMPROC"),
         ({"NSLOTS": "6", "JOB_ID": "17"}, 6, "NSLOTS"),
     ],
 )
@@ -140,15 +294,74 @@ def test_batch_systems_cap_the_number(tmp_path, environ, count, source):
     assert tightest(limits)[0] == ("batch system", source)
 
 
-@pytest.mark.parametrize("environ", [{"NCPUS": "3"}, {"NSLOTS": "3"}, {"SLURM_CPUS_ON_NODE": "4(x2)"}, {"PBS_NP": "0"}])
+@pytest.mark.parametrize(
+    ("environ", "cpus"),
+    [
+        ({"LSB_BIND_CPU_LIST": "1,3-4"}, "1,3-4"),
+        ({"SGE_BINDING": "0 2 4", "JOB_ID": "17"}, "0,2,4"),
+        ({"SGE_BINDING": "0 2 4"}, "0-7"),
+        ({"LSB_BIND_CPU_LIST": "none"}, "0-7"),
+    ],
+)
+def test_batch_systems_name_cpus(tmp_path, environ, cpus):
+    assert str(read_limits(tree(tmp_path, PLAIN), environ=environ).cpus) == cpus
+
+
+def test_cpus_that_are_not_ours_still_count(tmp_path):
+    """A list inherited from another node says how many, not which."""
+    limits = read_limits(tree(tmp_path, PLAIN), environ={"LSB_BIND_CPU_LIST": "40-42"})
+    assert (str(limits.cpus), limits.cpu_count) == ("0-7", 3)
+
+
+def test_grid_engine_lists_the_slots_of_each_host_in_a_file(tmp_path):
+    hosts = tmp_path / "pe_hostfile"
+    hosts.write_text(f"other.example 4 all.q@other UNDEFINED\n{HERE}.example 2 all.q@here UNDEFINED\n")
+    environ = {"JOB_ID": "17", "NSLOTS": "6", "PE_HOSTFILE": str(hosts)}
+    limits = read_limits(tree(tmp_path, PLAIN), environ=environ)
+    assert (limits.cpu_count, tightest(limits)[0]) == (2, ("batch system", "PE_HOSTFILE"))
+    hosts.unlink()
+    assert read_limits(str(tmp_path), environ=environ).cpu_count == 6
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        *({"NCPUS": "3"}, {"NSLOTS": "3"}, {"SLURM_CPUS_ON_NODE": "4(x2)"}, {"PBS_NP": "0"}, {"PBS_NP": "9" * 5000}),
+        *({"SLURM_JOB_CPUS_PER_NODE": "4(x"}, {"FLUX_JOB_ID": "f1", "FLUX_JOB_SIZE": "1", "FLUX_JOB_NNODES": "1"}),
+    ],
+)
 def test_variables_that_are_no_batch_systems_or_no_numbers_are_no_limit(tmp_path, environ):
     assert read_limits(tree(tmp_path, PLAIN), environ=environ).cpu_count == 8
+
+
+BATCH = (
+    *("SLURM_NODEID", "SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE", "SLURM_CPUS_PER_TASK", "SLURM_TASKS_PER_NODE"),
+    *("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "PBS_NP", "PBS_NUM_PPN", "NCPUS", "PBS_JOBID", "LSB_DJOB_NUMPROC"),
+    *("LSB_MCPU_HOSTS", "LSB_BIND_CPU_LIST", "NSLOTS", "JOB_ID", "PE_HOSTFILE", "SGE_BINDING"),
+)
+values = st.one_of(st.text(max_size=12), st.integers(-2, 300).map(str), st.sampled_from(["2(x3)", f"{HERE} 2", "0-3"]))
+
+
+@given(st.dictionaries(st.sampled_from(BATCH), values))
+def test_any_text_in_batch_variables_grants_something_or_nothing(environ):
+    for grant in grants(environ):
+        given_by = [grant.cpus, grant.cpu_count, grant.memory_bytes]
+        assert sum(bool(one) for one in given_by) == 1
+        assert grant.source in environ
+
+
+@given(st.lists(st.tuples(st.integers(1, 512), st.integers(1, 5)), min_size=1, max_size=5))
+def test_slurm_repeats(groups):
+    text = ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in groups)
+    assert parse_repeats(text) == [count for count, times in groups for _ in range(times)]
 
 
 def test_slurm_memory_is_in_mib(tmp_path):
     root = tree(tmp_path, PLAIN)
     assert read_limits(root, environ={"SLURM_MEM_PER_NODE": "2048"}).memory_bytes == 2 * GIB
     assert read_limits(root, environ={"SLURM_MEM_PER_NODE": "0"}).memory_bytes == 8 * GIB
+    per_cpu = {"SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "4"}
+    assert read_limits(root, environ=per_cpu).memory_bytes == 2 * GIB
 
 
 def test_contradicting_rules_leave_no_cpu_and_are_named(tmp_path):
@@ -215,39 +428,97 @@ def limits_of_a_child(preexec):
 
 
 @pytest.fixture
-def real_group():
-    """A real control group that limits CPU time, if this user may make one."""
-    for top, files in (
-        (Path("/sys/fs/cgroup/cpu"), {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "150000"}),
-        (Path("/sys/fs/cgroup"), {"cpu.max": "150000 100000"}),
-    ):
-        group = top / f"qcthreads-test-{os.getpid()}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
+def make_group():
+    """Makes real, nested version 1 groups with files written into each, if this user may."""
+    made = []
+
+    def make(controller, *levels):
+        group = next((top for top in (Path("/sys/fs/cgroup") / controller,) if (top / "tasks").exists()), None)
+        if group is None:
+            pytest.skip(f"this kernel has no version 1 hierarchy of {controller} in /sys/fs/cgroup")
+        for number, files in enumerate(levels):
+            group = group / (f"qcthreads-test-{os.getpid()}" if not number else "inner")
+            try:
+                group.mkdir()
+            except OSError as error:
+                pytest.skip(f"this user may not make control groups here: {error}")
+            made.append(group)
             for name, text in files.items():
                 (group / name).write_text(text)
-        except OSError:
-            group.rmdir()
-            continue
-        yield group
+        return group
+
+    yield make
+    for group in reversed(made):
         group.rmdir()
-        return
-    pytest.skip("this user may not make control groups here")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
-def test_a_real_quota(real_group):
+def joins(*groups):
+    """To be run in a child before it starts."""
+    files = [str(group / "cgroup.procs") for group in groups]
+
+    def join():
+        for file in files:
+            with open(file, "w") as stream:  # noqa: PTH123 - after a fork, the less the better
+                stream.write(str(os.getpid()))
+
+    return join
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+
+
+@LINUX
+def test_a_real_quota_of_an_ancestor(make_group):
     mask = sorted(os.sched_getaffinity(0))
-    join = real_group / "cgroup.procs"
-    found = limits_of_a_child(preexec=lambda: join.write_text(str(os.getpid())))
-    assert found == (mask, 1, 1.5)
-    assert CpuSet(found[0]) == read_limits(environ={}).cpus
+    half = {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "150000"}
+    assert limits_of_a_child(joins(make_group("cpu", half, {}))) == (mask, 1, 1.5)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="mounts are Linux's")
+@LINUX
+def test_a_real_cpuset_and_the_mask_the_kernel_makes_of_it(make_group):
+    one = str(max(os.sched_getaffinity(0)))
+    mems = (Path("/sys/fs/cgroup/cpuset/cpuset.mems")).read_text() if Path("/sys/fs/cgroup/cpuset").exists() else ""
+    files = {"cpuset.mems": mems, "cpuset.cpus": one}
+    assert limits_of_a_child(joins(make_group("cpuset", files, files))) == ([int(one)], 1, None)
+
+
+@LINUX
+def test_a_real_memory_limit_of_an_ancestor_less_what_is_in_use(make_group):
+    group = make_group("memory", {"memory.limit_in_bytes": str(2**29)}, {})
+    code = (
+        "from qcthreads.host.limits import read_limits; held = bytearray(2**26); limits = read_limits(environ={}); "
+        "print(limits.memory_bytes, limits.explain_memory())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, preexec_fn=joins(group)
+    )
+    left, _, said = done.stdout.partition(" ")
+    assert 2**29 - 2**28 < int(left) < 2**29 - 2**26
+    assert f"cgroup memory (/sys/fs/cgroup/memory/{group.parent.name}/memory.limit_in_bytes)" in said
+
+
+@LINUX
+@pytest.mark.parametrize("namespace", [(), ("--cgroup",)])
+def test_a_real_group_mounted_elsewhere_alone(make_group, tmp_path, namespace):
+    """As in a container: the group lies at some mount point, nothing else of its hierarchy is to be seen."""
+    group = make_group("cpu", {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "150000"}, {})
+    script = (
+        f"mount --bind {group.parent} {tmp_path} && umount -l /sys/fs/cgroup && exec {sys.executable} -c "
+        "'from qcthreads.host.limits import read_limits; limits = read_limits(environ={}); "
+        "print(limits.quota_cpus, limits.explain_cpus())'"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", *namespace, "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        preexec_fn=joins(group),
+    )
+    if "Operation not permitted" in done.stderr:
+        pytest.skip(f"this user may not make namespaces here: {done.stderr}")
+    assert done.stdout == f"1.5 1 CPU may be used: quota 1.5 ({tmp_path}/cpu.cfs_quota_us)\n", done.stderr
+
+
+@LINUX
 def test_where_nothing_describes_the_machine_the_mask_tells():
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("this user may not hide /sys from a process")

@@ -1,5 +1,6 @@
 """Places are disjoint, close together, on physical cores first; checked on machines of many shapes."""
 
+import dataclasses
 from itertools import combinations
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, OversubscriptionError
 from qcthreads.machine import CpuKind, Machine
-from qcthreads.machine.placement import choose, split, usable_cpus
+from qcthreads.machine.placement import choose, split, thread_cpus, usable_cpus
 from qcthreads.machine.synthetic import synthetic_machine
 
 TWO_CORES = synthetic_machine(cores=2)
@@ -197,3 +198,30 @@ def test_contradictory_and_partial_descriptions_still_cover_every_cpu():
     assert sum(part.bits for part in odd.region.parts) == odd.cpus_online.bits
     assert len(split(odd, odd.cpus_online, 16, 1)) == 16
     assert str(odd.nodes_of(CpuSet([4]))) == "1"
+
+
+@pytest.mark.parametrize(
+    ("mask", "count", "one_per_core", "with_siblings"),
+    [
+        ("0-15", 16, "0-7", "0-15"),  # both siblings of all cores
+        ("0,8,1,10", 16, "0-1,10", "0-1,8,10"),  # both of one core, the first of one, the second of one
+        ("8-15", 16, "8-15", "8-15"),  # only second siblings
+        ("0,8", 1, "0", "0"),
+        ("0-15", 4, "0-3", "0-3"),  # a quota of 4: four cores, not two with their siblings
+        ("0-3,8-11", 6, "0-3", "0-3,8-9"),
+    ],
+)
+def test_cores_or_hardware_threads_is_a_choice(mask, count, one_per_core, with_siblings):
+    """PU n and n + 8 share a core; the default is one PU per core."""
+    allowed = CpuSet.parse(mask)
+    assert str(thread_cpus(TWO_SOCKETS, allowed, count)) == one_per_core
+    assert str(thread_cpus(TWO_SOCKETS, allowed, count, smt=True)) == with_siblings
+
+
+def test_a_capped_number_takes_performance_cores_first():
+    base = synthetic_machine(cores=6)
+    kinds = (CpuKind(CpuSet.parse("0-3"), 0), CpuKind(CpuSet.parse("4-5"), 1))
+    hybrid = dataclasses.replace(base, cpu_kinds=kinds)
+    assert str(thread_cpus(hybrid, CpuSet.parse("0-5"), 2)) == "4-5"
+    assert CpuSet.parse("4-5") <= thread_cpus(hybrid, CpuSet.parse("0-5"), 3)
+    assert str(thread_cpus(hybrid, CpuSet.parse("0-3"), 2)) == "0-1"

@@ -61,3 +61,5 @@ class Progress:
     label: str
     message: str = ""
     outcome: Outcome | None = None
+    kind: str = ""
+    """Of a note: ``unbound`` or ``lost`` where it is about the binding."""

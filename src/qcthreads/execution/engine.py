@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -214,7 +214,8 @@ class LocalEngine:
         near = next((worker.bound for key, worker in tuple(self._idle) if key == job.key), None)
         with self._book.acquire(job.settings.threads, calculation.memory_bytes, near=near, cancel=run.stopped) as lease:
             run.events.put(Progress(event="started", label=label, message=f"CPUs {lease.cpus}"))
-            self._note(run, label, {note: note for note in job.settings.notes})
+            for note in job.settings.notes:
+                self._note(run, label, note)
             for attempt in range(1, self._retries + 2):
                 outcome = self._attempt(run, job, lease, attempt)
                 if outcome.status == "finished" or attempt > self._retries:
@@ -228,7 +229,8 @@ class LocalEngine:
         reply: dict[str, Any]
         try:
             worker = self._worker(run, job, lease.cpus, fresh=attempt > 1)
-            self._note(run, job.calculation.label, worker.notes)
+            for kind, note in worker.notes.items():
+                self._note(run, job.calculation.label, note, kind)
             reply = worker.compute(job.request(scratch_of(worker.folder)), job.calculation.timeout_s)
         except WorkerEndedError as error:
             if run.stopped.is_set():
@@ -306,14 +308,13 @@ class LocalEngine:
             self._started += 1
             return self._folder / f"w{self._started}"
 
-    def _note(self, run: _Run, label: str, notes: Mapping[str, str]) -> None:
+    def _note(self, run: _Run, label: str, note: str, kind: str = "") -> None:
         """Each kind of thing is said once, however many calculations it is true of."""
-        for kind, note in notes.items():
-            with self._lock:
-                new = kind not in self._said
-                self._said.add(kind)
-            if new:
-                run.events.put(Progress(event="note", label=label, message=note))
+        with self._lock:
+            new = (kind or note) not in self._said
+            self._said.add(kind or note)
+        if new:
+            run.events.put(Progress(event="note", label=label, message=note, kind=kind))
 
 
 @dataclass(slots=True, eq=False)

@@ -32,6 +32,8 @@ class RunRequest:
     memory_bytes: int | None = None
     cpus: CpuSet | None = None
     leave: int = 0
+    smt: bool = False
+    """Give threads every PU of a core, not one."""
     affinity: bool = True
     scratch: Path | None = None
     store: Path | None = None

@@ -21,7 +21,8 @@ class Tally:
         self._book = book
         self._pass_on = on_progress
         self.outcomes: dict[str, Outcome] = {}
-        self.notes: list[str] = []
+        self.notes: dict[str, str] = {}
+        """What each is about, by message."""
         self.peak_threads = 0
         self.peak_workers = 0
 
@@ -31,8 +32,8 @@ class Tally:
             held = self._book.held()
             self.peak_threads = max(self.peak_threads, sum(len(lease.cpus) for lease in held))
             self.peak_workers = max(self.peak_workers, len(held))
-        elif progress.event == "note" and progress.message not in self.notes:
-            self.notes.append(progress.message)
+        elif progress.event == "note":
+            self.notes.setdefault(progress.message, progress.kind)
         if self._pass_on is not None:
             self._pass_on(progress)
 
@@ -73,7 +74,9 @@ class Tally:
 
     def findings(self, memory_bytes: int, *, affinity: bool) -> list[dict[str, str]]:
         """What a user should know, in plain words, with the number and the remedy; ``memory_bytes`` is one worker's."""
-        found = [_finding("note", note) for note in self.notes]
+        unbound = [outcome for outcome in self.outcomes.values() if outcome.bound is None] if affinity else []
+        why = [note for note, kind in self.notes.items() if kind == "unbound"] if unbound else []
+        found = [_finding("note", note) for note in self.notes if note not in why]
         wide = [outcome for outcome in self.outcomes.values() if outcome.threads > 1 and outcome.wall_s >= _TELLING_S]
         cpu_s = sum(outcome.cpu_s for outcome in wide)
         thread_s = sum(outcome.threads * outcome.wall_s for outcome in wide)
@@ -92,14 +95,9 @@ class Tally:
                     f"{format_size(memory_bytes)}: use fewer workers",
                 )
             )
-        unbound = [outcome for outcome in self.outcomes.values() if outcome.bound is None]
-        if affinity and unbound:
-            found.append(
-                _finding(
-                    "unbound",
-                    f"{len(unbound)} of {len(self.outcomes)} calculations ran unbound: see qcthreads doctor",
-                )
-            )
+        if unbound:
+            said = f"{len(unbound)} of {len(self.outcomes)} calculations ran unbound"
+            found.append(_finding("unbound", f"{said}: {why[0] if why else 'see qcthreads doctor'}"))
         escaped = [o for o in self.outcomes.values() if o.bound is not None and o.bound - o.cpus]
         if escaped:
             found.append(
