@@ -42,10 +42,9 @@ def test_topo_has_the_fixed_keys_and_psutil_agrees() -> None:
     assert all(set(cache) == {"level", "type", "size", "cpus"} for cache in topo["caches"])
 
 
-@ON_LINUX
-def test_topo_of_a_recorded_machine(tmp_path: Path) -> None:
+def record_hyperthreads(root: Path) -> None:
     """Two cores with two hyperthreads each, written by hand as the kernel would."""
-    cpus = tmp_path / "sys/devices/system/cpu"
+    cpus = root / "sys/devices/system/cpu"
     for number in range(4):
         folder = cpus / f"cpu{number}/topology"
         folder.mkdir(parents=True)
@@ -56,13 +55,27 @@ def test_topo_of_a_recorded_machine(tmp_path: Path) -> None:
         (folder / "physical_package_id").write_text("0\n")
         (folder / "core_id").write_text(f"{number // 2}\n")
     (cpus / "online").write_text("0-3\n")
-    (tmp_path / "proc").mkdir()
+    (root / "proc").mkdir()
+
+
+@ON_LINUX
+def test_topo_of_a_recorded_machine(tmp_path: Path) -> None:
+    record_hyperthreads(tmp_path)
     topo = document("topo", "--sysroot", str(tmp_path))
     assert topo["cpus_online"] == [0, 1, 2, 3]
     assert topo["cores"] == [[0, 1], [2, 3]]
     assert topo["packages"] == [[0, 1, 2, 3]]
     assert topo["distances"] is None
     assert "2 cores (2 with SMT)" in text("topo", "--sysroot", str(tmp_path))
+
+
+@ON_LINUX
+def test_limits_say_which_pus_threads_get(tmp_path: Path) -> None:
+    record_hyperthreads(tmp_path)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 1048576 kB\n")
+    said = text("limits", "--sysroot", str(tmp_path))
+    assert "4 CPUs may be used: online 0-3; 1 GiB of memory\n" in said
+    assert "threads get one PU per core, performance cores first: PUs 0,2 (2); with --smt 4: 0-3\n" in said
 
 
 @ON_LINUX

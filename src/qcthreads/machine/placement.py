@@ -27,8 +27,18 @@ def thread_cpus(machine: Machine, allowed: CpuSet, count: int, *, smt: bool = Fa
 
     Those of :func:`usable_cpus`; where these are more than ``count``, performance cores first, and close together.
     """
-    usable = usable_cpus(machine, allowed, smt=smt)
-    return choose(machine, usable, count) or usable if 0 < count < len(usable) else usable
+    rest = usable_cpus(machine, allowed, smt=smt)
+    if count >= len(rest):
+        return rest
+    chosen = CpuSet()
+    for kind in sorted(machine.cpu_kinds, key=lambda kind: -kind.efficiency):
+        these = kind.cpus & rest
+        if len(chosen) + len(these) > count:
+            rest = these
+            break
+        chosen |= these
+        rest -= these
+    return chosen | (choose(machine, rest, count - len(chosen), near=chosen or None) or CpuSet())
 
 
 def choose(machine: Machine, free: CpuSet, width: int, *, near: CpuSet | None = None) -> CpuSet | None:
