@@ -151,6 +151,7 @@ def _compute_function(
         return lambda request: function(request["input"])  # type: ignore[operator]
     import qcengine
 
+    _hide_a_mask_that_cannot_be_read()
     if harness_module is not None:
         importlib.import_module(harness_module)
     qcengine.get_config()  # looks at the processor, which takes 0.3 s, and is asked again by every calculation
@@ -161,6 +162,17 @@ def _compute_function(
         )
 
     return run
+
+
+def _hide_a_mask_that_cannot_be_read() -> None:
+    """QCEngine asks psutil for the mask where psutil offers it, and fails where the system then refuses to tell."""
+    import psutil
+
+    if sys.platform in ("linux", "win32"):  # where psutil offers it
+        try:
+            psutil.Process().cpu_affinity()
+        except (OSError, psutil.Error):
+            del psutil.Process.cpu_affinity
 
 
 def _judge(result: object) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Tally:
             )
         if unbound:
             said = f"{len(unbound)} of {len(self.outcomes)} calculations ran unbound"
-            found.append(_finding("unbound", f"{said}: {why[0] if why else 'see qcthreads doctor'}"))
+            found.append(_finding("unbound", f"{said}: {why[0].partition(': ')[2] if why else 'see qcthreads doctor'}"))
         escaped = [o for o in self.outcomes.values() if o.bound is not None and o.bound - o.cpus]
         if escaped:
             found.append(
