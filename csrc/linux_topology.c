@@ -57,9 +57,7 @@ static bool has(const unsigned long *mask, size_t cpu) {
     return mask[cpu / QCT_WORD_BITS] >> (cpu % QCT_WORD_BITS) & 1;
 }
 
-static void add(unsigned long *mask, size_t cpu) {
-    mask[cpu / QCT_WORD_BITS] |= 1UL << (cpu % QCT_WORD_BITS);
-}
+static void add(unsigned long *mask, size_t cpu) { mask[cpu / QCT_WORD_BITS] |= 1UL << (cpu % QCT_WORD_BITS); }
 
 /* The lowest CPU of the mask from `from` on; words * QCT_WORD_BITS where there is none. */
 static size_t next_cpu(const unsigned long *mask, size_t words, size_t from) {
@@ -163,14 +161,10 @@ int qct_parse_list(const char *text, unsigned long *mask, size_t words) {
     return 0;
 }
 
-static bool is_padding(char c) {
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '\0';
-}
+static bool is_padding(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '\0'; }
 
 /* What no reading of a file can go on after: the answer would be that of another machine. */
-static bool is_fatal(int error) {
-    return error == EMFILE || error == ENFILE || error == ENOMEM;
-}
+static bool is_fatal(int error) { return error == EMFILE || error == ENFILE || error == ENOMEM; }
 
 /* 1: r->text is the file's; 0: it cannot be read. A NUL in the middle of a text is nobody's. */
 static int read_text(struct reader *r, int directory, const char *path) {
@@ -231,7 +225,8 @@ static int cpu_number(struct reader *r, size_t cpu, const char *name, long *numb
 
 /* ---- groups of CPUs ---- */
 
-/* 1: r->found are the CPUs that share this level with `cpu`; the name that was right for the last CPU is tried first. */
+/* 1: r->found are the CPUs that share this level with `cpu`; the name that was right for the last CPU is tried first.
+ */
 static int read_siblings(struct reader *r, struct level *level, size_t cpu) {
     for (size_t i = 0; i <= 4; i++) {
         size_t which = i ? i - 1 : level->last;
@@ -612,10 +607,8 @@ static int read_nodes(struct reader *r) {
 /* ---- all of it ---- */
 
 static int read_all(struct reader *r) {
-    struct level core = {QCT_CORE,
-                         "topology/core_id",
-                         {"core_cpus", "core_cpus_list", "thread_siblings", "thread_siblings_list"},
-                         0};
+    struct level core = {
+        QCT_CORE, "topology/core_id", {"core_cpus", "core_cpus_list", "thread_siblings", "thread_siblings_list"}, 0};
     struct level cluster = {QCT_CLUSTER, "topology/cluster_id", {"cluster_cpus", "cluster_cpus_list"}, 0};
     struct level die = {QCT_DIE, "topology/die_id", {"die_cpus", "die_cpus_list"}, 0};
     struct level package = {QCT_PACKAGE,

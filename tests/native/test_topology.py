@@ -1,4 +1,4 @@
-"""Topology from /sys by both readers: recorded machines against hwloc's answers, this machine against lscpu, trees that lack files."""
+"""Topology from /sys by both readers: recordings against hwloc, this machine against lscpu, trees that lack files."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def answers(machine: Machine) -> dict[str, object]:
     }
 
 
-def truth_answers(truth: dict, ours: dict) -> dict[str, object]:
+def truth_answers(truth: dict) -> dict[str, object]:
     """hwloc's; the CPUs of a node are those of its own file, or hwloc's locality where the file lists none."""
     numa = [(node["id"], node["memory_bytes"], node["sysfs_cpus"] or node["cpus"]) for node in truth["numa"]]
     shared = [cache for cache in truth["caches"] if cache["type"] != "instruction"]
@@ -107,7 +107,7 @@ def truth_answers(truth: dict, ours: dict) -> dict[str, object]:
 def test_recorded_machine(path, unpacked, host):
     truth = json.loads(path.read_text())
     ours = answers(host.read_machine(unpacked(path.stem)))
-    theirs = truth_answers(truth, ours)
+    theirs = truth_answers(truth)
     differing = {key for key in ours if ours[key] != theirs[key]}
     expected = {key for name, key in DIFFERENCES if name == path.stem}
     assert differing == expected, {key: (ours[key], theirs[key]) for key in differing}
@@ -292,12 +292,9 @@ def test_parsers_agree_on_any_text(text):
         try:
             expected = reference(text).bits & (1 << 256) - 1
         except InputError:
-            with pytest.raises(OSError, match="Invalid argument"):
-                parse(stripped.encode(), 4)
-        else:
-            try:
-                found = parse(stripped.encode(), 4)
-            except OSError as error:
-                assert reference is CpuSet.parse, error
-            else:
-                assert found == expected
+            expected = None
+        try:
+            found = parse(stripped.encode(), 4)
+        except OSError:
+            found = None
+        assert found == expected or (found is None and reference is CpuSet.parse)

@@ -149,9 +149,7 @@ class _Level(NamedTuple):
 _CORE = _Level("core_id", ("core_cpus", "core_cpus_list", "thread_siblings", "thread_siblings_list"))
 _CLUSTER = _Level("cluster_id", ("cluster_cpus", "cluster_cpus_list"))
 _DIE = _Level("die_id", ("die_cpus", "die_cpus_list"))
-_PACKAGE = _Level(
-    "physical_package_id", ("package_cpus", "package_cpus_list", "core_siblings", "core_siblings_list")
-)
+_PACKAGE = _Level("physical_package_id", ("package_cpus", "package_cpus_list", "core_siblings", "core_siblings_list"))
 
 
 def _is_online(root: str, cpu: int) -> bool:

@@ -105,9 +105,7 @@ def _clusters(facts: Facts) -> list[tuple[int, int | None]]:
 def _caches(facts: Facts, cpus: Callable[[int], CpuSet]) -> tuple[Cache, ...]:
     found = {(level, kind, bits): size for level, kind, size, bits in facts.caches}
     keys = sorted(found, key=lambda key: (key[0], key[1], key[2] & -key[2]))
-    return tuple(
-        Cache(level, _CACHE_KINDS[kind], found[level, kind, bits], cpus(bits)) for level, kind, bits in keys
-    )
+    return tuple(Cache(level, _CACHE_KINDS[kind], found[level, kind, bits], cpus(bits)) for level, kind, bits in keys)
 
 
 # Memory nodes
@@ -119,7 +117,7 @@ def _numa_nodes(root: str, online: CpuSet, facts: Facts) -> tuple[NumaNode, ...]
         return (NumaNode(0, online, total_memory_bytes(read_text(root, "proc/meminfo"))),)
     if all(bits for _, bits, _ in facts.nodes):
         return tuple(NumaNode(node, CpuSet.from_bits(bits), size) for node, bits, size in facts.nodes)
-    gpus = dict((int(node), bus) for bus, node in lines_of(root, "proc/driver/nvidia/gpus", "numa_status", _GPU_NODE))
+    gpus = {int(node): bus for bus, node in lines_of(root, "proc/driver/nvidia/gpus", "numa_status", _GPU_NODE)}
     near = _localities(root, facts, gpus)
     kinds = _kinds(root, facts, gpus)
     return tuple(

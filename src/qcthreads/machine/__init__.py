@@ -2,4 +2,16 @@
 
 from .model import Cache, Cluster, Core, CpuKind, Die, Distances, LlcDomain, Machine, NumaNode, Package, Region
 
-__all__ = ["Cache", "Cluster", "Core", "CpuKind", "Die", "Distances", "LlcDomain", "Machine", "NumaNode", "Package", "Region"]
+__all__ = [
+    "Cache",
+    "Cluster",
+    "Core",
+    "CpuKind",
+    "Die",
+    "Distances",
+    "LlcDomain",
+    "Machine",
+    "NumaNode",
+    "Package",
+    "Region",
+]

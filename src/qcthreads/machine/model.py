@@ -140,9 +140,7 @@ class Machine:
     def region(self) -> Region:
         """The whole machine as nested regions: packages, memory nodes, dies and LLC domains, widest first."""
         homes = [node for node in self.numa_nodes if not node.memory_only]
-        levels = [
-            [part.cpus.bits for part in level] for level in (self.packages, homes, self.dies, self.llc_domains)
-        ]
+        levels = [[part.cpus.bits for part in level] for level in (self.packages, homes, self.dies, self.llc_domains)]
         levels = [level for level in levels if len(level) > 1]
         levels.sort(key=len)  # a node may hold packages or lie in one: fewer parts are wider parts
         cores = tuple(core.cpus.bits for core in self.cores)
