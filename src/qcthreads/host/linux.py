@@ -59,7 +59,7 @@ class LinuxHost:
 def read_facts(root: str, online: CpuSet) -> Facts:
     """What ``sysfs.read_facts`` gives, by the extension; raises what that raises."""
     try:
-        directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(root, os.O_RDONLY)
         try:
             return Facts(*_native.read_topology(directory, online.bits))
         finally:

@@ -290,13 +290,15 @@ def _nodes(root: str, online: int) -> tuple[list[tuple[int, int, int]], list[tup
     except InputError as error:
         raise MachineError(f"{os.path.join(root, NODE_DIRECTORY)} cannot be understood: {error}") from error
     nodes, rows = [], []
+    complete = len(ids) > 1
     for node in ids:
         directory = f"{NODE_DIRECTORY}/node{node}"
         cpus = read_cpus(root, f"{directory}/cpumap", f"{directory}/cpulist")
         memory_bytes = total_memory_bytes(read_text(root, f"{directory}/meminfo"))
         nodes.append((node, cpus.bits & online if cpus else 0, memory_bytes))
-        rows.append(_distances(root, f"{directory}/distance"))
-    complete = len(ids) > 1 and all(len(row) == len(ids) for row in rows)
+        if complete:
+            rows.append(_distances(root, f"{directory}/distance"))
+            complete = len(rows[-1]) == len(ids)
     return nodes, rows if complete else None
 
 

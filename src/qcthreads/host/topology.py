@@ -241,7 +241,8 @@ def _cpu_kinds(root: str, facts: Facts) -> tuple[CpuKind, ...]:
         traits.append((kind, base // 1000, max_khz or 0, capacity or 0))
     groups: dict[tuple[int, int, int, int], int] = {}
     for (bits, _), trait in zip(facts.cores, _evened(traits), strict=True):
-        groups[trait] = groups.get(trait, 0) | bits
+        if any(trait):  # a core that no file tells anything of is of no kind
+            groups[trait] = groups.get(trait, 0) | bits
     if len(groups) < 2:
         return ()
     ranked = sorted(groups, key=_rank_by(list(groups)))
