@@ -31,4 +31,65 @@ int qct_affinity_set(int tid, const unsigned long *asked, unsigned long *got, si
  */
 int qct_affinity_set_process(int pid, const unsigned long *asked, unsigned long *got, size_t words);
 
+/*
+ * What the kernel's files say of a machine, in flat arrays. A `mask` is a number: mask m begins at masks[m * words]. A
+ * number that no file tells is QCT_ABSENT. Every array is sorted by lowest CPU, nodes by number.
+ */
+#define QCT_ABSENT LONG_MIN
+
+enum qct_level { QCT_CORE, QCT_CLUSTER, QCT_DIE, QCT_PACKAGE, QCT_LEVELS };
+
+enum qct_cache_kind { QCT_DATA, QCT_INSTRUCTION, QCT_UNIFIED };
+
+/* CPUs that share something; the id is the kernel's. The groups of a level are disjoint; none: the kernel knows no such
+ * level. */
+struct qct_group {
+    long id;
+    size_t mask;
+};
+
+/* How fast the CPUs of one core are, as the files of its first CPU say: kHz, MHz and shares of 1024. */
+struct qct_speed {
+    long max_khz, base_khz, nominal_mhz, capacity;
+};
+
+struct qct_cache {
+    long level;
+    enum qct_cache_kind kind;
+    long size_kib;
+    size_t mask;
+};
+
+struct qct_node {
+    long id;
+    long memory_kib;
+    size_t mask;
+};
+
+struct qct_topology {
+    size_t words, mask_count;
+    unsigned long *masks;
+    struct qct_group *groups[QCT_LEVELS];
+    size_t group_count[QCT_LEVELS];
+    struct qct_speed *speeds; /* one for each core */
+    struct qct_cache *caches;
+    size_t cache_count;
+    struct qct_node *nodes;
+    size_t node_count;
+    long *distances; /* node_count rows of node_count, or NULL where any row is missing */
+};
+
+/*
+ * Read sys/devices/system below the directory `root` for the CPUs of `online`. Each shared object is read once. Files
+ * that cannot be read are taken for absent. *topology is the caller's, to be freed with qct_topology_free. -EINVAL: a
+ * file is there and cannot be understood; -EMFILE, -ENFILE, -ENOMEM.
+ */
+int qct_topology_read(int root, const unsigned long *online, size_t words, struct qct_topology **topology);
+
+void qct_topology_free(struct qct_topology *topology);
+
+/* The kernel's mask form, "ff,00000000", and its list form, "0-3,8"; CPUs beyond the mask are left out. -EINVAL. */
+int qct_parse_mask(const char *text, unsigned long *mask, size_t words);
+int qct_parse_list(const char *text, unsigned long *mask, size_t words);
+
 #endif

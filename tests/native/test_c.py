@@ -21,14 +21,17 @@ def compiler():
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="linux_affinity.c is for Linux")
-def test_linux_affinity(compiler, tmp_path):
-    program = tmp_path / "test_affinity"
-    sources = [str(CSRC / "linux_affinity.c"), str(CSRC / "tests" / "test_affinity.c")]
+@pytest.mark.skipif(sys.platform != "linux", reason="the sources are for Linux")
+@pytest.mark.parametrize("part", ["affinity", "topology"])
+def test_linux(part, compiler, tmp_path):
+    program, empty = tmp_path / "program", tmp_path / "empty"
+    empty.mkdir()
+    sources = [str(CSRC / f"linux_{part}.c"), str(CSRC / "tests" / f"test_{part}.c")]
     subprocess.run([compiler, *FLAGS, *SANITIZERS, *sources, "-o", str(program)], check=True)
     # LeakSanitizer ends threads to look at their memory, which needs ptrace; containers often forbid it.
-    done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    command = [str(program), str(empty)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "LeakSanitizer has encountered a fatal error" in done.stderr:
         environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-        done = subprocess.run([str(program)], capture_output=True, text=True, check=False, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr

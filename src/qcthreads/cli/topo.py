@@ -1,21 +1,26 @@
-"""``qcthreads topo``: what the machine has, as text or JSON; asks host, and draws nothing that is not there."""
+"""``qcthreads topo``: what the machine has, as a picture or JSON; asks host, and shows nothing that is not there."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from ..cpuset import CpuSet
 from ..errors import InputError
 from ..host import read_machine
 from ..machine import Machine
-from ..units import format_size
 from .render import print_json, print_table
+from .topo_picture import picture
+from .topo_svg import write_svg
+
+_MOST_DISTANCES = 16  # nodes; a wider table is read as JSON
 
 _EPILOG = """examples:
   qcthreads topo
   qcthreads topo --json
+  qcthreads topo --svg machine.svg
   qcthreads topo --sysroot recorded/   # a copy of another machine's sys/ and proc/"""
 
 
@@ -23,7 +28,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Options of ``topo``."""
     parser.epilog = _EPILOG
     parser.add_argument("--sysroot", metavar="DIR", type=Path, help="read a recorded tree that contains sys/ and proc/")
-    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    form.add_argument("--svg", metavar="FILE", type=Path, help="draw it into FILE")
 
 
 def execute(args: Namespace) -> int:
@@ -31,6 +38,9 @@ def execute(args: Namespace) -> int:
     machine = read_machine(checked_sysroot(args.sysroot))
     if args.json:
         print_json(machine_document(machine))
+    elif args.svg:
+        write_svg(machine, args.svg)
+        print(f"wrote {args.svg}", file=sys.stderr)
     else:
         _print_machine(machine)
     return 0
@@ -75,30 +85,9 @@ def _print_machine(machine: Machine) -> None:
         f"{len(machine.packages)} packages, {len(machine.numa_nodes)} memory nodes"
     )
     print(f"may be used: PUs {machine.allowed_cpus or 'none'}, memory nodes {machine.allowed_mems or 'none'}\n")
-    groups: list[tuple[str, CpuSet, str]] = []
-    groups += [(f"package {_or(package.package_id, '?')}", package.cpus, "") for package in machine.packages]
-    groups += [(f"die {_or(die.die_id, '?')}", die.cpus, "") for die in machine.dies]
-    groups += [
-        (f"memory node {node.node_id}", node.cpus, f"{format_size(node.memory_bytes)} {node.kind}")
-        for node in machine.numa_nodes
-    ]
-    groups += [
-        ("LLC domain", domain.cpus, format_size(domain.size_bytes) if domain.size_bytes else "")
-        for domain in machine.llc_domains
-    ]
-    groups += [(f"PU kind, rank {kind.efficiency}", kind.cpus, "") for kind in machine.cpu_kinds]
-    rows = [(what, cpus or "none", _cores_in(machine, cpus), size) for what, cpus, size in groups]
-    print_table("", ("what", "PUs", "cores", "size"), rows)
-    if machine.distances and len(machine.distances.nodes) > 1:
-        nodes = machine.distances.nodes
-        table = [(node, *line) for node, line in zip(nodes, machine.distances.matrix, strict=True)]
+    print("\n".join(picture(machine, shutil.get_terminal_size((100, 24)).columns, sys.stdout.encoding)))
+    distances = machine.distances
+    if distances and len(distances.nodes) <= _MOST_DISTANCES:
+        table = [(node, *line) for node, line in zip(distances.nodes, distances.matrix, strict=True)]
         print()
-        print_table("Memory distances (10 is local)", ("from \\ to", *map(str, nodes)), table)
-
-
-def _cores_in(machine: Machine, cpus: CpuSet) -> int:
-    return sum(core.cpus <= cpus for core in machine.cores)
-
-
-def _or(number: int | None, otherwise: str) -> str:
-    return otherwise if number is None else str(number)
+        print_table("Memory distances (10 is local)", ("from \\ to", *map(str, distances.nodes)), table)

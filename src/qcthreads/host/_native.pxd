@@ -6,3 +6,40 @@ cdef extern from "qct.h" nogil:
     int qct_affinity_get(int tid, unsigned long *mask, size_t words)
     int qct_affinity_set(int tid, const unsigned long *asked, unsigned long *got, size_t words)
     int qct_affinity_set_process(int pid, const unsigned long *asked, unsigned long *got, size_t words)
+
+    const long QCT_ABSENT
+    const int QCT_CORE, QCT_CLUSTER, QCT_DIE, QCT_PACKAGE
+
+    ctypedef struct qct_group "struct qct_group":
+        long id
+        size_t mask
+
+    ctypedef struct qct_speed "struct qct_speed":
+        long max_khz, base_khz, nominal_mhz, capacity
+
+    ctypedef struct qct_cache "struct qct_cache":
+        long level
+        int kind
+        long size_kib
+        size_t mask
+
+    ctypedef struct qct_node "struct qct_node":
+        long id, memory_kib
+        size_t mask
+
+    ctypedef struct qct_topology "struct qct_topology":
+        size_t words, mask_count
+        unsigned long *masks
+        qct_group *groups[4]
+        size_t group_count[4]
+        qct_speed *speeds
+        qct_cache *caches
+        size_t cache_count
+        qct_node *nodes
+        size_t node_count
+        long *distances
+
+    int qct_topology_read(int root, const unsigned long *online, size_t words, qct_topology **topology)
+    void qct_topology_free(qct_topology *topology)
+    int qct_parse_mask(const char *text, unsigned long *mask, size_t words)
+    int qct_parse_list(const char *text, unsigned long *mask, size_t words)

@@ -5,8 +5,10 @@ Sets of CPUs come and go as the bits of one int. No function holds the GIL while
 """
 
 import os
+import sys
 
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
 
 cdef size_t _kernel_words() except 0:
@@ -82,3 +84,130 @@ cdef object _set(int target, object asked, bint whole_process):
         return _to_int(masks + words, words)
     finally:
         free(masks)
+
+
+def read_topology(int root, online):
+    """What the files below descriptor ``root`` say of the CPUs in ``online``: the fields of sysfs.Facts, in order."""
+    cdef size_t words = <size_t>(online.bit_length() // QCT_WORD_BITS + 1)
+    cdef unsigned long *mask = _from_int(online, words)
+    cdef qct_topology *found = NULL
+    cdef int rc
+    try:
+        with nogil:
+            rc = qct_topology_read(root, mask, words, &found)
+        _check(rc)
+        return _facts(found)
+    finally:
+        free(mask)
+        qct_topology_free(found)
+
+
+def parse_mask(const char *text, size_t words):
+    """The bits of a mask in the kernel's form."""
+    return _parsed(text, words, False)
+
+
+def parse_list(const char *text, size_t words):
+    """The bits of a list in the kernel's form."""
+    return _parsed(text, words, True)
+
+
+cdef object _parsed(const char *text, size_t words, bint is_list):
+    cdef unsigned long *mask = _new_mask(words)
+    try:
+        _check(qct_parse_list(text, mask, words) if is_list else qct_parse_mask(text, mask, words))
+        return _to_int(mask, words)
+    finally:
+        free(mask)
+
+
+cdef unsigned long *_from_int(object bits, size_t words) except NULL:
+    cdef unsigned long *mask = _new_mask(words)
+    cdef bytes raw = bits.to_bytes(words * sizeof(unsigned long), sys.byteorder)
+    cdef const char *source = raw
+    cdef size_t i
+    if sys.byteorder == "little":
+        memcpy(mask, source, words * sizeof(unsigned long))
+    else:
+        for i in range(words):
+            memcpy(mask + i, source + (words - 1 - i) * sizeof(unsigned long), sizeof(unsigned long))
+    return mask
+
+
+cdef object _facts(const qct_topology *found):
+    cdef list masks = _distinct_masks(found)
+    cdef size_t i
+    cdef list caches = [], nodes = [], speeds = []
+    for i in range(found.cache_count):
+        caches.append(
+            (
+                found.caches[i].level,
+                found.caches[i].kind,
+                <long long>found.caches[i].size_kib * 1024,
+                masks[found.caches[i].mask],
+            )
+        )
+    for i in range(found.node_count):
+        nodes.append((found.nodes[i].id, masks[found.nodes[i].mask], <long long>found.nodes[i].memory_kib * 1024))
+    for i in range(found.group_count[QCT_CORE]):
+        speeds.append(
+            (
+                _number(found.speeds[i].max_khz),
+                _number(found.speeds[i].base_khz),
+                _number(found.speeds[i].nominal_mhz),
+                _number(found.speeds[i].capacity),
+            )
+        )
+    return (
+        _groups(found, masks, QCT_CORE),
+        _groups(found, masks, QCT_CLUSTER),
+        _groups(found, masks, QCT_DIE),
+        _groups(found, masks, QCT_PACKAGE),
+        speeds,
+        caches,
+        nodes,
+        _distances(found),
+    )
+
+
+cdef list _groups(const qct_topology *found, list masks, int level):
+    cdef list groups = []
+    cdef size_t i
+    for i in range(found.group_count[level]):
+        groups.append((masks[found.groups[level][i].mask], _number(found.groups[level][i].id)))
+    return groups
+
+
+cdef object _distances(const qct_topology *found):
+    cdef list rows = []
+    cdef size_t i, j
+    if found.distances == NULL:
+        return None
+    for i in range(found.node_count):
+        rows.append(tuple([found.distances[i * found.node_count + j] for j in range(found.node_count)]))
+    return rows
+
+
+cdef object _number(long value):
+    return None if value == QCT_ABSENT else value
+
+
+cdef list _distinct_masks(const qct_topology *found):
+    """Every mask as the bits of an int; equal ones, as of a core and its caches, are one object."""
+    cdef dict known = {}
+    cdef list masks = []
+    cdef size_t i, words
+    cdef const unsigned long *mask
+    cdef bytes key
+    cdef object bits
+    for i in range(found.mask_count):
+        mask = found.masks + i * found.words
+        words = found.words
+        while words and not mask[words - 1]:
+            words -= 1
+        key = (<const char *>mask)[: words * sizeof(unsigned long)]
+        bits = known.get(key)
+        if bits is None:
+            bits = known[key] = _to_int(mask, words)
+        masks.append(bits)
+    return masks

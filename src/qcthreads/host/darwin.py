@@ -9,7 +9,7 @@ from ..errors import BindingNotSupportedError
 from ..machine import Machine
 from .interface import Binding, Capabilities
 from .live import flat_machine
-from .sysfs import read_machine
+from .topology import read_machine
 
 _WHY = "macOS binds neither threads nor processes to CPUs; leases still count CPUs: run with affinity turned off"
 

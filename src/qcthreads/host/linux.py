@@ -6,10 +6,11 @@ import os
 
 from ..cpuset import CpuSet
 from ..machine import Machine
-from . import _native
+from . import _native, sysfs
 from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities
 from .live import read_linux_machine
+from .sysfs import Facts
 
 
 class LinuxHost:
@@ -52,4 +53,16 @@ class LinuxHost:
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
-        return read_linux_machine(self, sysroot)
+        return read_linux_machine(self, sysroot, read_facts)
+
+
+def read_facts(root: str, online: CpuSet) -> Facts:
+    """What ``sysfs.read_facts`` gives, by the extension; raises what that raises."""
+    try:
+        directory = os.open(root, os.O_RDONLY)
+        try:
+            return Facts(*_native.read_topology(directory, online.bits))
+        finally:
+            os.close(directory)
+    except OSError:
+        return sysfs.read_facts(root, online)  # which says the file that cannot be understood, and why

@@ -11,6 +11,7 @@ from ..machine import Machine
 from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities
 from .live import read_linux_machine
+from .sysfs import read_facts
 
 _PASSES = 64  # a process that starts threads faster than this many passes over /proc can bind them is left as it is
 
@@ -61,7 +62,7 @@ class PortableHost:
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
-        return read_linux_machine(self, sysroot)
+        return read_linux_machine(self, sysroot, read_facts)
 
 
 def _bind_all_once(cpus: CpuSet, pid: int) -> tuple[bool, int]:

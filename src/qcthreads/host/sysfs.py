@@ -1,8 +1,8 @@
-"""The machine as Linux's /sys and /proc describe it, below any root; opens files to read and does nothing else.
+"""What Linux's /sys and /proc say of a machine, below any root; opens files to read and decides nothing.
 
 The files are those of the kernel's Documentation/ABI/stable/sysfs-devices-system-cpu and -node, by their present names
 (``core_cpus``) or by those of kernels before 5.3 (``thread_siblings``). What a kernel does not tell is left out or
-taken from the next best file, never guessed.
+taken from the next best file, never guessed. :func:`read_facts` is the twin of csrc/linux_topology.c: change both.
 """
 
 # A Path costs several times the read itself, and a machine is thousands of files.
@@ -10,42 +10,52 @@ taken from the next best file, never guessed.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import InputError, MachineError
-from ..machine import Cache, Core, CpuKind, Die, Distances, Machine, NumaNode, Package
 
-_CPU = "sys/devices/system/cpu"
-_NODE = "sys/devices/system/node"
-_CACHE_KINDS = {"Data": "data", "Instruction": "instruction", "Unified": "unified"}
+CPU_DIRECTORY = "sys/devices/system/cpu"
+NODE_DIRECTORY = "sys/devices/system/node"
+
+DATA, INSTRUCTION, UNIFIED = range(3)
+_CACHE_KINDS = {"Data": DATA, "Instruction": INSTRUCTION}
+
+# The longest file there is lists 8192 CPUs by their numbers in less than this.
+_TEXT_SIZE = 65536
+
+# Caches of one CPU are numbered from 0; the kernel may leave numbers out (cacheinfo's disable_sysfs).
+_MOST_CACHES = 16
+_FIRST_TRIES = 10
+
+# What no reading of a file can go on after: the answer would be that of another machine.
+_FATAL = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-def read_machine(
-    root: str = "/", *, allowed_cpus: CpuSet | None = None, allowed_mems: NodeSet | None = None
-) -> Machine:
-    """The machine whose ``sys/`` and ``proc/`` lie in ``root``.
+class Facts(NamedTuple):
+    """What the files say. Groups are (bits of the CPUs, the kernel's id), disjoint, sorted by lowest CPU."""
 
-    ``allowed_*`` are cut to what is there; ``None`` means everything. MachineError when not even CPUs are found.
-    """
-    online = online_cpus(root)
-    nodes = _numa_nodes(root, online)
-    present = NodeSet(node.node_id for node in nodes)
-    packages = _packages(root, online)
-    return Machine(
-        cpus_online=online,
-        cores=_cores(root, online),
-        packages=packages,
-        numa_nodes=nodes,
-        dies=_dies(root, online, packages),
-        caches=_caches(root, online),
-        distances=_distances(root, [node.node_id for node in nodes]),
-        cpu_kinds=_cpu_kinds(root, online),
-        allowed_cpus=online if allowed_cpus is None else online & allowed_cpus,
-        allowed_mems=present if allowed_mems is None else present & allowed_mems,
-    )
+    cores: list[tuple[int, int | None]]
+    clusters: list[tuple[int, int | None]]
+    """Empty where the kernel knows no clusters; likewise ``dies``."""
+    dies: list[tuple[int, int | None]]
+    packages: list[tuple[int, int | None]]
+    speeds: list[tuple[int | None, int | None, int | None, int | None]]
+    """For each core: highest kHz, base kHz, nominal MHz, capacity (1024 is the fastest)."""
+    caches: list[tuple[int, int, int, int]]
+    """Level, kind (DATA, INSTRUCTION, UNIFIED), size in bytes, bits of the CPUs."""
+    nodes: list[tuple[int, int, int]]
+    """Number, bits of the CPUs, memory in bytes; empty where the kernel has no NUMA."""
+    distances: list[tuple[int, ...]] | None
+    """A row for each node, or None where any is missing."""
+
+
+class NoCpusFoundError(MachineError):
+    """Nothing tells which CPUs there are."""
 
 
 def read_text(root: str, path: str) -> str | None:
@@ -53,183 +63,265 @@ def read_text(root: str, path: str) -> str | None:
     try:
         with open(os.path.join(root, path), "rb") as file:
             return file.read().decode("latin-1").strip(" \t\r\n\0")
-    except (OSError, ValueError):  # ValueError: a path with a NUL, made from a nonsensical file
+    except OSError as error:
+        if error.errno in _FATAL:
+            where = os.path.join(root, path)
+            raise MachineError(
+                f"{where} cannot be read: {error.strerror}; close files, or allow more (ulimit -n)"
+            ) from error
+        return None
+    except ValueError:  # a path with a NUL, made from a nonsensical file
         return None
 
 
+def numbered(root: str, directory: str, prefix: str) -> Iterable[int]:
+    """The numbers N of entries ``prefixN``, in any order."""
+    return [int(name[len(prefix) :]) for name in names_in(root, directory) if re.fullmatch(prefix + "[0-9]+", name)]
+
+
+def names_in(root: str, directory: str) -> list[str]:
+    """The entries of a directory; none where it cannot be read."""
+    try:
+        return os.listdir(os.path.join(root, directory))
+    except (OSError, ValueError):
+        return []
+
+
 def online_cpus(root: str) -> CpuSet:
-    """The CPUs that are online; MachineError when nothing below ``root`` tells."""
-    listed = read_text(root, f"{_CPU}/online")
+    """The CPUs that are online; NoCpusFoundError when nothing below ``root`` tells."""
+    listed = read_text(root, f"{CPU_DIRECTORY}/online")
     if listed:
-        return CpuSet.parse(listed)
-    numbered = [cpu for cpu in _numbered(root, _CPU, "cpu") if read_text(root, f"{_CPU}/cpu{cpu}/online") != "0"]
-    described = [cpu for cpu in numbered if os.path.isdir(os.path.join(root, f"{_CPU}/cpu{cpu}/topology"))]
+        return _understood(root, f"{CPU_DIRECTORY}/online", CpuSet.parse, listed)
+    cpus = [cpu for cpu in numbered(root, CPU_DIRECTORY, "cpu") if _is_online(root, cpu)]
+    described = [cpu for cpu in cpus if os.path.isdir(os.path.join(root, f"{CPU_DIRECTORY}/cpu{cpu}/topology"))]
     counted = re.findall(
         r"^processor\s*:\s*(\d+)|^processor (\d+):", read_text(root, "proc/cpuinfo") or "", re.MULTILINE
     )
-    found = CpuSet(described or numbered or (int(a or b) for a, b in counted))
+    found = CpuSet(described or cpus or (int(a or b) for a, b in counted))
     if not found:
-        raise MachineError(
-            f"no CPUs found below {root}: neither {_CPU}/online nor {_CPU}/cpu* nor proc/cpuinfo can be read there; "
-            "give a directory that holds sys/ and proc/"
+        raise NoCpusFoundError(
+            f"no CPUs found below {root}: neither {CPU_DIRECTORY}/online nor {CPU_DIRECTORY}/cpu* nor proc/cpuinfo can "
+            "be read there; give a directory that holds sys/ and proc/"
         )
     return found
 
 
-def _cores(root: str, online: CpuSet) -> tuple[Core, ...]:
-    return tuple(
-        Core(cpus, _core_id(root, cpus.first)) for cpus in _partition(online, lambda cpu: _core_siblings(root, cpu))
-    )
-
-
-def _core_siblings(root: str, cpu: int) -> CpuSet | None:
-    """Without those of another ``core_id``: AMD's compute units of two cores are one set of ``thread_siblings``."""
-    siblings = _siblings(root, cpu, "core_cpus", "thread_siblings")
-    if siblings is None or len(siblings) < 2:
-        return siblings
-    core_id = _core_id(root, cpu)
-    return CpuSet(other for other in siblings if _core_id(root, other) in (core_id, None))
-
-
-def _core_id(root: str, cpu: int) -> int | None:
-    return _number(root, f"{_CPU}/cpu{cpu}/topology/core_id")
-
-
-def _packages(root: str, online: CpuSet) -> tuple[Package, ...]:
-    return tuple(
-        Package(cpus, _number(root, f"{_CPU}/cpu{cpus.first}/topology/physical_package_id"))
-        for cpus in _partition(online, lambda cpu: _siblings(root, cpu, "package_cpus", "core_siblings"))
-    )
-
-
-def _dies(root: str, online: CpuSet, packages: tuple[Package, ...]) -> tuple[Die, ...]:
-    """Only where a package has more than one."""
-    die_id = _number(root, f"{_CPU}/cpu{online.first}/topology/die_id")
-    if die_id is None or die_id < 0:  # -1: the architecture has none
-        return ()
-    parts = list(_partition(online, lambda cpu: _siblings(root, cpu, "die_cpus")))
-    if {part.bits for part in parts} <= {package.cpus.bits for package in packages}:
-        return ()
-    return tuple(Die(part, _number(root, f"{_CPU}/cpu{part.first}/topology/die_id")) for part in parts)
-
-
-def _siblings(root: str, cpu: int, *names: str) -> CpuSet | None:
-    for name in names:
-        found = _read_cpus(root, f"{_CPU}/cpu{cpu}/topology/{name}", f"{_CPU}/cpu{cpu}/topology/{name}_list")
-        if found is not None:
-            return found
+def read_cpus(root: str, mask_path: str | None, list_path: str | None = None) -> CpuSet | None:
+    """From the mask file, which every kernel has, or else from the list file."""
+    for path, parse in ((mask_path, CpuSet.parse_mask), (list_path, CpuSet.parse)):
+        text = read_text(root, path) if path else None
+        if path and text is not None:
+            return _understood(root, path, parse, text)
     return None
 
 
-def _partition(online: CpuSet, siblings: Callable[[int], CpuSet | None]) -> Iterator[CpuSet]:
-    """Disjoint groups that cover ``online``, even where masks contradict each other; one file per group is read."""
-    left = online.bits
-    while left:
-        cpu = (left & -left).bit_length() - 1
-        group = siblings(cpu)
-        bits = (group.bits if group is not None else 0) & left | 1 << cpu
-        left &= ~bits
-        yield CpuSet.from_bits(bits)
+def read_number(root: str, path: str) -> int | None:
+    """None for a file that holds no number."""
+    text = read_text(root, path)
+    return int(text) if text and re.fullmatch(r"-?[0-9]{1,4000}", text) else None
 
 
-def _caches(root: str, online: CpuSet) -> tuple[Cache, ...]:
-    found: dict[tuple[int, str, int], Cache] = {}
-    described: dict[int, int] = {}  # by index: the CPUs whose cache of that index another CPU's files have described
-    for cpu in online:
-        for index in sorted(_numbered(root, f"{_CPU}/cpu{cpu}/cache", "index")):
-            if not described.get(index, 0) >> cpu & 1:
-                cache = _cache(root, f"{_CPU}/cpu{cpu}/cache/index{index}", cpu, online)
-                if cache is not None:
-                    described[index] = described.get(index, 0) | cache.cpus.bits
-                    found[cache.level, cache.kind, cache.cpus.bits] = cache
-    return tuple(sorted(found.values(), key=lambda cache: (cache.level, cache.kind, cache.cpus.first)))
+def read_facts(root: str, online: CpuSet) -> Facts:
+    """All files that describe the CPUs in ``online`` and the memory nodes, each shared object once.
+
+    MachineError when a file is there and cannot be understood.
+    """
+    bits = online.bits
+    cores = _groups(root, bits, _CORE)
+    return Facts(
+        cores,
+        _optional_groups(root, bits, _CLUSTER),
+        _optional_groups(root, bits, _DIE),
+        _groups(root, bits, _PACKAGE),
+        _speeds(root, cores),
+        _caches(root, bits, cores),
+        *_nodes(root, bits),
+    )
 
 
-def _cache(root: str, directory: str, cpu: int, online: CpuSet) -> Cache | None:
-    level = _number(root, f"{directory}/level")
-    kind = _CACHE_KINDS.get(read_text(root, f"{directory}/type") or "")
-    if level is None or kind is None:
-        return None
-    shared = _read_cpus(root, f"{directory}/shared_cpu_map", f"{directory}/shared_cpu_list") or CpuSet([cpu])
-    size = re.fullmatch(r"(\d+)K", read_text(root, f"{directory}/size") or "")
-    return Cache(level, kind, int(size.group(1)) * 1024 if size else 0, shared & online)
+class _Level(NamedTuple):
+    """The files that describe a level: that of the id, then those of the CPUs, the newest name first."""
+
+    id: str
+    names: tuple[str, ...]
 
 
-def _numa_nodes(root: str, online: CpuSet) -> tuple[NumaNode, ...]:
-    """The memory nodes; a kernel without NUMA has one that holds everything."""
-    ids = sorted(_numbered(root, _NODE, "node"))
-    if not ids:
-        return (NumaNode(0, online, _memory_bytes(read_text(root, "proc/meminfo"))),)
-    gpus = _gpu_nodes(root)
-    made = []
-    for node in ids:
-        cpus = _read_cpus(root, f"{_NODE}/node{node}/cpumap", f"{_NODE}/node{node}/cpulist")
-        memory_bytes = _memory_bytes(read_text(root, f"{_NODE}/node{node}/meminfo"))
-        kind = "GPU" if node in gpus else "DRAM"
-        made.append(NumaNode(node, (cpus or CpuSet()) & online, memory_bytes, kind))
-    return tuple(made)
+_CORE = _Level("core_id", ("core_cpus", "core_cpus_list", "thread_siblings", "thread_siblings_list"))
+_CLUSTER = _Level("cluster_id", ("cluster_cpus", "cluster_cpus_list"))
+_DIE = _Level("die_id", ("die_cpus", "die_cpus_list"))
+_PACKAGE = _Level("physical_package_id", ("package_cpus", "package_cpus_list", "core_siblings", "core_siblings_list"))
 
 
-def _gpu_nodes(root: str) -> set[int]:
-    """Nodes that are the memory of an NVIDIA GPU (POWER with NVLink), as that driver lists them."""
-    directory = "proc/driver/nvidia/gpus"
+def _is_online(root: str, cpu: int) -> bool:
+    return read_text(root, f"{CPU_DIRECTORY}/cpu{cpu}/online") != "0"
+
+
+def _understood(root: str, path: str, parse: Callable[[str], CpuSet], text: str) -> CpuSet:
     try:
-        gpus = os.listdir(os.path.join(root, directory))
-    except OSError:
-        return set()
-    texts = (read_text(root, f"{directory}/{gpu}/numa_status") or "" for gpu in gpus)
-    return {int(node) for text in texts for node in re.findall(r"^Node:\s*(\d+)", text, re.MULTILINE)}
+        if len(text) >= _TEXT_SIZE:
+            raise InputError(f"{len(text)} bytes long")
+        return parse(text)
+    except InputError as error:
+        raise MachineError(f"{os.path.join(root, path)} cannot be understood: {error}") from error
 
 
-def _memory_bytes(meminfo: str | None) -> int:
-    total = re.search(r"MemTotal:\s*(\d+)", meminfo or "")
+def _siblings(root: str, level: _Level, order: list[str], cpu: int) -> int:
+    """The CPUs that share this level with ``cpu``, 0 where no file tells; the name that was right comes first."""
+    for name in order:
+        path = f"{CPU_DIRECTORY}/cpu{cpu}/topology/{name}"
+        found = read_cpus(root, None, path) if name.endswith("_list") else read_cpus(root, path)
+        if found is not None:
+            order[:] = [name, *(other for other in level.names if other != name)]
+            return found.bits
+    return 0
+
+
+def _groups(root: str, online: int, level: _Level) -> list[tuple[int, int | None]]:
+    """Disjoint groups that cover ``online``, even where masks contradict each other; one file per group is read."""
+    units: bool | None = None if level is _CORE else False
+    order = list(level.names)
+    groups = []
+    left = online
+    while left:
+        cpu = _lowest(left)
+        bits = _siblings(root, level, order, cpu) & left | 1 << cpu
+        if units is None and bits.bit_count() > 1:
+            units = _are_compute_units(root, cpu, bits)
+        if units:
+            bits = _split_compute_unit(root, cpu, bits)
+        groups.append((bits, _id(root, cpu, level.id)))
+        left &= ~bits
+    return groups
+
+
+def _optional_groups(root: str, online: int, level: _Level) -> list[tuple[int, int | None]]:
+    """Levels that not every kernel or architecture has: none where the first CPU has none, or says that it has none."""
+    first = _lowest(online)
+    number = _id(root, first, level.id)
+    if number is None or number < 0:
+        return []
+    known = any(read_text(root, f"{CPU_DIRECTORY}/cpu{first}/topology/{name}") is not None for name in level.names)
+    return _groups(root, online, level) if known else []
+
+
+def _are_compute_units(root: str, cpu: int, bits: int) -> bool:
+    """AMD's compute units of two cores are one set of thread_siblings (family 15h): whether core_ids differ in it.
+
+    It is so for all cores of a machine, or for none.
+    """
+    mine, others = _id(root, cpu, "core_id"), _id(root, _lowest(bits & ~(1 << cpu)), "core_id")
+    return mine is not None and others is not None and mine != others
+
+
+def _split_compute_unit(root: str, cpu: int, bits: int) -> int:
+    mine = _id(root, cpu, "core_id")
+    for other in CpuSet.from_bits(bits & ~(1 << cpu)):
+        if _id(root, other, "core_id") not in (mine, None):
+            bits &= ~(1 << other)
+    return bits
+
+
+def _id(root: str, cpu: int, name: str) -> int | None:
+    return read_number(root, f"{CPU_DIRECTORY}/cpu{cpu}/topology/{name}")
+
+
+def _speeds(
+    root: str, cores: list[tuple[int, int | None]]
+) -> list[tuple[int | None, int | None, int | None, int | None]]:
+    """A file that the first core's first CPU has not, no other one is asked for."""
+    names = ["cpufreq/cpuinfo_max_freq", "cpufreq/base_frequency", "acpi_cppc/nominal_freq", "cpu_capacity"]
+    has = [True] * 4
+    speeds = []
+    for bits, _ in cores:
+        directory = f"{CPU_DIRECTORY}/cpu{_lowest(bits)}"
+        found = [read_number(root, f"{directory}/{name}") if has[at] else None for at, name in enumerate(names)]
+        speeds.append((found[0], found[1], found[2], found[3]))
+        if len(speeds) == 1:
+            has = [number is not None for number in found]
+            has[2] = has[2] and not has[1]
+    return speeds
+
+
+def _caches(root: str, online: int, cores: list[tuple[int, int | None]]) -> list[tuple[int, int, int, int]]:
+    """Core by core: the CPUs of a core share all their caches, unless the files say otherwise."""
+    caches: list[tuple[int, int, int, int]] = []
+    described = [0] * _MOST_CACHES
+    tries = _FIRST_TRIES
+    for core, _ in cores:
+        left = core
+        while left:
+            cpu = _lowest(left)
+            top = -1
+            shared = left
+            for index in range(_MOST_CACHES):
+                if not described[index] >> cpu & 1:
+                    cache = _cache(root, cpu, index, core, online)
+                    if cache is None:
+                        if index > tries:
+                            break
+                        continue
+                    caches.append(cache)
+                    described[index] |= cache[3]
+                top = index
+                shared &= described[index]
+            if tries == _FIRST_TRIES or top > tries:
+                tries = top
+            left &= ~(shared | 1 << cpu)
+    return caches
+
+
+def _cache(root: str, cpu: int, index: int, core: int, online: int) -> tuple[int, int, int, int] | None:
+    """The core's CPUs where the file names none, as some ia64 kernels' do."""
+    directory = f"{CPU_DIRECTORY}/cpu{cpu}/cache/index{index}"
+    level = read_number(root, f"{directory}/level")
+    if level is None or level < 1:
+        return None
+    kind = _CACHE_KINDS.get(read_text(root, f"{directory}/type") or "", UNIFIED)
+    size = re.fullmatch(r"([0-9]+)K", read_text(root, f"{directory}/size") or "")
+    shared = read_cpus(root, f"{directory}/shared_cpu_map", f"{directory}/shared_cpu_list")
+    bits = 0 if shared is None else (shared.bits or core) & online
+    return level, kind, int(size.group(1)) * 1024 if size else 0, bits | 1 << cpu
+
+
+def _nodes(root: str, online: int) -> tuple[list[tuple[int, int, int]], list[tuple[int, ...]] | None]:
+    ids = sorted(numbered(root, NODE_DIRECTORY, "node"))
+    try:
+        NodeSet(ids)
+    except InputError as error:
+        raise MachineError(f"{os.path.join(root, NODE_DIRECTORY)} cannot be understood: {error}") from error
+    nodes, rows = [], []
+    complete = len(ids) > 1
+    for node in ids:
+        directory = f"{NODE_DIRECTORY}/node{node}"
+        cpus = read_cpus(root, f"{directory}/cpumap", f"{directory}/cpulist")
+        memory_bytes = total_memory_bytes(read_text(root, f"{directory}/meminfo"))
+        nodes.append((node, cpus.bits & online if cpus else 0, memory_bytes))
+        if complete:
+            rows.append(_distances(root, f"{directory}/distance"))
+            complete = len(rows[-1]) == len(ids)
+    return nodes, rows if complete else None
+
+
+def _distances(root: str, path: str) -> tuple[int, ...]:
+    words = (read_text(root, path) or "").encode("latin-1").split()
+    if not all(re.fullmatch(rb"[0-9]{1,9}", word) for word in words):
+        raise MachineError(f"{os.path.join(root, path)} cannot be understood: {words} are not distances")
+    return tuple(map(int, words))
+
+
+def total_memory_bytes(meminfo: str | None) -> int:
+    """``MemTotal`` of a node's or the machine's meminfo; 0 where it is not told."""
+    total = re.search(r"MemTotal:\s*([0-9]+)", meminfo or "", re.ASCII)
     return int(total.group(1)) * 1024 if total else 0
 
 
-def _distances(root: str, nodes: list[int]) -> Distances | None:
-    """The matrix, if every node has a row as long as there are nodes."""
-    rows = [(read_text(root, f"{_NODE}/node{node}/distance") or "").split() for node in nodes]
-    if len(nodes) < 2 or any(len(row) != len(nodes) for row in rows):
-        return None
-    return Distances(tuple(nodes), tuple(tuple(int(value) for value in row) for row in rows))
+def _lowest(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1
 
 
-def _cpu_kinds(root: str, online: CpuSet) -> tuple[CpuKind, ...]:
-    """Kinds of a hybrid CPU by the performance-monitoring units' devices (x86) or the scheduler's capacities (arm)."""
-    named = [read_text(root, f"sys/devices/{device}/cpus") for device in ("cpu_atom", "cpu_core")]
-    kinds = [CpuSet.parse(text) & online for text in named if text]
-    if len(kinds) < 2:
-        by_capacity: dict[int, int] = {}
-        for cpu in online:
-            capacity = _number(root, f"{_CPU}/cpu{cpu}/cpu_capacity")
-            if capacity is None:
-                return ()
-            by_capacity[capacity] = by_capacity.get(capacity, 0) | 1 << cpu
-        kinds = [CpuSet.from_bits(by_capacity[capacity]) for capacity in sorted(by_capacity)]
-    return tuple(CpuKind(cpus, rank) for rank, cpus in enumerate(kinds)) if len(kinds) > 1 else ()
-
-
-def _numbered(root: str, directory: str, prefix: str) -> Iterable[int]:
-    """The numbers N of entries ``prefixN``."""
-    try:
-        names = os.listdir(os.path.join(root, directory))
-    except OSError:
-        return []
-    return [int(name[len(prefix) :]) for name in names if re.fullmatch(prefix + "[0-9]+", name)]
-
-
-def _read_cpus(root: str, mask_path: str, list_path: str) -> CpuSet | None:
-    """From the mask file, which every kernel has, or else from the list file."""
-    for path, parse in ((mask_path, CpuSet.parse_mask), (list_path, CpuSet.parse)):
-        text = read_text(root, path)
-        if text is not None:
-            try:
-                return parse(text)
-            except InputError as error:
-                raise MachineError(f"{os.path.join(root, path)} cannot be understood: {error}") from error
-    return None
-
-
-def _number(root: str, path: str) -> int | None:
-    text = read_text(root, path)
-    return int(text) if text and re.fullmatch(r"-?\d+", text) else None
+def lines_of(root: str, directory: str, name: str, pattern: str) -> Iterator[tuple[str, str]]:
+    """(entry, match) for every entry of ``directory`` whose file ``name`` matches ``pattern``."""
+    for entry in names_in(root, directory):
+        match = re.search(pattern, read_text(root, f"{directory}/{entry}/{name}") or "", re.MULTILINE)
+        if match:
+            yield entry, match.group(1)

@@ -11,7 +11,7 @@ from ..machine import Machine
 from .binding import require_cpus
 from .interface import Binding, Capabilities
 from .live import flat_machine
-from .sysfs import read_machine
+from .topology import read_machine
 
 
 class WindowsHost:

@@ -39,6 +39,14 @@ class LlcDomain:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """Cores of a die that share something below the last-level cache; listed only where it is neither core nor die."""
+
+    cpus: CpuSet
+    cluster_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Die:
     """One die of a package; listed only where a package has more than one."""
 
@@ -62,6 +70,8 @@ class NumaNode:
     cpus: CpuSet
     memory_bytes: int
     kind: str = "DRAM"
+    memory_only: bool = False
+    """No PU belongs to it; ``cpus`` are those that reach it fastest, which belong to other nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,7 @@ class Machine:
     packages: tuple[Package, ...]
     numa_nodes: tuple[NumaNode, ...]
     dies: tuple[Die, ...] = ()
+    clusters: tuple[Cluster, ...] = ()
     caches: tuple[Cache, ...] = ()
     distances: Distances | None = None
     cpu_kinds: tuple[CpuKind, ...] = ()
@@ -128,10 +139,8 @@ class Machine:
     @cached_property
     def region(self) -> Region:
         """The whole machine as nested regions: packages, memory nodes, dies and LLC domains, widest first."""
-        levels = [
-            [part.cpus.bits for part in level]
-            for level in (self.packages, self.numa_nodes, self.dies, self.llc_domains)
-        ]
+        homes = [node for node in self.numa_nodes if not node.memory_only]
+        levels = [[part.cpus.bits for part in level] for level in (self.packages, homes, self.dies, self.llc_domains)]
         levels = [level for level in levels if len(level) > 1]
         levels.sort(key=len)  # a node may hold packages or lie in one: fewer parts are wider parts
         cores = tuple(core.cpus.bits for core in self.cores)
@@ -146,9 +155,14 @@ class Machine:
         return tuple(sorted(found, key=lambda region: region.bits.bit_count()))
 
     def nodes_of(self, cpus: CpuSet) -> NodeSet:
-        """The memory nodes that lie next to ``cpus``; all allowed nodes where no node is next to any of them."""
-        near = NodeSet(node.node_id for node in self.numa_nodes if not node.cpus.isdisjoint(cpus))
-        return near or self.allowed_mems
+        """The memory nodes to allocate from next to ``cpus``; all allowed nodes where no node is next to any of them.
+
+        Ordinary memory where there is any: memory-only nodes (HBM, CXL, NVM, GPU) are for those who ask for them.
+        """
+        near = [node for node in self.numa_nodes if not node.cpus.isdisjoint(cpus)]
+        homes = [node for node in near if not node.memory_only and node.memory_bytes]
+        ordinary = [node for node in near if node.kind in ("DRAM", "HBM") and node.memory_bytes]
+        return NodeSet(node.node_id for node in homes or ordinary or near) or self.allowed_mems
 
 
 def _region(bits: int, cores: tuple[int, ...], levels: list[list[int]]) -> Region:

@@ -1,0 +1,282 @@
+"""From what the files say to a Machine: locality of memory without CPUs, kinds of CPUs and of memory; binds nothing.
+
+Where hwloc has met machines that we have not, its rules are followed (topology-linux.c and cpukinds.c of hwloc 3.0).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+from ..cpuset import CpuSet, NodeSet
+from ..machine import Cache, Cluster, Core, CpuKind, Die, Distances, Machine, NumaNode, Package
+from .sysfs import (
+    NODE_DIRECTORY,
+    Facts,
+    lines_of,
+    names_in,
+    numbered,
+    online_cpus,
+    read_cpus,
+    read_facts,
+    read_number,
+    read_text,
+    total_memory_bytes,
+)
+
+_CACHE_KINDS = ("data", "instruction", "unified")
+
+# Frequencies of one kind of core that differ by less are the same: favoured cores of Intel's Turbo Boost Max 3.0 and
+# of AMD's preferred-core ranking (hwloc's HWLOC_CPUKINDS_MAXFREQ).
+_SAME_FREQUENCY = 1.10
+
+# High-bandwidth memory has at least so many times the bandwidth of the DRAM beside it (Xeon Max: 4, by HMAT).
+_HIGH_BANDWIDTH = 2
+
+# Xeon Phi "Knights Landing" and "Knights Mill", whose memory nodes without CPUs are their MCDRAM.
+_XEON_PHI = re.compile(r"^cpu family\s*: 6$.*?^model\s*: (87|133)$", re.MULTILINE | re.DOTALL)
+
+
+class FactsReader(Protocol):
+    """``sysfs.read_facts`` or the extension's."""
+
+    def __call__(self, root: str, online: CpuSet) -> Facts: ...
+
+
+def read_machine(
+    root: str = "/",
+    *,
+    allowed_cpus: CpuSet | None = None,
+    allowed_mems: NodeSet | None = None,
+    facts: FactsReader = read_facts,
+) -> Machine:
+    """The machine whose ``sys/`` and ``proc/`` lie in ``root``.
+
+    ``allowed_*`` are cut to what is there; ``None`` means everything. MachineError when not even CPUs are found.
+    """
+    online = online_cpus(root)
+    found = facts(root, online)
+    cpus = _interned()
+    nodes = _numa_nodes(root, online, found)
+    present = NodeSet(node.node_id for node in nodes)
+    packages = tuple(Package(cpus(bits), number) for bits, number in found.packages)
+    return Machine(
+        cpus_online=online,
+        cores=tuple(Core(cpus(bits), number) for bits, number in found.cores),
+        packages=packages,
+        numa_nodes=nodes,
+        dies=tuple(Die(cpus(bits), number) for bits, number in _dies(found)),
+        clusters=tuple(Cluster(cpus(bits), number) for bits, number in _clusters(found)),
+        caches=_caches(found, cpus),
+        distances=Distances(tuple(node.node_id for node in nodes), tuple(found.distances)) if found.distances else None,
+        cpu_kinds=_cpu_kinds(root, found),
+        allowed_cpus=online if allowed_cpus is None else online & allowed_cpus,
+        allowed_mems=present if allowed_mems is None else present & allowed_mems,
+    )
+
+
+def _interned() -> Callable[[int], CpuSet]:
+    """Equal sets are one object: a core's, its caches' and their package's are thousands on a big machine."""
+    known: dict[int, CpuSet] = {}
+
+    def cpus(bits: int) -> CpuSet:
+        made = known.get(bits)
+        if made is None:
+            made = known[bits] = CpuSet.from_bits(bits)
+        return made
+
+    return cpus
+
+
+def _dies(facts: Facts) -> list[tuple[int, int | None]]:
+    """Only where a package has more than one."""
+    packages = {bits for bits, _ in facts.packages}
+    return [] if all(bits in packages for bits, _ in facts.dies) else facts.dies
+
+
+def _clusters(facts: Facts) -> list[tuple[int, int | None]]:
+    """Only those that say something that cores, dies and packages do not."""
+    known = {bits for level in (facts.cores, facts.dies, facts.packages) for bits, _ in level}
+    return [(bits, number) for bits, number in facts.clusters if bits not in known]
+
+
+def _caches(facts: Facts, cpus: Callable[[int], CpuSet]) -> tuple[Cache, ...]:
+    found = {(level, kind, bits): size for level, kind, size, bits in facts.caches}
+    keys = sorted(found, key=lambda key: (key[0], key[1], key[2] & -key[2]))
+    return tuple(Cache(level, _CACHE_KINDS[kind], found[level, kind, bits], cpus(bits)) for level, kind, bits in keys)
+
+
+# Memory nodes
+
+
+def _numa_nodes(root: str, online: CpuSet, facts: Facts) -> tuple[NumaNode, ...]:
+    """The memory nodes; a kernel without NUMA has one that holds everything."""
+    if not facts.nodes:
+        return (NumaNode(0, online, total_memory_bytes(read_text(root, "proc/meminfo"))),)
+    if all(bits for _, bits, _ in facts.nodes):
+        return tuple(NumaNode(node, CpuSet.from_bits(bits), size) for node, bits, size in facts.nodes)
+    gpus = {int(node): bus for bus, node in lines_of(root, "proc/driver/nvidia/gpus", "numa_status", _GPU_NODE)}
+    near = _localities(root, facts, gpus)
+    kinds = _kinds(root, facts, gpus)
+    return tuple(
+        NumaNode(node, CpuSet.from_bits(near[node]) & online, size, kinds.get(node, "DRAM"), not bits)
+        for node, bits, size in facts.nodes
+    )
+
+
+_GPU_NODE = r"^Node:\s*([0-9]{1,6})"  # NVIDIA's driver on machines whose GPUs' memory is a memory node (POWER9, Grace)
+
+
+def _localities(root: str, facts: Facts, gpus: dict[int, str]) -> dict[int, int]:
+    """The CPUs next to each node; for one without CPUs those of its initiators, or of the nodes nearest to it."""
+    near = {node: bits for node, bits, _ in facts.nodes}
+    for at, (node, bits, _) in enumerate(facts.nodes):
+        if node in gpus:
+            local = read_cpus(root, f"sys/bus/pci/devices/{gpus[node]}/local_cpus")
+            near[node] = bits or (local.bits if local else 0)
+        elif not bits:
+            near[node] = _initiators(root, node, near) or _nearest(at, facts, near)
+    return near
+
+
+def _initiators(root: str, node: int, near: dict[int, int]) -> int:
+    """As the firmware's HMAT tells: access1 names the fastest CPUs, access0 also faster devices that are none."""
+    bits = 0
+    for access in ("access1", "access0"):
+        directory = f"{NODE_DIRECTORY}/node{node}/{access}/initiators"
+        if os.path.isdir(os.path.join(root, directory)):  # noqa: PTH112, PTH118 - root need not be a path of this OS
+            for other in numbered(root, directory, "node"):
+                bits |= near.get(other, 0) if other != node else 0
+            return bits
+    return bits
+
+
+def _nearest(at: int, facts: Facts, near: dict[int, int]) -> int:
+    """Those of the nodes at the least distance; none where that is all nodes, or no farther than the node itself."""
+    if not facts.distances:
+        return 0
+    row = facts.distances[at]
+    others = [index for index in range(len(row)) if index != at]
+    least = min(row[index] for index in others)
+    closest = [index for index in others if row[index] == least]
+    if least <= row[at] or len(closest) == len(others):
+        return 0
+    bits = 0
+    for index in closest:
+        bits |= near[facts.nodes[index][0]]
+    return bits
+
+
+def _kinds(root: str, facts: Facts, gpus: dict[int, str]) -> dict[int, str]:
+    """What is known to be something else than DRAM, by the best witness there is."""
+    lone = [node for node, bits, _ in facts.nodes if not bits]
+    homes = [node for node, bits, _ in facts.nodes if bits]
+    by_device, by_bandwidth, by_tier = _dax_kinds(root), _bandwidth_kinds(root, lone, homes), _tier_kinds(root, homes)
+    phi = _XEON_PHI.search(read_text(root, "proc/cpuinfo") or "") is not None
+    kinds = dict.fromkeys(lone, "HBM") if phi else {}
+    for witness in (by_tier, by_bandwidth, by_device):
+        kinds.update({node: kind for node, kind in witness.items() if node in lone})
+    return kinds | dict.fromkeys(gpus, "GPU")
+
+
+def _dax_kinds(root: str) -> dict[int, str]:
+    """Memory that the kernel was given as a device: its place in the tree of devices says what it is."""
+    kinds = {}
+    devices = "sys/bus/dax/devices"
+    for name in names_in(root, devices):
+        node = read_number(root, f"{devices}/{name}/target_node")
+        place = os.path.realpath(os.path.join(root, devices, name))  # noqa: PTH118
+        if node is None:
+            continue
+        if "/ndbus" in place:
+            kinds[node] = "NVM"
+        elif "/ACPI0017:" in place or "/decoder" in place:
+            kinds[node] = "CXL"
+    return kinds
+
+
+def _bandwidth_kinds(root: str, lone: list[int], homes: list[int]) -> dict[int, str]:
+    """By HMAT: much more bandwidth than the nodes with CPUs."""
+    ordinary = max((_bandwidth(root, node) for node in homes), default=0)
+    return {node: "HBM" for node in lone if ordinary and _bandwidth(root, node) >= _HIGH_BANDWIDTH * ordinary}
+
+
+def _bandwidth(root: str, node: int) -> int:
+    found = (
+        read_number(root, f"{NODE_DIRECTORY}/node{node}/{access}/initiators/read_bandwidth")
+        for access in ("access1", "access0")
+    )
+    return next((number for number in found if number is not None), 0)
+
+
+def _tier_kinds(root: str, homes: list[int]) -> dict[int, str]:
+    """By the kernel's memory tiers, the fastest first (Documentation/ABI/testing/sysfs-kernel-mm-memory-tiers)."""
+    directory = "sys/devices/virtual/memory_tiering"
+    tiers = {}
+    for tier in numbered(root, directory, "memory_tier"):
+        for node in read_cpus(root, None, f"{directory}/memory_tier{tier}/nodelist") or ():
+            tiers[node] = tier
+    own = [tiers[node] for node in homes if node in tiers]
+    if not own:
+        return {}
+    faster = {node: "HBM" for node, tier in tiers.items() if tier < min(own)}
+    return faster | {node: "CXL" for node, tier in tiers.items() if tier > max(own)}
+
+
+# Kinds of CPUs
+
+
+def _cpu_kinds(root: str, facts: Facts) -> tuple[CpuKind, ...]:
+    """Cores that differ in type, base and highest frequency or capacity are of different kinds."""
+    types = _core_types(root)
+    if not types and len(set(facts.speeds)) < 2:
+        return ()
+    cppc = facts.speeds[0][1] is None
+    traits = []
+    for (bits, _), (max_khz, base_khz, nominal_mhz, capacity) in zip(facts.cores, facts.speeds, strict=True):
+        base = (nominal_mhz or 0) * 1000 if cppc else base_khz or 0
+        kind = next((rank for rank, cpus in types if cpus & bits), 0)
+        traits.append((kind, base // 1000, max_khz or 0, capacity or 0))
+    groups: dict[tuple[int, int, int, int], int] = {}
+    for (bits, _), trait in zip(facts.cores, _evened(traits), strict=True):
+        if any(trait):  # a core that no file tells anything of is of no kind
+            groups[trait] = groups.get(trait, 0) | bits
+    if len(groups) < 2:
+        return ()
+    ranked = sorted(groups, key=_rank_by(list(groups)))
+    return tuple(CpuKind(CpuSet.from_bits(groups[trait]), rank) for rank, trait in enumerate(ranked))
+
+
+def _core_types(root: str) -> list[tuple[int, int]]:
+    """(rank, bits) by the performance-monitoring units that a hybrid x86 CPU has one of for each type of core."""
+    types = []
+    for rank, device in enumerate(("cpu_lowpower", "cpu_atom", "cpu_core"), start=1):
+        cpus = read_cpus(root, None, f"sys/devices/{device}/cpus")
+        if cpus:
+            types.append((rank, cpus.bits))
+    return types
+
+
+def _evened(traits: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """Without the small differences between cores of one base frequency; all differences where no base is known."""
+    known = all(base or not highest for _, base, highest, _ in traits)
+    evened = []
+    for kind, base, highest, capacity in traits:
+        alike = [trait for trait in traits if trait[1] == base] if known else []
+        least = min((trait[2] for trait in alike), default=0)
+        if least and max(trait[2] for trait in alike) < _SAME_FREQUENCY * least:
+            highest, capacity = least, min(trait[3] for trait in alike)
+        evened.append((kind, base, highest // 1000, capacity))
+    return evened
+
+
+def _rank_by(traits: list[tuple[int, int, int, int]]) -> Callable[[tuple[int, int, int, int]], tuple[int, ...]]:
+    """By capacity, which is the kernel's own measure, where it tells all kinds apart; else by type, then frequency."""
+    capacities = [capacity for *_, capacity in traits]
+    if all(capacities) and len(set(capacities)) == len(capacities):
+        return lambda trait: (trait[3],)
+    if all(base for _, base, *_ in traits):
+        return lambda trait: trait
+    return lambda trait: (trait[0], trait[2], trait[1], trait[3])

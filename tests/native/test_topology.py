@@ -1,0 +1,303 @@
+"""Topology from /sys by both readers: recordings against hwloc, this machine against lscpu, trees that lack files."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qcthreads.cpuset import CpuSet
+from qcthreads.errors import InputError, MachineError
+from qcthreads.host import sysfs
+from qcthreads.machine import Machine
+
+CORPUS = Path(os.environ.get("QCTHREADS_TOPOLOGY_CORPUS") or Path(__file__).parents[3] / "shared" / "topologies")
+TRUTHS = sorted(CORPUS.glob("truth/*.json"))
+
+# What no reader of ours opens; leaving it packed halves the time.
+UNREAD = re.compile(
+    "/(cpuidle|hugepages|ways_of_associativity|coherency_line_size|physical_line_partition|number_of_sets)(/|$)"
+    "|/cpu[0-9]+/node[0-9]+$|/node[0-9]+/cpu[0-9]+$"
+)
+
+# (recording, key): why our answer differs from hwloc's on purpose.
+DIFFERENCES = {
+    ("2s390-2c", "cores"): "no topology files: hwloc lists no cores, a Machine's cores always cover its CPUs",
+    ("nvidiagpunumanodes", "numa"): "hwloc hides the memory of GPUs, we list it as nodes of kind GPU",
+    ("nvidiagpunumanodes", "distances"): "with the nodes of the GPUs",
+    ("nvidiagpunumanodes", "allowed_mems"): "with the nodes of the GPUs",
+}
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """A function that unpacks a recording once."""
+    base = tmp_path_factory.mktemp("corpus")
+
+    def unpack(name: str) -> str:
+        if not (base / name).exists():
+            with tarfile.open(CORPUS / f"{name}.tar.xz") as archive:
+                for member in archive:  # extractall() takes three times as long, for owners and dates
+                    if UNREAD.search(member.name) or member.isdir():
+                        continue
+                    path = base / member.name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    if member.issym():
+                        path.symlink_to(member.linkname)
+                    elif (file := archive.extractfile(member)) is not None:
+                        path.write_bytes(file.read())
+        return str(base / name)
+
+    return unpack
+
+
+def both_facts(root: str) -> tuple[sysfs.Facts, sysfs.Facts]:
+    """What the two readers say, the native one without its way out to the other."""
+    native = pytest.importorskip("qcthreads.host._native", reason="the native extension is not there")
+    online = sysfs.online_cpus(root)
+    directory = os.open(root, os.O_RDONLY)
+    try:
+        return sysfs.Facts(*native.read_topology(directory, online.bits)), sysfs.read_facts(root, online)
+    finally:
+        os.close(directory)
+
+
+def answers(machine: Machine) -> dict[str, object]:
+    distances = machine.distances
+    return {
+        "cpus_online": list(machine.cpus_online),
+        "packages": [list(package.cpus) for package in machine.packages],
+        "dies": [list(die.cpus) for die in machine.dies],
+        "clusters": [list(cluster.cpus) for cluster in machine.clusters],
+        "cores": [list(core.cpus) for core in machine.cores],
+        "cpu_kinds": [(kind.efficiency, list(kind.cpus)) for kind in machine.cpu_kinds],
+        "numa": [(node.node_id, node.memory_bytes, list(node.cpus)) for node in machine.numa_nodes],
+        "caches": sorted(
+            (c.level, c.kind, c.size_bytes, list(c.cpus)) for c in machine.caches if c.kind != "instruction"
+        ),
+        "allowed_cpus": list(machine.allowed_cpus),
+        "allowed_mems": list(machine.allowed_mems),
+        "distances": distances and {"nodes": list(distances.nodes), "matrix": [list(row) for row in distances.matrix]},
+    }
+
+
+def truth_answers(truth: dict) -> dict[str, object]:
+    """hwloc's; the CPUs of a node are those of its own file, or hwloc's locality where the file lists none."""
+    numa = [(node["id"], node["memory_bytes"], node["sysfs_cpus"] or node["cpus"]) for node in truth["numa"]]
+    shared = [cache for cache in truth["caches"] if cache["type"] != "instruction"]
+    same = ("cpus_online", "packages", "dies", "cores", "distances", "allowed_cpus", "allowed_mems")
+    kinds = [(kind["efficiency"], kind["cpus"]) for kind in truth["cpu_kinds"]]
+    return {key: truth[key] for key in same} | {
+        "numa": numa,
+        "cpu_kinds": kinds if len(kinds) > 1 else [],
+        "clusters": [cpus for cpus in truth["clusters"] if cpus not in truth["cores"]],
+        "caches": sorted((cache["level"], cache["type"], cache["size"], cache["cpus"]) for cache in shared),
+    }
+
+
+@pytest.mark.skipif(not TRUTHS, reason="no recorded machines here; name their folder in QCTHREADS_TOPOLOGY_CORPUS")
+@pytest.mark.parametrize("path", TRUTHS, ids=lambda path: path.stem)
+def test_recorded_machine(path, unpacked, host):
+    truth = json.loads(path.read_text())
+    ours = answers(host.read_machine(unpacked(path.stem)))
+    theirs = truth_answers(truth)
+    differing = {key for key in ours if ours[key] != theirs[key]}
+    expected = {key for name, key in DIFFERENCES if name == path.stem}
+    assert differing == expected, {key: (ours[key], theirs[key]) for key in differing}
+
+
+@pytest.mark.skipif(not TRUTHS, reason="no recorded machines here; name their folder in QCTHREADS_TOPOLOGY_CORPUS")
+@pytest.mark.parametrize("path", TRUTHS, ids=lambda path: path.stem)
+def test_both_readers_say_the_same(path, unpacked):
+    native, pure = both_facts(unpacked(path.stem))
+    assert native == pure
+
+
+@pytest.mark.skipif(not TRUTHS, reason="no recorded machines here; name their folder in QCTHREADS_TOPOLOGY_CORPUS")
+def test_memory_without_cpus_has_its_kind_and_its_place(unpacked, host):
+    gpus = host.read_machine(unpacked("nvidiagpunumanodes"))
+    truth = json.loads((CORPUS / "truth" / "nvidiagpunumanodes.json").read_text())["numa_with_gpu"]
+    assert [(node.node_id, list(node.cpus), node.kind) for node in gpus.numa_nodes] == [
+        (node["id"], node["cpus"], "GPU" if node.get("subtype") == "GPUMemory" else "DRAM") for node in truth
+    ]
+    tiered = host.read_machine(unpacked("fakememinitiators-1np2c+1npp+gi"))
+    assert [node.node_id for node in tiered.numa_nodes if node.kind == "NVM"] == [7, 10]
+    phi = host.read_machine(unpacked("64intel64-fakeKNL-SNC4-hybrid"))
+    assert [node.node_id for node in phi.numa_nodes if node.kind == "HBM"] == [4, 5, 6, 7]
+    assert str(phi.nodes_of(CpuSet([0]))) == "0", "high-bandwidth memory is for those who ask for it"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="lscpu and /sys are Linux's")
+def test_this_machine_agrees_with_lscpu(host):
+    machine = host.read_machine()
+    told = subprocess.run(["lscpu", "-p=CPU,CORE,SOCKET,NODE"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(",") for line in told.splitlines() if not line.startswith("#")]
+    assert machine.cpus_online == CpuSet(int(cpu) for cpu, *_ in rows)
+    for column, groups in ((1, machine.cores), (2, machine.packages)):
+        by_number: dict[str, list[int]] = {}
+        for row in rows:
+            by_number.setdefault(row[column], []).append(int(row[0]))
+        assert sorted(by_number.values()) == [list(group.cpus) for group in groups]
+
+
+def tree(root: Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(root)
+
+
+CPU = "sys/devices/system/cpu"
+NODE = "sys/devices/system/node"
+
+
+def test_cpuinfo_alone_gives_cores(tmp_path, host):
+    machine = host.read_machine(tree(tmp_path, {"proc/cpuinfo": "processor\t: 0\nmodel: x\n\nprocessor\t: 1\n"}))
+    assert [str(core.cpus) for core in machine.cores] == ["0", "1"]
+    assert [str(package.cpus) for package in machine.packages] == ["0", "1"]
+    assert [(node.node_id, str(node.cpus), node.memory_bytes) for node in machine.numa_nodes] == [(0, "0-1", 0)]
+    assert machine.allowed_cpus == machine.cpus_online
+
+
+def test_no_file_at_all_says_what_was_looked_for(tmp_path, host):
+    with pytest.raises(MachineError, match=r"no CPUs found below .*cpu/online.*proc/cpuinfo"):
+        host.read_machine(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (f"{CPU}/cpu0/topology/core_cpus", "zebra"),
+        (f"{CPU}/cpu0/topology/thread_siblings_list", "3-1"),
+        (f"{CPU}/cpu1/topology/core_cpus", "1" * 70000),
+        (f"{NODE}/node0/cpumap", "123456789"),
+        (f"{NODE}/node0/distance", "ten"),
+    ],
+)
+def test_nonsense_names_the_file(tmp_path, host, name, text):
+    with pytest.raises(MachineError, match=rf"{name} cannot be understood"):
+        host.read_machine(tree(tmp_path, {f"{CPU}/online": "0-1", f"{NODE}/node1/cpumap": "2", name: text}))
+
+
+def test_nonsensical_online_file_is_named(tmp_path, host):
+    with pytest.raises(MachineError, match=r"cpu/online cannot be understood"):
+        host.read_machine(tree(tmp_path, {f"{CPU}/online": "none at all"}))
+
+
+def test_numbers_up_to_8191(tmp_path, host):
+    """Two cores far apart, by masks of the full width of today's largest kernels, padded with NULs."""
+    mask = ["00000000"] * 256
+    mask[0], mask[-1] = "80000000", "00000001"
+    files = {f"{CPU}/online": "0,4095,8191", f"{CPU}/cpu0/topology/core_cpus": ",".join(mask) + "\0" * 1792}
+    machine = host.read_machine(tree(tmp_path, files))
+    assert [str(core.cpus) for core in machine.cores] == ["0,8191", "4095"]
+
+
+def test_a_tree_that_vanishes_half_way_still_covers_every_cpu(tmp_path, host):
+    files = {f"{CPU}/online": "0-3"} | {f"{CPU}/cpu{cpu}/topology/core_cpus": "3" for cpu in (0, 1)}
+    root = tree(tmp_path, files | {f"{CPU}/cpu{cpu}/topology/core_cpus": "c" for cpu in (2, 3)})
+    shutil.rmtree(tmp_path / CPU / "cpu2")
+    (tmp_path / CPU / "cpu3/topology/core_cpus").unlink()
+    machine = host.read_machine(root)
+    assert [str(core.cpus) for core in machine.cores] == ["0-1", "2", "3"]
+
+
+def test_it_may_vanish_between_any_two_files(tmp_path):
+    """The pure reader, whose order of reading the native one shares: an answer, each time."""
+    files = {f"{CPU}/online": "0-1", f"{NODE}/node0/cpumap": "3", f"{NODE}/node0/meminfo": "MemTotal: 1 kB"}
+    for cpu in (0, 1):
+        files |= {f"{CPU}/cpu{cpu}/topology/{name}": "3" for name in ("core_cpus", "package_cpus")}
+        files |= {f"{CPU}/cpu{cpu}/cache/index0/{name}": "1" for name in ("level", "shared_cpu_map")}
+    for gone in range(len(files)):
+        root = tree(tmp_path / str(gone), files)
+        for name in list(files)[1:][gone:]:
+            (tmp_path / str(gone) / name).unlink()
+        native, pure = both_facts(root)
+        assert native == pure
+        assert sum(bits for bits, _ in native.cores) == sum(bits for bits, _ in native.packages) == 3
+
+
+def test_too_many_open_files_is_an_error_and_no_other_machine(host):
+    """The limit is lowered in a process of its own."""
+    code = (
+        "import os, resource\n"
+        "from qcthreads.errors import InputError, MachineError\n"
+        "from qcthreads.host import get_host\n"
+        "host = get_host(); host.read_machine()\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "held = []\n"
+        "try:\n"
+        "    while True: held.append(os.dup(0))\n"
+        "except OSError: pass\n"
+        "try: host.read_machine()\n"
+        "except MachineError as error: print(error)\n"
+    )
+    environment = os.environ | {"QCTHREADS_BACKEND": host.capabilities.back_end}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert "ulimit -n" in done.stdout
+
+
+def test_hybrid_kinds_by_device_and_by_capacity(tmp_path, host):
+    online = {f"{CPU}/online": "0-3"}
+    x86 = {"sys/devices/cpu_core/cpus": "0-1", "sys/devices/cpu_atom/cpus": "2-3"}
+    arm = {f"{CPU}/cpu{cpu}/cpu_capacity": "1024" if cpu < 2 else "446" for cpu in range(4)}
+    cppc = {f"{CPU}/cpu{cpu}/acpi_cppc/nominal_freq": "3200" if cpu < 2 else "2000" for cpu in range(4)}
+    for name, files in (("x86", x86), ("arm", arm), ("cppc", cppc)):
+        machine = host.read_machine(tree(tmp_path / name, online | files))
+        assert [(str(kind.cpus), kind.efficiency) for kind in machine.cpu_kinds] == [("2-3", 0), ("0-1", 1)]
+    assert host.read_machine(tree(tmp_path / "plain", online)).cpu_kinds == ()
+
+
+def test_favoured_cores_are_of_the_same_kind(tmp_path, host):
+    """Turbo Boost Max 3.0: one base frequency, highest frequencies a few per cent apart."""
+    files = {f"{CPU}/online": "0-3"}
+    for cpu in range(4):
+        files[f"{CPU}/cpu{cpu}/cpufreq/base_frequency"] = "2500000"
+        files[f"{CPU}/cpu{cpu}/cpufreq/cpuinfo_max_freq"] = "4900000" if cpu else "5100000"
+    assert host.read_machine(tree(tmp_path, files)).cpu_kinds == ()
+
+
+def test_memory_by_device_bandwidth_and_tier(tmp_path, host):
+    files = {f"{CPU}/online": "0-1"}
+    for node in range(5):
+        files[f"{NODE}/node{node}/cpumap"] = "3" if node == 0 else "0"
+        files[f"{NODE}/node{node}/access1/initiators/read_bandwidth"] = "400000" if node == 1 else "100000"
+        files[f"{NODE}/node{node}/access1/initiators/node0/name"] = ""
+    files |= {"sys/devices/virtual/memory_tiering/memory_tier4/nodelist": "0,4"}
+    files |= {"sys/devices/virtual/memory_tiering/memory_tier22/nodelist": "2"}
+    files |= {"sys/devices/platform/ACPI0017:00/root0/region0/dax3.0/target_node": "3"}
+    root = tree(tmp_path, files)
+    (tmp_path / "sys/bus/dax/devices").mkdir(parents=True)
+    (tmp_path / "sys/bus/dax/devices/dax3.0").symlink_to("../../../devices/platform/ACPI0017:00/root0/region0/dax3.0")
+    nodes = host.read_machine(root).numa_nodes
+    assert [node.kind for node in nodes] == ["DRAM", "HBM", "CXL", "CXL", "DRAM"]
+    assert all(str(node.cpus) == "0-1" for node in nodes)
+    assert [node.memory_only for node in nodes] == [False, True, True, True, True]
+
+
+@given(st.text(alphabet="0123456789abcF,-:/ x\n", max_size=40))
+def test_parsers_agree_on_any_text(text):
+    """The native one may refuse what the other one still understands; then the other one is asked."""
+    native = pytest.importorskip("qcthreads.host._native", reason="the native extension is not there")
+    stripped = text.strip(" \t\r\n\0")
+    for parse, reference, may_refuse in (
+        (native.parse_mask, CpuSet.parse_mask, False),
+        (native.parse_list, CpuSet.parse, True),
+    ):
+        try:
+            expected = reference(text).bits & (1 << 256) - 1
+        except InputError:
+            expected = None
+        try:
+            found = parse(stripped.encode(), 4)
+        except OSError:
+            found = None
+        assert found == expected or (found is None and may_refuse)
