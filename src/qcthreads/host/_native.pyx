@@ -68,22 +68,21 @@ def set_process_affinity(int pid, asked):
 
 cdef object _set(int target, object asked, bint whole_process):
     cdef size_t words = max(_kernel_words(), <size_t>(asked.bit_length() // QCT_WORD_BITS + 1))
-    cdef unsigned long *masks = _new_mask(2 * words)
-    cdef object word_mask = (1 << QCT_WORD_BITS) - 1
+    cdef unsigned long *mask = _from_int(asked, words)
+    cdef unsigned long *got = NULL
     cdef int rc
-    cdef size_t i
     try:
-        for i in range(words):
-            masks[i] = <unsigned long>((asked >> (i * QCT_WORD_BITS)) & word_mask)
+        got = _new_mask(words)
         with nogil:
             if whole_process:
-                rc = qct_affinity_set_process(target, masks, masks + words, words)
+                rc = qct_affinity_set_process(target, mask, got, words)
             else:
-                rc = qct_affinity_set(target, masks, masks + words, words)
+                rc = qct_affinity_set(target, mask, got, words)
         _check(rc)
-        return _to_int(masks + words, words)
+        return _to_int(got, words)
     finally:
-        free(masks)
+        free(mask)
+        free(got)
 
 
 def read_topology(int root, online):
