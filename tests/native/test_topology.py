@@ -32,7 +32,14 @@ DIFFERENCES = {
     ("2s390-2c", "cores"): "no topology files: hwloc lists no cores, a Machine's cores always cover its CPUs",
     ("nvidiagpunumanodes", "numa"): "hwloc hides the memory of GPUs, we list it as nodes of kind GPU",
     ("nvidiagpunumanodes", "distances"): "with the nodes of the GPUs",
-    ("nvidiagpunumanodes", "allowed_mems"): "with the nodes of the GPUs",
+    (
+        "nvidiagpunumanodes",
+        "allowed_mems",
+    ): "of a v1 cpuset hwloc reads mems, we read effective_mems, as the kernel does",
+    (
+        "nvidiagpunumanodes",
+        "allowed_cpus",
+    ): "of a v1 cpuset hwloc reads cpus, we read effective_cpus, as the kernel does",
 }
 
 

@@ -99,7 +99,10 @@ def test_cpu_time_agrees_with_psutil(source: str) -> None:
 @pytest.mark.parametrize("source", SOURCES)
 def test_more_threads_than_given_are_found(source: str) -> None:
     with running(BURN.format(threads=3)) as pid:
-        stats = watch(pid, source, asked=1, leased=CpuSet([usable().first]))
+        for _ in range(10):  # on a machine that others keep busy not every thread runs in every half second
+            stats = watch(pid, source, asked=1, leased=CpuSet([usable().first]))
+            if stats.threads_working == 3:
+                break
     assert stats.threads_working == 3
     assert stats.oversubscription == 3.0
     assert "oversubscribed" in kinds(stats)
