@@ -35,11 +35,11 @@ DIFFERENCES = {
     (
         "nvidiagpunumanodes",
         "allowed_mems",
-    ): "of a v1 cpuset hwloc reads mems, we read effective_mems, as the kernel does",
+    ): "we read a v1 cpuset's effective_mems, hwloc its mems",
     (
         "nvidiagpunumanodes",
         "allowed_cpus",
-    ): "of a v1 cpuset hwloc reads cpus, we read effective_cpus, as the kernel does",
+    ): "we read a v1 cpuset's effective_cpus, hwloc its cpus",
 }
 
 
