@@ -59,7 +59,7 @@ int qct_memory_get(const void *address, int *kind, unsigned long *nodes, size_t 
  */
 int qct_memory_set(int kind, const unsigned long *nodes, size_t words);
 
-/* Set the policy of every page that these bytes touch, and move pages that are there already. */
+/* Set the policy of every page that these bytes touch, and move pages that are on other nodes. */
 int qct_memory_bind(const void *start, size_t bytes, int kind, const unsigned long *nodes, size_t words);
 
 /* How many pages these bytes touch. */

@@ -117,6 +117,7 @@ def pages(word: str) -> dict[str, Any]:
     bound = host.bind_buffer(old, memory_kind, nodes)
     policy = host.set_memory_policy(memory_kind, nodes)
     new = _touched()
+    maps = [_numa_maps(old), _numa_maps(new)]
     host.set_memory_policy("default")
     return {
         "thread": [policy.got.kind, list(policy.got.nodes)],
@@ -125,7 +126,7 @@ def pages(word: str) -> dict[str, Any]:
         "before": here,
         "moved": host.page_nodes(old),
         "fresh": host.page_nodes(new),
-        "maps": [_numa_maps(old), _numa_maps(new)],
+        "maps": maps,
     }
 
 
@@ -138,10 +139,10 @@ def _touched() -> mmap.mmap:
 
 
 def _numa_maps(buffer: mmap.mmap) -> str:
-    """The kernel's line about the mapping that ``buffer`` starts, or is a part of where neighbours were joined."""
-    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-    lines = [line.split() for line in Path("/proc/self/numa_maps").read_text().splitlines()]
-    return " ".join([words for words in lines if int(words[0], 16) <= address][-1][1:])
+    """The kernel's line about the mapping that is ``buffer``, without its address."""
+    start = f"{ctypes.addressof(ctypes.c_char.from_buffer(buffer)):x}"
+    lines = Path("/proc/self/numa_maps").read_text().splitlines()
+    return next(line.partition(" ")[2] for line in lines if line.split()[0].lstrip("0") == start)
 
 
 def leases(word: str) -> list[list[int]]:
@@ -186,7 +187,6 @@ def calculation(_: object) -> dict[str, Any]:
     """Runs in a worker: its policy, and where its memory comes from."""
     host: Host = get_host()
     policy, buffer = host.get_memory_policy(), _touched()
-    time.sleep(1)  # so that none is given two calculations
     return {"mask": list(host.get_affinity()), "policy": str(policy), "pages": host.page_nodes(buffer)}
 
 

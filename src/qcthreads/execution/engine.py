@@ -140,7 +140,7 @@ class LocalEngine:
 
     def _warm(self, run: _Run, job: _Job, lease: Lease) -> None:
         with lease, contextlib.suppress(StopRequestedError, WorkerEndedError):
-            worker = self._worker(run, job, lease.cpus, fresh=True)
+            worker = self._worker(run, job, lease, fresh=True)
             try:
                 worker.compute(job.warming(), None)
             finally:
@@ -227,7 +227,7 @@ class LocalEngine:
         worker: Worker | None = None
         reply: dict[str, Any]
         try:
-            worker = self._worker(run, job, lease.cpus, self._memory_nodes(lease), fresh=attempt > 1)
+            worker = self._worker(run, job, lease, fresh=attempt > 1)
             self._note(run, job.calculation.label, worker.notes)
             reply = worker.compute(job.request(scratch_of(worker.folder)), job.calculation.timeout_s)
         except WorkerEndedError as error:
@@ -254,8 +254,9 @@ class LocalEngine:
             attempts=attempt,
         )
 
-    def _worker(self, run: _Run, job: _Job, cpus: CpuSet, nodes: NodeSet | None, *, fresh: bool) -> Worker:
-        """A worker for ``job`` bound to ``cpus``: an idle one, of those on the same PUs first, or a new one."""
+    def _worker(self, run: _Run, job: _Job, lease: Lease, *, fresh: bool) -> Worker:
+        """A worker for ``job`` in the place of ``lease``: an idle one, of those on the same PUs first, or a new one."""
+        cpus, nodes = lease.cpus, self._memory_nodes(lease)
         worker = None if fresh else self._take_idle(job.key, cpus, nodes)
         if worker is not None:
             try:

@@ -118,7 +118,7 @@ def set_memory_policy(int kind, nodes):
 
 
 def bind_buffer(buffer, int kind, nodes):
-    """Set the policy of every page of ``buffer``, move those that are there, and return the policy read back."""
+    """Set the policy of every page of ``buffer``, move those on other nodes, and return the policy read back."""
     cdef size_t words = max(_node_words(), <size_t>(nodes.bit_length() // QCT_WORD_BITS + 1))
     cdef unsigned long *mask = _new_mask(words)
     cdef Py_buffer view

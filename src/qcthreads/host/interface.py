@@ -101,7 +101,7 @@ class Host(Protocol):
         """The policy of the calling thread."""
 
     def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = ...) -> MemoryBinding:
-        """Set the policy of every page that a contiguous buffer touches, move those there are, and read it back."""
+        """Set the policy of every page that a contiguous buffer touches, move those elsewhere, and read it back."""
 
     def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
         """The node of every page that a contiguous buffer touches; ``None`` where no memory is behind it yet."""

@@ -56,7 +56,7 @@ def set_memory_policy(kind: int, nodes: int) -> None:
 
 
 def bind_buffer(buffer: Buffer, kind: int, nodes: int) -> tuple[int, int]:
-    """Set the policy of every page of ``buffer``, move those that are there, and return the policy read back."""
+    """Set the policy of every page of ``buffer``, move those on other nodes, and return the policy read back."""
     mask, width = _mask(nodes)
     pages = _pages(buffer)
     _syscall(_MBIND, pages.start, len(pages) * pages.step, kind, mask, width, _FLAG_MOVE)

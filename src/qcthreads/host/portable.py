@@ -76,7 +76,7 @@ class PortableHost:
         return memory.get_policy(memory_calls)
 
     def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
-        """Set the policy of every page that ``buffer`` touches, move those there are, and read it back."""
+        """Set the policy of every page that ``buffer`` touches, move those on other nodes, and read it back."""
         return memory.bind_buffer(memory_calls, buffer, kind, nodes)
 
     def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
