@@ -20,7 +20,12 @@ LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")  # free-threaded C
 # setuptools hands the .pyx to Cython itself; cythonize() would drop `optional`.
 NATIVE = Extension(
     "qcthreads.host._native",
-    sources=["src/qcthreads/host/_native.pyx", "csrc/linux_affinity.c", "csrc/linux_topology.c"],
+    sources=[
+        "src/qcthreads/host/_native.pyx",
+        "csrc/linux_affinity.c",
+        "csrc/linux_mempolicy.c",
+        "csrc/linux_topology.c",
+    ],
     depends=["csrc/qct.h", "src/qcthreads/host/_native.pxd"],
     include_dirs=["csrc"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],

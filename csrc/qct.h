@@ -92,4 +92,41 @@ void qct_topology_free(struct qct_topology *topology);
 int qct_parse_mask(const char *text, unsigned long *mask, size_t words);
 int qct_parse_list(const char *text, unsigned long *mask, size_t words);
 
+/*
+ * Memory policy. A mask of nodes is laid out as one of CPUs. Kinds are numbered as the kernel's MPOL_*
+ * (include/uapi/linux/mempolicy.h); `default` and `local` take an empty mask, `preferred` takes one node.
+ */
+enum qct_memory_kind {
+    QCT_MEMORY_DEFAULT,
+    QCT_MEMORY_PREFERRED,
+    QCT_MEMORY_BIND,
+    QCT_MEMORY_INTERLEAVE,
+    QCT_MEMORY_LOCAL,
+    QCT_MEMORY_PREFERRED_MANY, /* since Linux 5.15 */
+};
+
+/* Whether policies can be read and set here; changes nothing. -ENOSYS: a kernel without NUMA; -EPERM: forbidden. */
+int qct_memory_probe(void);
+
+/* Store in *words how many words a mask must have to hold every node that this kernel can have. */
+int qct_memory_words(size_t *words);
+
+/* Read the policy of the calling thread, or that of the page at `address` unless NULL. */
+int qct_memory_get(const void *address, int *kind, unsigned long *nodes, size_t words);
+
+/*
+ * Set the policy of the calling thread, which its children inherit. The kernel drops nodes that are absent, without
+ * memory or not allowed without a word; -EINVAL when none would be left, and for a kind that it does not know.
+ */
+int qct_memory_set(int kind, const unsigned long *nodes, size_t words);
+
+/* Set the policy of every page that these bytes touch, and move pages that are on other nodes. */
+int qct_memory_bind(const void *start, size_t bytes, int kind, const unsigned long *nodes, size_t words);
+
+/* How many pages these bytes touch. */
+size_t qct_page_count(const void *start, size_t bytes);
+
+/* Store for each of these pages the node it is on, or a negative errno: -ENOENT, -EFAULT: no memory behind it yet. */
+int qct_page_nodes(const void *start, size_t bytes, int *nodes);
+
 #endif

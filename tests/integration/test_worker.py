@@ -15,6 +15,7 @@ import pytest
 
 from qcthreads.execution import wire
 from qcthreads.execution.trees import MARK
+from qcthreads.host import get_host
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc and taskset what the worker is")
 
@@ -36,13 +37,15 @@ def worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def begin(worker: subprocess.Popen[bytes], tmp_path: Path, cpus: str | None) -> dict[str, object] | None:
+def begin(
+    worker: subprocess.Popen[bytes], tmp_path: Path, cpus: str | None, nodes: str | None = None
+) -> dict[str, object] | None:
     assert worker.stdin
     assert worker.stdout
     assert wire.skip_to_greeting(worker.stdout)
     folder = tmp_path / "run" / "w1"
     folder.mkdir(parents=True)
-    start = {"sys_path": sys.path, "pythonpath": None, "cpus": cpus, "folder": str(folder)}
+    start = {"sys_path": sys.path, "pythonpath": None, "cpus": cpus, "nodes": nodes, "folder": str(folder)}
     wire.send(worker.stdin, start)
     return wire.receive(worker.stdout)
 
@@ -51,7 +54,7 @@ def test_the_mask_is_set_read_back_and_what_is_lost_is_said(worker: subprocess.P
     allowed = min(os.sched_getaffinity(0))
     absent = 1 + max(int(cpu.name[3:]) for cpu in Path("/sys/devices/system/cpu").glob("cpu[0-9]*"))
     answer = begin(worker, tmp_path, f"{allowed},{absent}")
-    assert answer == {"bound": str(allowed), "lost": str(absent), "refused": None}
+    assert answer == {"bound": str(allowed), "lost": str(absent), "refused": None, "memory_refused": None}
     said = subprocess.run(["taskset", "-pc", str(worker.pid)], capture_output=True, text=True, check=True).stdout
     assert said.rstrip().endswith(f": {allowed}")
     threads = list(Path(f"/proc/{worker.pid}/task").iterdir())
@@ -66,6 +69,27 @@ def test_an_impossible_mask_is_refused_and_said(worker: subprocess.Popen[bytes],
     assert answer is not None
     assert answer["bound"] is None
     assert "qcthreads limits" in str(answer["refused"])
+
+
+@pytest.mark.skipif(not get_host().capabilities.bind_memory, reason="this system forbids memory policies or has none")
+def test_memory_is_preferred_from_the_nodes_of_the_lease(worker: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    answer = begin(worker, tmp_path, None, "0")
+    assert answer == {"bound": None, "lost": "", "refused": None, "memory_refused": None}
+    # The stack is from before the policy was set, but has none of its own.
+    maps = Path(f"/proc/{worker.pid}/numa_maps").read_text()
+    assert {line.split()[1] for line in maps.splitlines() if "stack" in line or "heap" in line} == {"prefer:0"}
+
+
+@pytest.mark.parametrize("nodes", ["900", "900-901"])
+def test_nodes_that_are_not_there_leave_the_default_and_say_so(
+    worker: subprocess.Popen[bytes], tmp_path: Path, nodes: str
+) -> None:
+    answer = begin(worker, tmp_path, None, nodes)
+    assert answer
+    assert answer["refused"] is None
+    assert "cannot set the memory policy" in str(answer["memory_refused"])
+    maps = Path(f"/proc/{worker.pid}/numa_maps")
+    assert not maps.exists() or "prefer" not in maps.read_text()
 
 
 def test_it_leaves_at_the_end_of_its_input_and_takes_its_files_along(

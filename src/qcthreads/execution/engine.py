@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..cpuset import CpuSet
+from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError, MachineError, StopRequestedError
 from ..leases import Lease, LeaseBook
 from ..programs import registry
@@ -140,7 +140,7 @@ class LocalEngine:
 
     def _warm(self, run: _Run, job: _Job, lease: Lease) -> None:
         with lease, contextlib.suppress(StopRequestedError, WorkerEndedError):
-            worker = self._worker(run, job, lease.cpus, fresh=True)
+            worker = self._worker(run, job, lease, fresh=True)
             try:
                 worker.compute(job.warming(), None)
             finally:
@@ -228,7 +228,7 @@ class LocalEngine:
         worker: Worker | None = None
         reply: dict[str, Any]
         try:
-            worker = self._worker(run, job, lease.cpus, fresh=attempt > 1)
+            worker = self._worker(run, job, lease, fresh=attempt > 1)
             for kind, note in worker.notes.items():
                 self._note(run, job.calculation.label, note, kind)
             reply = worker.compute(job.request(scratch_of(worker.folder)), job.calculation.timeout_s)
@@ -256,9 +256,10 @@ class LocalEngine:
             attempts=attempt,
         )
 
-    def _worker(self, run: _Run, job: _Job, cpus: CpuSet, *, fresh: bool) -> Worker:
-        """A worker for ``job`` bound to ``cpus``: an idle one, of those on the same PUs first, or a new one."""
-        worker = None if fresh else self._take_idle(job.key, cpus)
+    def _worker(self, run: _Run, job: _Job, lease: Lease, *, fresh: bool) -> Worker:
+        """A worker for ``job`` in the place of ``lease``: an idle one, of those on the same PUs first, or a new one."""
+        cpus, nodes = lease.cpus, self._memory_nodes(lease)
+        worker = None if fresh else self._take_idle(job.key, cpus, nodes)
         if worker is not None:
             try:
                 worker.rebind(cpus)
@@ -268,7 +269,7 @@ class LocalEngine:
         if worker is None:
             self._make_room(run)
             folder = self._next_folder()
-            worker = Worker(job.settings_in(scratch_of(folder)), folder, cpus if self._affinity else None)
+            worker = Worker(job.settings_in(scratch_of(folder)), folder, cpus if self._affinity else None, nodes)
         run.busy.add(worker)
         if run.stopped.is_set():  # whoever stopped us may have looked at the busy ones before this was one
             run.busy.discard(worker)
@@ -276,9 +277,19 @@ class LocalEngine:
             raise StopRequestedError("stopped while its worker started")
         return worker
 
-    def _take_idle(self, key: _Key, cpus: CpuSet) -> Worker | None:
+    def _memory_nodes(self, lease: Lease) -> NodeSet | None:
+        """The nodes to prefer for ``lease``; ``None`` where there is no choice to make."""
+        machine = self._book.machine
+        usable = NodeSet(node.node_id for node in machine.numa_nodes if node.memory_bytes) & machine.allowed_mems
+        nodes = lease.nodes & usable
+        return nodes if self._affinity and nodes and nodes != usable else None
+
+    def _take_idle(self, key: _Key, cpus: CpuSet, nodes: NodeSet | None) -> Worker | None:
+        """One that takes its memory from ``nodes``: what it holds there already would be far from other PUs."""
         with self._lock:
-            fitting = [entry for entry in self._idle if entry[0] == key and entry[1].healthy]
+            fitting = [
+                entry for entry in self._idle if entry[0] == key and entry[1].nodes == nodes and entry[1].healthy
+            ]
             if not fitting:
                 return None
             entry = min(fitting, key=lambda entry: entry[1].bound != cpus)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..cpuset import CpuSet
+from ..cpuset import CpuSet, NodeSet
 from ..errors import MachineError
 from ..host import get_host
 from ..programs.settings import child_environment
@@ -42,6 +42,9 @@ class Worker:
         Made here, and removed with the worker.
     cpus
         What to bind it to; ``None``: it keeps the mask it inherits.
+    nodes
+        Where its memory comes from as long as there is room, from its start to its end: threads that run keep their
+        policy. ``None``: wherever the system takes it from.
 
     Raises
     ------
@@ -51,13 +54,15 @@ class Worker:
 
     pid: int
     folder: Path
+    nodes: NodeSet | None
     bound: CpuSet | None
     """The mask read back; ``None`` where none was set."""
     notes: Mapping[str, str]
     """What went otherwise than asked at the last binding: its kind and a line about it."""
 
-    def __init__(self, settings: Settings, folder: Path, cpus: CpuSet | None) -> None:
+    def __init__(self, settings: Settings, folder: Path, cpus: CpuSet | None, nodes: NodeSet | None = None) -> None:
         self.folder = folder
+        self.nodes = nodes
         self._log = folder / "log"
         self._mark = uuid.uuid4().hex
         self._timed_out = False
@@ -123,6 +128,7 @@ class Worker:
             "sys_path": [str(Path(path or ".").absolute()) for path in sys.path],
             "pythonpath": os.environ.get("PYTHONPATH"),
             "cpus": None if cpus is None else str(cpus),
+            "nodes": None if self.nodes is None else str(self.nodes),
             "folder": str(self.folder),
         }
         answer = None
@@ -133,6 +139,9 @@ class Worker:
         if answer is None:
             raise WorkerEndedError(self._how_it_ended("a worker could not be started: it", 0))
         self._take_binding(answer["bound"], answer["lost"], answer["refused"])
+        if answer["memory_refused"] is not None:
+            why = answer["memory_refused"]
+            self.notes = {**self.notes, "memory": f"memory comes from where the system takes it: {why}"}
 
     def _take_binding(self, bound: str | None, lost: str, refused: str | None = None) -> None:
         self.bound = None if bound is None else CpuSet.parse(bound)

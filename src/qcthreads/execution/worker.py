@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import IO, Any
 
-from ..cpuset import CpuSet
+from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError
 from . import trees, wire
 
@@ -37,7 +37,7 @@ def main() -> None:
         return
     _take_paths(start)
     _adopt_orphans()
-    wire.send(outbox, _bind(start["cpus"]))
+    wire.send(outbox, _bind(start["cpus"]) | _prefer(start["nodes"]))
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     watch = threading.Thread(target=_watch, args=(inbox, requests, start["folder"]), daemon=True)
     watch.start()
@@ -91,6 +91,25 @@ def _bind(cpus: str | None) -> dict[str, Any]:
     except BindingError as error:
         return {"bound": None, "lost": "", "refused": str(error)}
     return {"bound": str(binding.got), "lost": str(binding.lost), "refused": None}
+
+
+def _prefer(nodes: str | None) -> dict[str, Any]:
+    """Take memory from ``nodes`` before this process has any to speak of; say why if that cannot be.
+
+    Preferred, not bound: where a program needs more than these nodes have, slower memory is better than an end by the
+    kernel. Helper threads that the program starts and processes that escape the mask take theirs from there too.
+    """
+    if nodes is None:
+        return {"memory_refused": None}
+    from ..host import get_host
+
+    wanted = NodeSet.parse(nodes)
+    try:
+        # Kernels before 5.15 know only the first.
+        get_host().set_memory_policy("preferred" if len(wanted) == 1 else "preferred-many", wanted)
+    except BindingError as error:
+        return {"memory_refused": str(error)}
+    return {"memory_refused": None}
 
 
 def _watch(inbox: IO[bytes], requests: queue.SimpleQueue[dict[str, Any]], folder: str) -> None:

@@ -1,7 +1,17 @@
-"""Asks and tells the operating system: topology, limits, affinity; the only package that does; decides nothing."""
+"""Asks and tells the operating system: topology, limits, affinity, memory policy; nobody else does; decides nothing."""
 
 from .build_info import native_status
-from .interface import Binding, Capabilities, Host
+from .interface import Binding, Capabilities, Host, MemoryBinding, MemoryKind, MemoryPolicy
 from .select import get_host, read_machine
 
-__all__ = ["Binding", "Capabilities", "Host", "get_host", "native_status", "read_machine"]
+__all__ = [
+    "Binding",
+    "Capabilities",
+    "Host",
+    "MemoryBinding",
+    "MemoryKind",
+    "MemoryPolicy",
+    "get_host",
+    "native_status",
+    "read_machine",
+]

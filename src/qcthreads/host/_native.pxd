@@ -43,3 +43,11 @@ cdef extern from "qct.h" nogil:
     void qct_topology_free(qct_topology *topology)
     int qct_parse_mask(const char *text, unsigned long *mask, size_t words)
     int qct_parse_list(const char *text, unsigned long *mask, size_t words)
+
+    int qct_memory_probe()
+    int qct_memory_words(size_t *words)
+    int qct_memory_get(const void *address, int *kind, unsigned long *nodes, size_t words)
+    int qct_memory_set(int kind, const unsigned long *nodes, size_t words)
+    int qct_memory_bind(const void *start, size_t bytes, int kind, const unsigned long *nodes, size_t words)
+    size_t qct_page_count(const void *start, size_t bytes)
+    int qct_page_nodes(const void *start, size_t bytes, int *nodes)

@@ -7,6 +7,7 @@ Sets of CPUs come and go as the bits of one int. No function holds the GIL while
 import os
 import sys
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -83,6 +84,94 @@ cdef object _set(int target, object asked, bint whole_process):
     finally:
         free(mask)
         free(got)
+
+
+def probe_memory_policy():
+    """Raises OSError where memory policies can be neither read nor set; changes nothing."""
+    cdef int rc
+    with nogil:
+        rc = qct_memory_probe()
+    _check(rc)
+
+
+def get_memory_policy():
+    """The policy of the calling thread: the kernel's number of its kind and the bits of its nodes."""
+    return _policy_of(NULL)
+
+
+def set_memory_policy(int kind, nodes):
+    """Set the policy of the calling thread."""
+    cdef size_t words = max(_node_words(), <size_t>(nodes.bit_length() // QCT_WORD_BITS + 1))
+    cdef unsigned long *mask = _from_int(nodes, words)
+    cdef int rc
+    try:
+        with nogil:
+            rc = qct_memory_set(kind, mask, words)
+        _check(rc)
+    finally:
+        free(mask)
+
+
+def bind_buffer(buffer, int kind, nodes):
+    """Set the policy of every page of ``buffer``, move those on other nodes, and return the policy read back."""
+    cdef size_t words = max(_node_words(), <size_t>(nodes.bit_length() // QCT_WORD_BITS + 1))
+    cdef unsigned long *mask = _from_int(nodes, words)
+    cdef Py_buffer view
+    cdef int rc
+    try:
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+        try:
+            with nogil:
+                rc = qct_memory_bind(view.buf, <size_t>view.len, kind, mask, words)
+            _check(rc)
+            return _policy_of(view.buf)
+        finally:
+            PyBuffer_Release(&view)
+    finally:
+        free(mask)
+
+
+def page_nodes(buffer):
+    """The node of every page that ``buffer`` touches, or a negative errno where no memory is behind it."""
+    cdef Py_buffer view
+    cdef size_t pages, i
+    cdef int rc
+    cdef int *nodes = NULL
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        pages = qct_page_count(view.buf, <size_t>view.len)
+        nodes = <int *>calloc(pages + 1, sizeof(int))
+        if nodes == NULL:
+            raise MemoryError()
+        with nogil:
+            rc = qct_page_nodes(view.buf, <size_t>view.len, nodes)
+        _check(rc)
+        return [nodes[i] for i in range(pages)]
+    finally:
+        free(nodes)
+        PyBuffer_Release(&view)
+
+
+cdef size_t _node_words() except 0:
+    cdef size_t words = 0
+    cdef int rc
+    with nogil:
+        rc = qct_memory_words(&words)
+    _check(rc)
+    return words
+
+
+cdef object _policy_of(const void *address):
+    cdef size_t words = _node_words()
+    cdef unsigned long *nodes = _new_mask(words)
+    cdef int rc, kind = 0
+    try:
+        with nogil:
+            rc = qct_memory_get(address, &kind, nodes, words)
+        _check(rc)
+        return kind, _to_int(nodes, words)
+    finally:
+        free(nodes)
 
 
 def read_topology(int root, online):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from ..cpuset import CpuSet
+from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingNotSupportedError
 from ..machine import Machine
-from .interface import Binding, Capabilities
+from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
 from .live import flat_machine
 from .topology import read_machine
 
 _WHY = "macOS binds neither threads nor processes to CPUs; leases still count CPUs: run with affinity turned off"
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_NO_NODES = NodeSet()
+_NO_POLICY = "macOS has no memory policies; leave it at the default"
 
 
 class DarwinHost:
@@ -42,6 +49,24 @@ class DarwinHost:
     def set_process_affinity(self, cpus: CpuSet, pid: int) -> Binding:
         """Raises BindingNotSupportedError."""
         raise BindingNotSupportedError(f"cannot bind process {pid} to CPUs {cpus}: {_WHY}")
+
+    def set_memory_policy(self, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
+        """Raises BindingNotSupportedError."""
+        raise BindingNotSupportedError(f"cannot set memory policy {MemoryPolicy(kind, nodes)}: {_NO_POLICY}")
+
+    def get_memory_policy(self) -> MemoryPolicy:
+        """Raises BindingNotSupportedError."""
+        raise BindingNotSupportedError(f"cannot read a memory policy: {_NO_POLICY}")
+
+    def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
+        """Raises BindingNotSupportedError."""
+        del buffer
+        raise BindingNotSupportedError(f"cannot give a buffer {MemoryPolicy(kind, nodes)}: {_NO_POLICY}")
+
+    def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
+        """Raises BindingNotSupportedError."""
+        del buffer
+        raise BindingNotSupportedError(f"cannot ask where a buffer lies: {_NO_POLICY}")
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """As many cores as there are, in one package; a recorded Linux tree in full."""

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from ..cpuset import CpuSet
+from ..cpuset import CpuSet, NodeSet
 from ..machine import Machine
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+MemoryKind = Literal["default", "preferred", "bind", "interleave", "local", "preferred-many"]
+"""What a memory policy does with its nodes, in the kernel's order (``MPOL_*`` in include/uapi/linux/mempolicy.h).
+
+``default``: the process's or the system's own; ``local``: the node of the CPU that touches a page first; ``preferred``:
+one node, others when it is full; ``preferred-many``: several, then others (Linux 5.15); ``bind``: these nodes or none;
+``interleave``: page by page in turn.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +30,7 @@ class Capabilities:
     bind_process: bool
     read_binding: bool
     bind_memory: bool
+    """Memory policies: true only where the calls were tried and answered."""
     thread_times: bool
     """CPU time of single threads of other processes."""
     run_queue_delay: bool
@@ -38,6 +50,30 @@ class Binding:
         return self.asked - self.got
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryPolicy:
+    """From which memory nodes pages come."""
+
+    kind: MemoryKind
+    nodes: NodeSet = NodeSet()  # noqa: RUF009 - immutable
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.nodes}" if self.nodes else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBinding:
+    """The outcome of a request for a memory policy: what was asked for and what the operating system says it is now."""
+
+    asked: MemoryPolicy
+    got: MemoryPolicy
+
+    @property
+    def lost(self) -> NodeSet:
+        """Nodes asked for and silently dropped."""
+        return self.asked.nodes - self.got.nodes
+
+
 class Host(Protocol):
     """One platform's way to be asked and told; obtained from :func:`qcthreads.host.get_host`."""
 
@@ -53,6 +89,22 @@ class Host(Protocol):
 
     def set_process_affinity(self, cpus: CpuSet, pid: int) -> Binding:
         """Bind all threads of process ``pid``, repeated until none is missed; ``got`` is the union of their masks."""
+
+    def set_memory_policy(self, kind: MemoryKind, nodes: NodeSet = ...) -> MemoryBinding:
+        """Set the policy of the calling thread, which children inherit, and read it back.
+
+        Raises a BindingError subclass: not supported, not enforced (no such node here), not permitted. InputError when
+        ``kind`` and ``nodes`` contradict each other.
+        """
+
+    def get_memory_policy(self) -> MemoryPolicy:
+        """The policy of the calling thread."""
+
+    def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = ...) -> MemoryBinding:
+        """Set the policy of every page that a contiguous buffer touches, move those elsewhere, and read it back."""
+
+    def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
+        """The node of every page that a contiguous buffer touches; ``None`` where no memory is behind it yet."""
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from functools import cache
+from typing import TYPE_CHECKING
 
-from ..cpuset import CpuSet
+from ..cpuset import CpuSet, NodeSet
 from ..machine import Machine
-from . import _native, sysfs
+from . import _native, memory, sysfs
 from .binding import binding_error, name_of_thread, require_cpus
-from .interface import Binding, Capabilities
+from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
 from .live import read_linux_machine
 from .sysfs import Facts
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_NO_NODES = NodeSet()
 
 
 class LinuxHost:
@@ -24,7 +31,7 @@ class LinuxHost:
             bind_thread=True,
             bind_process=True,
             read_binding=True,
-            bind_memory=False,
+            bind_memory=_memory_works(),
             thread_times=True,
             run_queue_delay=True,
         )
@@ -51,6 +58,22 @@ class LinuxHost:
             raise binding_error(error, f"process {pid}", cpus) from error
         return Binding(cpus, CpuSet.from_bits(got))
 
+    def set_memory_policy(self, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
+        """Set the policy of the calling thread, which children inherit, and read it back. Raises a BindingError."""
+        return memory.set_policy(_native, kind, nodes)
+
+    def get_memory_policy(self) -> MemoryPolicy:
+        """The policy of the calling thread."""
+        return memory.get_policy(_native)
+
+    def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
+        """Set the policy of every page that ``buffer`` touches, move those on other nodes, and read it back."""
+        return memory.bind_buffer(_native, buffer, kind, nodes)
+
+    def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
+        """The node of every page that ``buffer`` touches; ``None`` where no memory is behind it yet."""
+        return memory.page_nodes(_native, buffer)
+
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
         return read_linux_machine(self, sysroot, read_facts)
@@ -66,3 +89,8 @@ def read_facts(root: str, online: CpuSet) -> Facts:
             os.close(directory)
     except OSError:
         return sysfs.read_facts(root, online)  # which says the file that cannot be understood, and why
+
+
+@cache
+def _memory_works() -> bool:
+    return memory.works(_native)

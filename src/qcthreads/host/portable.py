@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
+from typing import TYPE_CHECKING
 
-from ..cpuset import CpuSet
+from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingNotSupportedError
 from ..machine import Machine
+from . import memory, memory_calls
 from .binding import binding_error, name_of_thread, require_cpus
-from .interface import Binding, Capabilities
+from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
 from .live import read_linux_machine
 from .sysfs import read_facts
 
 _PASSES = 64  # a process that starts threads faster than this many passes over /proc can bind them is left as it is
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_NO_NODES = NodeSet()
 
 
 class PortableHost:
@@ -28,7 +36,7 @@ class PortableHost:
             bind_thread=linux,
             bind_process=linux,
             read_binding=linux,
-            bind_memory=False,
+            bind_memory=_memory_works(),
             thread_times=linux,
             run_queue_delay=linux,
         )
@@ -60,9 +68,30 @@ class PortableHost:
             raise binding_error(error, f"process {pid}", cpus) from error
         return Binding(cpus, CpuSet.from_bits(got))
 
+    def set_memory_policy(self, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
+        """Set the policy of the calling thread, which children inherit, and read it back. Raises a BindingError."""
+        return memory.set_policy(memory_calls, kind, nodes)
+
+    def get_memory_policy(self) -> MemoryPolicy:
+        """The policy of the calling thread."""
+        return memory.get_policy(memory_calls)
+
+    def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
+        """Set the policy of every page that ``buffer`` touches, move those on other nodes, and read it back."""
+        return memory.bind_buffer(memory_calls, buffer, kind, nodes)
+
+    def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
+        """The node of every page that ``buffer`` touches; ``None`` where no memory is behind it yet."""
+        return memory.page_nodes(memory_calls, buffer)
+
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
         return read_linux_machine(self, sysroot, read_facts)
+
+
+@cache
+def _memory_works() -> bool:
+    return sys.platform == "linux" and memory.works(memory_calls)
 
 
 def _bind_all_once(cpus: CpuSet, pid: int) -> tuple[bool, int]:

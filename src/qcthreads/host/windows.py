@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from ..cpuset import CpuSet
+from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingNotPermittedError, BindingNotSupportedError, ProcessGoneError
 from ..machine import Machine
 from .binding import require_cpus
-from .interface import Binding, Capabilities
+from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
 from .live import flat_machine
 from .topology import read_machine
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_NO_NODES = NodeSet()
+_NO_POLICY = "Windows has no memory policies; leave it at the default"
 
 
 class WindowsHost:
@@ -57,6 +64,24 @@ class WindowsHost:
                 f"cannot bind process {pid} to CPUs {cpus}: the system does not permit it"
             ) from error
         return Binding(cpus, _get(pid))
+
+    def set_memory_policy(self, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
+        """Raises BindingNotSupportedError."""
+        raise BindingNotSupportedError(f"cannot set memory policy {MemoryPolicy(kind, nodes)}: {_NO_POLICY}")
+
+    def get_memory_policy(self) -> MemoryPolicy:
+        """Raises BindingNotSupportedError."""
+        raise BindingNotSupportedError(f"cannot read a memory policy: {_NO_POLICY}")
+
+    def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
+        """Raises BindingNotSupportedError."""
+        del buffer
+        raise BindingNotSupportedError(f"cannot give a buffer {MemoryPolicy(kind, nodes)}: {_NO_POLICY}")
+
+    def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
+        """Raises BindingNotSupportedError."""
+        del buffer
+        raise BindingNotSupportedError(f"cannot ask where a buffer lies: {_NO_POLICY}")
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """As many cores as the process may use, in one package; a recorded Linux tree in full."""

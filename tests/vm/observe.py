@@ -1,0 +1,197 @@
+"""Runs in a guest: does what qcthreads can do there, prints what it and the kernel say of it as JSON; judges nothing.
+
+Standard library only, and as little of that as can be: an import takes an emulated CPU twenty times as long.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from qcthreads.cpuset import CpuSet, NodeSet
+from qcthreads.errors import QCThreadsError
+from qcthreads.host import Host, get_host
+from qcthreads.host.interface import MemoryKind
+from qcthreads.host.limits import read_limits
+from qcthreads.leases import LeaseBook
+
+PAGES = 64
+BUSY_S = 0.3
+
+
+def main() -> None:
+    """Everything named on the command line, in that order: ``binding=0,2 pages=1 ...``."""
+    seen: dict[str, Any] = {}
+    for word in sys.argv[1:]:
+        what, _, argument = word.partition("=")
+        try:
+            found = _OBSERVERS[what](argument)
+        except QCThreadsError as error:
+            found = {"error": type(error).__name__}
+        seen.setdefault(what, []).append(found)
+    print(json.dumps(seen))
+
+
+def backend(name: str) -> None:
+    """``native`` or ``portable`` for everything that follows."""
+    os.environ["QCTHREADS_BACKEND"] = name
+
+
+def machine(_: str) -> dict[str, Any]:
+    """The topology."""
+    found = get_host().read_machine()
+    return {
+        "online": list(found.cpus_online),
+        "cores": [list(core.cpus) for core in found.cores],
+        "packages": [list(package.cpus) for package in found.packages],
+        "llc": [list(domain.cpus) for domain in found.llc_domains],
+        "numa": [[node.node_id, list(node.cpus), node.memory_bytes] for node in found.numa_nodes],
+        "distances": found.distances and [list(row) for row in found.distances.matrix],
+        "allowed_cpus": list(found.allowed_cpus),
+        "allowed_mems": list(found.allowed_mems),
+        "capabilities": [get_host().capabilities.back_end, get_host().capabilities.bind_memory],
+    }
+
+
+def limits(_: str) -> dict[str, Any]:
+    """What may be used, and the two rules that decided it."""
+    found = read_limits()
+    return {
+        "cpus": list(found.cpus),
+        "cpu_count": found.cpu_count,
+        "quota_cpus": found.quota_cpus,
+        "memory_bytes": found.memory_bytes,
+        "tightest": [[rule.rule, rule.source] for rule in found.rules if rule.tightest],
+    }
+
+
+def binding(cpus: str) -> dict[str, Any]:
+    """Bind all threads of this process, let each be busy, and note where the kernel ran it."""
+    host, before = get_host(), get_host().get_affinity()
+    asked = CpuSet.parse(cpus)
+    ran: list[set[int]] = []
+    go = threading.Event()
+    threads = [threading.Thread(target=_be_busy, args=(go, ran)) for _ in range(len(asked) + 1)]
+    for thread in threads:
+        thread.start()
+    bound = host.set_process_affinity(asked, os.getpid())
+    go.set()
+    for thread in threads:
+        thread.join()
+    status = Path("/proc/self/status").read_text()
+    listed = next(line.split()[1] for line in status.splitlines() if line.startswith("Cpus_allowed_list"))
+    host.set_process_affinity(before, os.getpid())
+    return {
+        "got": list(bound.got),
+        "lost": list(bound.lost),
+        "kernel": listed,
+        "ran": sorted(set().union(*ran)),
+        "threads": len(ran),
+    }
+
+
+def _be_busy(go: threading.Event, ran: list[set[int]]) -> None:
+    getcpu, seen = ctypes.CDLL(None).sched_getcpu, set()
+    go.wait()
+    end = time.monotonic() + BUSY_S
+    while time.monotonic() < end:
+        seen.add(getcpu())
+    ran.append(seen)
+
+
+def pages(word: str) -> dict[str, Any]:
+    """``KIND:NODES`` for this thread, and for a buffer whose pages are there already; where the pages are."""
+    kind, _, listed = word.partition(":")
+    host, nodes = get_host(), NodeSet.parse(listed)
+    memory_kind: MemoryKind = kind  # type: ignore[assignment]
+    old = _touched()
+    here = host.page_nodes(old)
+    bound = host.bind_buffer(old, memory_kind, nodes)
+    policy = host.set_memory_policy(memory_kind, nodes)
+    new = _touched()
+    maps = [_numa_maps(old), _numa_maps(new)]
+    host.set_memory_policy("default")
+    return {
+        "thread": [policy.got.kind, list(policy.got.nodes)],
+        "buffer": [bound.got.kind, list(bound.got.nodes)],
+        "lost": list(policy.lost),
+        "before": here,
+        "moved": host.page_nodes(old),
+        "fresh": host.page_nodes(new),
+        "maps": maps,
+    }
+
+
+def _touched() -> mmap.mmap:
+    buffer = mmap.mmap(-1, PAGES * mmap.PAGESIZE)
+    buffer.madvise(mmap.MADV_NOHUGEPAGE)
+    for page in range(PAGES):
+        buffer[page * mmap.PAGESIZE] = 1
+    return buffer
+
+
+def _numa_maps(buffer: mmap.mmap) -> str:
+    """The kernel's line about the mapping that is ``buffer``, without its address."""
+    start = f"{ctypes.addressof(ctypes.c_char.from_buffer(buffer)):x}"
+    lines = Path("/proc/self/numa_maps").read_text().splitlines()
+    return next(line.partition(" ")[2] for line in lines if line.split()[0].lstrip("0") == start)
+
+
+def leases(word: str) -> list[list[int]]:
+    """``WIDTH,WIDTH,...``: the CPUs of leases taken one after the other, all held."""
+    book = LeaseBook(get_host().read_machine(), read_limits())
+    return [list(book.acquire(int(width)).cpus) for width in word.split(",")]
+
+
+def split(word: str) -> list[list[int]]:
+    """``PLACESxWIDTH``: the CPUs of leases taken together."""
+    places, _, width = word.partition("x")
+    book = LeaseBook(get_host().read_machine(), read_limits())
+    return [list(lease.cpus) for lease in book.acquire_split(int(places), int(width))]
+
+
+def workers(word: str) -> list[dict[str, Any]]:
+    """``COUNTxWIDTH`` calculations, each of which says what its worker was given."""
+    from qcthreads.execution.calculation import Calculation, Progress
+    from qcthreads.execution.engine import LocalEngine
+
+    count, _, width = word.partition("x")
+    book = LeaseBook(get_host().read_machine(), read_limits())
+    jobs = [
+        Calculation(label=str(n), program="none", input={}, threads=int(width), compute="observe:calculation")
+        for n in range(int(count))
+    ]
+    notes: list[str] = []
+
+    def listen(event: Progress) -> None:
+        if event.event == "note":
+            notes.append(event.message)
+
+    with LocalEngine(book, on_progress=listen) as engine:
+        outcomes = list(engine.run(jobs, max_workers=int(count)))
+    return [
+        {"cpus": list(outcome.cpus), "error": outcome.error, "notes": notes, **(outcome.result or {})}
+        for outcome in outcomes
+    ]
+
+
+def calculation(_: object) -> dict[str, Any]:
+    """Runs in a worker: its policy, and where its memory comes from."""
+    host: Host = get_host()
+    policy, buffer = host.get_memory_policy(), _touched()
+    return {"mask": list(host.get_affinity()), "policy": str(policy), "pages": host.page_nodes(buffer)}
+
+
+_OBSERVERS = {
+    function.__name__: function for function in (backend, machine, limits, binding, pages, leases, split, workers)
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Topology, binding, memory policy, leases and limits on machines that are not here: real kernels booted under QEMU.
+
+What is expected follows from the machine that QEMU was told to build and from what the guest's kernel says, never from
+qcthreads. Each machine boots once, does everything, and reports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numa_vm
+import pytest
+from numa_vm import Topology
+
+from qcthreads.host import native_status
+
+HERE = Path(__file__).parent
+MIB = 1024**2
+
+TWO_SOCKETS = Topology.parse("2s2c2t", nodes=2, memory_mib=1024)
+MEMORY_ONLY = Topology.parse("4s2c1t", nodes=4, memory_nodes=1, memory_mib=1600)
+OFFLINE = Topology.parse("2s2c2t", nodes=2, memory_mib=1024, offline="3,6")
+
+
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("guests")]
+
+
+@pytest.fixture(scope="module")
+def guests() -> None:
+    """Goes on where guests can be booted; in CI they must be."""
+    if missing := numa_vm.lacking():
+        if os.environ.get("CI") and sys.platform == "linux":
+            pytest.fail(f"tests/vm/numa_vm.py --setup was not run: {missing}")
+        pytest.skip(f"no guest can be booted: {missing}; tests/vm/numa_vm.py --setup installs it (Debian)")
+
+
+def back_end() -> str:
+    return "native" if native_status()[0] else "portable"
+
+
+@cache
+def observe(topology: Topology, *words: str) -> dict[str, list[Any]]:
+    """What tests/vm/observe.py sees in a guest."""
+    done = numa_vm.run(
+        [sys.executable, "-B", str(HERE / "observe.py"), f"backend={back_end()}", *words],
+        topology,
+        environment={"PYTHONPATH": os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE)])},
+        folder=HERE,
+        timeout_s=400,
+    )
+    assert done.status == 0, done.stderr.decode()
+    print(f"{topology.cpus} CPUs: up in {done.boot_s:.0f} s, {done.wall_s:.0f} s in all")
+    return json.loads(done.stdout)
+
+
+def two_sockets() -> dict[str, list[Any]]:
+    return observe(
+        TWO_SOCKETS,
+        *["machine", "limits", "binding=1,4", "binding=2-3,9"],
+        *["pages=bind:1", "pages=bind:0", "pages=preferred:1", "pages=interleave:0-1", "pages=preferred-many:1"],
+        *["pages=bind:1,9", "pages=bind:9", "leases=2,2", "leases=1,2,1", "split=2x2", "workers=2x2"],
+        *["backend=portable", "machine", "limits", "binding=1,4", "pages=bind:1", "pages=interleave:0-1"],
+    )
+
+
+def memory_only() -> dict[str, list[Any]]:
+    return observe(
+        MEMORY_ONLY,
+        *["machine", "pages=bind:4", "pages=interleave:0-4", "pages=bind:2-3", "pages=preferred-many:3-4"],
+        *["leases=2,2,2,2", "split=2x4", "workers=1x4"],
+    )
+
+
+def offline() -> dict[str, list[Any]]:
+    return observe(OFFLINE, "machine", "limits", "binding=2-4", "binding=3", "leases=1,1,1,1")
+
+
+def check_machine(found: dict[str, Any], topology: Topology) -> None:
+    online = [cpu for cpu in range(topology.cpus) if cpu not in topology.offline]
+    per_socket, threads = topology.cpus // topology.sockets, topology.threads
+
+    def groups(size: int) -> list[list[int]]:
+        starts = range(0, topology.cpus, size)
+        cut = [[cpu for cpu in range(start, start + size) if cpu in online] for start in starts]
+        return [group for group in cut if group]
+
+    assert found["online"] == found["allowed_cpus"] == online
+    assert found["cores"] == groups(threads)
+    assert found["packages"] == groups(per_socket)
+    assert found["llc"] == groups(per_socket)  # QEMU gives each socket one L3
+    nodes = range(len(topology.memory_mib))
+    assert [node for node, _, _ in found["numa"]] == found["allowed_mems"] == list(nodes)
+    assert [cpus for _, cpus, _ in found["numa"]] == [
+        [cpu for cpu in topology.cpus_of(node) if cpu in online] for node in nodes
+    ]
+    for (_, _, memory_bytes), asked_mib in zip(found["numa"], topology.memory_mib, strict=True):
+        assert 0.75 * asked_mib * MIB < memory_bytes <= asked_mib * MIB  # the kernel keeps some for itself
+    assert found["distances"] == [[topology.distance(one, other) for other in nodes] for one in nodes]
+
+
+def check_binding(found: dict[str, Any], cpus: list[int], lost: tuple[int, ...] = ()) -> None:
+    """Bound, by the kernel's own list; threads that were there ran nowhere else, and ran on all of them together."""
+    assert found["got"] == cpus
+    assert found["lost"] == list(lost)
+    kernel = [range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1) for part in found["kernel"].split(",")]
+    assert [cpu for part in kernel for cpu in part] == cpus
+    assert found["threads"] == len(cpus) + len(lost) + 1
+    assert found["ran"]
+    assert set(found["ran"]) <= set(cpus)
+
+
+def check_pages(found: dict[str, Any], kind: str, nodes: list[int]) -> None:
+    """The policy is in force, and the pages are on these nodes: by move_pages and by the kernel's numa_maps."""
+    assert found["thread"] == found["buffer"] == [kind, nodes]
+    assert set(found["moved"]) <= set(nodes)
+    assert set(found["fresh"]) <= set(nodes)
+    if kind == "interleave":  # of pages that are there already, only those on other nodes move
+        counts = [found["fresh"].count(node) for node in nodes]
+        assert max(counts) - min(counts) <= 2
+    word = {"preferred": "prefer", "preferred-many": "prefer"}.get(kind, kind)
+    for line, where in zip(found["maps"], (found["moved"], found["fresh"]), strict=True):
+        assert line.startswith(word)
+        for node in set(where):
+            assert f" N{node}=" in line
+
+
+def test_two_sockets_with_smt_and_two_nodes_are_found():
+    for found in two_sockets()["machine"]:
+        check_machine(found, TWO_SOCKETS)
+    names = [found["capabilities"] for found in two_sockets()["machine"]]
+    assert names == [[back_end(), True], ["portable", True]]
+
+
+def test_everything_may_be_used_where_nothing_limits():
+    for found in two_sockets()["limits"]:
+        assert found["cpus"] == list(range(8))
+        assert (found["cpu_count"], found["quota_cpus"]) == (8, None)
+        assert 0 < found["memory_bytes"] < 1024 * MIB
+
+
+def test_bound_threads_run_only_where_they_were_bound():
+    one, with_absent, portable = two_sockets()["binding"]
+    for found in (one, portable):
+        check_binding(found, [1, 4])
+    check_binding(with_absent, [2, 3], lost=(9,))
+
+
+def test_pages_are_on_the_nodes_asked_for():
+    seen = two_sockets()["pages"]
+    asked = [("bind", [1]), ("bind", [0]), ("preferred", [1]), ("interleave", [0, 1]), ("preferred-many", [1])]
+    for found, (kind, nodes) in zip(seen, asked, strict=False):
+        check_pages(found, kind, nodes)
+    check_pages(seen[-2], "bind", [1])  # the portable back end
+    check_pages(seen[-1], "interleave", [0, 1])
+
+
+def test_pages_move_with_their_buffer():
+    for found in two_sockets()["pages"][:2]:
+        assert len(set(found["before"])) == 1  # where this thread ran
+    assert {found["moved"][0] for found in two_sockets()["pages"][:2]} == {0, 1}
+
+
+def test_absent_nodes_are_lost_or_refused():
+    some, none = two_sockets()["pages"][5:7]
+    check_pages(some, "bind", [1])
+    assert some["lost"] == [9]
+    assert none == {"error": "BindingNotEnforcedError"}
+
+
+def test_leases_take_whole_cores_of_one_socket():
+    assert two_sockets()["leases"] == [[[0, 2], [4, 6]], [[0], [4, 6], [2]]]
+    assert two_sockets()["split"] == [[[0, 2], [4, 6]]]
+
+
+def test_workers_run_and_take_memory_where_their_lease_is():
+    (workers,) = two_sockets()["workers"]
+    found = sorted((worker["cpus"], worker["mask"], worker["policy"], set(worker["pages"])) for worker in workers)
+    assert found == [([0, 2], [0, 2], "preferred 0", {0}), ([4, 6], [4, 6], "preferred 1", {1})]
+    assert [worker["notes"] for worker in workers] == [[], []]
+
+
+def test_four_nodes_and_a_memory_only_one_are_found():
+    check_machine(memory_only()["machine"][0], MEMORY_ONLY)
+
+
+def test_pages_are_on_a_memory_only_node():
+    asked = [("bind", [4]), ("interleave", [0, 1, 2, 3, 4]), ("bind", [2, 3]), ("preferred-many", [3, 4])]
+    for found, (kind, nodes) in zip(memory_only()["pages"], asked, strict=True):
+        check_pages(found, kind, nodes)
+
+
+def test_leases_follow_the_nodes():
+    assert sorted(memory_only()["leases"][0]) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert memory_only()["split"] == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
+
+
+def test_a_worker_across_nodes_prefers_all_of_them():
+    ((worker,),) = memory_only()["workers"]
+    nodes = sorted({cpu // 2 for cpu in worker["cpus"]})
+    assert len(nodes) == 2
+    assert worker["policy"] == f"preferred-many {nodes[0]}-{nodes[1]}"
+    assert set(worker["pages"]) <= set(nodes)
+    assert worker["notes"] == []
+
+
+def test_offline_cpus_are_not_used():
+    seen = offline()
+    check_machine(seen["machine"][0], OFFLINE)
+    assert seen["limits"][0]["cpus"] == [0, 1, 2, 4, 5, 7]
+    check_binding(seen["binding"][0], [2, 4], lost=(3,))
+    assert seen["binding"][1] == {"error": "BindingNotEnforcedError"}
+    assert sorted(seen["leases"][0]) == [[0], [2], [4], [7]]
