@@ -81,10 +81,12 @@ def binding(cpus: str) -> dict[str, Any]:
     threads = [threading.Thread(target=_be_busy, args=(go, ran)) for _ in range(len(asked) + 1)]
     for thread in threads:
         thread.start()
-    bound = host.set_process_affinity(asked, os.getpid())
-    go.set()
-    for thread in threads:
-        thread.join()
+    try:
+        bound = host.set_process_affinity(asked, os.getpid())
+    finally:
+        go.set()
+        for thread in threads:
+            thread.join()
     status = Path("/proc/self/status").read_text()
     listed = next(line.split()[1] for line in status.splitlines() if line.startswith("Cpus_allowed_list"))
     host.set_process_affinity(before, os.getpid())
