@@ -24,6 +24,7 @@ from qcthreads.leases import LeaseBook
 
 PAGES = 64
 BUSY_S = 0.3
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def main() -> None:
@@ -191,8 +192,21 @@ def calculation(_: object) -> dict[str, Any]:
     return {"mask": list(host.get_affinity()), "policy": str(policy), "pages": host.page_nodes(buffer)}
 
 
+def cgroup(word: str) -> None:
+    """``FOLDER:FILE=VALUE``: make the group and write the file; ``FOLDER:`` moves this process there."""
+    folder, _, assignment = word.partition(":")
+    name, _, value = assignment.partition("=")
+    group = CGROUPS
+    for part in Path(folder).parts:
+        (group / "cgroup.subtree_control").write_text("+cpuset +cpu +memory")
+        group /= part
+        group.mkdir(exist_ok=True)
+    (group / (name or "cgroup.procs")).write_text(value or str(os.getpid()))
+
+
 _OBSERVERS = {
-    function.__name__: function for function in (backend, machine, limits, binding, pages, leases, split, workers)
+    function.__name__: function
+    for function in (backend, machine, limits, binding, pages, leases, split, workers, cgroup)
 }
 
 if __name__ == "__main__":
