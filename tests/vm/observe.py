@@ -24,6 +24,7 @@ from qcthreads.leases import LeaseBook
 
 PAGES = 64
 BUSY_S = 0.3
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def main() -> None:
@@ -81,10 +82,12 @@ def binding(cpus: str) -> dict[str, Any]:
     threads = [threading.Thread(target=_be_busy, args=(go, ran)) for _ in range(len(asked) + 1)]
     for thread in threads:
         thread.start()
-    bound = host.set_process_affinity(asked, os.getpid())
-    go.set()
-    for thread in threads:
-        thread.join()
+    try:
+        bound = host.set_process_affinity(asked, os.getpid())
+    finally:
+        go.set()
+        for thread in threads:
+            thread.join()
     status = Path("/proc/self/status").read_text()
     listed = next(line.split()[1] for line in status.splitlines() if line.startswith("Cpus_allowed_list"))
     host.set_process_affinity(before, os.getpid())
@@ -189,8 +192,21 @@ def calculation(_: object) -> dict[str, Any]:
     return {"mask": list(host.get_affinity()), "policy": str(policy), "pages": host.page_nodes(buffer)}
 
 
+def cgroup(word: str) -> None:
+    """``FOLDER:FILE=VALUE``: make the group and write the file; ``FOLDER:`` moves this process there."""
+    folder, _, assignment = word.partition(":")
+    name, _, value = assignment.partition("=")
+    group = CGROUPS
+    for part in Path(folder).parts:
+        (group / "cgroup.subtree_control").write_text("+cpuset +cpu +memory")
+        group /= part
+        group.mkdir(exist_ok=True)
+    (group / (name or "cgroup.procs")).write_text(value or str(os.getpid()))
+
+
 _OBSERVERS = {
-    function.__name__: function for function in (backend, machine, limits, binding, pages, leases, split, workers)
+    function.__name__: function
+    for function in (backend, machine, limits, binding, pages, leases, split, workers, cgroup)
 }
 
 if __name__ == "__main__":

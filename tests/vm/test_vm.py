@@ -25,6 +25,7 @@ MIB = 1024**2
 TWO_SOCKETS = Topology.parse("2s2c2t", nodes=2, memory_mib=1024)
 MEMORY_ONLY = Topology.parse("4s2c1t", nodes=4, memory_nodes=1, memory_mib=1600)
 OFFLINE = Topology.parse("2s2c2t", nodes=2, memory_mib=1024, offline="3,6")
+LARGE = Topology.parse("2s62c2t", nodes=8, memory_mib=2048)
 
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("guests")]
@@ -77,7 +78,17 @@ def memory_only() -> dict[str, list[Any]]:
 
 
 def offline() -> dict[str, list[Any]]:
-    return observe(OFFLINE, "machine", "limits", "binding=2-4", "binding=3", "leases=1,1,1,1")
+    return observe(
+        OFFLINE,
+        *["machine", "limits", "binding=2-4", "binding=3", "leases=1,1,1,1"],
+        *["cgroup=outer:cpu.max=250000 100000", "cgroup=outer:memory.max=300M", "cgroup=outer/inner:cpuset.mems=1"],
+        *["cgroup=outer/inner:cpuset.cpus=1-2,4-5,7", "cgroup=outer/inner:", "machine", "limits"],
+        *["binding=0-1", "pages=bind:0-1", "pages=bind:0", "leases=1,1"],
+    )
+
+
+def large() -> dict[str, list[Any]]:
+    return observe(LARGE, "machine", "limits", "binding=247", "pages=bind:7", "split=8x15", "leases=15")
 
 
 def check_machine(found: dict[str, Any], topology: Topology) -> None:
@@ -215,3 +226,41 @@ def test_offline_cpus_are_not_used():
     check_binding(seen["binding"][0], [2, 4], lost=(3,))
     assert seen["binding"][1] == {"error": "BindingNotEnforcedError"}
     assert sorted(seen["leases"][0]) == [[0], [2], [4], [7]]
+
+
+def test_a_cpuset_and_a_quota_of_its_parent_limit_cpus_and_memory():
+    found = offline()["limits"][1]
+    assert found["cpus"] == [1, 2, 4, 5, 7]
+    assert (found["cpu_count"], found["quota_cpus"]) == (2, 2.5)
+    assert 0 < found["memory_bytes"] < 300 * MIB
+    assert [source for _, source in found["tightest"]] == [
+        "/sys/fs/cgroup/outer/cpu.max",
+        "/sys/fs/cgroup/outer/memory.max",
+    ]
+
+
+def test_in_a_cpuset_only_its_cpus_and_nodes_are_given():
+    seen = offline()
+    inside = seen["machine"][1]
+    assert (inside["allowed_cpus"], inside["allowed_mems"]) == ([1, 2, 4, 5, 7], [1])
+    check_binding(seen["binding"][2], [1], lost=(0,))
+    some, none = seen["pages"]
+    check_pages(some, "bind", [1])
+    assert some["lost"] == [0]
+    assert none == {"error": "BindingNotEnforcedError"}
+    taken = [cpus[0] for cpus in seen["leases"][1]]
+    assert set(taken) <= {1, 2, 4, 7}  # one PU per core
+    assert len(set(taken)) == 2
+
+
+def test_248_cpus_on_8_nodes():
+    seen = large()
+    check_machine(seen["machine"][0], LARGE)
+    assert seen["limits"][0]["cpu_count"] == 248
+    check_binding(seen["binding"][0], [247])
+    check_pages(seen["pages"][0], "bind", [7])
+    nodes = [set(LARGE.cpus_of(node)) for node in range(8)]
+    for place in [*seen["split"][0], *seen["leases"][0]]:
+        assert sum(set(place) <= node for node in nodes) == 1
+        assert len({cpu // 2 for cpu in place}) == len(place) == 15
+    assert len(seen["split"][0]) == 8
