@@ -10,13 +10,17 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xd])
 PYTEST_ARGS ?=
 
-.PHONY: run test coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean
+.PHONY: run test vm coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean
 
 run: $(VENV)/.all
 	$(BIN)/qcthreads run examples/water16.xyz --program pyscf --method mp2 --basis cc-pvdz --max-nbody 2
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --timeout 900 $(PYTEST_ARGS)
+
+# Boots machines that are not here; needs QEMU and a kernel: tests/vm/numa_vm.py --setup (Debian, root). Takes minutes.
+vm: $(VENV)/.test
+	$(BIN)/python -m pytest --timeout 1800 -m vm tests/vm $(PYTEST_ARGS)
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m pytest --timeout 900 --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
