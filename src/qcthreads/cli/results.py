@@ -140,7 +140,7 @@ def _print_missing(report: RunReport) -> None:
 
 
 def _print_energies(report: RunReport) -> None:
-    print(f"Many-body expansion, BSSE treatment: {report.bsse_treatment}")
+    print(f"Many-body expansion{_model(report.decision)}, BSSE treatment: {report.bsse_treatment}")
     for bsse in dict.fromkeys(row.bsse for row in report.bodies):
         rows = [row for row in report.bodies if row.bsse == bsse]
         columns = (
@@ -170,6 +170,12 @@ def _body_cells(row: BodyRow) -> tuple[object, ...]:
         _number(added * HARTREE_TO_KCAL_PER_MOL, 4),
         _number(added * HARTREE_TO_KJ_PER_MOL, 4),
     )
+
+
+def _model(decision: Mapping[str, Any]) -> str:
+    """`` of mp2/cc-pvdz``; nothing where it is not known."""
+    names = [str(decision[name]) for name in ("method", "basis") if decision.get(name)]
+    return f" of {'/'.join(names)}" if names else ""
 
 
 def _print_decision(decision: Mapping[str, Any], *, unbound: bool = False) -> None:

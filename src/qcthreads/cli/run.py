@@ -173,7 +173,7 @@ def _keywords(text: str) -> Mapping[str, Any]:
     except OSError as error:
         raise ArgumentTypeError(f"cannot read {text[1:]}: {error.strerror}") from None
     except ValueError as error:
-        raise ArgumentTypeError(f"not JSON: {error}; write for example '{{\"freeze_core\": true}}'") from None
+        raise ArgumentTypeError(f"not JSON: {error}; write for example '{{\"frozen_core\": true}}'") from None
     if not isinstance(value, dict):
         raise ArgumentTypeError(f"not a JSON object but {type(value).__name__}: {text!r}")
     return value
