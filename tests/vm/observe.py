@@ -9,9 +9,12 @@ import ctypes
 import json
 import mmap
 import os
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,13 @@ from qcthreads.leases import LeaseBook
 PAGES = 64
 BUSY_S = 0.3
 CGROUPS = Path("/sys/fs/cgroup")
+SWITCH_CPUS = """
+cd /sys/devices/system/cpu
+switch() { for cpu in $2; do echo "$1" >"cpu$cpu/online"; done; sleep 1; }
+while [ -e "$1" ]; do
+    switch 0 '3 2 5'; switch 1 '2 5 3'; switch 0 '4 5 6 7'; switch 1 '4 5 6 7'
+done
+"""
 
 
 def main() -> None:
@@ -69,6 +79,7 @@ def limits(_: str) -> dict[str, Any]:
         "cpu_count": found.cpu_count,
         "quota_cpus": found.quota_cpus,
         "memory_bytes": found.memory_bytes,
+        "memory_rules": [rule.rule for rule in found.rules if rule.memory_bytes is not None],
         "tightest": [[rule.rule, rule.source] for rule in found.rules if rule.tightest],
     }
 
@@ -147,6 +158,50 @@ def _numa_maps(buffer: mmap.mmap) -> str:
     return next(line.partition(" ")[2] for line in lines if line.split()[0].lstrip("0") == start)
 
 
+def policy(word: str) -> None:
+    """``KIND:NODES`` for this thread and what it starts from now on, as ``numactl`` does."""
+    kind, _, listed = word.partition(":")
+    memory_kind: MemoryKind = kind  # type: ignore[assignment]
+    get_host().set_memory_policy(memory_kind, NodeSet.parse(listed))
+
+
+def hotplug(seconds: str) -> dict[str, Any]:
+    """Read and bind for so long while CPUs go and come: every different answer and error of each, once."""
+    host, everything = get_host(), get_host().get_affinity()
+    asked = [CpuSet([0, 3]), CpuSet([6]), everything]
+    acts: dict[str, Callable[[], object]] = {"machine": _machine_now, "limits": lambda: list(read_limits().cpus)}
+    acts |= {f"bind {cpus}": partial(_bind_all, cpus) for cpus in asked}
+    answers: dict[str, set[str]] = {name: set() for name in acts}
+    end, rounds = time.monotonic() + float(seconds), 0
+    going_on = Path("/run/hotplug")
+    going_on.touch()
+    with subprocess.Popen(["/bin/sh", "-c", SWITCH_CPUS, "sh", going_on], stderr=subprocess.PIPE) as switching:
+        while time.monotonic() < end:
+            rounds += 1
+            for name, act in acts.items():
+                try:
+                    answer: object = act()
+                except QCThreadsError as error:
+                    answer = {"error": type(error).__name__, "message": str(error)}
+                answers[name].add(json.dumps(answer))
+        going_on.unlink()
+        refused = switching.communicate()[1].decode()
+    host.set_process_affinity(everything, os.getpid())
+    return {"rounds": rounds, "refused": refused} | {
+        name: [json.loads(one) for one in sorted(found)] for name, found in answers.items()
+    }
+
+
+def _machine_now() -> list[list[list[int]]]:
+    found = machine("")
+    groups = [found["cores"], found["packages"], found["llc"], [cpus for _, cpus, _ in found["numa"] if cpus]]
+    return [[found["online"]], [found["allowed_cpus"]], *groups]
+
+
+def _bind_all(cpus: CpuSet) -> list[int]:
+    return list(get_host().set_process_affinity(cpus, os.getpid()).got)
+
+
 def leases(word: str) -> list[list[int]]:
     """``WIDTH,WIDTH,...``: the CPUs of leases taken one after the other, all held."""
     book = LeaseBook(get_host().read_machine(), read_limits())
@@ -206,7 +261,7 @@ def cgroup(word: str) -> None:
 
 _OBSERVERS = {
     function.__name__: function
-    for function in (backend, machine, limits, binding, pages, leases, split, workers, cgroup)
+    for function in (backend, machine, limits, binding, pages, policy, hotplug, leases, split, workers, cgroup)
 }
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numa_vm
 import pytest
 from numa_vm import Topology
 
+from qcthreads.cpuset import CpuSet
 from qcthreads.host import native_status
 
 HERE = Path(__file__).parent
@@ -66,6 +67,8 @@ def two_sockets() -> dict[str, list[Any]]:
         *["pages=bind:1", "pages=bind:0", "pages=preferred:1", "pages=interleave:0-1", "pages=preferred-many:1"],
         *["pages=bind:1,9", "pages=bind:9", "leases=2,2", "leases=1,2,1", "split=2x2", "workers=2x2"],
         *["backend=portable", "machine", "limits", "binding=1,4", "pages=bind:1", "pages=interleave:0-1"],
+        *["policy=bind:1", "limits", "workers=1x2", "policy=default"],
+        *["hotplug=8", f"backend={back_end()}", "hotplug=8"],
     )
 
 
@@ -147,8 +150,16 @@ def test_two_sockets_with_smt_and_two_nodes_are_found():
     assert names == [[back_end(), True], ["portable", True]]
 
 
+def test_a_memory_policy_that_binds_limits_memory():
+    free, _, bound = two_sockets()["limits"]
+    assert bound["cpus"] == free["cpus"]
+    assert free["memory_rules"] == ["available memory"]
+    assert bound["tightest"][1] == ["memory policy bind 1", "get_mempolicy"]
+    assert 0 < bound["memory_bytes"] < 512 * MIB
+
+
 def test_everything_may_be_used_where_nothing_limits():
-    for found in two_sockets()["limits"]:
+    for found in two_sockets()["limits"][:2]:
         assert found["cpus"] == list(range(8))
         assert (found["cpu_count"], found["quota_cpus"]) == (8, None)
         assert 0 < found["memory_bytes"] < 1024 * MIB
@@ -189,10 +200,41 @@ def test_leases_take_whole_cores_of_one_socket():
 
 
 def test_workers_run_and_take_memory_where_their_lease_is():
-    (workers,) = two_sockets()["workers"]
+    workers = two_sockets()["workers"][0]
     found = sorted((worker["cpus"], worker["mask"], worker["policy"], set(worker["pages"])) for worker in workers)
     assert found == [([0, 2], [0, 2], "preferred 0", {0}), ([4, 6], [4, 6], "preferred 1", {1})]
     assert [worker["notes"] for worker in workers] == [[], []]
+
+
+def test_workers_keep_the_memory_policy_that_was_chosen_for_them():
+    (worker,) = two_sockets()["workers"][1]
+    assert (worker["policy"], set(worker["pages"]), worker["notes"]) == ("bind 1", {1}, [])
+
+
+def test_cpus_that_go_and_come_while_the_machine_is_read():
+    found = two_sockets()["hotplug"]
+    assert [one["refused"] for one in found] == ["", ""]
+    said = [reading for one in found for reading in one["machine"]]
+    assert {reading["error"] for reading in said if isinstance(reading, dict)} <= {"MachineError"}
+    readings = [reading for reading in said if isinstance(reading, list)]
+    assert len({str(reading[0]) for reading in readings}) > 2
+    for (online,), (allowed,), *levels in readings:
+        assert set(allowed) <= set(online) <= set(range(8))
+        for groups, size in zip(levels, (2, 4, 4, 4), strict=True):  # cores, packages, LLC domains, nodes
+            whole = [[cpu for cpu in range(start, start + size) if cpu in online] for start in range(0, 8, size)]
+            assert groups == [group for group in whole if group]
+
+
+def test_cpus_that_go_and_come_while_threads_are_bound():
+    for found in two_sockets()["hotplug"]:
+        assert all(0 in cpus and set(cpus) <= set(range(8)) for cpus in found["limits"])
+        for asked in ([0, 3], [6], list(range(8))):
+            for got in found[f"bind {CpuSet(asked)}"]:
+                if isinstance(got, dict):
+                    assert (got["error"], asked) == ("BindingNotEnforcedError", [6])
+                else:  # the kernel lets a thread whose last CPU goes run everywhere
+                    assert got
+                    assert set(got) <= set(asked) or asked == [6]
 
 
 def test_four_nodes_and_a_memory_only_one_are_found():

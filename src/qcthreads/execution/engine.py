@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError, MachineError, StopRequestedError
+from ..host import get_host
 from ..leases import Lease, LeaseBook
 from ..programs import registry
 from ..programs.settings import settings_for
@@ -61,6 +62,7 @@ class LocalEngine:
             raise InputError(f"the number of retries is {retries}; it must be at least 0")
         self._book = book
         self._affinity = affinity
+        self._place_memory = affinity and _memory_is_ours_to_place()
         self._scratch = scratch
         self._retries = retries
         self._on_progress = on_progress or (lambda _: None)
@@ -282,7 +284,7 @@ class LocalEngine:
         machine = self._book.machine
         usable = NodeSet(node.node_id for node in machine.numa_nodes if node.memory_bytes) & machine.allowed_mems
         nodes = lease.nodes & usable
-        return nodes if self._affinity and nodes and nodes != usable else None
+        return nodes if self._place_memory and nodes and nodes != usable else None
 
     def _take_idle(self, key: _Key, cpus: CpuSet, nodes: NodeSet | None) -> Worker | None:
         """One that takes its memory from ``nodes``: what it holds there already would be far from other PUs."""
@@ -389,6 +391,14 @@ def _prepare(calculation: Calculation, book: LeaseBook) -> _Job:
     book.check(settings.threads, calculation.memory_bytes)
     key = (settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset)
     return _Job(calculation, settings, key)
+
+
+def _memory_is_ours_to_place() -> bool:
+    """Not where whoever started us has chosen a policy (``numactl``): workers inherit it."""
+    try:
+        return get_host().get_memory_policy().kind == "default"
+    except BindingError:
+        return True  # and the worker says what it cannot do
 
 
 def _check_function(name: str) -> None:

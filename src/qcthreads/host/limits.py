@@ -92,7 +92,7 @@ def read_limits(sysroot: str | None = None, *, environ: Mapping[str, str] | None
         *_cgroup_memory(groups),
         *batch_memory_rules,
         *_available_memory(root, live=sysroot is None),
-        *_allowed_nodes_memory(groups),
+        *_memory_of_nodes(groups, live=sysroot is None),
     ]
     cpus = _intersect(cpu_rules)
     counts = [rule.cpu_count for rule in cpu_rules if rule.cpu_count is not None]
@@ -305,20 +305,37 @@ def _available_memory(root: str, *, live: bool) -> Iterator[Rule]:
         yield Rule("available memory", "psutil", memory_bytes=psutil.virtual_memory().available)
 
 
-def _allowed_nodes_memory(groups: ControlGroups) -> Iterator[Rule]:
+def _memory_of_nodes(groups: ControlGroups, *, live: bool) -> Iterator[Rule]:
     """What the memory nodes that we may allocate from have left, where these are not all there are."""
     root = groups.root
     there = _parsed(NodeSet.parse, read_text(root, "sys/devices/system/node/online") or "")
     if there is None or len(there) < 2:
         return
-    nodes = _allowed_nodes(groups)
-    if nodes is None or there <= nodes:
-        return
-    nodes &= there
+    allowed = _allowed_nodes(groups)
+    nodes = there if allowed is None else there & allowed
+    if nodes != there:
+        yield from _left_on(root, nodes, f"memory nodes {nodes}", "/sys/devices/system/node")
+    bound = nodes & _bound_nodes() if live else NodeSet()
+    if bound and bound != nodes:
+        yield from _left_on(root, bound, f"memory policy bind {bound}", "get_mempolicy")
+
+
+def _bound_nodes() -> NodeSet:
+    """The only nodes this thread's memory policy takes pages from (``numactl --membind``); empty without such a one."""
+    from .select import get_host  # select's back ends need this module
+
+    with suppress(BindingError):
+        policy = get_host().get_memory_policy()
+        if policy.kind == "bind":
+            return policy.nodes
+    return NodeSet()
+
+
+def _left_on(root: str, nodes: NodeSet, rule: str, source: str) -> Iterator[Rule]:
     fields = [_meminfo(read_text(root, f"sys/devices/system/node/node{node}/meminfo")) for node in nodes]
     if any("MemFree" in one for one in fields):
         left = sum(sum(one.get(name, 0) for name in _REUSABLE) for one in fields)
-        yield Rule(f"memory nodes {nodes}", "/sys/devices/system/node", memory_bytes=left)
+        yield Rule(rule, source, memory_bytes=left)
 
 
 def _meminfo(text: str | None) -> dict[str, int]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError
+from ..errors import BindingError, MachineError
 from ..machine import Core, Machine, NumaNode, Package
 from .interface import Host
 from .limits import allowed_by_records
-from .sysfs import NoCpusFoundError
+from .sysfs import CPU_DIRECTORY, NoCpusFoundError, read_text
 from .topology import FactsReader, read_machine
+
+# A reading takes a millisecond, and nobody switches so many CPUs so fast.
+_READINGS = 10
 
 
 def read_linux_machine(host: Host, sysroot: str | None, facts: FactsReader) -> Machine:
@@ -19,14 +23,40 @@ def read_linux_machine(host: Host, sysroot: str | None, facts: FactsReader) -> M
         cpus, mems = allowed_by_records(sysroot)
         return read_machine(sysroot, allowed_cpus=cpus, allowed_mems=mems, facts=facts)
     try:
-        mask = host.get_affinity()
-    except BindingError:
-        mask = None
-    mems = allowed_by_records("/")[1]
-    try:
-        return read_machine("/", allowed_cpus=mask, allowed_mems=mems, facts=facts)
+        return _settled(lambda: read_machine("/", allowed_cpus=_mask(host), allowed_mems=_mems(), facts=facts))
     except NoCpusFoundError:
-        return flat_machine(mask or CpuSet(range(os.cpu_count() or 1)), 0)
+        return flat_machine(_mask(host) or CpuSet(range(os.cpu_count() or 1)), 0)
+
+
+def _mask(host: Host) -> CpuSet | None:
+    try:
+        return host.get_affinity()
+    except BindingError:
+        return None
+
+
+def _mems() -> NodeSet | None:
+    return allowed_by_records("/")[1]
+
+
+def _settled(read: Callable[[], Machine]) -> Machine:
+    """What ``read`` gives while no CPU comes or goes: half of a reading before, half after, would be no machine."""
+    previous = None
+    for _ in range(_READINGS):
+        before = _changes()
+        machine = read()
+        if _changes() == before or machine == previous:  # other devices come and go too
+            return machine
+        previous = machine
+    raise MachineError(
+        f"CPUs were switched on or off during each of {_READINGS} readings of /{CPU_DIRECTORY}; "
+        "try again when that is over"
+    )
+
+
+def _changes() -> tuple[str | None, str | None]:
+    """Is another when a CPU has come or gone meanwhile: the kernel counts the events it sends for any device."""
+    return read_text("/", f"{CPU_DIRECTORY}/online"), read_text("/", "sys/kernel/uevent_seqnum")
 
 
 def flat_machine(cpus: CpuSet, memory_bytes: int) -> Machine:
