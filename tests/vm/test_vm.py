@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from functools import cache
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +29,75 @@ MEMORY_ONLY = Topology.parse("4s2c1t", nodes=4, memory_nodes=1, memory_mib=1600)
 OFFLINE = Topology.parse("2s2c2t", nodes=2, memory_mib=1024, offline="3,6")
 LARGE = Topology.parse("2s62c2t", nodes=8, memory_mib=2048)
 
+BACK_END = os.environ.get("QCTHREADS_BACKEND") or ("native" if native_status()[0] else "portable")
 
-pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("guests")]
+# The machines and what is done in each, in the order of booting: the one that takes longest first.
+GUESTS = {
+    "large": (LARGE, "machine", "limits", "binding=247", "pages=bind:7", "split=8x15", "leases=15"),
+    "two_sockets": (
+        TWO_SOCKETS,
+        *["machine", "limits", "binding=1,4", "binding=2-3,9"],
+        *["pages=bind:1", "pages=bind:0", "pages=preferred:1", "pages=interleave:0-1", "pages=preferred-many:1"],
+        *["pages=bind:1,9", "pages=bind:9", "leases=2,2", "leases=1,2,1", "split=2x2", "workers=2x2"],
+        *["backend=portable", "machine", "limits", "binding=1,4", "pages=bind:1", "pages=interleave:0-1"],
+        *["policy=bind:1", "limits", "workers=1x2", "policy=default", "hotplug=8", f"backend={BACK_END}", "hotplug=8"],
+    ),
+    "offline": (
+        OFFLINE,
+        *["machine", "limits", "binding=2-4", "binding=3", "leases=1,1,1,1"],
+        *["cgroup=outer:cpu.max=250000 100000", "cgroup=outer:memory.max=300M", "cgroup=outer/inner:cpuset.mems=1"],
+        *["cgroup=outer/inner:cpuset.cpus=1-2,4-5,7", "cgroup=outer/inner:", "machine", "limits"],
+        *["binding=0-1", "pages=bind:0-1", "pages=bind:0", "leases=1,1"],
+    ),
+    "memory_only": (
+        MEMORY_ONLY,
+        *["machine", "pages=bind:4", "pages=interleave:0-4", "pages=bind:2-3", "pages=preferred-many:3-4"],
+        *["leases=2,2,2,2", "split=2x4", "workers=1x4"],
+    ),
+}
+
+pytestmark = pytest.mark.vm
+
+Seen = dict[str, list[Any]]
 
 
 @pytest.fixture(scope="module")
-def guests() -> None:
-    """Goes on where guests can be booted; in CI they must be."""
+def guests(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Seen]]]:
+    """What is seen in those that the tests to be run need; two are up at a time. In CI it must be possible."""
     if missing := numa_vm.lacking():
         if os.environ.get("CI") and sys.platform == "linux":
             pytest.fail(f"tests/vm/numa_vm.py --setup was not run: {missing}")
         pytest.skip(f"no guest can be booted: {missing}; tests/vm/numa_vm.py --setup installs it (Debian)")
+    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    pool = ThreadPoolExecutor(2)
+    yield {name: pool.submit(observe, *guest) for name, guest in GUESTS.items() if name in wanted}
+    pool.shutdown(cancel_futures=True)
 
 
-def back_end() -> str:
-    return "native" if native_status()[0] else "portable"
+@pytest.fixture(scope="module")
+def two_sockets(guests: dict[str, Future[Seen]]) -> Seen:
+    return guests["two_sockets"].result()
 
 
-@cache
-def observe(topology: Topology, *words: str) -> dict[str, list[Any]]:
+@pytest.fixture(scope="module")
+def memory_only(guests: dict[str, Future[Seen]]) -> Seen:
+    return guests["memory_only"].result()
+
+
+@pytest.fixture(scope="module")
+def offline(guests: dict[str, Future[Seen]]) -> Seen:
+    return guests["offline"].result()
+
+
+@pytest.fixture(scope="module")
+def large(guests: dict[str, Future[Seen]]) -> Seen:
+    return guests["large"].result()
+
+
+def observe(topology: Topology, *words: str) -> Seen:
     """What tests/vm/observe.py sees in a guest."""
     done = numa_vm.run(
-        [sys.executable, "-B", str(HERE / "observe.py"), f"backend={back_end()}", *words],
+        [sys.executable, "-B", str(HERE / "observe.py"), f"backend={BACK_END}", *words],
         topology,
         environment={"PYTHONPATH": os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE)])},
         folder=HERE,
@@ -58,40 +106,6 @@ def observe(topology: Topology, *words: str) -> dict[str, list[Any]]:
     assert done.status == 0, done.stderr.decode()
     print(f"{topology.cpus} CPUs: up in {done.boot_s:.0f} s, {done.wall_s:.0f} s in all")
     return json.loads(done.stdout)
-
-
-def two_sockets() -> dict[str, list[Any]]:
-    return observe(
-        TWO_SOCKETS,
-        *["machine", "limits", "binding=1,4", "binding=2-3,9"],
-        *["pages=bind:1", "pages=bind:0", "pages=preferred:1", "pages=interleave:0-1", "pages=preferred-many:1"],
-        *["pages=bind:1,9", "pages=bind:9", "leases=2,2", "leases=1,2,1", "split=2x2", "workers=2x2"],
-        *["backend=portable", "machine", "limits", "binding=1,4", "pages=bind:1", "pages=interleave:0-1"],
-        *["policy=bind:1", "limits", "workers=1x2", "policy=default"],
-        *["hotplug=8", f"backend={back_end()}", "hotplug=8"],
-    )
-
-
-def memory_only() -> dict[str, list[Any]]:
-    return observe(
-        MEMORY_ONLY,
-        *["machine", "pages=bind:4", "pages=interleave:0-4", "pages=bind:2-3", "pages=preferred-many:3-4"],
-        *["leases=2,2,2,2", "split=2x4", "workers=1x4"],
-    )
-
-
-def offline() -> dict[str, list[Any]]:
-    return observe(
-        OFFLINE,
-        *["machine", "limits", "binding=2-4", "binding=3", "leases=1,1,1,1"],
-        *["cgroup=outer:cpu.max=250000 100000", "cgroup=outer:memory.max=300M", "cgroup=outer/inner:cpuset.mems=1"],
-        *["cgroup=outer/inner:cpuset.cpus=1-2,4-5,7", "cgroup=outer/inner:", "machine", "limits"],
-        *["binding=0-1", "pages=bind:0-1", "pages=bind:0", "leases=1,1"],
-    )
-
-
-def large() -> dict[str, list[Any]]:
-    return observe(LARGE, "machine", "limits", "binding=247", "pages=bind:7", "split=8x15", "leases=15")
 
 
 def check_machine(found: dict[str, Any], topology: Topology) -> None:
@@ -143,37 +157,37 @@ def check_pages(found: dict[str, Any], kind: str, nodes: list[int]) -> None:
             assert f" N{node}=" in line
 
 
-def test_two_sockets_with_smt_and_two_nodes_are_found():
-    for found in two_sockets()["machine"]:
+def test_two_sockets_with_smt_and_two_nodes_are_found(two_sockets):
+    for found in two_sockets["machine"]:
         check_machine(found, TWO_SOCKETS)
-    names = [found["capabilities"] for found in two_sockets()["machine"]]
-    assert names == [[back_end(), True], ["portable", True]]
+    names = [found["capabilities"] for found in two_sockets["machine"]]
+    assert names == [[BACK_END, True], ["portable", True]]
 
 
-def test_a_memory_policy_that_binds_limits_memory():
-    free, _, bound = two_sockets()["limits"]
+def test_a_memory_policy_that_binds_limits_memory(two_sockets):
+    free, _, bound = two_sockets["limits"]
     assert bound["cpus"] == free["cpus"]
     assert free["memory_rules"] == ["available memory"]
     assert bound["tightest"][1] == ["memory policy bind 1", "get_mempolicy"]
     assert 0 < bound["memory_bytes"] < 512 * MIB
 
 
-def test_everything_may_be_used_where_nothing_limits():
-    for found in two_sockets()["limits"][:2]:
+def test_everything_may_be_used_where_nothing_limits(two_sockets):
+    for found in two_sockets["limits"][:2]:
         assert found["cpus"] == list(range(8))
         assert (found["cpu_count"], found["quota_cpus"]) == (8, None)
         assert 0 < found["memory_bytes"] < 1024 * MIB
 
 
-def test_bound_threads_run_only_where_they_were_bound():
-    one, with_absent, portable = two_sockets()["binding"]
+def test_bound_threads_run_only_where_they_were_bound(two_sockets):
+    one, with_absent, portable = two_sockets["binding"]
     for found in (one, portable):
         check_binding(found, [1, 4])
     check_binding(with_absent, [2, 3], lost=(9,))
 
 
-def test_pages_are_on_the_nodes_asked_for():
-    seen = two_sockets()["pages"]
+def test_pages_are_on_the_nodes_asked_for(two_sockets):
+    seen = two_sockets["pages"]
     asked = [("bind", [1]), ("bind", [0]), ("preferred", [1]), ("interleave", [0, 1]), ("preferred-many", [1])]
     for found, (kind, nodes) in zip(seen, asked, strict=False):
         check_pages(found, kind, nodes)
@@ -181,38 +195,38 @@ def test_pages_are_on_the_nodes_asked_for():
     check_pages(seen[-1], "interleave", [0, 1])
 
 
-def test_pages_move_with_their_buffer():
-    for found in two_sockets()["pages"][:2]:
+def test_pages_move_with_their_buffer(two_sockets):
+    for found in two_sockets["pages"][:2]:
         assert len(set(found["before"])) == 1  # where this thread ran
-    assert {found["moved"][0] for found in two_sockets()["pages"][:2]} == {0, 1}
+    assert {found["moved"][0] for found in two_sockets["pages"][:2]} == {0, 1}
 
 
-def test_absent_nodes_are_lost_or_refused():
-    some, none = two_sockets()["pages"][5:7]
+def test_absent_nodes_are_lost_or_refused(two_sockets):
+    some, none = two_sockets["pages"][5:7]
     check_pages(some, "bind", [1])
     assert some["lost"] == [9]
     assert none == {"error": "BindingNotEnforcedError"}
 
 
-def test_leases_take_whole_cores_of_one_socket():
-    assert two_sockets()["leases"] == [[[0, 2], [4, 6]], [[0], [4, 6], [2]]]
-    assert two_sockets()["split"] == [[[0, 2], [4, 6]]]
+def test_leases_take_whole_cores_of_one_socket(two_sockets):
+    assert two_sockets["leases"] == [[[0, 2], [4, 6]], [[0], [4, 6], [2]]]
+    assert two_sockets["split"] == [[[0, 2], [4, 6]]]
 
 
-def test_workers_run_and_take_memory_where_their_lease_is():
-    workers = two_sockets()["workers"][0]
+def test_workers_run_and_take_memory_where_their_lease_is(two_sockets):
+    workers = two_sockets["workers"][0]
     found = sorted((worker["cpus"], worker["mask"], worker["policy"], set(worker["pages"])) for worker in workers)
     assert found == [([0, 2], [0, 2], "preferred 0", {0}), ([4, 6], [4, 6], "preferred 1", {1})]
     assert [worker["notes"] for worker in workers] == [[], []]
 
 
-def test_workers_keep_the_memory_policy_that_was_chosen_for_them():
-    (worker,) = two_sockets()["workers"][1]
+def test_workers_keep_the_memory_policy_that_was_chosen_for_them(two_sockets):
+    (worker,) = two_sockets["workers"][1]
     assert (worker["policy"], set(worker["pages"]), worker["notes"]) == ("bind 1", {1}, [])
 
 
-def test_cpus_that_go_and_come_while_the_machine_is_read():
-    found = two_sockets()["hotplug"]
+def test_cpus_that_go_and_come_while_the_machine_is_read(two_sockets):
+    found = two_sockets["hotplug"]
     assert [one["refused"] for one in found] == ["", ""]
     said = [reading for one in found for reading in one["machine"]]
     assert {reading["error"] for reading in said if isinstance(reading, dict)} <= {"MachineError"}
@@ -225,8 +239,8 @@ def test_cpus_that_go_and_come_while_the_machine_is_read():
             assert groups == [group for group in whole if group]
 
 
-def test_cpus_that_go_and_come_while_threads_are_bound():
-    for found in two_sockets()["hotplug"]:
+def test_cpus_that_go_and_come_while_threads_are_bound(two_sockets):
+    for found in two_sockets["hotplug"]:
         assert all(0 in cpus and set(cpus) <= set(range(8)) for cpus in found["limits"])
         for asked in ([0, 3], [6], list(range(8))):
             for got in found[f"bind {CpuSet(asked)}"]:
@@ -237,23 +251,23 @@ def test_cpus_that_go_and_come_while_threads_are_bound():
                     assert set(got) <= set(asked) or asked == [6]
 
 
-def test_four_nodes_and_a_memory_only_one_are_found():
-    check_machine(memory_only()["machine"][0], MEMORY_ONLY)
+def test_four_nodes_and_a_memory_only_one_are_found(memory_only):
+    check_machine(memory_only["machine"][0], MEMORY_ONLY)
 
 
-def test_pages_are_on_a_memory_only_node():
+def test_pages_are_on_a_memory_only_node(memory_only):
     asked = [("bind", [4]), ("interleave", [0, 1, 2, 3, 4]), ("bind", [2, 3]), ("preferred-many", [3, 4])]
-    for found, (kind, nodes) in zip(memory_only()["pages"], asked, strict=True):
+    for found, (kind, nodes) in zip(memory_only["pages"], asked, strict=True):
         check_pages(found, kind, nodes)
 
 
-def test_leases_follow_the_nodes():
-    assert sorted(memory_only()["leases"][0]) == [[0, 1], [2, 3], [4, 5], [6, 7]]
-    assert memory_only()["split"] == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
+def test_leases_follow_the_nodes(memory_only):
+    assert sorted(memory_only["leases"][0]) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert memory_only["split"] == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
 
 
-def test_a_worker_across_nodes_prefers_all_of_them():
-    ((worker,),) = memory_only()["workers"]
+def test_a_worker_across_nodes_prefers_all_of_them(memory_only):
+    ((worker,),) = memory_only["workers"]
     nodes = sorted({cpu // 2 for cpu in worker["cpus"]})
     assert len(nodes) == 2
     assert worker["policy"] == f"preferred-many {nodes[0]}-{nodes[1]}"
@@ -261,17 +275,16 @@ def test_a_worker_across_nodes_prefers_all_of_them():
     assert worker["notes"] == []
 
 
-def test_offline_cpus_are_not_used():
-    seen = offline()
-    check_machine(seen["machine"][0], OFFLINE)
-    assert seen["limits"][0]["cpus"] == [0, 1, 2, 4, 5, 7]
-    check_binding(seen["binding"][0], [2, 4], lost=(3,))
-    assert seen["binding"][1] == {"error": "BindingNotEnforcedError"}
-    assert sorted(seen["leases"][0]) == [[0], [2], [4], [7]]
+def test_offline_cpus_are_not_used(offline):
+    check_machine(offline["machine"][0], OFFLINE)
+    assert offline["limits"][0]["cpus"] == [0, 1, 2, 4, 5, 7]
+    check_binding(offline["binding"][0], [2, 4], lost=(3,))
+    assert offline["binding"][1] == {"error": "BindingNotEnforcedError"}
+    assert sorted(offline["leases"][0]) == [[0], [2], [4], [7]]
 
 
-def test_a_cpuset_and_a_quota_of_its_parent_limit_cpus_and_memory():
-    found = offline()["limits"][1]
+def test_a_cpuset_and_a_quota_of_its_parent_limit_cpus_and_memory(offline):
+    found = offline["limits"][1]
     assert found["cpus"] == [1, 2, 4, 5, 7]
     assert (found["cpu_count"], found["quota_cpus"]) == (2, 2.5)
     assert 0 < found["memory_bytes"] < 300 * MIB
@@ -281,28 +294,26 @@ def test_a_cpuset_and_a_quota_of_its_parent_limit_cpus_and_memory():
     ]
 
 
-def test_in_a_cpuset_only_its_cpus_and_nodes_are_given():
-    seen = offline()
-    inside = seen["machine"][1]
+def test_in_a_cpuset_only_its_cpus_and_nodes_are_given(offline):
+    inside = offline["machine"][1]
     assert (inside["allowed_cpus"], inside["allowed_mems"]) == ([1, 2, 4, 5, 7], [1])
-    check_binding(seen["binding"][2], [1], lost=(0,))
-    some, none = seen["pages"]
+    check_binding(offline["binding"][2], [1], lost=(0,))
+    some, none = offline["pages"]
     check_pages(some, "bind", [1])
     assert some["lost"] == [0]
     assert none == {"error": "BindingNotEnforcedError"}
-    taken = [cpus[0] for cpus in seen["leases"][1]]
+    taken = [cpus[0] for cpus in offline["leases"][1]]
     assert set(taken) <= {1, 2, 4, 7}  # one PU per core
     assert len(set(taken)) == 2
 
 
-def test_248_cpus_on_8_nodes():
-    seen = large()
-    check_machine(seen["machine"][0], LARGE)
-    assert seen["limits"][0]["cpu_count"] == 248
-    check_binding(seen["binding"][0], [247])
-    check_pages(seen["pages"][0], "bind", [7])
+def test_248_cpus_on_8_nodes(large):
+    check_machine(large["machine"][0], LARGE)
+    assert large["limits"][0]["cpu_count"] == 248
+    check_binding(large["binding"][0], [247])
+    check_pages(large["pages"][0], "bind", [7])
     nodes = [set(LARGE.cpus_of(node)) for node in range(8)]
-    for place in [*seen["split"][0], *seen["leases"][0]]:
+    for place in [*large["split"][0], *large["leases"][0]]:
         assert sum(set(place) <= node for node in nodes) == 1
         assert len({cpu // 2 for cpu in place}) == len(place) == 15
-    assert len(seen["split"][0]) == 8
+    assert len(large["split"][0]) == 8
