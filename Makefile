@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
-BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xd])
+BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xdi])
 PYTEST_ARGS ?=
 
 .PHONY: run test vm coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean
