@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PURE = .venv-pure
-BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xd])
+BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xdi])
 PYTEST_ARGS ?=
 
 .PHONY: run test pure vm coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean

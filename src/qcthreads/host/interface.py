@@ -28,6 +28,8 @@ class Capabilities:
     """``native``, ``portable``, ``darwin`` or ``windows``."""
     bind_thread: bool
     bind_process: bool
+    inherit_binding: bool
+    """Threads and children get the mask of the thread that starts them; else they get that of its process."""
     read_binding: bool
     bind_memory: bool
     """Memory policies: true only where the calls were tried and answered."""
@@ -105,6 +107,13 @@ class Host(Protocol):
 
     def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
         """The node of every page that a contiguous buffer touches; ``None`` where no memory is behind it yet."""
+
+    def thread_times(self, pid: int) -> dict[int, int]:
+        """CPU time of every thread of process ``pid`` by the thread's number, in ns.
+
+        Raises a BindingError subclass: ProcessGoneError; BindingNotPermittedError where the threads of other processes
+        cannot be seen (``thread_times`` of the capabilities).
+        """
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
