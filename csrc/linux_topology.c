@@ -30,8 +30,8 @@
 #define MOST_CACHES 16
 #define FIRST_TRIES 10
 
-/* Far above any kernel's CONFIG_NODES_SHIFT. */
-#define HIGHEST_NODE (1L << 20)
+/* Far above any kernel's NR_CPUS and number of nodes; catches nonsense before it fills memory. */
+#define HIGHEST (1L << 20)
 
 struct reader {
     int root, cpus;
@@ -144,6 +144,8 @@ int qct_parse_mask(const char *text, unsigned long *mask, size_t words) {
         if (value < 0 || digits == 8)
             return -EINVAL;
         size_t at = bit + 4 * digits++;
+        if (value && at >= HIGHEST)
+            return -EINVAL;
         if (value && at / QCT_WORD_BITS < words)
             mask[at / QCT_WORD_BITS] |= (unsigned long)value << (at % QCT_WORD_BITS);
     }
@@ -158,30 +160,46 @@ static bool take_number(const char **text, size_t *number) {
     return digits && !(**text >= '0' && **text <= '9');
 }
 
-int qct_parse_list(const char *text, unsigned long *mask, size_t words) {
-    memset(mask, 0, words * sizeof *mask);
-    while (*text) {
-        size_t low, high, used = 1, stride = 1;
-        if (!take_number(&text, &low))
+static const char *skip_blanks(const char *text) { return text + strspn(text, " \t\r\n"); }
+
+/* "a", "a-b", "a-b:stride" or "a-b:used/stride". */
+static int add_range(const char **text, unsigned long *mask, size_t words) {
+    size_t low, high, used = 1, stride = 1;
+    if (!take_number(text, &low))
+        return -EINVAL;
+    high = low;
+    if (**text == '-' && (++*text, !take_number(text, &high)))
+        return -EINVAL;
+    if (**text == ':') {
+        ++*text;
+        if (!take_number(text, &stride))
             return -EINVAL;
-        high = low;
-        if (*text == '-' && (text++, !take_number(&text, &high)))
-            return -EINVAL;
-        if (*text == ':' && (text++, !take_number(&text, &stride)))
-            return -EINVAL;
-        if (*text == '/' && (text++, used = stride, !take_number(&text, &stride)))
-            return -EINVAL;
-        if (high < low || high >= HIGHEST_NODE || !stride || !used || used > stride)
-            return -EINVAL;
-        for (size_t cpu = low; cpu <= high && cpu < words * QCT_WORD_BITS; cpu++)
-            if ((cpu - low) % stride < used)
-                add(mask, cpu);
-        if (*text == ',')
-            text++;
-        else if (*text)
+        if (**text == '/' && (++*text, used = stride, !take_number(text, &stride)))
             return -EINVAL;
     }
+    if (high < low || high >= HIGHEST || !used || used > stride)
+        return -EINVAL;
+    for (size_t cpu = low; cpu <= high && cpu < words * QCT_WORD_BITS; cpu++)
+        if ((cpu - low) % stride < used)
+            add(mask, cpu);
     return 0;
+}
+
+int qct_parse_list(const char *text, unsigned long *mask, size_t words) {
+    memset(mask, 0, words * sizeof *mask);
+    for (;;) {
+        text = skip_blanks(text);
+        if (*text && *text != ',') {
+            int rc = add_range(&text, mask, words);
+            if (rc)
+                return rc;
+            text = skip_blanks(text);
+        }
+        if (!*text)
+            return 0;
+        if (*text++ != ',')
+            return -EINVAL;
+    }
 }
 
 static bool is_padding(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '\0'; }
@@ -641,7 +659,7 @@ static int list_nodes(struct qct_topology *out, DIR *directory) {
         size_t id;
         if (strncmp(name, "node", 4) != 0 || (name += 4, !take_number(&name, &id)) || *name)
             continue;
-        if (id >= HIGHEST_NODE)
+        if (id >= HIGHEST)
             return -EINVAL;
         int rc = grow(&out->nodes, out->node_count, sizeof *out->nodes);
         if (rc)

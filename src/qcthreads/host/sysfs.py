@@ -37,6 +37,9 @@ _WITH_UNITS = r"^cpu family[ \t]*:[ \t]*2[12]$"
 _MOST_CACHES = 16
 _FIRST_TRIES = 10
 
+# Twice as many as any kernel can be built for (NR_CPUS); every one of them has masks of this width.
+_MOST_CPUS = 1 << 14
+
 # Longer than any file of a kernel: /proc/cpuinfo of 8192 CPUs has 13 MB.
 _MOST_BYTES = 1 << 25
 
@@ -134,21 +137,35 @@ def names_in(root: str, directory: str) -> list[str]:
 
 def online_cpus(root: str) -> CpuSet:
     """The CPUs that are online; NoCpusFoundError when nothing below ``root`` tells."""
-    listed = read_text(root, f"{CPU_DIRECTORY}/online")
+    path = f"{CPU_DIRECTORY}/online"
+    listed = read_text(root, path)
     if listed:
-        return _understood(root, f"{CPU_DIRECTORY}/online", CpuSet.parse, listed)
-    cpus = [cpu for cpu in numbered(root, CPU_DIRECTORY, "cpu") if _is_online(root, cpu)]
-    described = [cpu for cpu in cpus if os.path.isdir(os.path.join(root, f"{CPU_DIRECTORY}/cpu{cpu}/topology"))]
-    try:
-        found = CpuSet(described or cpus or _counted(root))
-    except InputError as error:
-        raise MachineError(f"what CPUs there are below {root} cannot be understood: {error}") from error
+        found = _understood(root, path, CpuSet.parse, listed)
+    else:
+        path, found = _cpus_without_list(root)
     if not found:
         raise NoCpusFoundError(
             f"no CPUs found below {root}: neither {CPU_DIRECTORY}/online nor {CPU_DIRECTORY}/cpu* nor proc/cpuinfo can "
             "be read there; give a directory that holds sys/ and proc/"
         )
+    if found.bits.bit_length() > _MOST_CPUS:
+        highest = found.bits.bit_length() - 1
+        raise MachineError(
+            f"{os.path.join(root, path)} cannot be understood: it tells of CPU {highest}, of {_MOST_CPUS} that "
+            "there may be"
+        )
     return found
+
+
+def _cpus_without_list(root: str) -> tuple[str, CpuSet]:
+    """Where they were found, and the CPUs: those with a directory and not offline, or those of proc/cpuinfo."""
+    cpus = [cpu for cpu in numbered(root, CPU_DIRECTORY, "cpu") if _is_online(root, cpu)]
+    described = [cpu for cpu in cpus if os.path.isdir(os.path.join(root, f"{CPU_DIRECTORY}/cpu{cpu}/topology"))]
+    path, numbers = (CPU_DIRECTORY, described or cpus) if cpus else ("proc/cpuinfo", _counted(root))
+    try:
+        return path, CpuSet(numbers)
+    except InputError as error:
+        raise MachineError(f"{os.path.join(root, path)} cannot be understood: {error}") from error
 
 
 def _counted(root: str) -> list[int]:
