@@ -48,16 +48,23 @@ enum qct_level { QCT_CORE, QCT_CLUSTER, QCT_DIE, QCT_PACKAGE, QCT_LEVELS };
 
 enum qct_cache_kind { QCT_DATA, QCT_INSTRUCTION, QCT_UNIFIED };
 
-/* CPUs that share something; the id is the kernel's. The groups of a level are disjoint; none: the kernel knows no such
- * level. */
+/*
+ * CPUs that share something; the id is the kernel's; not told: no file names them, so that each stands alone. The
+ * groups of a level are disjoint; none: the kernel knows no such level.
+ */
 struct qct_group {
     long id;
     size_t mask;
+    int told;
 };
 
-/* How fast the CPUs of one core are, as the files of its first CPU say: kHz, MHz and shares of 1024. */
+/*
+ * How fast the CPUs of one core are, as the files of its first CPU say: kHz, MHz and shares of 1024; and ARM's number
+ * of its design, 0 where there is none.
+ */
 struct qct_speed {
     long max_khz, base_khz, nominal_mhz, capacity;
+    unsigned long midr;
 };
 
 struct qct_cache {

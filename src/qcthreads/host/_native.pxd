@@ -13,9 +13,11 @@ cdef extern from "qct.h" nogil:
     ctypedef struct qct_group "struct qct_group":
         long id
         size_t mask
+        bint told
 
     ctypedef struct qct_speed "struct qct_speed":
         long max_khz, base_khz, nominal_mhz, capacity
+        unsigned long midr
 
     ctypedef struct qct_cache "struct qct_cache":
         long level

@@ -13,11 +13,11 @@ if sys.platform == "linux":
     def read_topology(
         root: int, online: int
     ) -> tuple[
-        list[tuple[int, int | None]],
-        list[tuple[int, int | None]],
-        list[tuple[int, int | None]],
-        list[tuple[int, int | None]],
-        list[tuple[int | None, int | None, int | None, int | None]],
+        list[tuple[int, int | None, bool]],
+        list[tuple[int, int | None, bool]],
+        list[tuple[int, int | None, bool]],
+        list[tuple[int, int | None, bool]],
+        list[tuple[int | None, int | None, int | None, int | None, int | None]],
         list[tuple[int, int, int, int]],
         list[tuple[int, int, int]],
         list[tuple[int, ...]] | None,

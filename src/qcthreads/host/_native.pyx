@@ -154,6 +154,7 @@ cdef object _facts(const qct_topology *found):
                 _number(found.speeds[i].base_khz),
                 _number(found.speeds[i].nominal_mhz),
                 _number(found.speeds[i].capacity),
+                found.speeds[i].midr or None,
             )
         )
     return (
@@ -170,9 +171,11 @@ cdef object _facts(const qct_topology *found):
 
 cdef list _groups(const qct_topology *found, list masks, int level):
     cdef list groups = []
+    cdef qct_group group
     cdef size_t i
     for i in range(found.group_count[level]):
-        groups.append((masks[found.groups[level][i].mask], _number(found.groups[level][i].id)))
+        group = found.groups[level][i]
+        groups.append((masks[group.mask], _number(group.id), group.told))
     return groups
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..cpuset import CpuSet, NodeSet
 from ..errors import MachineError
 from ..machine import CpuKind, Machine, NumaNode
-from .sysfs import DATA, INSTRUCTION, UNIFIED, Facts
+from .sysfs import DATA, INSTRUCTION, UNIFIED, Facts, Group
 from .topology import machine_of
 
 Reader = Callable[[str], bytes | None]
@@ -63,7 +63,7 @@ def parse_topology(read: Reader) -> Machine:
     for rank, level in enumerate(levels):
         facts.cores.extend(_parts(first, level.cpus, level.cpus // level.cores))
         for depth, kind, size_bytes, sharing in level.caches:
-            facts.caches.extend((depth, kind, size_bytes, bits) for bits, _ in _parts(first, level.cpus, sharing))
+            facts.caches.extend((depth, kind, size_bytes, bits) for bits, *_ in _parts(first, level.cpus, sharing))
         kinds.append(CpuKind(CpuSet(range(first, first + level.cpus)), rank))
         first += level.cpus
     return machine_of(
@@ -121,12 +121,12 @@ def _sharing(read: Reader) -> list[int]:
     return [int.from_bytes(raw[at : at + _QUAD], "little") for at in range(0, len(raw), _QUAD)]
 
 
-def _parts(first: int, count: int, size: int) -> list[tuple[int, int | None]]:
+def _parts(first: int, count: int, size: int) -> list[Group]:
     """``count`` CPUs from ``first`` on in parts of ``size``; what is left over is a smaller part."""
     size = min(max(size, 1), count)
     ends = (min(start + size, first + count) for start in range(first, first + count, size))
     starts = range(first, first + count, size)
-    return [((1 << end) - (1 << start), None) for start, end in zip(starts, ends, strict=True)]
+    return [((1 << end) - (1 << start), None, True) for start, end in zip(starts, ends, strict=True)]
 
 
 def _number(read: Reader, name: str) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..cpuset import CpuSet, NodeSet
 from ..errors import MachineError
 from ..machine import CpuKind, Machine, NumaNode
-from .sysfs import DATA, INSTRUCTION, UNIFIED, Facts
+from .sysfs import DATA, INSTRUCTION, UNIFIED, Facts, Group
 from .topology import machine_of
 
 GROUP_BITS = 64
@@ -92,9 +92,9 @@ def _online(records: list[_Record]) -> int:
 
 
 def _facts(records: list[_Record], online: int) -> Facts:
-    def groups(relationship: int) -> list[tuple[int, int | None]]:
+    def groups(relationship: int) -> list[Group]:
         found = [_affinities(body) & online for kind, body in records if kind == relationship]
-        return [(bits, None) for bits in _disjoint(found)]
+        return [(bits, None, True) for bits in _disjoint(found)]
 
     cores, packages = groups(_CORE), groups(_PACKAGE)
     left = online & ~_union(cores)
@@ -133,8 +133,8 @@ def _disjoint(found: list[int]) -> list[int]:
     return sorted((bits for bits in found if bits), key=lambda bits: bits & -bits)
 
 
-def _union(groups: list[tuple[int, int | None]]) -> int:
-    return sum(bits for bits, _ in groups)  # disjoint
+def _union(groups: list[Group]) -> int:
+    return sum(bits for bits, *_ in groups)  # disjoint
 
 
 def _caches(records: list[_Record], online: int) -> Iterator[tuple[int, int, int, int]]:
