@@ -1,4 +1,4 @@
-"""What every platform back end provides, and which of it works where; types only, no behaviour."""
+"""What every platform back end provides, and which of it works where; types only, nothing is called."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..cpuset import CpuSet, NodeSet
+from ..errors import BindingNotEnforcedError
 from ..machine import Machine
 
 if TYPE_CHECKING:
@@ -51,6 +52,18 @@ class Binding:
         """CPUs asked for and silently dropped."""
         return self.asked - self.got
 
+    def enforced(self) -> Binding:
+        """Itself, for those to whom a lost CPU is an error; others look at ``lost``, and warn.
+
+        Raises BindingNotEnforcedError where CPUs were lost; what was asked to be bound stays bound to ``got``.
+        """
+        if self.lost:
+            raise BindingNotEnforcedError(
+                f"CPUs {self.asked} were asked for, but the system left out {self.lost}, offline or not allowed here; "
+                f"now bound to {self.got}: ask for some of those that `qcthreads limits` lists"
+            )
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryPolicy:
@@ -74,6 +87,15 @@ class MemoryBinding:
     def lost(self) -> NodeSet:
         """Nodes asked for and silently dropped."""
         return self.asked.nodes - self.got.nodes
+
+    def enforced(self) -> MemoryBinding:
+        """Itself, for those to whom a lost node is an error. Raises BindingNotEnforcedError; ``got`` stays in force."""
+        if self.lost:
+            raise BindingNotEnforcedError(
+                f"memory policy {self.asked} was asked for, but the system left out nodes {self.lost}, absent, without "
+                f"memory or not allowed here; now in force: {self.got}: ask for some that `qcthreads topo` shows"
+            )
+        return self
 
 
 class Host(Protocol):
