@@ -30,8 +30,8 @@
 #define MOST_CACHES 16
 #define FIRST_TRIES 10
 
-/* Far above any kernel's CONFIG_NODES_SHIFT. */
-#define HIGHEST_NODE (1L << 20)
+/* Far above any kernel's NR_CPUS and number of nodes; catches nonsense before it fills memory. */
+#define HIGHEST (1L << 20)
 
 struct reader {
     int root, cpus;
@@ -39,10 +39,19 @@ struct reader {
     size_t words;
     struct qct_topology *out;
     unsigned long *left, *described, *found;
+    struct doubtful *doubtful;
+    size_t doubtful_count;
     int cache_top;
-    bool has_khz, has_base, has_nominal, has_capacity;
+    bool has_khz, has_base, has_nominal, has_capacity, has_midr;
     char *text; /* of the file read last, without padding */
     char buffer[TEXT_SIZE + 1];
+};
+
+/* A cache of which a file of `cpu` says what the files of other CPUs contradict. */
+struct doubtful {
+    struct qct_cache cache;
+    size_t cpu;
+    int index;
 };
 
 /* The files that describe a level, the newest name first, and where the last one was found. */
@@ -72,6 +81,20 @@ static size_t next_cpu(const unsigned long *mask, size_t words, size_t from) {
 
 static bool is_empty(const unsigned long *mask, size_t words) {
     return next_cpu(mask, words, 0) == words * QCT_WORD_BITS;
+}
+
+static bool overlap(const unsigned long *mask, const unsigned long *other, size_t words) {
+    unsigned long both = 0;
+    for (size_t i = 0; i < words; i++)
+        both |= mask[i] & other[i];
+    return both;
+}
+
+static bool is_within(const unsigned long *mask, const unsigned long *other, size_t words) {
+    unsigned long outside = 0;
+    for (size_t i = 0; i < words; i++)
+        outside |= mask[i] & ~other[i];
+    return !outside;
 }
 
 /* Room for one more element; the room doubles whenever the count is a power of two. */
@@ -121,6 +144,8 @@ int qct_parse_mask(const char *text, unsigned long *mask, size_t words) {
         if (value < 0 || digits == 8)
             return -EINVAL;
         size_t at = bit + 4 * digits++;
+        if (value && at >= HIGHEST)
+            return -EINVAL;
         if (value && at / QCT_WORD_BITS < words)
             mask[at / QCT_WORD_BITS] |= (unsigned long)value << (at % QCT_WORD_BITS);
     }
@@ -135,30 +160,46 @@ static bool take_number(const char **text, size_t *number) {
     return digits && !(**text >= '0' && **text <= '9');
 }
 
-int qct_parse_list(const char *text, unsigned long *mask, size_t words) {
-    memset(mask, 0, words * sizeof *mask);
-    while (*text) {
-        size_t low, high, used = 1, stride = 1;
-        if (!take_number(&text, &low))
+static const char *skip_blanks(const char *text) { return text + strspn(text, " \t\r\n"); }
+
+/* "a", "a-b", "a-b:stride" or "a-b:used/stride". */
+static int add_range(const char **text, unsigned long *mask, size_t words) {
+    size_t low, high, used = 1, stride = 1;
+    if (!take_number(text, &low))
+        return -EINVAL;
+    high = low;
+    if (**text == '-' && (++*text, !take_number(text, &high)))
+        return -EINVAL;
+    if (**text == ':') {
+        ++*text;
+        if (!take_number(text, &stride))
             return -EINVAL;
-        high = low;
-        if (*text == '-' && (text++, !take_number(&text, &high)))
-            return -EINVAL;
-        if (*text == ':' && (text++, !take_number(&text, &stride)))
-            return -EINVAL;
-        if (*text == '/' && (text++, used = stride, !take_number(&text, &stride)))
-            return -EINVAL;
-        if (high < low || high >= HIGHEST_NODE || !stride || !used || used > stride)
-            return -EINVAL;
-        for (size_t cpu = low; cpu <= high && cpu < words * QCT_WORD_BITS; cpu++)
-            if ((cpu - low) % stride < used)
-                add(mask, cpu);
-        if (*text == ',')
-            text++;
-        else if (*text)
+        if (**text == '/' && (++*text, used = stride, !take_number(text, &stride)))
             return -EINVAL;
     }
+    if (high < low || high >= HIGHEST || !used || used > stride)
+        return -EINVAL;
+    for (size_t cpu = low; cpu <= high && cpu < words * QCT_WORD_BITS; cpu++)
+        if ((cpu - low) % stride < used)
+            add(mask, cpu);
     return 0;
+}
+
+int qct_parse_list(const char *text, unsigned long *mask, size_t words) {
+    memset(mask, 0, words * sizeof *mask);
+    for (;;) {
+        text = skip_blanks(text);
+        if (*text && *text != ',') {
+            int rc = add_range(&text, mask, words);
+            if (rc)
+                return rc;
+            text = skip_blanks(text);
+        }
+        if (!*text)
+            return 0;
+        if (*text++ != ',')
+            return -EINVAL;
+    }
 }
 
 static bool is_padding(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '\0'; }
@@ -166,9 +207,12 @@ static bool is_padding(char c) { return c == ' ' || c == '\t' || c == '\r' || c 
 /* What no reading of a file can go on after: the answer would be that of another machine. */
 static bool is_fatal(int error) { return error == EMFILE || error == ENFILE || error == ENOMEM; }
 
-/* 1: r->text is the file's; 0: it cannot be read. A NUL in the middle of a text is nobody's. */
+/*
+ * 1: r->text is the file's; 0: it cannot be read. A NUL in the middle of a text is nobody's. A pipe in the place of a
+ * file, in a tree that somebody made, is an empty one: nothing is waited for.
+ */
 static int read_text(struct reader *r, int directory, const char *path) {
-    int fd = openat(directory, path, O_RDONLY | O_CLOEXEC);
+    int fd = openat(directory, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return is_fatal(errno) ? -errno : 0;
     size_t length = 0;
@@ -243,22 +287,62 @@ static int read_siblings(struct reader *r, struct level *level, size_t cpu) {
     return 0;
 }
 
-static int add_group(struct reader *r, struct level *level, size_t cpu) {
+/* Of r->found, in its place: nearly always the last one. */
+static int add_group(struct reader *r, struct level *level, size_t cpu, bool told) {
     struct qct_topology *out = r->out;
-    struct qct_group group;
+    struct qct_group group = {.told = told};
+    size_t at = out->group_count[level->level];
     int rc = cpu_number(r, cpu, level->id, &group.id);
     if (!rc)
         rc = new_mask(out, r->found, &group.mask);
     if (!rc)
-        rc = grow(&out->groups[level->level], out->group_count[level->level], sizeof group);
-    if (!rc)
-        out->groups[level->level][out->group_count[level->level]++] = group;
-    return rc;
+        rc = grow(&out->groups[level->level], at, sizeof group);
+    if (rc)
+        return rc;
+    struct qct_group *groups = out->groups[level->level];
+    size_t lowest = next_cpu(r->found, r->words, 0);
+    for (; at && next_cpu(out->masks + groups[at - 1].mask * r->words, r->words, 0) > lowest; at--)
+        groups[at] = groups[at - 1];
+    groups[at] = group;
+    out->group_count[level->level]++;
+    return 0;
+}
+
+/* Whether a line of proc/cpuinfo says so: "name <tab> : value". */
+static bool says(const char *text, const char *name, const char *value) {
+    for (const char *line = text; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
+        if (strncmp(line, name, strlen(name)) != 0)
+            continue;
+        const char *at = line + strlen(name);
+        at += strspn(at, " \t");
+        if (*at != ':')
+            continue;
+        at += 1 + strspn(at + 1, " \t");
+        size_t length = strlen(value);
+        if (strncmp(at, value, length) == 0 && (at[length] == '\n' || at[length] == '\0'))
+            return true;
+    }
+    return false;
+}
+
+/* By the first page of proc/cpuinfo, which has all of the first CPU. */
+static int ask_family(struct reader *r, bool *units) {
+    *units = false;
+    int fd = openat(r->root, "proc/cpuinfo", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return is_fatal(errno) ? -errno : 0;
+    ssize_t got = read(fd, r->buffer, PAGE);
+    close(fd);
+    r->buffer[got > 0 ? got : 0] = '\0';
+    *units = says(r->buffer, "vendor_id", "AuthenticAMD") &&
+             (says(r->buffer, "cpu family", "21") || says(r->buffer, "cpu family", "22"));
+    return 0;
 }
 
 /*
- * AMD's compute units of two cores are one set of thread_siblings (family 15h): whether the first two siblings differ
- * in their core_id. It is so for all cores of a machine, or for none.
+ * AMD's compute units of two cores are one set of thread_siblings (families 15h and 16h): whether the first two
+ * siblings differ in their core_id. It is so for all cores of a machine, or for none. Other makers' numbers may differ
+ * among the PUs of one core.
  */
 static int ask_compute_units(struct reader *r, size_t cpu, int *units) {
     size_t other = next_cpu(r->found, r->words, cpu + 1);
@@ -268,8 +352,12 @@ static int ask_compute_units(struct reader *r, size_t cpu, int *units) {
     int rc = cpu_number(r, cpu, "topology/core_id", &mine);
     if (!rc)
         rc = cpu_number(r, other, "topology/core_id", &others);
-    if (!rc)
-        *units = mine != others && mine != QCT_ABSENT && others != QCT_ABSENT;
+    if (rc)
+        return rc;
+    bool differ = mine != others && mine != QCT_ABSENT && others != QCT_ABSENT;
+    if (differ)
+        rc = ask_family(r, &differ);
+    *units = differ;
     return rc;
 }
 
@@ -288,31 +376,48 @@ static int split_compute_unit(struct reader *r, size_t cpu) {
     return rc;
 }
 
-/* Disjoint groups that cover the online CPUs, even where masks contradict each other; one file per group is read. */
+/* The group of `cpu`, from r->left; a mask that contradicts others is left for later, unless this is later. */
+static int read_group(struct reader *r, struct level *level, size_t cpu, bool later, int *units) {
+    int rc = read_siblings(r, level, cpu);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < r->words; i++)
+        r->found[i] = rc ? r->found[i] & r->online[i] : 0;
+    bool told = !is_empty(r->found, r->words);
+    if (told && !later && !(has(r->found, cpu) && is_within(r->found, r->left, r->words)))
+        return 0;
+    for (size_t i = 0; i < r->words; i++)
+        r->found[i] &= r->left[i];
+    add(r->found, cpu);
+    rc = 0;
+    if (*units < 0)
+        rc = ask_compute_units(r, cpu, units);
+    if (!rc && *units > 0)
+        rc = split_compute_unit(r, cpu);
+    if (!rc)
+        rc = add_group(r, level, cpu, told);
+    if (rc)
+        return rc;
+    const unsigned long *group = r->out->masks + (r->out->mask_count - 1) * r->words;
+    for (size_t i = 0; i < r->words; i++)
+        r->left[i] &= ~group[i];
+    return 0;
+}
+
+/*
+ * Disjoint groups that cover the online CPUs, even where masks contradict each other; one file per group is read. A
+ * CPU whose mask lacks it, or names members of other groups, goes where the others' masks put it.
+ */
 static int read_groups(struct reader *r, struct level *level) {
     int units = level->level == QCT_CORE ? -1 : 0; /* -1: not asked yet */
     size_t end = r->words * QCT_WORD_BITS;
     memcpy(r->left, r->online, r->words * sizeof *r->left);
-    for (size_t cpu = next_cpu(r->left, r->words, 0); cpu < end; cpu = next_cpu(r->left, r->words, cpu)) {
-        int rc = read_siblings(r, level, cpu);
-        if (rc < 0)
-            return rc;
-        for (size_t i = 0; i < r->words; i++)
-            r->found[i] = rc ? r->found[i] & r->left[i] : 0;
-        add(r->found, cpu);
-        rc = 0;
-        if (units < 0)
-            rc = ask_compute_units(r, cpu, &units);
-        if (!rc && units > 0)
-            rc = split_compute_unit(r, cpu);
-        if (!rc)
-            rc = add_group(r, level, cpu);
-        if (rc)
-            return rc;
-        const unsigned long *group = r->out->masks + (r->out->mask_count - 1) * r->words;
-        for (size_t i = 0; i < r->words; i++)
-            r->left[i] &= ~group[i];
-    }
+    for (int later = 0; later < 2; later++)
+        for (size_t cpu = next_cpu(r->left, r->words, 0); cpu < end; cpu = next_cpu(r->left, r->words, cpu + 1)) {
+            int rc = read_group(r, level, cpu, later, &units);
+            if (rc)
+                return rc;
+        }
     return 0;
 }
 
@@ -337,10 +442,31 @@ static int speed_number(struct reader *r, size_t cpu, const char *name, bool *pr
     return rc;
 }
 
+/* ARM's main identification register: which design of core this is; 0 where the kernel does not tell. */
+static int read_midr(struct reader *r, size_t cpu, unsigned long *midr) {
+    *midr = 0;
+    if (!r->has_midr)
+        return 0;
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "cpu%zu/regs/identification/midr_el1", cpu);
+    int rc = read_text(r, r->cpus, path);
+    if (rc <= 0 || strncmp(r->text, "0x", 2) != 0)
+        return rc < 0 ? rc : 0;
+    unsigned long value = 0;
+    size_t digits = 0;
+    for (const char *at = r->text + 2; *at; at++, digits++) {
+        if (hex_digit(*at) < 0 || digits == 16)
+            return 0;
+        value = (value << 4 | (unsigned long)hex_digit(*at)) & 0xffffffffUL; /* above are reserved bits */
+    }
+    *midr = value;
+    return 0;
+}
+
 /* A file that the first core's first CPU has not, no other one is asked for. */
 static int read_speeds(struct reader *r) {
     struct qct_topology *out = r->out;
-    r->has_khz = r->has_base = r->has_nominal = r->has_capacity = true;
+    r->has_khz = r->has_base = r->has_nominal = r->has_capacity = r->has_midr = true;
     for (size_t core = 0; core < out->group_count[QCT_CORE]; core++) {
         struct qct_speed speed;
         size_t cpu = next_cpu(out->masks + out->groups[QCT_CORE][core].mask * r->words, r->words, 0);
@@ -352,6 +478,8 @@ static int read_speeds(struct reader *r) {
         if (!rc)
             rc = speed_number(r, cpu, "cpu_capacity", &r->has_capacity, &speed.capacity);
         if (!rc)
+            rc = read_midr(r, cpu, &speed.midr);
+        if (!rc)
             rc = grow(&out->speeds, core, sizeof speed);
         if (rc)
             return rc;
@@ -361,6 +489,7 @@ static int read_speeds(struct reader *r) {
             r->has_base = speed.base_khz != QCT_ABSENT;
             r->has_nominal = speed.nominal_mhz != QCT_ABSENT && !r->has_base;
             r->has_capacity = speed.capacity != QCT_ABSENT;
+            r->has_midr = speed.midr != 0;
         }
     }
     return 0;
@@ -409,7 +538,18 @@ static int read_shared(struct reader *r, size_t cpu, int index, size_t core) {
     return 0;
 }
 
-/* 1: there is such a cache, and it has been described. */
+static int add_cache(struct reader *r, const struct qct_cache *cache, int index) {
+    struct qct_topology *out = r->out;
+    int rc = grow(&out->caches, out->cache_count, sizeof *cache);
+    if (rc)
+        return rc;
+    out->caches[out->cache_count++] = *cache;
+    for (size_t i = 0; i < r->words; i++)
+        r->described[(size_t)index * r->words + i] |= out->masks[cache->mask * r->words + i];
+    return 0;
+}
+
+/* 1: there is such a cache, and it has been described; 2: its mask names CPUs whose own masks name others. */
 static int read_cache(struct reader *r, size_t cpu, int index, size_t core) {
     struct qct_topology *out = r->out;
     struct qct_cache cache;
@@ -429,25 +569,29 @@ static int read_cache(struct reader *r, size_t cpu, int index, size_t core) {
         rc = read_shared(r, cpu, index, core);
     if (!rc)
         rc = new_mask(out, r->found, &cache.mask);
-    if (!rc)
-        rc = grow(&out->caches, out->cache_count, sizeof cache);
     if (rc)
         return rc;
-    out->caches[out->cache_count++] = cache;
-    for (size_t i = 0; i < r->words; i++)
-        r->described[(size_t)index * r->words + i] |= r->found[i];
-    return 1;
+    if (overlap(r->found, r->described + (size_t)index * r->words, r->words)) {
+        rc = grow(&r->doubtful, r->doubtful_count, sizeof *r->doubtful);
+        if (!rc)
+            r->doubtful[r->doubtful_count++] = (struct doubtful){cache, cpu, index};
+        return rc ? rc : 2;
+    }
+    rc = add_cache(r, &cache, index);
+    return rc ? rc : 1;
 }
 
 /* All caches of one CPU; what they all are shared with leaves r->left. */
 static int read_caches_of(struct reader *r, size_t cpu, size_t core) {
     int top = -1, tries = r->cache_top;
+    bool clear = true;
     unsigned long *left = r->left;
     for (int index = 0; index < MOST_CACHES; index++) {
         const unsigned long *described = r->described + (size_t)index * r->words;
         int rc = has(described, cpu) ? 1 : read_cache(r, cpu, index, core);
         if (rc < 0)
             return rc;
+        clear &= rc != 2;
         if (rc)
             top = index;
         else if (index > tries)
@@ -456,13 +600,29 @@ static int read_caches_of(struct reader *r, size_t cpu, size_t core) {
     if (tries == FIRST_TRIES || top > tries)
         r->cache_top = top;
     for (size_t i = 0; i < r->words; i++) {
-        unsigned long shared = ~0UL;
+        unsigned long shared = clear ? ~0UL : 0;
         for (int index = 0; index <= top; index++)
             if (has(r->described + (size_t)index * r->words, cpu))
                 shared &= r->described[(size_t)index * r->words + i];
         left[i] &= ~shared;
     }
     left[cpu / QCT_WORD_BITS] &= ~(1UL << (cpu % QCT_WORD_BITS));
+    return 0;
+}
+
+/* What no other CPU's files have described meanwhile: of the CPUs that none has. */
+static int settle_caches(struct reader *r) {
+    for (size_t i = 0; i < r->doubtful_count; i++) {
+        const struct doubtful *one = &r->doubtful[i];
+        const unsigned long *described = r->described + (size_t)one->index * r->words;
+        if (has(described, one->cpu))
+            continue;
+        for (size_t word = 0; word < r->words; word++)
+            r->out->masks[one->cache.mask * r->words + word] &= ~described[word];
+        int rc = add_cache(r, &one->cache, one->index);
+        if (rc)
+            return rc;
+    }
     return 0;
 }
 
@@ -479,7 +639,7 @@ static int read_caches(struct reader *r) {
                 return rc;
         }
     }
-    return 0;
+    return settle_caches(r);
 }
 
 /* ---- memory nodes ---- */
@@ -499,7 +659,7 @@ static int list_nodes(struct qct_topology *out, DIR *directory) {
         size_t id;
         if (strncmp(name, "node", 4) != 0 || (name += 4, !take_number(&name, &id)) || *name)
             continue;
-        if (id >= HIGHEST_NODE)
+        if (id >= HIGHEST)
             return -EINVAL;
         int rc = grow(&out->nodes, out->node_count, sizeof *out->nodes);
         if (rc)
@@ -648,6 +808,8 @@ int qct_topology_read(int root, const unsigned long *online, size_t words, struc
             close(r->cpus);
     }
     free(scratch);
+    if (r)
+        free(r->doubtful);
     free(r);
     if (rc)
         qct_topology_free(out);

@@ -30,6 +30,13 @@ static void test_masks(void) {
     CHECK(qct_parse_mask("", mask, WORDS) == 0 && mask[0] == 0);
     CHECK(qct_parse_mask("1,0,0,0,3", mask, WORDS) == 0 && mask[0] == 3 && mask[1] == 0); /* beyond the mask */
     CHECK(qct_parse_mask("123456789", mask, WORDS) == -EINVAL);
+    static char wide[300000];
+    memset(wide, '0', sizeof wide - 1);
+    for (size_t i = 8; i < sizeof wide - 1; i += 9)
+        wide[i] = ',';
+    CHECK(qct_parse_mask(wide, mask, WORDS) == 0);
+    wide[0] = '1';
+    CHECK(qct_parse_mask(wide, mask, WORDS) == -EINVAL); /* far beyond any machine */
     CHECK(qct_parse_mask("zebra", mask, WORDS) == -EINVAL);
     CHECK(qct_parse_mask("1 2", mask, WORDS) == -EINVAL);
 }
@@ -40,9 +47,12 @@ static void test_lists(void) {
     CHECK(qct_parse_list("0-11:2/4", mask, WORDS) == 0 && mask[0] == 0x333);
     CHECK(qct_parse_list("127,8191", mask, WORDS) == 0 && mask[0] == 0 && mask[1] == 1UL << 63);
     CHECK(qct_parse_list("", mask, WORDS) == 0 && mask[0] == 0);
-    static const char *const nonsense[] = {"3-1",  "a",     "1-",         "0-3:0", "0-3:2/1",
-                                           "1;2",  "-1",    "0-99999999", ",1",    "99999999999999999999",
-                                           "0-3:", "0-3:/", "0-3:0/2",    "1 ,2",  "0--3"};
+    CHECK(qct_parse_list(" 1 ,,\t2,\n", mask, WORDS) == 0 && mask[0] == 6);
+    CHECK(qct_parse_list("5:1/2,7:3", mask, WORDS) == 0 && mask[0] == 0xa0);
+    static const char *const nonsense[] = {"3-1",   "a",         "1-",         "0-3:0", "0-3:2/1",
+                                           "1;2",   "-1",        "0-99999999", "0/2",   "99999999999999999999",
+                                           "0-3:",  "0-3:/",     "0-3:0/2",    "1 2",   "0--3",
+                                           "0-3/2", "0000000001"};
     for (size_t i = 0; i < sizeof nonsense / sizeof *nonsense; i++)
         CHECK(qct_parse_list(nonsense[i], mask, WORDS) == -EINVAL);
 }

@@ -15,6 +15,8 @@ from typing import Self
 from .errors import InputError
 
 _MASK = re.compile(r"[0-9a-fA-F]{0,8}(,[0-9a-fA-F]{0,8})*")
+_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?(?::([0-9]{1,9})(?:/([0-9]{1,9}))?)?")
+_BLANKS = " \t\r\n"
 _HIGHEST = 1 << 20  # far above any kernel's NR_CPUS; catches nonsense before it fills memory
 
 
@@ -40,7 +42,7 @@ class IndexSet:
     def from_bits(cls, bits: int) -> Self:
         """The set whose members are the positions of the one bits of ``bits``."""
         if bits < 0 or bits.bit_length() > _HIGHEST:
-            raise InputError(f"not valid bits for a {cls.__name__}: {bits:#x}")
+            raise InputError(f"not valid bits for a {cls.__name__}: {_shown(f'{bits:#x}')}")
         made = cls.__new__(cls)
         object.__setattr__(made, "_bits", bits)
         return made
@@ -49,8 +51,8 @@ class IndexSet:
     def parse(cls, text: str) -> Self:
         """Read the kernel's list form, ``"0-3,8,10-14:2"``; an empty string is the empty set."""
         bits = 0
-        for part in text.strip(" \t\r\n\0").split(","):
-            part = part.strip()
+        for part in text.strip(_BLANKS + "\0").split(","):
+            part = part.strip(_BLANKS)
             if part:
                 bits |= _range_bits(cls.__name__, part, text)
         return cls.from_bits(bits)
@@ -58,10 +60,10 @@ class IndexSet:
     @classmethod
     def parse_mask(cls, text: str) -> Self:
         """Read the kernel's mask form, ``"1,00000000"``: 32-bit words in hexadecimal, the highest first."""
-        stripped = text.strip(" \t\r\n\0")
+        stripped = text.strip(_BLANKS + "\0")
         if not _MASK.fullmatch(stripped):
             raise InputError(
-                f"not a mask of 32-bit hexadecimal words, highest first: {text!r}; write for example ff,00000000"
+                f"not a mask of 32-bit hexadecimal words, highest first: {_shown(text)}; write for example ff,00000000"
             )
         return cls.from_bits(int("".join(word.zfill(8) for word in stripped.split(",")), 16))
 
@@ -166,20 +168,22 @@ class NodeSet(IndexSet):
 
 def _range_bits(kind: str, part: str, text: str) -> int:
     """Bits of ``a``, ``a-b``, ``a-b:stride`` or ``a-b:used/stride`` (the kernel's bitmap_parselist)."""
-    span, _, grouping = part.partition(":")
-    first, dash, last = span.partition("-")
-    used, slash, stride = grouping.partition("/")
-    try:
-        low = int(first)
-        high = int(last) if dash else low
-        step = int(stride if slash else grouping or 1)
-        take = int(used) if slash else 1
-    except ValueError:
-        raise InputError(f"not a list of numbers and ranges for a {kind}: {text!r}; write for example 0-3,8") from None
-    if not 0 <= low <= high < _HIGHEST or step < 1 or not 1 <= take <= step:
-        raise InputError(f"not a valid range {part!r} for a {kind} in {text!r}")
-    bits = 0
-    for start in range(low, high + 1, step):
-        count = min(take, high - start + 1)
-        bits |= ((1 << count) - 1) << start
-    return bits if step > 1 else ((1 << (high - low + 1)) - 1) << low
+    match = _RANGE.fullmatch(part)
+    if match is None:
+        raise InputError(f"not a list of numbers and ranges for a {kind}: {_shown(text)}; write for example 0-3,8")
+    first, last, grouping, whole = match.groups()
+    low, high = int(first), int(last or first)
+    step, take = int(whole or grouping or 1), int(grouping) if whole else 1
+    if not low <= high < _HIGHEST or not 1 <= take <= step:
+        raise InputError(f"not a valid range {part!r} for a {kind} in {_shown(text)}")
+    length = high - low + 1
+    bits = (1 << min(take, length)) - 1
+    while step < length:  # twice as much each time: a step at a time would take minutes for a million numbers
+        bits |= bits << step
+        step *= 2
+    return (bits & (1 << length) - 1) << low
+
+
+def _shown(text: str) -> str:
+    """As much of it as a message bears."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -56,13 +56,13 @@ def checked_sysroot(sysroot: Path | None) -> str | None:
 
 
 def machine_document(machine: Machine) -> dict[str, Any]:
-    """The JSON form of a machine: CPUs as lists of numbers, memory and caches in bytes."""
+    """The JSON form of a machine: CPUs as lists of numbers, memory and caches in bytes; only what files tell."""
     distances = machine.distances
     return {
         "cpus_online": machine.cpus_online,
-        "packages": [package.cpus for package in machine.packages],
+        "packages": [package.cpus for package in machine.packages if not package.assumed],
         "dies": [die.cpus for die in machine.dies],
-        "cores": [core.cpus for core in machine.cores],
+        "cores": [core.cpus for core in machine.cores if not core.assumed],
         "numa": [
             {"id": node.node_id, "cpus": node.cpus, "memory_bytes": node.memory_bytes, "kind": node.kind}
             for node in machine.numa_nodes

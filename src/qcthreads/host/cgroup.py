@@ -76,8 +76,10 @@ def _memberships(root: str) -> dict[str, str]:
             for controller in controllers.split(","):
                 found.setdefault(controller, path)
     cpuset = read_text(root, "proc/self/cpuset")
-    if cpuset:  # all that kernels before cgroups have
-        found.setdefault("cpuset", cpuset)
+    if cpuset:
+        found.setdefault("cpuset", cpuset)  # all that kernels before cgroups have
+        if len(found) == 1:  # a recording of this file alone: the group may be one of version 2
+            found[""] = cpuset
     return found
 
 

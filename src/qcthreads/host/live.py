@@ -63,8 +63,8 @@ def flat_machine(cpus: CpuSet, memory_bytes: int) -> Machine:
     """So many cores of one PU in one package with one memory node: for where nothing describes the machine."""
     return Machine(
         cpus_online=cpus,
-        cores=tuple(Core(CpuSet([cpu])) for cpu in cpus),
-        packages=(Package(cpus),),
+        cores=tuple(Core(CpuSet([cpu]), assumed=True) for cpu in cpus),
+        packages=(Package(cpus, assumed=True),),
         numa_nodes=(NumaNode(0, cpus, memory_bytes),),
         allowed_cpus=cpus,
         allowed_mems=NodeSet([0]),

@@ -6,14 +6,14 @@ taken from the next best file, never guessed. :func:`read_facts` is the twin of 
 """
 
 # A Path costs several times the read itself, and a machine is thousands of files.
-# ruff: noqa: PTH112, PTH118, PTH123, PTH208
+# ruff: noqa: PTH112, PTH118, PTH208
 
 from __future__ import annotations
 
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..cpuset import CpuSet, NodeSet
@@ -28,24 +28,46 @@ _CACHE_KINDS = {"Data": DATA, "Instruction": INSTRUCTION}
 # The longest file there is lists 8192 CPUs by their numbers in less than this.
 _TEXT_SIZE = 65536
 
+# Of proc/cpuinfo the first CPU is enough.
+_PAGE = 4096
+_AMD = r"^vendor_id[ \t]*:[ \t]*AuthenticAMD$"
+_WITH_UNITS = r"^cpu family[ \t]*:[ \t]*2[12]$"
+
 # Caches of one CPU are numbered from 0; the kernel may leave numbers out (cacheinfo's disable_sysfs).
 _MOST_CACHES = 16
 _FIRST_TRIES = 10
+
+# Twice as many as any kernel can be built for (NR_CPUS); every one of them has masks of this width.
+_MOST_CPUS = 1 << 14
+
+# Longer than any file of a kernel: /proc/cpuinfo of 8192 CPUs has 13 MB.
+_MOST_BYTES = 1 << 25
+
+# A pipe in the place of a file, in a tree that somebody made, is an empty one: nothing is waited for.
+_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_FLAGS |= getattr(os, "O_BINARY", 0)
 
 # What no reading of a file can go on after: the answer would be that of another machine.
 _FATAL = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-class Facts(NamedTuple):
-    """What the files say. Groups are (bits of the CPUs, the kernel's id), disjoint, sorted by lowest CPU."""
+Group = tuple[int, int | None, bool]
+"""Bits of the CPUs, the kernel's id, and whether any file tells: otherwise a CPU that stands alone."""
 
-    cores: list[tuple[int, int | None]]
-    clusters: list[tuple[int, int | None]]
+Speed = tuple[int | None, int | None, int | None, int | None, int | None]
+"""Highest kHz, base kHz, nominal MHz, capacity (1024 is the fastest), ARM's number of the design (MIDR_EL1)."""
+
+
+class Facts(NamedTuple):
+    """What the files say. Groups are disjoint, and sorted by lowest CPU."""
+
+    cores: list[Group]
+    clusters: list[Group]
     """Empty where the kernel knows no clusters; likewise ``dies``."""
-    dies: list[tuple[int, int | None]]
-    packages: list[tuple[int, int | None]]
-    speeds: list[tuple[int | None, int | None, int | None, int | None]]
-    """For each core: highest kHz, base kHz, nominal MHz, capacity (1024 is the fastest)."""
+    dies: list[Group]
+    packages: list[Group]
+    speeds: list[Speed]
+    """One for each core."""
     caches: list[tuple[int, int, int, int]]
     """Level, kind (DATA, INSTRUCTION, UNIFIED), size in bytes, bits of the CPUs."""
     nodes: list[tuple[int, int, int]]
@@ -59,22 +81,44 @@ class NoCpusFoundError(MachineError):
 
 
 def read_text(root: str, path: str) -> str | None:
-    """The text of ``root/path`` without padding, None where it cannot be read; recorded trees pad with NULs."""
+    """The text of ``root/path`` without padding, None where it cannot be read; recorded trees pad with NULs.
+
+    MachineError where the process has no descriptor or memory left, and for a file longer than any of a kernel.
+    """
     try:
-        with open(os.path.join(root, path), "rb") as file:
-            return file.read().decode("latin-1").strip(" \t\r\n\0")
+        descriptor = os.open(os.path.join(root, path), _FLAGS)
+        try:
+            return _read_all(descriptor).decode("latin-1").strip(" \t\r\n\0")
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if error.errno in _FATAL:
-            where = os.path.join(root, path)
-            raise MachineError(
-                f"{where} cannot be read: {error.strerror}; close files, or allow more (ulimit -n)"
-            ) from error
+            raise _unreadable(os.path.join(root, path), error) from error
         return None
+    except InputError as error:
+        raise MachineError(f"{os.path.join(root, path)} cannot be understood: {error}") from error
     except ValueError:  # a path with a NUL, made from a nonsensical file
         return None
 
 
-def numbered(root: str, directory: str, prefix: str) -> Iterable[int]:
+def _read_all(descriptor: int) -> bytes:
+    read = os.read(descriptor, _TEXT_SIZE)
+    if not read:
+        return read
+    parts, length = [read], len(read)
+    while part := os.read(descriptor, _TEXT_SIZE):
+        parts.append(part)
+        length += len(part)
+        if length > _MOST_BYTES:
+            raise InputError(f"more than {_MOST_BYTES} bytes long")
+    return b"".join(parts)
+
+
+def _unreadable(where: str, error: OSError) -> MachineError:
+    return MachineError(f"{where} cannot be read: {error.strerror}; close files, or allow more (ulimit -n)")
+
+
+def numbered(root: str, directory: str, prefix: str) -> list[int]:
     """The numbers N of entries ``prefixN``, in any order."""
     return [int(name[len(prefix) :]) for name in names_in(root, directory) if re.fullmatch(prefix + "[0-9]+", name)]
 
@@ -83,27 +127,51 @@ def names_in(root: str, directory: str) -> list[str]:
     """The entries of a directory; none where it cannot be read."""
     try:
         return os.listdir(os.path.join(root, directory))
-    except (OSError, ValueError):
+    except OSError as error:
+        if error.errno in _FATAL:
+            raise _unreadable(os.path.join(root, directory), error) from error
+        return []
+    except ValueError:
         return []
 
 
 def online_cpus(root: str) -> CpuSet:
     """The CPUs that are online; NoCpusFoundError when nothing below ``root`` tells."""
-    listed = read_text(root, f"{CPU_DIRECTORY}/online")
+    path = f"{CPU_DIRECTORY}/online"
+    listed = read_text(root, path)
     if listed:
-        return _understood(root, f"{CPU_DIRECTORY}/online", CpuSet.parse, listed)
-    cpus = [cpu for cpu in numbered(root, CPU_DIRECTORY, "cpu") if _is_online(root, cpu)]
-    described = [cpu for cpu in cpus if os.path.isdir(os.path.join(root, f"{CPU_DIRECTORY}/cpu{cpu}/topology"))]
-    counted = re.findall(
-        r"^processor\s*:\s*(\d+)|^processor (\d+):", read_text(root, "proc/cpuinfo") or "", re.MULTILINE
-    )
-    found = CpuSet(described or cpus or (int(a or b) for a, b in counted))
+        found = _understood(root, path, CpuSet.parse, listed)
+    else:
+        path, found = _cpus_without_list(root)
     if not found:
         raise NoCpusFoundError(
             f"no CPUs found below {root}: neither {CPU_DIRECTORY}/online nor {CPU_DIRECTORY}/cpu* nor proc/cpuinfo can "
             "be read there; give a directory that holds sys/ and proc/"
         )
+    if found.bits.bit_length() > _MOST_CPUS:
+        highest = found.bits.bit_length() - 1
+        raise MachineError(
+            f"{os.path.join(root, path)} cannot be understood: it tells of CPU {highest}, of {_MOST_CPUS} that "
+            "there may be"
+        )
     return found
+
+
+def _cpus_without_list(root: str) -> tuple[str, CpuSet]:
+    """Where they were found, and the CPUs: those with a directory and not offline, or those of proc/cpuinfo."""
+    cpus = [cpu for cpu in numbered(root, CPU_DIRECTORY, "cpu") if _is_online(root, cpu)]
+    described = [cpu for cpu in cpus if os.path.isdir(os.path.join(root, f"{CPU_DIRECTORY}/cpu{cpu}/topology"))]
+    path, numbers = (CPU_DIRECTORY, described or cpus) if cpus else ("proc/cpuinfo", _counted(root))
+    try:
+        return path, CpuSet(numbers)
+    except InputError as error:
+        raise MachineError(f"{os.path.join(root, path)} cannot be understood: {error}") from error
+
+
+def _counted(root: str) -> list[int]:
+    line = r"^processor\s*:\s*(\d{1,9})\b|^processor (\d{1,9}):"
+    counted = re.findall(line, read_text(root, "proc/cpuinfo") or "", re.MULTILINE)
+    return [int(first or second) for first, second in counted]
 
 
 def read_cpus(root: str, mask_path: str | None, list_path: str | None = None) -> CpuSet | None:
@@ -118,7 +186,7 @@ def read_cpus(root: str, mask_path: str | None, list_path: str | None = None) ->
 def read_number(root: str, path: str) -> int | None:
     """None for a file that holds no number."""
     text = read_text(root, path)
-    return int(text) if text and re.fullmatch(r"-?[0-9]{1,4000}", text) else None
+    return int(text) if text and re.fullmatch(r"-?[0-9]{1,18}", text) else None
 
 
 def read_facts(root: str, online: CpuSet) -> Facts:
@@ -176,25 +244,39 @@ def _siblings(root: str, level: _Level, order: list[str], cpu: int) -> int:
     return 0
 
 
-def _groups(root: str, online: int, level: _Level) -> list[tuple[int, int | None]]:
-    """Disjoint groups that cover ``online``, even where masks contradict each other; one file per group is read."""
+def _groups(root: str, online: int, level: _Level) -> list[Group]:
+    """Disjoint groups that cover ``online``, even where masks contradict each other; one file per group is read.
+
+    A CPU whose mask lacks it, or names members of other groups, goes where the others' masks put it.
+    """
     units: bool | None = None if level is _CORE else False
     order = list(level.names)
     groups = []
     left = online
-    while left:
-        cpu = _lowest(left)
-        bits = _siblings(root, level, order, cpu) & left | 1 << cpu
-        if units is None and bits.bit_count() > 1:
-            units = _are_compute_units(root, cpu, bits)
-        if units:
-            bits = _split_compute_unit(root, cpu, bits)
-        groups.append((bits, _id(root, cpu, level.id)))
-        left &= ~bits
-    return groups
+    for later in (False, True):
+        coming = left
+        while coming:
+            cpu = _lowest(coming)
+            coming &= ~(1 << cpu)
+            found = _siblings(root, level, order, cpu) & online
+            if found and not later and (found & ~left or not found >> cpu & 1):
+                continue
+            bits = found & left | 1 << cpu
+            if units is None and bits.bit_count() > 1:
+                units = _are_compute_units(root, cpu, bits)
+            if units:
+                bits = _split_compute_unit(root, cpu, bits)
+            groups.append((bits, _id(root, cpu, level.id), found != 0))
+            left &= ~bits
+            coming &= ~bits
+    return sorted(groups, key=_lowest_of)
 
 
-def _optional_groups(root: str, online: int, level: _Level) -> list[tuple[int, int | None]]:
+def _lowest_of(group: Group) -> int:
+    return _lowest(group[0])
+
+
+def _optional_groups(root: str, online: int, level: _Level) -> list[Group]:
     """Levels that not every kernel or architecture has: none where the first CPU has none, or says that it has none."""
     first = _lowest(online)
     number = _id(root, first, level.id)
@@ -205,12 +287,15 @@ def _optional_groups(root: str, online: int, level: _Level) -> list[tuple[int, i
 
 
 def _are_compute_units(root: str, cpu: int, bits: int) -> bool:
-    """AMD's compute units of two cores are one set of thread_siblings (family 15h): whether core_ids differ in it.
+    """AMD's compute units of two cores are one set of thread_siblings (families 15h and 16h): if core_ids differ in it.
 
-    It is so for all cores of a machine, or for none.
+    It is so for all cores of a machine, or for none. Other makers' numbers may differ among the PUs of one core.
     """
     mine, others = _id(root, cpu, "core_id"), _id(root, _lowest(bits & ~(1 << cpu)), "core_id")
-    return mine is not None and others is not None and mine != others
+    if mine is None or others is None or mine == others:
+        return False
+    first = (read_text(root, "proc/cpuinfo") or "")[:_PAGE]
+    return all(re.search(line, first, re.MULTILINE) for line in (_AMD, _WITH_UNITS))
 
 
 def _split_compute_unit(root: str, cpu: int, bits: int) -> int:
@@ -225,29 +310,38 @@ def _id(root: str, cpu: int, name: str) -> int | None:
     return read_number(root, f"{CPU_DIRECTORY}/cpu{cpu}/topology/{name}")
 
 
-def _speeds(
-    root: str, cores: list[tuple[int, int | None]]
-) -> list[tuple[int | None, int | None, int | None, int | None]]:
+def _speeds(root: str, cores: list[Group]) -> list[Speed]:
     """A file that the first core's first CPU has not, no other one is asked for."""
     names = ["cpufreq/cpuinfo_max_freq", "cpufreq/base_frequency", "acpi_cppc/nominal_freq", "cpu_capacity"]
-    has = [True] * 4
+    has = [True] * 5
     speeds = []
-    for bits, _ in cores:
+    for bits, *_ in cores:
         directory = f"{CPU_DIRECTORY}/cpu{_lowest(bits)}"
         found = [read_number(root, f"{directory}/{name}") if has[at] else None for at, name in enumerate(names)]
-        speeds.append((found[0], found[1], found[2], found[3]))
+        found.append(_midr(root, directory) if has[4] else None)
+        speeds.append((found[0], found[1], found[2], found[3], found[4]))
         if len(speeds) == 1:
             has = [number is not None for number in found]
             has[2] = has[2] and not has[1]
     return speeds
 
 
-def _caches(root: str, online: int, cores: list[tuple[int, int | None]]) -> list[tuple[int, int, int, int]]:
-    """Core by core: the CPUs of a core share all their caches, unless the files say otherwise."""
+def _midr(root: str, directory: str) -> int | None:
+    """ARM's main identification register: which design of core this is; its upper half is reserved."""
+    text = read_text(root, f"{directory}/regs/identification/midr_el1") or ""
+    return int(text, 16) & 0xFFFFFFFF or None if re.fullmatch("0x[0-9a-fA-F]{1,16}", text) else None
+
+
+def _caches(root: str, online: int, cores: list[Group]) -> list[tuple[int, int, int, int]]:
+    """Core by core: the CPUs of a core share all their caches, unless the files say otherwise.
+
+    Where a mask names CPUs whose own masks name others, it counts only for what these leave.
+    """
     caches: list[tuple[int, int, int, int]] = []
+    doubtful: list[tuple[int, int, tuple[int, int, int, int]]] = []
     described = [0] * _MOST_CACHES
     tries = _FIRST_TRIES
-    for core, _ in cores:
+    for core, *_ in cores:
         left = core
         while left:
             cpu = _lowest(left)
@@ -260,13 +354,21 @@ def _caches(root: str, online: int, cores: list[tuple[int, int | None]]) -> list
                         if index > tries:
                             break
                         continue
-                    caches.append(cache)
-                    described[index] |= cache[3]
+                    if cache[3] & described[index]:
+                        doubtful.append((cpu, index, cache))
+                        shared = 0
+                    else:
+                        caches.append(cache)
+                        described[index] |= cache[3]
                 top = index
                 shared &= described[index]
             if tries == _FIRST_TRIES or top > tries:
                 tries = top
             left &= ~(shared | 1 << cpu)
+    for cpu, index, (level, kind, size, bits) in doubtful:
+        if not described[index] >> cpu & 1:
+            caches.append((level, kind, size, bits & ~described[index]))
+            described[index] |= bits
     return caches
 
 
@@ -277,7 +379,7 @@ def _cache(root: str, cpu: int, index: int, core: int, online: int) -> tuple[int
     if level is None or level < 1:
         return None
     kind = _CACHE_KINDS.get(read_text(root, f"{directory}/type") or "", UNIFIED)
-    size = re.fullmatch(r"([0-9]+)K", read_text(root, f"{directory}/size") or "")
+    size = re.fullmatch(r"([0-9]{1,9})K", read_text(root, f"{directory}/size") or "")
     shared = read_cpus(root, f"{directory}/shared_cpu_map", f"{directory}/shared_cpu_list")
     bits = 0 if shared is None else (shared.bits or core) & online
     return level, kind, int(size.group(1)) * 1024 if size else 0, bits | 1 << cpu
@@ -311,7 +413,7 @@ def _distances(root: str, path: str) -> tuple[int, ...]:
 
 def total_memory_bytes(meminfo: str | None) -> int:
     """``MemTotal`` of a node's or the machine's meminfo; 0 where it is not told."""
-    total = re.search(r"MemTotal:\s*([0-9]+)", meminfo or "", re.ASCII)
+    total = re.search(r"MemTotal:\s*([0-9]{1,15})(?![0-9])", meminfo or "", re.ASCII)
     return int(total.group(1)) * 1024 if total else 0
 
 

@@ -15,6 +15,7 @@ from ..machine import Cache, Cluster, Core, CpuKind, Die, Distances, Machine, Nu
 from .sysfs import (
     NODE_DIRECTORY,
     Facts,
+    Group,
     lines_of,
     names_in,
     numbered,
@@ -39,6 +40,10 @@ _HIGH_BANDWIDTH = 2
 _XEON_PHI = re.compile(r"^cpu family\s*: 6$.*?^model\s*: (87|133)$", re.MULTILINE | re.DOTALL)
 
 
+# Of a core: rank of its type, base and highest frequency, capacity; 0 for what no file tells.
+_Trait = tuple[int, int, int, int]
+
+
 class FactsReader(Protocol):
     """``sysfs.read_facts`` or the extension's."""
 
@@ -58,22 +63,43 @@ def read_machine(
     """
     online = online_cpus(root)
     found = facts(root, online)
-    cpus = _interned()
     nodes = _numa_nodes(root, online, found)
     present = NodeSet(node.node_id for node in nodes)
-    packages = tuple(Package(cpus(bits), number) for bits, number in found.packages)
-    return Machine(
-        cpus_online=online,
-        cores=tuple(Core(cpus(bits), number) for bits, number in found.cores),
-        packages=packages,
+    return machine_of(
+        online,
+        found,
         numa_nodes=nodes,
-        dies=tuple(Die(cpus(bits), number) for bits, number in _dies(found)),
-        clusters=tuple(Cluster(cpus(bits), number) for bits, number in _clusters(found)),
-        caches=_caches(found, cpus),
-        distances=Distances(tuple(node.node_id for node in nodes), tuple(found.distances)) if found.distances else None,
         cpu_kinds=_cpu_kinds(root, found),
         allowed_cpus=online if allowed_cpus is None else online & allowed_cpus,
         allowed_mems=present if allowed_mems is None else present & allowed_mems,
+    )
+
+
+def machine_of(
+    online: CpuSet,
+    facts: Facts,
+    *,
+    numa_nodes: tuple[NumaNode, ...],
+    cpu_kinds: tuple[CpuKind, ...],
+    allowed_cpus: CpuSet,
+    allowed_mems: NodeSet,
+) -> Machine:
+    """The machine of these facts, which any platform may have found; dies and clusters only where they say more."""
+    cpus = _interned()
+    return Machine(
+        cpus_online=online,
+        cores=tuple(Core(cpus(bits), number, not told) for bits, number, told in facts.cores),
+        packages=tuple(Package(cpus(bits), number, not told) for bits, number, told in _packages(facts)),
+        numa_nodes=numa_nodes,
+        dies=tuple(Die(cpus(bits), number) for bits, number, _ in _dies(facts)),
+        clusters=tuple(Cluster(cpus(bits), number) for bits, number, _ in _clusters(facts)),
+        caches=_caches(facts, cpus),
+        distances=Distances(tuple(node.node_id for node in numa_nodes), tuple(facts.distances))
+        if facts.distances
+        else None,
+        cpu_kinds=cpu_kinds,
+        allowed_cpus=allowed_cpus,
+        allowed_mems=allowed_mems,
     )
 
 
@@ -90,16 +116,28 @@ def _interned() -> Callable[[int], CpuSet]:
     return cpus
 
 
-def _dies(facts: Facts) -> list[tuple[int, int | None]]:
+def _packages(facts: Facts) -> list[Group]:
+    """Those that files tell of, and a package for every core with PUs that no file puts into one."""
+    told = [group for group in facts.packages if group[2]]
+    if len(told) == len(facts.packages):
+        return told
+    left = 0
+    for bits, _, is_told in facts.packages:
+        left |= 0 if is_told else bits
+    alone = [(bits & left, None, False) for bits, _, _ in facts.cores if bits & left]
+    return sorted([*told, *alone], key=lambda group: group[0] & -group[0])
+
+
+def _dies(facts: Facts) -> list[Group]:
     """Only where a package has more than one."""
-    packages = {bits for bits, _ in facts.packages}
-    return [] if all(bits in packages for bits, _ in facts.dies) else facts.dies
+    packages = {bits for bits, *_ in facts.packages}
+    return [] if all(bits in packages for bits, *_ in facts.dies) else facts.dies
 
 
-def _clusters(facts: Facts) -> list[tuple[int, int | None]]:
+def _clusters(facts: Facts) -> list[Group]:
     """Only those that say something that cores, dies and packages do not."""
-    known = {bits for level in (facts.cores, facts.dies, facts.packages) for bits, _ in level}
-    return [(bits, number) for bits, number in facts.clusters if bits not in known]
+    known = {bits for level in (facts.cores, facts.dies, facts.packages) for bits, *_ in level}
+    return [group for group in facts.clusters if group[0] not in known]
 
 
 def _caches(facts: Facts, cpus: Callable[[int], CpuSet]) -> tuple[Cache, ...]:
@@ -229,24 +267,42 @@ def _tier_kinds(root: str, homes: list[int]) -> dict[int, str]:
 
 
 def _cpu_kinds(root: str, facts: Facts) -> tuple[CpuKind, ...]:
-    """Cores that differ in type, base and highest frequency or capacity are of different kinds."""
+    """Cores that differ in design; where the kernel tells no design, in type, base and highest frequency or capacity.
+
+    A kind's frequencies and capacity are the least of its cores'.
+    """
     types = _core_types(root)
     if not types and len(set(facts.speeds)) < 2:
         return ()
+    designs = [midr for *_, midr in facts.speeds]
+    traits = _traits(facts, types)
+    kinds: dict[object, tuple[int, _Trait]] = {}
+    for (bits, *_), design, trait in zip(
+        facts.cores, designs, traits if any(designs) else _evened(traits), strict=True
+    ):
+        if design or any(trait):  # a core that no file tells anything of is of no kind
+            key = design if any(designs) else trait
+            others, least = kinds.get(key, (0, trait))
+            kinds[key] = others | bits, _least(least, trait)
+    if len(kinds) < 2:
+        return ()
+    rank_by = _rank_by([trait for _, trait in kinds.values()])
+    ranked = sorted(kinds.values(), key=lambda kind: rank_by(kind[1]))
+    return tuple(CpuKind(CpuSet.from_bits(bits), rank) for rank, (bits, _) in enumerate(ranked))
+
+
+def _traits(facts: Facts, types: list[tuple[int, int]]) -> list[_Trait]:
     cppc = facts.speeds[0][1] is None
     traits = []
-    for (bits, _), (max_khz, base_khz, nominal_mhz, capacity) in zip(facts.cores, facts.speeds, strict=True):
+    for (bits, *_), (max_khz, base_khz, nominal_mhz, capacity, _) in zip(facts.cores, facts.speeds, strict=True):
         base = (nominal_mhz or 0) * 1000 if cppc else base_khz or 0
         kind = next((rank for rank, cpus in types if cpus & bits), 0)
         traits.append((kind, base // 1000, max_khz or 0, capacity or 0))
-    groups: dict[tuple[int, int, int, int], int] = {}
-    for (bits, _), trait in zip(facts.cores, _evened(traits), strict=True):
-        if any(trait):  # a core that no file tells anything of is of no kind
-            groups[trait] = groups.get(trait, 0) | bits
-    if len(groups) < 2:
-        return ()
-    ranked = sorted(groups, key=_rank_by(list(groups)))
-    return tuple(CpuKind(CpuSet.from_bits(groups[trait]), rank) for rank, trait in enumerate(ranked))
+    return traits
+
+
+def _least(one: _Trait, other: _Trait) -> _Trait:
+    return min(one[0], other[0]), min(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
 
 
 def _core_types(root: str) -> list[tuple[int, int]]:
@@ -259,7 +315,7 @@ def _core_types(root: str) -> list[tuple[int, int]]:
     return types
 
 
-def _evened(traits: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+def _evened(traits: list[_Trait]) -> list[_Trait]:
     """Without the small differences between cores of one base frequency; all differences where no base is known."""
     known = all(base or not highest for _, base, highest, _ in traits)
     evened = []
@@ -272,7 +328,7 @@ def _evened(traits: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int
     return evened
 
 
-def _rank_by(traits: list[tuple[int, int, int, int]]) -> Callable[[tuple[int, int, int, int]], tuple[int, ...]]:
+def _rank_by(traits: list[_Trait]) -> Callable[[_Trait], tuple[int, ...]]:
     """By capacity, which is the kernel's own measure, where it tells all kinds apart; else by type, then frequency."""
     capacities = [capacity for *_, capacity in traits]
     if all(capacities) and len(set(capacities)) == len(capacities):

@@ -18,6 +18,8 @@ class Core:
     cpus: CpuSet
     core_id: int | None = None
     """The kernel's ``core_id``: unique in a package at best."""
+    assumed: bool = False
+    """Nothing tells of a core: a PU that no file describes counts as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Package:
 
     cpus: CpuSet
     package_id: int | None = None
+    assumed: bool = False
+    """Nothing tells of a package: a core that no file puts into one counts as one."""
 
 
 @dataclass(frozen=True, slots=True)
