@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, MachineError
 from qcthreads.host import sysfs
+from qcthreads.host.topology import read_machine
 from qcthreads.machine import Machine
 
 CORPUS = Path(os.environ.get("QCTHREADS_TOPOLOGY_CORPUS") or Path(__file__).parents[3] / "shared" / "topologies")
@@ -159,7 +160,7 @@ def tree(root: Path, files: dict[str, str]) -> str:
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
     return str(root)
 
 
@@ -499,3 +500,51 @@ def test_reading_leaks_neither_descriptors_nor_memory(tmp_path, host):
     after, resident_after = read(400)
     assert after == before
     assert resident_after - resident_before < 4 << 20  # a leak of one read's 100 KiB would be 40 MB
+
+
+NAMES = [f"{CPU}/online", "proc/cpuinfo", "proc/meminfo"]
+NAMES += [f"{CPU}/cpu{cpu}/topology/{level}" for cpu in range(3) for level in ("core_id", "die_id", "cluster_id")]
+NAMES += [
+    f"{CPU}/cpu{cpu}/topology/{level}_cpus" for cpu in range(3) for level in ("core", "die", "package", "cluster")
+]
+NAMES += [f"{CPU}/cpu{cpu}/topology/{name}" for cpu in range(3) for name in ("core_cpus_list", "core_siblings")]
+NAMES += [f"{CPU}/cpu{cpu}/{name}" for cpu in range(3) for name in ("cpu_capacity", "regs/identification/midr_el1")]
+for at in ("index0", "index2"):
+    NAMES += [f"{CPU}/cpu{c}/cache/{at}/{n}" for c in range(3) for n in ("level", "type", "size", "shared_cpu_map")]
+NAMES += [f"{NODE}/node{node}/{name}" for node in (0, 1, 7) for name in ("cpumap", "cpulist", "meminfo", "distance")]
+NAMES += ["sys/devices/cpu_core/cpus", "sys/devices/cpu_atom/cpus", f"{NODE}/node1/access0/initiators/node0/name"]
+NAMES += ["sys/devices/virtual/memory_tiering/memory_tier4/nodelist", f"{NODE}/node1/access1/initiators/read_bandwidth"]
+
+masks = st.sampled_from(["0", "1", "3", "5", "6", "7", "8", "f", "ff,00000007", ""])
+lists = st.sampled_from(["0", "0-1", "1-2", "0,2", "0-2", "3-9", "0-2:2", ""])
+others = st.sampled_from(
+    ["-1", "0x410fd4f0", "Data", "32K", "10 20", "20 10 30", "Node 0 MemTotal: 12 kB", "4000000000"]
+)
+amd = st.sampled_from([AMD.format(21), "processor : 0\nprocessor : 2\n"])
+texts = st.one_of(masks, lists, others, amd, st.text(alphabet="0123456789abfKx,-: \0\n\xff", max_size=12))
+
+
+@given(online=lists, files=st.dictionaries(st.sampled_from(NAMES), texts, max_size=25))
+def test_both_readers_say_the_same_of_any_tree(tmp_path_factory, online, files):
+    """Where the native reader refuses, the other one has the last word."""
+    linux = pytest.importorskip("qcthreads.host.linux", reason="the native extension is not there")
+    root = tree(tmp_path_factory.mktemp("any"), {f"{CPU}/online": online} | files)
+    said = []
+    for facts in (linux.read_facts, sysfs.read_facts):
+        try:
+            said.append(answers(read_machine(root, facts=facts)))
+        except MachineError as error:
+            said.append({"error": str(error)})
+    assert said[0] == said[1]
+    shutil.rmtree(root)
+
+
+@given(online=lists, files=st.dictionaries(st.sampled_from(NAMES), st.one_of(masks, others), max_size=40))
+def test_what_the_native_reader_takes_needs_no_other(tmp_path_factory, online, files):
+    root = tree(tmp_path_factory.mktemp("any"), {f"{CPU}/online": online or "0-2"} | files)
+    try:
+        native, pure = both_facts(root)
+    except (OSError, MachineError):
+        return
+    assert native == pure
+    shutil.rmtree(root)
