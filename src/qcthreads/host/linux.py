@@ -7,15 +7,15 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ..cpuset import CpuSet, NodeSet
-from ..machine import Machine
 from . import _native, memory, sysfs
 from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
-from .live import read_linux_machine
 from .sysfs import Facts
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from ..machine import Machine
 
 _NO_NODES = NodeSet()
 
@@ -76,6 +76,8 @@ class LinuxHost:
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
+        from .live import read_linux_machine  # with all of the machine's types, which those who only bind never need
+
         return read_linux_machine(self, sysroot, read_facts)
 
 

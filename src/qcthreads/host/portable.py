@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingNotSupportedError
-from ..machine import Machine
 from . import memory, memory_calls
 from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
-from .live import read_linux_machine
 from .sysfs import read_facts
 
 _PASSES = 64  # a process that starts threads faster than this many passes over /proc can bind them is left as it is
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from ..machine import Machine
 
 _NO_NODES = NodeSet()
 
@@ -86,6 +86,8 @@ class PortableHost:
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
+        from .live import read_linux_machine  # with all of the machine's types, which those who only bind never need
+
         return read_linux_machine(self, sysroot, read_facts)
 
 
