@@ -7,16 +7,22 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
-BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xd])
+PURE = .venv-pure
+BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xdi])
 PYTEST_ARGS ?=
 
-.PHONY: run test vm fuzz coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean
+.PHONY: run test pure vm fuzz coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean
 
 run: $(VENV)/.all
 	$(BIN)/qcthreads run examples/water16.xyz --program pyscf --method mp2 --basis cc-pvdz --max-nbody 2
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --timeout 900 $(PYTEST_ARGS)
+
+# The same tests without the extension, on a package that was built pure.
+pure: | $(PURE)/bin/python
+	QCTHREADS_PURE=1 $(PURE)/bin/python -m pip --disable-pip-version-check install --quiet '.[test]'
+	$(PURE)/bin/python -m pytest --timeout 900 $(PYTEST_ARGS)
 
 # Boots machines that are not here; needs QEMU and a kernel: tests/vm/numa_vm.py --setup (Debian, root). Takes minutes.
 vm: $(VENV)/.test
@@ -60,9 +66,9 @@ $(VENV)/.all $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: $(BUILT_FROM
 	$(PIP) --editable '.[$*]'
 	touch $@
 
-$(BIN)/python:
+$(BIN)/python $(PURE)/bin/python:
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 on PATH; name one: make PYTHON=/path/to/python3"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D)/..
 
 clean:
-	rm -rf $(VENV) build docs/_build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PURE) build docs/_build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,22 +17,26 @@ PURE = os.environ.get("QCTHREADS_PURE") == "1"
 REQUIRED = os.environ.get("QCTHREADS_REQUIRE_NATIVE") == "1"
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")  # free-threaded CPython has none before 3.15
 
-# setuptools hands the .pyx to Cython itself; cythonize() would drop `optional`.
-NATIVE = Extension(
-    "qcthreads.host._native",
-    sources=[
-        "src/qcthreads/host/_native.pyx",
-        "csrc/linux_affinity.c",
-        "csrc/linux_mempolicy.c",
-        "csrc/linux_topology.c",
-    ],
-    depends=["csrc/qct.h", "src/qcthreads/host/_native.pxd"],
-    include_dirs=["csrc"],
-    define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],
-    extra_compile_args=["-std=c11"],
-    py_limited_api=LIMITED_API,
-    optional=not REQUIRED,
-)
+# What the extension is made of; elsewhere there is none.
+SOURCES = {
+    "linux": ("_native.pyx", "linux_affinity.c", "linux_mempolicy.c", "linux_topology.c"),
+    "darwin": ("_native_darwin.pyx", "darwin.c"),
+    "win32": ("_native_windows.pyx", "windows.c"),
+}
+
+
+def extension(cover, *sources):
+    """One module, of the same name everywhere. setuptools hands the .pyx to Cython; cythonize() drops `optional`."""
+    return Extension(
+        "qcthreads.host._native",
+        sources=[f"src/qcthreads/host/{cover}", *(f"csrc/{source}" for source in sources)],
+        depends=["csrc/qct.h", *map(str, Path("src/qcthreads/host").glob("_*.px[di]"))],
+        include_dirs=["csrc"],
+        define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],
+        extra_compile_args=["/std:c11" if sys.platform == "win32" else "-std=c11"],
+        py_limited_api=LIMITED_API,
+        optional=not REQUIRED,
+    )
 
 
 class BuildPy(build_py):
@@ -72,12 +76,13 @@ def leave_reason(command, reason, *, in_source):
         return
     place.mkdir(parents=True, exist_ok=True)
     place.joinpath("_build.txt").write_text(f"{reason}\n", encoding="utf-8")
-    for old in place.glob("_native*.so"):
-        old.unlink()
+    for pattern in ("_native*.so", "_native*.pyd"):
+        for old in place.glob(pattern):
+            old.unlink()
 
 
 setup(
-    ext_modules=[] if PURE or sys.platform != "linux" else [NATIVE],
+    ext_modules=[] if PURE or sys.platform not in SOURCES else [extension(*SOURCES[sys.platform])],
     cmdclass={"build_py": BuildPy, "build_ext": BuildExt},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {},
 )

@@ -4,6 +4,11 @@
  * Every function returns 0 or a negative errno and may be called from any thread. The caller owns every buffer; nothing
  * is kept after a call. A mask is an array of `words` unsigned longs, as the kernel counts them: CPU n is bit
  * n % QCT_WORD_BITS of word n / QCT_WORD_BITS. A thread or process id of 0 is the calling thread's or process's.
+ *
+ * On Windows CPU n is bit n % 64 of processor group n / 64: numbers are missing where a group has fewer than 64 CPUs.
+ *
+ * Affinity: linux_affinity.c and windows.c. Topology: linux_topology.c; raw values only: windows.c and darwin.c. Memory
+ * policy: linux_mempolicy.c. Thread times: windows.c and darwin.c.
  */
 #ifndef QCT_H
 #define QCT_H
@@ -21,13 +26,15 @@ int qct_affinity_get(int tid, unsigned long *mask, size_t words);
 
 /*
  * Bind thread tid to `asked`, then read back into `got` what the kernel made of it; both have `words` words.
- * The kernel drops CPUs that are absent or not allowed without a word; -EINVAL when none would be left.
+ * Linux drops CPUs that are absent or not allowed without a word; -EINVAL when none would be left. Windows drops none:
+ * -EINVAL when any is absent or not allowed; -EXDEV: CPUs of several groups, and a thread is bound within one.
  */
 int qct_affinity_set(int tid, const unsigned long *asked, unsigned long *got, size_t words);
 
 /*
  * Bind all threads of process pid to `asked`, also those started meanwhile; `got` becomes the union of their masks.
- * -ESRCH: the process has ended, or ended meanwhile.
+ * -ESRCH: the process has ended, or ended meanwhile. Threads and children that the process starts later inherit; on
+ * Windows only where all its threads were in the group asked for, which keeps a mask for each process.
  */
 int qct_affinity_set_process(int pid, const unsigned long *asked, unsigned long *got, size_t words);
 
@@ -135,5 +142,29 @@ size_t qct_page_count(const void *start, size_t bytes);
 
 /* Store for each of these pages the node it is on, or a negative errno: -ENOENT, -EFAULT: no memory behind it yet. */
 int qct_page_nodes(const void *start, size_t bytes, int *nodes);
+
+/* A thread's number, by which it differs from the others of its process, and the CPU time it has used. */
+struct qct_thread_time {
+    unsigned long long id; /* macOS: of our own threads as pthread_threadid_np counts, of others' a handle */
+    long long cpu_ns;
+};
+
+/*
+ * The threads of process pid, in any order; *count becomes how many there are, and of them at most `room` are stored.
+ * -ERANGE: there are more than `room`. -ESRCH: the process has ended; -EPERM: its threads may not be seen.
+ */
+int qct_thread_times(int pid, struct qct_thread_time *times, size_t room, size_t *count);
+
+/*
+ * Windows: what GetLogicalProcessorInformationEx(RelationAll) writes, byte for byte. *size is the room in `buffer`
+ * and becomes what is needed; -ERANGE: there is less.
+ */
+int qct_windows_topology(void *buffer, size_t *size);
+
+/*
+ * macOS: the bytes of a value of sysctl, as sysctl(3) types it. *size is the room in `value` and becomes what was
+ * written, or what is needed where `value` is NULL. -ENOENT: there is no value of this name; -ENOMEM: less room.
+ */
+int qct_darwin_sysctl(const char *name, void *value, size_t *size);
 
 #endif

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,18 +30,24 @@ importlib.import_module("qcthreads.programs.harnesses.psi4_legacy")
 @pytest.mark.parametrize("package", ["qcmanybody", "qcengine"])
 def test_same_results_with_and_without_us(package: str, tmp_path: Path) -> None:
     (tmp_path / "qcthreads_is_here.py").write_text(PLUGIN)
-    without = outcomes(package, tmp_path)
-    with_us = outcomes(package, tmp_path, "-p", "qcthreads_is_here")
+    path = path_without(tmp_path / "path", SLOW_PROGRAMS)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(outcomes, package, path, tmp_path / name, *options)
+            for name, options in (("without", ()), ("with_us", ("-p", "qcthreads_is_here")))
+        ]
+        without, with_us = (one.result() for one in asked)
     assert len(without) > 100
     assert sum(outcome == "passed" for outcome in without.values()) > 100
     assert with_us == without
 
 
-def outcomes(package: str, folder: Path, *options: str) -> dict[str, str]:
+def outcomes(package: str, path: str, folder: Path, *options: str) -> dict[str, str]:
     """Each test's name and how it ended."""
+    folder.mkdir()
     report = folder / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *options]
-    environment = os.environ | {"PATH": path_without(folder, SLOW_PROGRAMS), "PYTHONPATH": str(folder)}
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(folder.parent), "OMP_NUM_THREADS": "1"}
     environment.pop("COVERAGE_PROCESS_START", None)
     ended = subprocess.run(
         [*command, "--pyargs", package], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -50,18 +57,15 @@ def outcomes(package: str, folder: Path, *options: str) -> dict[str, str]:
     for case in ET.parse(report).getroot().iter("testcase"):
         kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
         seen[f"{case.get('classname')}::{case.get('name')}"] = kinds[0] if kinds else "passed"
-    report.unlink()
     return seen
 
 
 def path_without(folder: Path, programs: tuple[str, ...]) -> str:
     """A PATH on which everything is that was, but for ``programs``."""
-    kept = folder / "path"
-    if not kept.exists():
-        kept.mkdir()
-        for directory in os.environ["PATH"].split(os.pathsep):
-            for program in Path(directory).glob("*"):
-                link = kept / program.name
-                if not program.name.startswith(programs) and not link.is_symlink():
-                    link.symlink_to(program)
-    return str(kept)
+    folder.mkdir()
+    for directory in os.environ["PATH"].split(os.pathsep):
+        for program in Path(directory).glob("*"):
+            link = folder / program.name
+            if not program.name.startswith(programs) and not link.is_symlink():
+                link.symlink_to(program)
+    return str(folder)

@@ -97,6 +97,10 @@ def test_says_which_cpus_the_kernel_dropped(host, child):
     for bound in (host.set_affinity(one | absent, child.pid), host.set_process_affinity(one | absent, child.pid)):
         assert bound.got == one == taskset(child.pid)
         assert bound.lost == absent
+        with pytest.raises(BindingNotEnforcedError, match=f"left out {absent}.*bound to {one}"):
+            bound.enforced()
+    complete = host.set_affinity(one, child.pid)
+    assert complete.enforced() is complete
 
 
 def test_a_set_that_cannot_be_is_not_enforced(host, child):

@@ -17,8 +17,8 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 @pytest.fixture(scope="module")
 def compiler():
     found = shutil.which(os.environ.get("CC", "cc"))
-    if found is None:
-        pytest.skip("no C compiler is installed")
+    if found is None or subprocess.run([found, "--version"], capture_output=True, check=False).returncode:
+        pytest.skip(f"there is no working C compiler: {found}")
     return found
 
 

@@ -75,6 +75,8 @@ def test_says_which_nodes_the_kernel_dropped(permitted):
     one, absent = NodeSet([here().first]), NodeSet([900])
     binding = permitted.set_memory_policy("bind", one | absent)
     assert (binding.got.nodes, binding.lost) == (one, absent)
+    with pytest.raises(BindingNotEnforcedError, match="left out nodes 900"):
+        binding.enforced()
 
 
 @LINUX

@@ -155,6 +155,11 @@ def test_choose_fills_the_tightest_domain_and_leaves_big_ones_whole():
     assert choose(FOUR_NODES, CpuSet.parse("0-1,4-7,8-15"), 6) == CpuSet.parse("0-1,4-7")
 
 
+def test_choose_takes_two_large_domains_rather_than_three_next_to_each_other():
+    two_packages = synthetic_machine(packages=2, llcs=2, cores=2)
+    assert choose(two_packages, CpuSet.parse("0-2,4-5"), 4) == CpuSet.parse("0-1,4-5")
+
+
 def test_choose_stays_near():
     assert choose(BIG, CpuSet.parse("0-255"), 2, near=CpuSet([130])) == CpuSet.parse("128-129")
     assert choose(FOUR_NODES, CpuSet.parse("0-3,6,12-15"), 3, near=CpuSet([5])) == CpuSet.parse("0-1,6")

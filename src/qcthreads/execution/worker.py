@@ -86,8 +86,12 @@ def _bind(cpus: str | None) -> dict[str, Any]:
         return {"bound": None, "lost": "", "refused": None}
     from ..host import get_host
 
+    host = get_host()
     try:
-        binding = get_host().set_affinity(CpuSet.parse(cpus))
+        if host.capabilities.inherit_binding:
+            binding = host.set_affinity(CpuSet.parse(cpus))
+        else:
+            binding = host.set_process_affinity(CpuSet.parse(cpus), os.getpid())
     except BindingError as error:
         return {"bound": None, "lost": "", "refused": str(error)}
     return {"bound": str(binding.got), "lost": str(binding.lost), "refused": None}

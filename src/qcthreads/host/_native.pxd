@@ -53,3 +53,11 @@ cdef extern from "qct.h" nogil:
     int qct_memory_bind(const void *start, size_t bytes, int kind, const unsigned long *nodes, size_t words)
     size_t qct_page_count(const void *start, size_t bytes)
     int qct_page_nodes(const void *start, size_t bytes, int *nodes)
+
+    ctypedef struct qct_thread_time "struct qct_thread_time":
+        unsigned long long id
+        long long cpu_ns
+
+    int qct_thread_times(int pid, qct_thread_time *times, size_t room, size_t *count)
+    int qct_windows_topology(void *buffer, size_t *size)
+    int qct_darwin_sysctl(const char *name, void *value, size_t *size)

@@ -38,6 +38,11 @@ def binding_error(error: OSError, target: str, cpus: CpuSet | None = None) -> Bi
         )
     if error.errno == errno.ENOSYS:
         return BindingNotSupportedError(f"cannot {asked}: this system cannot bind; run with affinity turned off")
+    if error.errno == errno.EXDEV:
+        return BindingNotEnforcedError(
+            f"cannot {asked}: on Windows a thread runs within one processor group of 64 CPUs, and these are of "
+            "several; name CPUs of one group"
+        )
     if error.errno == errno.EINVAL:
         return BindingNotEnforcedError(
             f"cannot {asked}: none of these CPUs is online and allowed here; `qcthreads limits` lists those that are"

@@ -9,7 +9,7 @@ from functools import cache
 @cache
 def native_status() -> tuple[bool, str]:
     """(available, reason): ``"in use"``, or why the installation is pure Python, as the build wrote it down."""
-    if sys.platform != "linux":
+    if sys.platform not in ("linux", "darwin", "win32"):
         return False, f"there is none for {sys.platform}"
     try:
         from . import _native  # noqa: F401

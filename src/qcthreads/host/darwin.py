@@ -1,28 +1,43 @@
-"""macOS: counts cores, and binds nothing, because the system has no call for it; never pretends otherwise."""
+"""macOS: reads the topology and the times of threads, and binds nothing, because the system has no call for it."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingNotSupportedError
 from ..machine import Machine
+from . import darwin_calls
+from .darwin_topology import parse_topology
 from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
 from .live import flat_machine
+from .times import thread_times_error
 from .topology import read_machine
-
-_WHY = "macOS binds neither threads nor processes to CPUs; leases still count CPUs: run with affinity turned off"
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+_WHY = "macOS binds neither threads nor processes to CPUs; leases still count CPUs: run with affinity turned off"
 _NO_NODES = NodeSet()
 _NO_POLICY = "macOS has no memory policies; leave it at the default"
 
 
+class Calls(Protocol):
+    """The system calls: the native extension's, or those of ``darwin_calls``. They raise OSError."""
+
+    def read_sysctl(self, name: str) -> bytes:
+        """The bytes of the value of this name."""
+
+    def thread_times(self, pid: int) -> dict[int, int]:
+        """CPU times in ns by thread."""
+
+
 class DarwinHost:
-    """macOS through psutil."""
+    """macOS, by the native extension's calls or without them."""
+
+    def __init__(self, calls: Calls = darwin_calls) -> None:
+        self._calls = calls
 
     @property
     def capabilities(self) -> Capabilities:
@@ -31,9 +46,10 @@ class DarwinHost:
             back_end="darwin",
             bind_thread=False,
             bind_process=False,
+            inherit_binding=False,
             read_binding=False,
             bind_memory=False,
-            thread_times=False,
+            thread_times=self._calls is not darwin_calls,  # psutil may see the threads of its own process alone
             run_queue_delay=False,
         )
 
@@ -68,10 +84,26 @@ class DarwinHost:
         del buffer
         raise BindingNotSupportedError(f"cannot ask where a buffer lies: {_NO_POLICY}")
 
+    def thread_times(self, pid: int) -> dict[int, int]:
+        """CPU time in ns of every thread of process ``pid``; other processes' threads are numbered by the kernel."""
+        try:
+            return self._calls.thread_times(pid)
+        except OSError as error:
+            raise thread_times_error(error, pid) from error
+
     def read_machine(self, sysroot: str | None = None) -> Machine:
-        """As many cores as there are, in one package; a recorded Linux tree in full."""
+        """Packages, cores, caches and kinds of cores; a recorded Linux tree in full."""
         if sysroot is not None:
             return read_machine(sysroot)
-        import psutil
+        try:
+            return parse_topology(self._read)
+        except OSError:  # a sandbox without sysctl
+            import psutil
 
-        return flat_machine(self.get_affinity(), psutil.virtual_memory().total)
+            return flat_machine(self.get_affinity(), psutil.virtual_memory().total)
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self._calls.read_sysctl(name)
+        except FileNotFoundError:
+            return None

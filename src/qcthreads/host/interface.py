@@ -1,4 +1,4 @@
-"""What every platform back end provides, and which of it works where; types only, no behaviour."""
+"""What every platform back end provides, and which of it works where; types only, nothing is called."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..cpuset import CpuSet, NodeSet
+from ..errors import BindingNotEnforcedError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -29,6 +30,8 @@ class Capabilities:
     """``native``, ``portable``, ``darwin`` or ``windows``."""
     bind_thread: bool
     bind_process: bool
+    inherit_binding: bool
+    """Threads and children get the mask of the thread that starts them; else they get that of its process."""
     read_binding: bool
     bind_memory: bool
     """Memory policies: true only where the calls were tried and answered."""
@@ -49,6 +52,18 @@ class Binding:
     def lost(self) -> CpuSet:
         """CPUs asked for and silently dropped."""
         return self.asked - self.got
+
+    def enforced(self) -> Binding:
+        """Itself, for those to whom a lost CPU is an error; others look at ``lost``, and warn.
+
+        Raises BindingNotEnforcedError where CPUs were lost; what was asked to be bound stays bound to ``got``.
+        """
+        if self.lost:
+            raise BindingNotEnforcedError(
+                f"CPUs {self.asked} were asked for, but the system left out {self.lost}, offline or not allowed here; "
+                f"now bound to {self.got}: ask for some of those that `qcthreads limits` lists"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +88,15 @@ class MemoryBinding:
     def lost(self) -> NodeSet:
         """Nodes asked for and silently dropped."""
         return self.asked.nodes - self.got.nodes
+
+    def enforced(self) -> MemoryBinding:
+        """Itself, for those to whom a lost node is an error. Raises BindingNotEnforcedError; ``got`` stays in force."""
+        if self.lost:
+            raise BindingNotEnforcedError(
+                f"memory policy {self.asked} was asked for, but the system left out nodes {self.lost}, absent, without "
+                f"memory or not allowed here; now in force: {self.got}: ask for some that `qcthreads topo` shows"
+            )
+        return self
 
 
 class Host(Protocol):
@@ -106,6 +130,13 @@ class Host(Protocol):
 
     def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
         """The node of every page that a contiguous buffer touches; ``None`` where no memory is behind it yet."""
+
+    def thread_times(self, pid: int) -> dict[int, int]:
+        """CPU time of every thread of process ``pid`` by the thread's number, in ns.
+
+        Raises a BindingError subclass: ProcessGoneError; BindingNotPermittedError where the threads of other processes
+        cannot be seen (``thread_times`` of the capabilities).
+        """
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""

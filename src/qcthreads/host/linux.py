@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,13 @@ from . import _native, memory, sysfs
 from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
 from .sysfs import Facts
+from .times import psutil_thread_times, thread_times_error
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ..machine import Machine
+assert sys.platform == "linux", "the extension has these functions on Linux alone"
 
 _NO_NODES = NodeSet()
 
@@ -30,6 +33,7 @@ class LinuxHost:
             back_end="native",
             bind_thread=True,
             bind_process=True,
+            inherit_binding=True,
             read_binding=True,
             bind_memory=_memory_works(),
             thread_times=True,
@@ -73,6 +77,13 @@ class LinuxHost:
     def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
         """The node of every page that ``buffer`` touches; ``None`` where no memory is behind it yet."""
         return memory.page_nodes(_native, buffer)
+
+    def thread_times(self, pid: int) -> dict[int, int]:
+        """CPU time of every thread of process ``pid`` by its number, in ns, to a clock tick."""
+        try:
+            return psutil_thread_times(pid)
+        except OSError as error:
+            raise thread_times_error(error, pid) from error
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""

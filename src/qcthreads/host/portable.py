@@ -13,6 +13,7 @@ from . import memory, memory_calls
 from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
 from .sysfs import read_facts
+from .times import psutil_thread_times, thread_times_error
 
 _PASSES = 64  # a process that starts threads faster than this many passes over /proc can bind them is left as it is
 
@@ -35,6 +36,7 @@ class PortableHost:
             back_end="portable",
             bind_thread=linux,
             bind_process=linux,
+            inherit_binding=linux,
             read_binding=linux,
             bind_memory=_memory_works(),
             thread_times=linux,
@@ -83,6 +85,13 @@ class PortableHost:
     def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
         """The node of every page that ``buffer`` touches; ``None`` where no memory is behind it yet."""
         return memory.page_nodes(memory_calls, buffer)
+
+    def thread_times(self, pid: int) -> dict[int, int]:
+        """CPU time of every thread of process ``pid`` by its number, in ns, to a clock tick."""
+        try:
+            return psutil_thread_times(pid)
+        except OSError as error:
+            raise thread_times_error(error, pid) from error
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""

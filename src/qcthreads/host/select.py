@@ -51,12 +51,20 @@ def _platform_host(*, native: bool) -> Host:
     if sys.platform == "darwin":
         from .darwin import DarwinHost
 
+        if native:
+            from . import _native
+
+            return DarwinHost(_native)
         return DarwinHost()
     if sys.platform == "win32":
         from .windows import WindowsHost
 
+        if native:
+            from . import _native
+
+            return WindowsHost(_native)
         return WindowsHost()
-    if native:
+    if native and sys.platform == "linux":
         from .linux import LinuxHost
 
         return LinuxHost()
@@ -66,11 +74,20 @@ def _platform_host(*, native: bool) -> Host:
 
 
 def _say_what_is_missing(host: Host) -> None:
-    """Once per process: what the platform cannot do, and what is done instead."""
+    """Once per process, in one line: what cannot be done here, and what is done instead."""
+    missing = []
     if not host.capabilities.bind_process:
-        import logging
-
-        logging.getLogger("qcthreads.host").warning(
-            "this platform cannot bind processes to CPUs: leases still count CPUs, "
+        missing.append(
+            "processes cannot be bound to CPUs: leases still count CPUs, "
             "and where the threads run is left to the operating system"
         )
+    elif not host.capabilities.bind_thread:
+        missing.append("only whole processes can be bound, and only where there is one processor group of 64 CPUs")
+    if not host.capabilities.thread_times:
+        missing.append("the CPU times of other processes' threads are not told: those of the processes count")
+    if missing:
+        import logging
+
+        available, reason = native_status()
+        why = "" if available else f" without the native extension ({reason})"
+        logging.getLogger("qcthreads.host").warning("on this platform%s %s", why, "; ".join(missing))

@@ -63,21 +63,43 @@ def read_machine(
     """
     online = online_cpus(root)
     found = facts(root, online)
-    cpus = _interned()
     nodes = _numa_nodes(root, online, found)
     present = NodeSet(node.node_id for node in nodes)
-    return Machine(
-        cpus_online=online,
-        cores=tuple(Core(cpus(bits), number, not told) for bits, number, told in found.cores),
-        packages=tuple(Package(cpus(bits), number, not told) for bits, number, told in _packages(found)),
+    return machine_of(
+        online,
+        found,
         numa_nodes=nodes,
-        dies=tuple(Die(cpus(bits), number) for bits, number, _ in _dies(found)),
-        clusters=tuple(Cluster(cpus(bits), number) for bits, number, _ in _clusters(found)),
-        caches=_caches(found, cpus),
-        distances=Distances(tuple(node.node_id for node in nodes), tuple(found.distances)) if found.distances else None,
         cpu_kinds=_cpu_kinds(root, found),
         allowed_cpus=online if allowed_cpus is None else online & allowed_cpus,
         allowed_mems=present if allowed_mems is None else present & allowed_mems,
+    )
+
+
+def machine_of(
+    online: CpuSet,
+    facts: Facts,
+    *,
+    numa_nodes: tuple[NumaNode, ...],
+    cpu_kinds: tuple[CpuKind, ...],
+    allowed_cpus: CpuSet,
+    allowed_mems: NodeSet,
+) -> Machine:
+    """The machine of these facts, which any platform may have found; dies and clusters only where they say more."""
+    cpus = _interned()
+    return Machine(
+        cpus_online=online,
+        cores=tuple(Core(cpus(bits), number, not told) for bits, number, told in facts.cores),
+        packages=tuple(Package(cpus(bits), number, not told) for bits, number, told in _packages(facts)),
+        numa_nodes=numa_nodes,
+        dies=tuple(Die(cpus(bits), number) for bits, number, _ in _dies(facts)),
+        clusters=tuple(Cluster(cpus(bits), number) for bits, number, _ in _clusters(facts)),
+        caches=_caches(facts, cpus),
+        distances=Distances(tuple(node.node_id for node in numa_nodes), tuple(facts.distances))
+        if facts.distances
+        else None,
+        cpu_kinds=cpu_kinds,
+        allowed_cpus=allowed_cpus,
+        allowed_mems=allowed_mems,
     )
 
 

@@ -1,18 +1,22 @@
-"""Windows through psutil: one processor group, so up to 64 CPUs; binds whole processes, not threads."""
+"""Windows, across processor groups: CPU n is bit n % 64 of group n / 64; binds within one group, as the system does."""
 
 from __future__ import annotations
 
 import os
-import sys
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingNotPermittedError, BindingNotSupportedError, ProcessGoneError
+from ..errors import BindingError, BindingNotSupportedError
 from ..machine import Machine
-from .binding import require_cpus
+from . import windows_calls
+from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
 from .live import flat_machine
+from .times import thread_times_error
 from .topology import read_machine
+from .windows_topology import GROUP_BITS, parse_topology
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -21,16 +25,39 @@ _NO_NODES = NodeSet()
 _NO_POLICY = "Windows has no memory policies; leave it at the default"
 
 
+class Calls(Protocol):
+    """The system calls: the native extension's, or those of ``windows_calls``. They raise OSError."""
+
+    def get_affinity(self, tid: int) -> int:
+        """Bits of the mask of a thread."""
+
+    def set_affinity(self, tid: int, asked: int) -> int:
+        """Of a thread; the mask read back."""
+
+    def set_process_affinity(self, pid: int, asked: int) -> int:
+        """Of all threads of a process; the union of their masks read back."""
+
+    def read_topology(self) -> bytes:
+        """What GetLogicalProcessorInformationEx writes."""
+
+    def thread_times(self, pid: int) -> dict[int, int]:
+        """CPU times in ns by thread."""
+
+
 class WindowsHost:
-    """Windows, within the processor group of the process."""
+    """Windows, by the native extension's calls or without them."""
+
+    def __init__(self, calls: Calls = windows_calls) -> None:
+        self._calls = calls
 
     @property
     def capabilities(self) -> Capabilities:
         """What works here."""
         return Capabilities(
             back_end="windows",
-            bind_thread=False,
+            bind_thread=self._calls is not windows_calls,
             bind_process=True,
+            inherit_binding=False,
             read_binding=True,
             bind_memory=False,
             thread_times=True,
@@ -38,32 +65,33 @@ class WindowsHost:
         )
 
     def get_affinity(self, tid: int = 0) -> CpuSet:
-        """The mask of this process; of no other thread."""
-        if tid:
-            raise BindingNotSupportedError(f"cannot read the mask of thread {tid}: only whole processes have one here")
-        return _get(os.getpid())
+        """The mask of thread ``tid`` (0: the calling thread); all groups' CPUs while it has all those of its group.
+
+        A thread that nobody has bound has the mask of the group it was started in, but can be moved to any.
+        """
+        try:
+            mask = CpuSet.from_bits(self._calls.get_affinity(tid))
+        except OSError as error:
+            raise binding_error(error, name_of_thread(tid)) from error
+        return self._online if mask and mask == self._group_of(mask) else mask
 
     def set_affinity(self, cpus: CpuSet, tid: int = 0) -> Binding:
-        """Raises BindingNotSupportedError."""
-        raise BindingNotSupportedError(
-            f"cannot bind thread {tid} to CPUs {cpus}: only whole processes can be bound here; bind the process"
-        )
+        """Bind thread ``tid`` (0: the calling thread) and read the mask back. Raises a BindingError subclass."""
+        try:
+            return Binding(cpus, CpuSet.from_bits(self._calls.set_affinity(tid, self._present(cpus))))
+        except OSError as error:
+            raise binding_error(error, name_of_thread(tid), cpus) from error
 
     def set_process_affinity(self, cpus: CpuSet, pid: int) -> Binding:
-        """Bind process ``pid`` and read the mask back."""
-        import psutil
+        """Bind all threads of process ``pid``, repeated until none is missed; ``got`` is the union of their masks.
 
+        What it starts later is bound too, unless it was moved to another group: Windows lets nobody inherit that.
+        """
         try:
-            _set(pid, require_cpus(cpus))
-        except psutil.NoSuchProcess as error:
-            raise ProcessGoneError(
-                f"cannot bind process {pid} to CPUs {cpus}: it has ended; nothing needs to be done"
-            ) from error
-        except psutil.AccessDenied as error:
-            raise BindingNotPermittedError(
-                f"cannot bind process {pid} to CPUs {cpus}: the system does not permit it"
-            ) from error
-        return Binding(cpus, _get(pid))
+            got = self._calls.set_process_affinity(pid or os.getpid(), self._present(cpus))
+        except OSError as error:
+            raise binding_error(error, f"process {pid}", cpus) from error
+        return Binding(cpus, CpuSet.from_bits(got))
 
     def set_memory_policy(self, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
         """Raises BindingNotSupportedError."""
@@ -83,31 +111,42 @@ class WindowsHost:
         del buffer
         raise BindingNotSupportedError(f"cannot ask where a buffer lies: {_NO_POLICY}")
 
+    def thread_times(self, pid: int) -> dict[int, int]:
+        """CPU time in ns of every thread of process ``pid`` by its number."""
+        try:
+            return self._calls.thread_times(pid)
+        except OSError as error:
+            raise thread_times_error(error, pid) from error
+
     def read_machine(self, sysroot: str | None = None) -> Machine:
-        """As many cores as the process may use, in one package; a recorded Linux tree in full."""
+        """Groups, packages, cores, caches, memory nodes and kinds of cores; a recorded Linux tree in full."""
         if sysroot is not None:
             return read_machine(sysroot)
+        machine = self._read_machine()
+        try:
+            return replace(machine, allowed_cpus=self.get_affinity() & machine.cpus_online)
+        except BindingError:
+            return machine
+
+    def _read_machine(self) -> Machine:
         import psutil
 
-        return flat_machine(self.get_affinity(), psutil.virtual_memory().total)
+        memory_bytes = psutil.virtual_memory().total
+        try:
+            raw = self._calls.read_topology()
+        except OSError:
+            return flat_machine(CpuSet(range(os.cpu_count() or 1)), memory_bytes)
+        return parse_topology(raw, memory_bytes)
 
+    @cached_property
+    def _online(self) -> CpuSet:
+        return self._read_machine().cpus_online
 
-if sys.platform == "win32":
+    def _group_of(self, cpus: CpuSet) -> CpuSet:
+        """All CPUs of the group of the first of ``cpus``."""
+        first = cpus.first - cpus.first % GROUP_BITS
+        return self._online & CpuSet(range(first, first + GROUP_BITS))
 
-    def _get(pid: int) -> CpuSet:
-        import psutil
-
-        return CpuSet(psutil.Process(pid).cpu_affinity() or ())
-
-    def _set(pid: int, cpus: CpuSet) -> None:
-        import psutil
-
-        psutil.Process(pid).cpu_affinity(list(cpus))
-
-else:
-
-    def _get(pid: int) -> CpuSet:
-        raise BindingNotSupportedError(f"cannot read the mask of process {pid}: this is not Windows")
-
-    def _set(pid: int, cpus: CpuSet) -> None:
-        raise BindingNotSupportedError(f"cannot bind process {pid} to CPUs {cpus}: this is not Windows")
+    def _present(self, cpus: CpuSet) -> int:
+        """The bits of those that are there: Windows refuses a mask with any that is not, where Linux drops it."""
+        return (require_cpus(cpus) & self._online).bits

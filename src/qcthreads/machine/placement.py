@@ -145,18 +145,35 @@ def _around(machine: Machine, pool: int, width: int, near: int) -> int:
 
 
 def _fill(region: Region, pool: int, width: int) -> int:
-    """``width`` PUs of ``pool`` in ``region`` from as few of its parts as possible; the rest from the tightest."""
+    """``width`` PUs of ``pool`` in ``region`` from as few LLC domains as possible; the rest from the tightest."""
+    fitting = [part for part in region.parts if (part.bits & pool).bit_count() >= width]
+    if fitting:
+        tightest = min(fitting, key=lambda part: (part.bits & pool).bit_count())
+        return _fill(tightest, pool & tightest.bits, width)
     if not region.parts:
         return sum(_in_line(region, pool)[:width])
     chosen = 0
-    parts = [(part, (part.bits & pool).bit_count()) for part in region.parts]
+    # Not part by part: two large domains of two packages may hold what one package has only in three.
+    domains = [(domain, part.bits) for part in region.parts for domain in _domains(part)]
     while width:
-        fitting = [entry for entry in parts if entry[1] >= width]
-        part, free = min(fitting, key=lambda entry: entry[1]) if fitting else max(parts, key=lambda entry: entry[1])
-        chosen |= _fill(part, pool & part.bits, min(width, free))
-        width -= min(width, free)
-        parts.remove((part, free))
+        taken = _next_domain(domains, pool & ~chosen, width, chosen)
+        chosen |= _fill(taken, pool & taken.bits, min(width, (taken.bits & pool).bit_count()))
+        width -= min(width, (taken.bits & pool).bit_count())
+        domains = [entry for entry in domains if entry[0] is not taken]
     return chosen
+
+
+def _domains(region: Region) -> list[Region]:
+    """The smallest parts, LLC domains where the machine has them."""
+    return [domain for part in region.parts for domain in _domains(part)] if region.parts else [region]
+
+
+def _next_domain(domains: list[tuple[Region, int]], pool: int, width: int, chosen: int) -> Region:
+    """The tightest of those that fit, rather beside what is chosen; else the roomiest."""
+    fitting = [entry for entry in domains if (entry[0].bits & pool).bit_count() >= width]
+    if fitting:
+        return min(fitting, key=lambda entry: (not entry[1] & chosen, (entry[0].bits & pool).bit_count()))[0]
+    return max(domains, key=lambda entry: ((entry[0].bits & pool).bit_count(), bool(entry[1] & chosen)))[0]
 
 
 def _in_line(region: Region, bits: int) -> list[int]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..cpuset import CpuSet
-from ..errors import MachineError
+from ..errors import BindingError, MachineError, ProcessGoneError
+from ..host import get_host
 from .statistics import ThreadUsage
 
 _PROC = Path("/proc")
@@ -231,8 +232,8 @@ def _tree_through_psutil(root: int) -> Tree:
                 started = born
             memory_bytes += memory.rss
             peak_bytes += getattr(memory, "peak_wset", memory.rss)  # only Windows keeps the peak
-            threads += _threads_through_psutil(process, born)
-        except psutil.Error:
+            threads += _threads_through_host(process, born)
+        except (psutil.Error, BindingError):
             continue
     return Tree(
         pid=root,
@@ -245,12 +246,15 @@ def _tree_through_psutil(root: int) -> Tree:
     )
 
 
-def _threads_through_psutil(process: Any, born: float) -> Iterator[SeenThread]:
-    allowed = CpuSet(process.cpu_affinity()) if sys.platform in ("linux", "win32") else CpuSet()
-    for thread in process.threads():
-        cpu_ns = int((thread.user_time + thread.system_time) * 1e9)
+def _threads_through_host(process: Any, born: float) -> Iterator[SeenThread]:
+    host = get_host()
+    for tid, cpu_ns in host.thread_times(process.pid).items():
+        try:
+            allowed = host.get_affinity(tid) if host.capabilities.bind_thread else CpuSet()
+        except ProcessGoneError:  # ended in between
+            continue
         yield SeenThread(
-            usage=ThreadUsage(pid=process.pid, tid=thread.id, cpu_ns=cpu_ns, wait_ns=None, last_cpu=None),
+            usage=ThreadUsage(pid=process.pid, tid=tid, cpu_ns=cpu_ns, wait_ns=None, last_cpu=None),
             started=born,
             cpus_allowed=allowed,
         )
