@@ -11,7 +11,7 @@ PURE = .venv-pure
 BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xdi])
 PYTEST_ARGS ?=
 
-.PHONY: run test pure vm coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean
+.PHONY: run test pure vm fuzz coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean
 
 run: $(VENV)/.all
 	$(BIN)/qcthreads run examples/water16.xyz --program pyscf --method mp2 --basis cc-pvdz --max-nbody 2
@@ -27,6 +27,11 @@ pure: | $(PURE)/bin/python
 # Boots machines that are not here; needs QEMU and a kernel: tests/vm/numa_vm.py --setup (Debian, root). Takes minutes.
 vm: $(VENV)/.test
 	$(BIN)/python -m pytest --timeout 1800 -m vm tests/vm $(PYTEST_ARGS)
+
+# The C parsers under libFuzzer and the sanitizers; needs clang and its run-time libraries (Debian: clang libclang-rt-dev).
+FUZZ_SECONDS ?= 60
+fuzz:
+	$(PYTHON) tests/fuzz/run.py $(FUZZ_SECONDS)
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m pytest --timeout 900 --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
@@ -47,7 +52,7 @@ lint-layers: $(VENV)/.lint
 	$(BIN)/lint-imports
 
 lint-c: $(VENV)/.lint
-	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.[ch] csrc/tests/*.[ch])
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.[ch] csrc/tests/*.[ch] tests/fuzz/*.c)
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html

@@ -1,5 +1,6 @@
 """Topology from /sys by both readers: recordings against hwloc, this machine against lscpu, trees that lack files."""
 
+import itertools
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, MachineError
 from qcthreads.host import sysfs
+from qcthreads.host.topology import read_machine
 from qcthreads.machine import Machine
 
 CORPUS = Path(os.environ.get("QCTHREADS_TOPOLOGY_CORPUS") or Path(__file__).parents[3] / "shared" / "topologies")
@@ -157,7 +160,7 @@ def tree(root: Path, files: dict[str, str]) -> str:
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
     return str(root)
 
 
@@ -397,3 +400,153 @@ def test_a_machine_of_a_million_cpus_is_nonsense(tmp_path, host):
 def test_lists_with_strides_take_no_time():
     assert len(CpuSet.parse("0-1048575:2")) == 1 << 19
     assert CpuSet.parse("3-20:3/7") == CpuSet([3, 4, 5, 10, 11, 12, 17, 18, 19])
+
+
+def full_tree(root: Path) -> str:
+    """Four CPUs and two nodes with every kind of file that is read."""
+    files = {f"{CPU}/online": "0-3", "proc/cpuinfo": "processor\t: 0\n", "proc/meminfo": "MemTotal: 8 kB\n"}
+    for cpu in range(4):
+        for level, mask in (("core", "5" if cpu % 2 == 0 else "a"), ("die", "f"), ("package", "f")):
+            files[f"{CPU}/cpu{cpu}/topology/{level}_cpus"] = mask
+        files |= {f"{CPU}/cpu{cpu}/topology/{name}": "0" for name in ("core_id", "die_id", "physical_package_id")}
+        for name, text in (("level", "2"), ("type", "Unified"), ("size", "8K"), ("shared_cpu_map", "f")):
+            files[f"{CPU}/cpu{cpu}/cache/index0/{name}"] = text
+        files |= {f"{CPU}/cpu{cpu}/cpu_capacity": "1024", f"{CPU}/cpu{cpu}/cpufreq/cpuinfo_max_freq": "9"}
+    for node in (0, 1):
+        files |= {f"{NODE}/node{node}/cpumap": "f" if node == 0 else "0", f"{NODE}/node{node}/distance": "10 20"}
+        files[f"{NODE}/node{node}/meminfo"] = f"Node {node} MemTotal: 4 kB"
+        files[f"{NODE}/node{node}/access0/initiators/node0/name"] = ""
+    files["sys/devices/virtual/memory_tiering/memory_tier4/nodelist"] = "0-1"
+    return tree(root, files)
+
+
+def error_of(host, root: str) -> str | None:
+    """The message where the tree cannot be read; None for an answer, whose cores and packages cover the CPUs."""
+    try:
+        machine = host.read_machine(root)
+    except MachineError as error:
+        return str(error)
+    assert sum(core.cpus.bits for core in machine.cores) == machine.cpus_online.bits
+    assert sum(package.cpus.bits for package in machine.packages) == machine.cpus_online.bits
+    return None
+
+
+PLACES = {
+    "directory": Path.mkdir,
+    "pipe": os.mkfifo if hasattr(os, "mkfifo") else None,
+    "loop": lambda path: path.symlink_to(path.name),
+    "nothing behind": lambda path: path.symlink_to("no/such/file"),
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "unreadable": lambda path: path.symlink_to("/proc/self/mem"),
+    "terminal": lambda path: path.symlink_to("/dev/tty"),
+    "gigabytes": lambda path: (path.touch(), os.truncate(path, 1 << 34)),
+    "NULs": lambda path: path.write_bytes(bytes(4096)),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="devices and pipes of Linux")
+@pytest.mark.parametrize("place", PLACES)
+def test_what_lies_in_the_place_of_a_file_neither_blocks_nor_crashes(tmp_path, host, place):
+    """Each file in turn: an answer that covers the CPUs, or an error that names the file."""
+    root = full_tree(tmp_path / "tree")
+    names = sorted(path for path in (tmp_path / "tree").rglob("*") if path.is_file())
+    for path in names:
+        text = path.read_bytes()
+        path.unlink()
+        PLACES[place](path)
+        assert str(path) in (error_of(host, root) or str(path))
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        path.write_bytes(text)
+
+
+def test_a_tree_that_somebody_takes_away_meanwhile(tmp_path, host):
+    """A thread renames the CPUs' and nodes' directories while the tree is read."""
+    root, stop = full_tree(tmp_path / "tree"), threading.Event()
+
+    def come_and_go():
+        places = [tmp_path / "tree" / CPU / f"cpu{cpu}" for cpu in range(4)]
+        places += [tmp_path / "tree" / NODE, tmp_path / "tree" / CPU, places[0] / "topology"]
+        for place in itertools.cycle(places):
+            if stop.is_set():
+                break
+            place.rename(tmp_path / "away")
+            (tmp_path / "away").rename(place)
+
+    worker = threading.Thread(target=come_and_go)
+    worker.start()
+    try:
+        for _ in range(200):
+            assert "no CPUs found" in (error_of(host, root) or "no CPUs found")
+    finally:
+        stop.set()
+        worker.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self tells descriptors and memory")
+def test_reading_leaks_neither_descriptors_nor_memory(tmp_path, host):
+    """Whole trees, and those whose reading ends in an error half-way."""
+    whole, broken = full_tree(tmp_path / "whole"), full_tree(tmp_path / "broken")
+    (tmp_path / "broken" / NODE / "node1/distance").write_text("ten")
+
+    def read(times: int) -> tuple[int, int]:
+        for _ in range(times):
+            host.read_machine(whole)
+            with pytest.raises(MachineError, match="node1/distance"):
+                host.read_machine(broken)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return len(list(Path("/proc/self/fd").iterdir())), pages * os.sysconf("SC_PAGE_SIZE")
+
+    before, resident_before = read(100)
+    after, resident_after = read(400)
+    assert after == before
+    assert resident_after - resident_before < 4 << 20  # a leak of one read's 100 KiB would be 40 MB
+
+
+NAMES = [f"{CPU}/online", "proc/cpuinfo", "proc/meminfo"]
+NAMES += [f"{CPU}/cpu{cpu}/topology/{level}" for cpu in range(3) for level in ("core_id", "die_id", "cluster_id")]
+NAMES += [
+    f"{CPU}/cpu{cpu}/topology/{level}_cpus" for cpu in range(3) for level in ("core", "die", "package", "cluster")
+]
+NAMES += [f"{CPU}/cpu{cpu}/topology/{name}" for cpu in range(3) for name in ("core_cpus_list", "core_siblings")]
+NAMES += [f"{CPU}/cpu{cpu}/{name}" for cpu in range(3) for name in ("cpu_capacity", "regs/identification/midr_el1")]
+for at in ("index0", "index2"):
+    NAMES += [f"{CPU}/cpu{c}/cache/{at}/{n}" for c in range(3) for n in ("level", "type", "size", "shared_cpu_map")]
+NAMES += [f"{NODE}/node{node}/{name}" for node in (0, 1, 7) for name in ("cpumap", "cpulist", "meminfo", "distance")]
+NAMES += ["sys/devices/cpu_core/cpus", "sys/devices/cpu_atom/cpus", f"{NODE}/node1/access0/initiators/node0/name"]
+NAMES += ["sys/devices/virtual/memory_tiering/memory_tier4/nodelist", f"{NODE}/node1/access1/initiators/read_bandwidth"]
+
+masks = st.sampled_from(["0", "1", "3", "5", "6", "7", "8", "f", "ff,00000007", ""])
+lists = st.sampled_from(["0", "0-1", "1-2", "0,2", "0-2", "3-9", "0-2:2", ""])
+others = st.sampled_from(
+    ["-1", "0x410fd4f0", "Data", "32K", "10 20", "20 10 30", "Node 0 MemTotal: 12 kB", "4000000000"]
+)
+amd = st.sampled_from([AMD.format(21), "processor : 0\nprocessor : 2\n"])
+texts = st.one_of(masks, lists, others, amd, st.text(alphabet="0123456789abfKx,-: \0\n\xff", max_size=12))
+
+
+@given(online=lists, files=st.dictionaries(st.sampled_from(NAMES), texts, max_size=25))
+def test_both_readers_say_the_same_of_any_tree(tmp_path_factory, online, files):
+    """Where the native reader refuses, the other one has the last word."""
+    pytest.importorskip("qcthreads.host._native", reason="the native extension is not there")
+    from qcthreads.host import linux
+
+    root = tree(tmp_path_factory.mktemp("any"), {f"{CPU}/online": online} | files)
+    said = []
+    for facts in (linux.read_facts, sysfs.read_facts):
+        try:
+            said.append(answers(read_machine(root, facts=facts)))
+        except MachineError as error:
+            said.append({"error": str(error)})
+    assert said[0] == said[1]
+    shutil.rmtree(root)
+
+
+@given(online=lists, files=st.dictionaries(st.sampled_from(NAMES), st.one_of(masks, others), max_size=40))
+def test_what_the_native_reader_takes_needs_no_other(tmp_path_factory, online, files):
+    root = tree(tmp_path_factory.mktemp("any"), {f"{CPU}/online": online or "0-2"} | files)
+    try:
+        native, pure = both_facts(root)
+    except (OSError, MachineError):
+        return
+    assert native == pure
+    shutil.rmtree(root)

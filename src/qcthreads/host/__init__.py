@@ -1,8 +1,27 @@
-"""Asks and tells the operating system: topology, limits, affinity, memory policy; nobody else does; decides nothing."""
+"""Asks and tells the operating system: topology, limits, affinity, memory policy; nobody else does; decides nothing.
 
-from .build_info import native_status
-from .interface import Binding, Capabilities, Host, MemoryBinding, MemoryKind, MemoryPolicy
-from .select import get_host, read_machine
+Names load on first use, so that whoever only looks at a recorded machine pays for no back end, and nobody for all.
+"""
+
+import importlib
+
+TYPE_CHECKING = False  # as type checkers know it; importing typing costs more than all the rest here
+if TYPE_CHECKING:
+    from .build_info import native_status
+    from .interface import Binding, Capabilities, Host, MemoryBinding, MemoryKind, MemoryPolicy
+    from .select import get_host, read_machine
+
+_HOME = {
+    "Binding": "interface",
+    "Capabilities": "interface",
+    "Host": "interface",
+    "MemoryBinding": "interface",
+    "MemoryKind": "interface",
+    "MemoryPolicy": "interface",
+    "get_host": "select",
+    "native_status": "build_info",
+    "read_machine": "select",
+}
 
 __all__ = [
     "Binding",
@@ -15,3 +34,13 @@ __all__ = [
     "native_status",
     "read_machine",
 ]
+
+
+def __getattr__(name: str) -> object:
+    try:
+        home = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

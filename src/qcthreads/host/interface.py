@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingNotEnforcedError
-from ..machine import Machine
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from ..machine import Machine
 
 MemoryKind = Literal["default", "preferred", "bind", "interleave", "local", "preferred-many"]
 """What a memory policy does with its nodes, in the kernel's order (``MPOL_*`` in include/uapi/linux/mempolicy.h).

@@ -8,17 +8,16 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ..cpuset import CpuSet, NodeSet
-from ..machine import Machine
 from . import _native, memory, sysfs
 from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
-from .live import read_linux_machine
 from .sysfs import Facts
 from .times import psutil_thread_times, thread_times_error
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from ..machine import Machine
 assert sys.platform == "linux", "the extension has these functions on Linux alone"
 
 _NO_NODES = NodeSet()
@@ -88,6 +87,8 @@ class LinuxHost:
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
+        from .live import read_linux_machine  # with all of the machine's types, which those who only bind never need
+
         return read_linux_machine(self, sysroot, read_facts)
 
 

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingNotSupportedError
-from ..machine import Machine
 from . import memory, memory_calls
 from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
-from .live import read_linux_machine
 from .sysfs import read_facts
 from .times import psutil_thread_times, thread_times_error
 
@@ -21,6 +19,8 @@ _PASSES = 64  # a process that starts threads faster than this many passes over 
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from ..machine import Machine
 
 _NO_NODES = NodeSet()
 
@@ -95,6 +95,8 @@ class PortableHost:
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
+        from .live import read_linux_machine  # with all of the machine's types, which those who only bind never need
+
         return read_linux_machine(self, sysroot, read_facts)
 
 

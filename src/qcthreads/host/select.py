@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from ..errors import InputError, MachineError
-from ..machine import Machine
 from .build_info import native_status
-from .interface import Host
+
+if TYPE_CHECKING:
+    from ..machine import Machine
+    from .interface import Host
 
 
 def get_host() -> Host:
