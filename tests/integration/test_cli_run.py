@@ -89,9 +89,10 @@ def test_a_store_is_kept_read_and_resumed(helium: Path, tmp_path: Path) -> None:
 
     exported = list(csv.DictReader(io.StringIO(run("export", store, "--to", "csv").stdout)))
     assert len(exported) == 6
-    label = exported[0]["label"]
-    assert label in json.dumps(json.loads(run("show", store, label).stdout)) or run("show", store, label).stdout
-    run("show", store, "no such label", check=2)
+    label = exported[3]["label"]
+    assert json.loads(run("show", store, label).stdout)["label"] == label
+    assert json.loads(run("show", store, "1+2").stdout)["label"] == '["(auto)", [1, 2], [1, 2]]'
+    assert "did you mean 1+2" in run("show", store, "1+21", check=2).stderr
     json.loads(run("export", store, "--to", "json").stdout)
     run("export", store, "--to", "zip", "--output", tmp_path / "he.zip")
     assert zipfile.ZipFile(tmp_path / "he.zip").testzip() is None
@@ -107,19 +108,25 @@ def test_a_store_is_kept_read_and_resumed(helium: Path, tmp_path: Path) -> None:
 
 
 def test_a_failing_calculation_leaves_the_rest_and_no_total(tmp_path: Path) -> None:
-    """6-31G has no xenon: what contains it fails in PySCF, the helium dimer does not."""
+    """RHF is for singlets: what contains the hydrogen atom fails in PySCF, the helium dimer does not."""
     path = tmp_path / "mixed.xyz"
-    path.write_text("3\n\nHe 0 0 0\nHe 0 0 2.8\nXe 4 0 0\n")
+    path.write_text("3\n\nHe 0 0 0\nHe 0 0 2.8\nH 4 0 0\n")
+    asked = (*MODEL, "--charges", "0,0,0", "--multiplicities", "1,1,2", "--keywords", '{"reference": "rhf"}')
     store = tmp_path / "mixed.store"
-    done = run("run", path, *MODEL, "--store", store, check=1)
+    done = run("run", path, *asked, "--store", store, check=1)
+    assert "3 of 6 calculations failed, all with:" in done.stdout
+    assert done.stdout.count("RHF is for singlets") == done.stderr.count("RHF is for singlets") == 1
+    assert "  3, 1+3, 2+3" in done.stdout
     assert "No total energy: 3 terms are missing" in done.stdout
     assert "kcal/mol" not in done.stdout
     assert json.loads(run("status", store, "--json").stdout) == {"total": 6, "finished": 3, "failed": 3, "running": 0}
     failures = json.loads(run("failures", store, "--json").stdout)
     assert len(failures) == 3
-    assert all("xe" in error.lower() for error in failures.values())
-    assert run("failures", store).stdout.count("\n") >= 6
-    document = json.loads(run("run", path, *MODEL, "--json", check=1).stdout)
+    assert all("RHF is for singlets" in error for error in failures.values())
+    told = run("failures", store).stdout
+    assert told.count("RHF is for singlets") == 1
+    assert told.startswith("3, 1+3, 2+3\n")
+    document = json.loads(run("run", path, *asked, "--json", check=1).stdout)
     assert document["result"] is None
     assert len(document["missing"]) == 3
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..cpuset import CpuSet
-from ..manybody.report import BodyRow, FragmentRow, headline
+from ..manybody.labels import short_label
+from ..manybody.report import BodyRow, FragmentRow, grouped
 from ..manybody.run import RunReport
-from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_size, format_split
+from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_count, format_size, format_split
 from .render import percent, print_table, seconds
 
 _ROWS_SHOWN = 24
+_ERRORS_SHOWN = 5
 _ORDERS = {1: "monomers", 2: "dimers", 3: "trimers", 4: "tetramers"}
 
 
@@ -128,15 +130,24 @@ def _print_fragments(rows: Sequence[FragmentRow], csv_file: Path | None) -> None
 
 
 def _print_missing(report: RunReport) -> None:
-    failed, missing = len(report.failures), len(report.missing)
-    print(f"{failed} {'calculation' if failed == 1 else 'calculations'} failed:")
-    for label, error in list(report.failures.items())[:_ROWS_SHOWN]:
-        print(f"  {label}: {headline(error)}")
-    print(f"No total energy: {missing} {'term is' if missing == 1 else 'terms are'} missing:")
-    for term in report.missing[:_ROWS_SHOWN]:
-        print(f"  {term}")
-    if len(report.missing) > _ROWS_SHOWN:
-        print(f"  ... and {len(report.missing) - _ROWS_SHOWN} more")
+    failed, missing, total = len(report.failures), len(report.missing), len(report.fragments)
+    groups = grouped(report.failures)
+    if failed:
+        how = ", all with:" if len(groups) == 1 < failed else ":"
+        print(f"{failed} of {format_count(total, 'calculation')} failed{how}")
+    for error, labels in list(groups.items())[:_ERRORS_SHOWN]:
+        print(f"  {_some(labels)}")
+        print("    " + "\n    ".join(error.splitlines()))
+    if len(groups) > _ERRORS_SHOWN:
+        others = format_count(len(groups) - _ERRORS_SHOWN, "other error")
+        print(f"  ... and {others}; of a store `qcthreads failures` lists all")
+    print(f"No total energy: {format_count(missing, 'term')} {'is' if missing == 1 else 'are'} missing:")
+    print(f"  {_some([short_label(label) for label in report.missing])}")
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _ROWS_SHOWN} more" if len(labels) > _ROWS_SHOWN else ""
+    return ", ".join(labels[:_ROWS_SHOWN]) + more
 
 
 def _print_energies(report: RunReport) -> None:

@@ -97,6 +97,7 @@ def execute(args: Namespace) -> int:
     try:
         with _terminated_like_interrupted(), Run(request_of(args), warm=not args.dry_run) as run:
             if args.dry_run:
+                run.check()
                 print_json(dry_run_document(run)) if args.json else print_dry_run(run)
                 return 0
             with show_progress(run, sys.stderr) as on_progress:

@@ -107,6 +107,10 @@ class StoreReader:
             found.append(row)
         return found
 
+    def labels(self) -> list[str]:
+        """Of all calculations, in the order in which they were expected."""
+        return [label for (label,) in self._query("SELECT label FROM calculation ORDER BY position")]
+
     def show(self, label: str) -> dict[str, Any]:
         """Everything held about one calculation, ``result`` included. Raises InputError for an unknown label."""
         for *values, result in self._query(f"SELECT {_ROW}, result FROM calculation WHERE label = ?", label):
@@ -159,7 +163,7 @@ class StoreReader:
             return self._database.execute(sql, values).fetchall()
 
     def _everything(self) -> Iterator[dict[str, Any]]:
-        for (label,) in self._query("SELECT label FROM calculation ORDER BY position"):
+        for label in self.labels():
             yield self.show(label)
 
     def _write_zip(self, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..execution.calculation import Calculation
 from ..planning import relative_cost
-from .inputs import WITHOUT_BASIS
+from ..programs import registry
 from .supported import check_core, check_input
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Expansion:
                 "'method' or 'method/basis' (for example {2: 'mp2/cc-pvdz'}), or use from_manybodyinput"
             )
         model = {"method": method}
-        if program.lower() not in WITHOUT_BASIS:
+        if registry.get(program).takes_basis:
             chosen = own_basis if slash else basis
             if not chosen:
                 raise InputError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..programs import registry
 from ..units import BOHR_TO_ANGSTROM
 from .request import RunRequest
 from .supported import check_bsse, check_input
@@ -24,24 +25,6 @@ if TYPE_CHECKING:
 DEFAULT_PROGRAM = "pyscf"
 DEFAULT_MAX_NBODY = 2
 DEFAULT_BSSE = ("nocp",)
-
-# Programs of QCEngine 0.52 whose methods bring their own basis, or have none; with the method meant if none is said.
-WITHOUT_BASIS: Mapping[str, str | None] = {
-    "xtb": "GFN2-xTB",
-    "tblite": "GFN2-xTB",
-    "mopac": None,
-    "torchani": None,
-    "aimnet2": None,
-    "mace": None,
-    "openmm": None,
-    "rdkit": None,
-    "dftd3": None,
-    "s-dftd3": None,
-    "dftd4": None,
-    "mp2d": None,
-    "gcp": None,
-    "mctc-gcp": None,
-}
 
 _BOND_FACTOR = 1.2  # times the sum of covalent radii, as in qcelemental.molutil.guess_connectivity
 _TOO_CLOSE_ANGSTROM = 0.4  # well below the shortest bond there is (H2, 0.74)
@@ -362,7 +345,7 @@ def _check(made: ManyBodyInput) -> None:
         if not atomic.program:
             raise InputError(f"the input names no program; give --program (for example {DEFAULT_PROGRAM})")
         _model(atomic.program.lower(), atomic.model.method, atomic.model.basis)
-        if atomic.program.lower() in WITHOUT_BASIS and "cp" in check_bsse(made.specification.keywords.bsse_type):
+        if not registry.get(atomic.program).takes_basis and "cp" in check_bsse(made.specification.keywords.bsse_type):
             raise InputError(
                 f"bsse cp with {atomic.program}: counterpoise puts basis functions on ghost atoms, and "
                 f"{atomic.program} has no basis sets and would count ghosts as atoms; use --bsse nocp"
@@ -371,8 +354,9 @@ def _check(made: ManyBodyInput) -> None:
 
 def _model(program: str, method: str | None, basis: Any) -> tuple[str, Any]:
     """Method and basis, or InputError that says which to give."""
-    if program in WITHOUT_BASIS:
-        method = method or WITHOUT_BASIS[program]
+    spec = registry.get(program)
+    if not spec.takes_basis:
+        method = method or spec.usual_method
         if method is None:
             raise InputError(f"no method was given for {program}; give --method")
         if basis:

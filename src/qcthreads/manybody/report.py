@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..execution.calculation import Outcome
 from ..units import BOHR_TO_ANGSTROM
 from .expansion import Term, energy_of
+from .labels import label_order, short_label
 from .supported import BSSE_NAMES
 
 if TYPE_CHECKING:
@@ -90,6 +91,14 @@ def body_rows(properties: Mapping[str, Any], bsse: Sequence[str], max_nbody: int
 def bsse_treatment(bsse: Sequence[str]) -> str:
     """The treatments in words, the one that decides the returned energy first."""
     return "; ".join(BSSE_NAMES[treatment] for treatment in bsse)
+
+
+def grouped(failures: Mapping[str, str]) -> dict[str, list[str]]:
+    """Error -> the short labels of the calculations that failed with it, the smallest first; each error once."""
+    groups: dict[str, list[str]] = {}
+    for label in sorted(failures, key=label_order):
+        groups.setdefault(failures[label].strip(), []).append(short_label(label))
+    return groups
 
 
 def headline(error: str) -> str:

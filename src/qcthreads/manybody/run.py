@@ -22,6 +22,7 @@ from ..leases import LeaseBook
 from ..machine.placement import split as cut
 from ..planning import choose_split
 from ..programs import registry
+from .check import check_with_program
 from .config import strategy_name
 from .expansion import Expansion, count_by_nbody
 from .inputs import likely_program, read_input
@@ -124,6 +125,8 @@ class Run:
         request = self.request
         strategy = strategy_name(request.strategy)
         _check_places(request)
+        if request.program is not None:
+            registry.require(request.program)  # a slip of the pen is told before the input is read
         if warm:
             self._warmed_at = time.perf_counter()
             self._warm()
@@ -136,6 +139,19 @@ class Run:
         self.fragments = fragment_rows(self._terms, self._molecule)
         self.decision = self._decide(strategy, registry.version(installation))
 
+    def check(self) -> None:
+        """Ask the program whether it knows what is asked for; where it does not, InputError says what there is.
+
+        :meth:`execute` does so itself. Starts a worker where none is warm.
+        """
+        decision = self.decision
+        check_with_program(
+            self._engine,
+            self._expansion,
+            threads=decision["threads"],
+            memory_bytes=decision["memory_bytes_per_worker"],
+        )
+
     def execute(self, on_progress: Callable[[Progress], None] | None = None) -> RunReport:
         """Compute what the store lacks.
 
@@ -143,8 +159,11 @@ class Run:
         """
         began = self._warmed_at or time.perf_counter()
         tally = Tally(self._book, on_progress)
-        store = self._open_store()
+        store = None
         try:
+            if not self.request.resume:  # a store is begun after the check only, so what it belongs to has passed
+                self.check()
+            store = self._open_store()
             results = self._reused(store, on_progress)
             reused = len(results)
             self._compute(tally, store, results)
