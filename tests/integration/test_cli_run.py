@@ -79,6 +79,21 @@ def test_dry_run_counts_and_computes_nothing(helium: Path, tmp_path: Path) -> No
     assert "3 monomers, 3 dimers" in run("run", helium, *MODEL, "--dry-run").stdout
 
 
+def test_a_dry_run_of_very_many_counts_and_lists_none(tmp_path: Path) -> None:
+    """C(200, 2) and C(200, 3) by hand: 200 * 199 / 2 and 200 * 199 * 198 / 6."""
+    path = tmp_path / "he200.xyz"
+    path.write_text(
+        "200\n\n" + "".join(f"He {3 * (i % 10)} {3 * (i // 10 % 10)} {3 * (i // 100)}\n" for i in range(200))
+    )
+    asked = ("run", path, *MODEL, "--max-nbody", 3, "--dry-run")
+    document = json.loads(run(*asked, "--json").stdout)
+    assert document["counts_by_nbody"] == {"1": 200, "2": 19900, "3": 1313400}
+    assert document["fragments"] is None
+    told = run(*asked).stdout
+    assert told.startswith("1333500 calculations: 200 monomers, 19900 dimers, 1313400 trimers\n")
+    assert "Decided" in told
+
+
 def test_a_store_is_kept_read_and_resumed(helium: Path, tmp_path: Path) -> None:
     store = tmp_path / "he.store"
     first = json.loads(run("run", helium, *MODEL, "--store", store, "--json").stdout)

@@ -45,6 +45,7 @@ class Tally:
 
     def __init__(self, rows: Sequence[FragmentRow], now: Callable[[], float] = time.monotonic) -> None:
         self._costs = {row.label: _cost(row) for row in rows}
+        self._left_cost = sum(self._costs.values())
         self._done_cost = 0.0
         self._now = now
         self._began = now()
@@ -55,10 +56,12 @@ class Tally:
     def count(self, progress: Progress) -> None:
         """Take one event into account. What is reused is not part of the work, so that rate and time to go are true."""
         if progress.event == "reused":
-            self._costs.pop(progress.label, None)
+            self._left_cost -= self._costs.pop(progress.label, 0.0)
             self.total -= 1
         if progress.event in ("finished", "failed"):
-            self._done_cost += self._costs.pop(progress.label, 0.0)
+            cost = self._costs.pop(progress.label, 0.0)
+            self._left_cost -= cost
+            self._done_cost += cost
             self.finished += progress.event == "finished"
             self.failed += progress.event == "failed"
 
@@ -82,7 +85,7 @@ class Tally:
         """Expected time to the end; ``None`` before the first calculation has ended."""
         if not self._done_cost:
             return None
-        return self.elapsed_s * sum(self._costs.values()) / self._done_cost
+        return self.elapsed_s * self._left_cost / self._done_cost
 
     def __str__(self) -> str:
         text = f"{self.done}/{self.total} done"

@@ -17,11 +17,17 @@ from .render import percent, print_table, seconds
 
 _ROWS_SHOWN = 24
 _ERRORS_SHOWN = 5
+LISTED = 10_000
+"""A dry run of more calculations counts them, and lists none: to make the list takes time."""
 _ORDERS = {1: "monomers", 2: "dimers", 3: "trimers", 4: "tetramers"}
 
 
 class Prepared(Protocol):
     """What is known of a run before it starts."""
+
+    @property
+    def calculations(self) -> int:
+        """How many."""
 
     @property
     def fragments(self) -> Sequence[FragmentRow]:
@@ -53,12 +59,13 @@ def print_report(report: RunReport, csv_file: Path | None) -> None:
 
 def print_dry_run(run: Prepared) -> None:
     """What would be computed, and how."""
-    total = sum(run.counts_by_nbody.values())
+    total = run.calculations
     counts = ", ".join(
         f"{count} {_ORDERS.get(nbody, f'{nbody}-mers')}" for nbody, count in sorted(run.counts_by_nbody.items())
     )
     print(f"{total} calculations: {counts}")
-    _print_fragments(run.fragments, None)
+    if total <= LISTED:
+        _print_fragments(run.fragments, None)
     print()
     _print_decision(run.decision)
     print(f"Disk for temporary files: {_size(run.decision.get('scratch_bytes'))}")
@@ -72,9 +79,9 @@ def dry_run_document(run: Prepared) -> dict[str, Any]:
     """The same as JSON data."""
     return {
         "dry_run": True,
-        "calculations": sum(run.counts_by_nbody.values()),
+        "calculations": run.calculations,
         "counts_by_nbody": run.counts_by_nbody,
-        "fragments": run.fragments,
+        "fragments": run.fragments if run.calculations <= LISTED else None,
         "decision": run.decision,
     }
 

@@ -19,7 +19,7 @@ from ..manybody.run import Run, RunRequest
 from ..units import parse_size
 from .progress import show_progress
 from .render import print_json
-from .results import dry_run_document, print_dry_run, print_report, write_csv
+from .results import LISTED, dry_run_document, print_dry_run, print_report, write_csv
 
 _T = TypeVar("_T")
 
@@ -100,6 +100,8 @@ def execute(args: Namespace) -> int:
                 run.check()
                 print_json(dry_run_document(run)) if args.json else print_dry_run(run)
                 return 0
+            if run.calculations > LISTED:
+                print(f"preparing {run.calculations:,} calculations", file=sys.stderr, flush=True)
             with show_progress(run, sys.stderr) as on_progress:
                 report = run.execute(on_progress)
     except KeyboardInterrupt:
