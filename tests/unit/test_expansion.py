@@ -12,6 +12,7 @@ pytest.importorskip("qcmanybody", reason="the expansion is QCManyBody's")
 from qcelemental.models.v2 import AtomicInput, Molecule
 from qcmanybody import ManyBodyCore, delabeler
 
+from qcthreads.errors import InputError
 from qcthreads.manybody.expansion import Expansion
 from qcthreads.manybody.inputs import build_input, molecule_from_xyz
 from qcthreads.manybody.report import fragment_rows
@@ -75,6 +76,12 @@ def test_a_million_terms_are_counted_at_once():
     )
     assert many.counts_by_nbody() == {1: 200, 2: 19900, 3: 1313400}
     assert many.core.mc_compute_dict is None  # QCManyBody's list
+
+
+def test_keywords_that_are_no_plain_data_are_refused_at_the_door():
+    molecule = molecule_from_xyz("2\n\nHe 0 0 0\nHe 0 0 4\n")
+    with pytest.raises(InputError, match="plain data"):
+        Expansion.from_input(build_input(molecule, method="hf", basis="6-31g", keywords={"guess": object()}))
 
 
 def test_the_costliest_comes_first():

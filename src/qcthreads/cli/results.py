@@ -51,7 +51,10 @@ def print_report(report: RunReport, csv_file: Path | None) -> None:
     else:
         _print_energies(report)
     print()
-    _print_decision(report.decision, unbound=any(finding["kind"] == "unbound" for finding in report.findings))
+    if report.statistics.get("fragments_reused") == len(report.fragments):
+        print("Nothing was left to compute: all results were in the store.")
+    else:
+        _print_decision(report.decision, unbound=any(finding["kind"] == "unbound" for finding in report.findings))
     _print_statistics(report.statistics)
     for finding in report.findings:
         print(f"Finding: {finding.get('message', finding)}")

@@ -103,7 +103,7 @@ class StoreReader:
         for *values, result in self._query(f"SELECT {_ROW}, result FROM calculation ORDER BY position"):
             row = _row(values)
             value = _unpack(result).get("return_result") if result is not None else None
-            row["return_energy"] = value if isinstance(value, int | float) else None
+            row["energy_hartree"] = value if isinstance(value, int | float) else None
             found.append(row)
         return found
 
@@ -489,7 +489,7 @@ def _row(values: list[Any]) -> dict[str, Any]:
 
 def _write_csv(rows: list[dict[str, Any]], file: IO[str]) -> None:
     """CPUs joined by ``+``: a spreadsheet takes the ``1-2`` of a list of CPUs for the second of January."""
-    writer = csv.DictWriter(file, [*_ROW.split(", "), "return_energy"])
+    writer = csv.DictWriter(file, [*_ROW.split(", "), "energy_hartree"])
     writer.writeheader()
     for row in rows:
         joined = {name: None if row[name] is None else "+".join(map(str, row[name])) for name in ("cpus", "bound")}

@@ -93,7 +93,13 @@ class Expansion:
         if chemistry not in given.specification.specification:
             known = ", ".join(given.specification.specification)
             raise InputError(f"levels name the model chemistry {chemistry!r}, but the specification has only: {known}")
-        specification = given.specification.specification[chemistry].model_dump(mode="json")
+        try:
+            specification = given.specification.specification[chemistry].model_dump(mode="json")
+        except ValueError as error:  # pydantic's, of what it cannot write as JSON
+            raise InputError(
+                f"the keywords go to a worker process as plain data, and these cannot: {error}; give numbers, text, "
+                "truth values, lists and dicts"
+            ) from None
         program = specification.pop("program")
         specification["driver"] = given.specification.driver.value
         return cls(core, program, specification, computer)

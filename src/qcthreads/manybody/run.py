@@ -336,6 +336,8 @@ def _check_places(request: RunRequest) -> None:
         raise InputError("resume needs a store: say which with --store FILE")
     if request.store is not None:
         _check_writable(request.store.absolute().parent, "the store's directory")
+        if request.store.is_dir():
+            raise InputError(f"the store {request.store} is a directory; name a file, for example in it")
         if request.store.exists() and not request.resume:
             raise InputError(f"the store {request.store} exists: go on with it by --resume, or name another file")
         if request.resume and not request.store.exists():
