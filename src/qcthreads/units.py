@@ -1,8 +1,9 @@
-"""Unit conversions and sizes as people write them; nothing here knows what is measured."""
+"""Unit conversions, sizes, counts and names as people write them; nothing here knows what is measured."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from .errors import InputError
 
@@ -27,6 +28,14 @@ def parse_size(text: str) -> int:
     if match is None or factor is None:
         raise InputError(f"not a size: {text!r}; write for example 500MB, 2GiB or 1048576 (bytes)")
     return int(float(match.group(1)) * factor)
+
+
+def nearest(asked: str, known: Iterable[str]) -> str:
+    """What of ``known`` may have been meant by ``asked``: ``"pyscf"``, ``"cc-pvdz or cc-pvtz"``, or ``""``."""
+    from difflib import get_close_matches
+
+    names = {name.lower(): name for name in known}
+    return " or ".join(names[found] for found in get_close_matches(asked.lower(), names, n=3))
 
 
 def format_count(number: int, noun: str) -> str:

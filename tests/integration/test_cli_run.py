@@ -79,6 +79,21 @@ def test_dry_run_counts_and_computes_nothing(helium: Path, tmp_path: Path) -> No
     assert "3 monomers, 3 dimers" in run("run", helium, *MODEL, "--dry-run").stdout
 
 
+def test_a_dry_run_of_very_many_counts_and_lists_none(tmp_path: Path) -> None:
+    """C(200, 2) and C(200, 3) by hand: 200 * 199 / 2 and 200 * 199 * 198 / 6."""
+    path = tmp_path / "he200.xyz"
+    path.write_text(
+        "200\n\n" + "".join(f"He {3 * (i % 10)} {3 * (i // 10 % 10)} {3 * (i // 100)}\n" for i in range(200))
+    )
+    asked = ("run", path, *MODEL, "--max-nbody", 3, "--dry-run")
+    document = json.loads(run(*asked, "--json").stdout)
+    assert document["counts_by_nbody"] == {"1": 200, "2": 19900, "3": 1313400}
+    assert document["fragments"] is None
+    told = run(*asked).stdout
+    assert told.startswith("1333500 calculations: 200 monomers, 19900 dimers, 1313400 trimers\n")
+    assert "Decided" in told
+
+
 def test_a_store_is_kept_read_and_resumed(helium: Path, tmp_path: Path) -> None:
     store = tmp_path / "he.store"
     first = json.loads(run("run", helium, *MODEL, "--store", store, "--json").stdout)
@@ -89,9 +104,10 @@ def test_a_store_is_kept_read_and_resumed(helium: Path, tmp_path: Path) -> None:
 
     exported = list(csv.DictReader(io.StringIO(run("export", store, "--to", "csv").stdout)))
     assert len(exported) == 6
-    label = exported[0]["label"]
-    assert label in json.dumps(json.loads(run("show", store, label).stdout)) or run("show", store, label).stdout
-    run("show", store, "no such label", check=2)
+    label = exported[3]["label"]
+    assert json.loads(run("show", store, label).stdout)["label"] == label
+    assert json.loads(run("show", store, "1+2").stdout)["label"] == '["(auto)", [1, 2], [1, 2]]'
+    assert "did you mean 1+2" in run("show", store, "1+21", check=2).stderr
     json.loads(run("export", store, "--to", "json").stdout)
     run("export", store, "--to", "zip", "--output", tmp_path / "he.zip")
     assert zipfile.ZipFile(tmp_path / "he.zip").testzip() is None
@@ -107,19 +123,25 @@ def test_a_store_is_kept_read_and_resumed(helium: Path, tmp_path: Path) -> None:
 
 
 def test_a_failing_calculation_leaves_the_rest_and_no_total(tmp_path: Path) -> None:
-    """6-31G has no xenon: what contains it fails in PySCF, the helium dimer does not."""
+    """RHF is for singlets: what contains the hydrogen atom fails in PySCF, the helium dimer does not."""
     path = tmp_path / "mixed.xyz"
-    path.write_text("3\n\nHe 0 0 0\nHe 0 0 2.8\nXe 4 0 0\n")
+    path.write_text("3\n\nHe 0 0 0\nHe 0 0 2.8\nH 4 0 0\n")
+    asked = (*MODEL, "--charges", "0,0,0", "--multiplicities", "1,1,2", "--keywords", '{"reference": "rhf"}')
     store = tmp_path / "mixed.store"
-    done = run("run", path, *MODEL, "--store", store, check=1)
+    done = run("run", path, *asked, "--store", store, check=1)
+    assert "3 of 6 calculations failed, all with:" in done.stdout
+    assert done.stdout.count("RHF is for singlets") == done.stderr.count("RHF is for singlets") == 1
+    assert "  3, 1+3, 2+3" in done.stdout
     assert "No total energy: 3 terms are missing" in done.stdout
     assert "kcal/mol" not in done.stdout
     assert json.loads(run("status", store, "--json").stdout) == {"total": 6, "finished": 3, "failed": 3, "running": 0}
     failures = json.loads(run("failures", store, "--json").stdout)
     assert len(failures) == 3
-    assert all("xe" in error.lower() for error in failures.values())
-    assert run("failures", store).stdout.count("\n") >= 6
-    document = json.loads(run("run", path, *MODEL, "--json", check=1).stdout)
+    assert all("RHF is for singlets" in error for error in failures.values())
+    told = run("failures", store).stdout
+    assert told.count("RHF is for singlets") == 1
+    assert told.startswith("3, 1+3, 2+3\n")
+    document = json.loads(run("run", path, *asked, "--json", check=1).stdout)
     assert document["result"] is None
     assert len(document["missing"]) == 3
 

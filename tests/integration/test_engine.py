@@ -51,6 +51,10 @@ TASKS = """
         message = "\\n".join(map(str, range(99)))
         return {"success": False, "error": {"error_type": "random_error", "error_message": message}}
 
+    def talk(input):
+        print("w" * 999_999)
+        return {}
+
     def leave(input):
         sys.exit("I leave")
 
@@ -356,6 +360,15 @@ def test_much_output_and_large_data_do_no_harm(engine: LocalEngine) -> None:
     failed = only(engine.run([calculation("shout", text=big, then="crash")]))
     assert "last words" in (failed.error or "")
     assert len(failed.error or "") < 10_000
+
+
+def test_the_log_of_a_worker_does_not_grow_without_end(engine: LocalEngine, tmp_path: Path) -> None:
+    sizes = []
+    for number in range(6):
+        assert only(engine.run([calculation("talk", str(number))])).status == "finished"
+        sizes.append(sum(log.stat().st_size for log in tmp_path.rglob("log")))
+    assert max(sizes) < 3 * 10**6
+    assert min(sizes) > 10**5  # it is the log that was looked at
 
 
 def test_a_timeout_ends_the_tree(engine: LocalEngine, tmp_path: Path) -> None:

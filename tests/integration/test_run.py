@@ -23,8 +23,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 WATER4 = EXAMPLES / "water4.xyz"
 FAST = {"method": "hf", "basis": "sto-3g"}
 
-# Xenon is not in 6-31G: what contains it fails, the rest does not.
-XENON = "3\n\nHe 0 0 0\nXe 0 0 4\nNe 0 0 8\n"
+# RHF is for singlets: what contains the hydrogen atom fails, the rest does not.
+HYDROGEN = "3\n\nHe 0 0 0\nH 0 0 4\nNe 0 0 8\n"
+RADICAL = {"charges": [0, 0, 0], "multiplicities": [1, 2, 1], "keywords": {"reference": "rhf"}}
 
 
 def request(path: Path = WATER4, **options) -> RunRequest:
@@ -129,19 +130,46 @@ def test_charges_and_ions(tmp_path):
 
 
 def test_failures_are_named_and_no_total_is_given(tmp_path):
-    path = tmp_path / "xenon.xyz"
-    path.write_text(XENON)
-    store = tmp_path / "xenon.store"
-    report = Run(request(path, basis="6-31g", max_nbody=2, store=store)).execute()
-    with_xenon = {'["(auto)", [2], [2]]', '["(auto)", [1, 2], [1, 2]]', '["(auto)", [2, 3], [2, 3]]'}
-    assert set(report.missing) == set(report.failures) == with_xenon
-    assert all("Xe" in error for error in report.failures.values())
+    path = tmp_path / "radical.xyz"
+    path.write_text(HYDROGEN)
+    store = tmp_path / "radical.store"
+    report = Run(request(path, max_nbody=2, store=store, **RADICAL)).execute()
+    with_hydrogen = {'["(auto)", [2], [2]]', '["(auto)", [1, 2], [1, 2]]', '["(auto)", [2, 3], [2, 3]]'}
+    assert set(report.missing) == set(report.failures) == with_hydrogen
+    assert all("RHF is for singlets" in error for error in report.failures.values())
     assert report.result is None
     assert report.bodies == ()
     assert report.statistics["fragments_computed"] == 3
     assert report.statistics["fragments_failed"] == 3
     with open_store(store) as reader:
         assert reader.status() == {"total": 6, "finished": 3, "failed": 3, "running": 0}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"basis": "cc-pvdzz"}, "did you mean cc-pvdz"),
+        ({"method": "ccsd"}, "offered are hf and mp2"),
+        ({"keywords": {"density_fitt": True}}, "did you mean density_fit?"),
+        ({"keywords": {"max_cycle": "many"}}, "keyword max_cycle is 'many'"),
+    ],
+)
+def test_what_the_program_does_not_know_is_refused_before_anything_is_computed(tmp_path, asked, said):
+    store = tmp_path / "refused.store"
+    with pytest.raises(InputError) as refused, Run(request(store=store, **asked)) as run:
+        run.execute()
+    assert said in str(refused.value)
+    assert not store.exists()
+
+
+def test_an_element_that_the_basis_lacks_is_told_which_have_it(tmp_path):
+    path = tmp_path / "xenon.xyz"
+    path.write_text("3\n\nHe 0 0 0\nXe 0 0 4\nNe 0 0 8\n")
+    with (
+        pytest.raises(InputError, match=r"no basis set '6-31g' for Xe, .*def2-svp"),
+        Run(request(path, basis="6-31g")) as run,
+    ):
+        run.check()
 
 
 def test_a_stopped_run_is_resumed_where_it_was(tmp_path, report):

@@ -111,6 +111,10 @@ def test_every_command_has_help_with_examples(command: str, capsys: pytest.Captu
         ["run", "x.xyz", "--workers", "0"],
         ["run", "x.xyz", "--workers", "two"],
         ["run", "x.xyz", "--memory", "much"],
+        ["run", "x.xyz", "--memory", "16"],
+        ["run", "x.xyz", "--csv", "x.xyz"],
+        ["run", "x.xyz", "--csv", "y", "--store", "y"],
+        ["run", "x.xyz", "--csv", "/"],
         ["run", "x.xyz", "--cpus", "0-"],
         ["run", "x.xyz", "--cpus", ""],
         ["run", "x.xyz", "--keywords", "{"],
@@ -221,6 +225,23 @@ def test_a_closed_pipe_is_no_error() -> None:
     os.close(writing)
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_full_disk_under_standard_output_is_no_traceback() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "qcthreads", "limits"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 3
+    assert done.stderr == "qcthreads: error: the output cannot be written: no space is left there; make some\n"
+
+
+def test_what_was_all_in_the_store_was_not_decided(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(report(statistics={"fragments_total": 3, "fragments_reused": 3}), None)
+    shown = capsys.readouterr().out
+    assert "all results were in the store" in shown
+    assert "Decided" not in shown
 
 
 def test_plain_data_is_strict_json() -> None:

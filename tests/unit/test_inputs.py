@@ -92,8 +92,16 @@ class TestXyz:
             (WATERS, {"charges": [1]}, "--charges has 1 numbers, but .* 2 fragments"),
             (WATERS, {"charges": [1, 0]}, "9 electrons at charge 1, an odd number"),
             (WATERS, {"charges": [0.5, 0]}, "not a whole number"),
-            (WATERS, {"charges": [11, 0]}, "more than its nuclei have"),
-            (WATERS, {"multiplicities": [2, 1]}, "multiplicity 2 is impossible .* 10 electrons"),
+            (
+                WATERS,
+                {"charges": [11, 0]},
+                r"fragment 1 .H2O, .* is given charge \+11, but its nuclei have \+10",
+            ),
+            (
+                WATERS,
+                {"multiplicities": [2, 1]},
+                "multiplicity 2 .* fragment 1 .H2O, atoms 1-3. with 10 electrons at charge 0, which can have 1, 3, 5",
+            ),
             (WATERS, {"multiplicities": [1]}, "--multiplicities has 1 numbers"),
             (WATERS, {"fragments": "1-6"}, "one fragment only"),
             ("2\n\nO 0 0 0\nH 0 0 0.97\n", {}, "one fragment only"),
@@ -113,7 +121,7 @@ class TestFragments:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("1-3;5-6", "atoms 4 are in no fragment"),
+            ("1-3;5-6", "in no fragment: atom 4; put"),
             ("1-4;4-6", "atom 4 is in fragment 1 and again in fragment 2"),
             ("1-3;4-7", "atom 7 of fragment 2, but the atoms are 1 to 6"),
             ("0-3;4-6", "atom 0"),
@@ -144,6 +152,11 @@ class TestPsi4Block:
         [
             ("0 1\nHe 0 0 0\n", "one fragment only"),
             ("what is this?", "cannot be read"),
+            (BLOCK.replace("1 1", "0 1"), "multiplicity 1 .* fragment 2 .Na, atoms 4. with 11 electrons .* 2, 4, 6"),
+            (
+                BLOCK.replace("0 1", "11 1"),
+                r"fragment 1 .H2O, .* is given charge \+11, but its nuclei have \+10",
+            ),
             ("molecule {\n" + BLOCK + "}\nset basis sto-3g\n", "outside the molecule block .'set basis sto-3g'"),
             ("molecule a {\n" + BLOCK + "}\nmolecule b {\n" + BLOCK + "}\n", "found 2 molecule blocks"),
         ],
@@ -235,6 +248,14 @@ class TestJson:
 
     def test_options_that_say_the_same_are_fine(self, document, write):
         read(write(document), program="pyscf", method="HF", basis="6-31G", max_nbody=2, bsse=["cp"], charges=[0] * 4)
+
+    def test_a_multiplicity_that_cannot_be_names_the_fragment_and_what_can(self, document, write):
+        document["molecule"]["fragment_charges"] = [0, 0, 1, 0]
+        document["molecule"]["fragment_multiplicities"] = [1, 1, 1, 1]
+        with pytest.raises(
+            InputError, match=r"multiplicity 1 .* fragment 3 .H2O, atoms 7-9. with 9 electrons at charge 1, .*2, 4, 6"
+        ):
+            read(write(document))
 
     def test_what_is_left_open_is_filled(self, document, write):
         del document["specification"]["keywords"]["max_nbody"]

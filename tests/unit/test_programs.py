@@ -184,8 +184,33 @@ def test_a_program_that_is_not_here_says_how_to_install_it(monkeypatch, tmp_path
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ProgramNotFoundError, match=r"no 'psi4' on PATH\): conda install"):
         registry.require("psi4")
-    with pytest.raises(ProgramNotFoundError, match="qcthreads has no record of a program 'unheard-of'"):
-        registry.require("unheard-of")
+    pytest.importorskip("qcengine", reason="it is QCEngine that drives programs there is no record of")
+    with pytest.raises(ProgramNotFoundError, match="qcthreads has no record of a program 'molpro'"):
+        registry.require("molpro")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pycsf", "did you mean pyscf?"),
+        ("Psi3", "did you mean psi4?"),
+        ("gamesss", "did you mean gamess?"),  # one of QCEngine's
+        ("sh", "there is no program 'sh'; qcthreads knows cfour, mopac,"),  # though it is on PATH
+    ],
+)
+def test_a_mistyped_program_is_told_what_there_is(name, said):
+    pytest.importorskip("qcengine", reason="QCEngine knows of more programs; without it none is called mistyped")
+    with pytest.raises(InputError) as refused:
+        registry.require(name)
+    assert said in str(refused.value)
+    assert "QCEngine has also" in str(refused.value)
+
+
+def test_which_programs_take_a_basis():
+    """What QCEngine's own harnesses refuse or ignore a basis in; the rest need one."""
+    without = {name for name in (*registry.names(), "molpro", "dftd4", "openmm") if not registry.get(name).takes_basis}
+    assert without == {"xtb", "mopac", "dftd4", "openmm"}
+    assert registry.get("xtb").usual_method == "GFN2-xTB"
 
 
 def test_a_module_that_a_harness_needs_is_named(monkeypatch, tmp_path):

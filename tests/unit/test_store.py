@@ -76,7 +76,7 @@ def test_everything_that_was_recorded_is_read_again(path: Path) -> None:
         assert shown["peak_memory_bytes"] == 12345
         assert reader.show("other")["status"] == "expected"
         assert reader.identity() == IDENTITY
-        assert [row["return_energy"] for row in reader.rows()] == [-76.1, None]
+        assert [row["energy_hartree"] for row in reader.rows()] == [-76.1, None]
         with pytest.raises(InputError, match="no calculation 'nowhere'"):
             reader.show("nowhere")
 
@@ -276,7 +276,7 @@ def test_exports(path: Path, tmp_path: Path) -> None:
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == ["a", "b", "c"]
-    assert float(rows[0]["return_energy"]) == -2.5
+    assert float(rows[0]["energy_hartree"]) == -2.5
     assert [row["cpus"] for row in rows] == ["0+1", "0+1", ""]  # a spreadsheet would make a date of 1-2
     assert rows[1]["error"] == 'said "no",\nand ended'
     document = json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail)

@@ -6,6 +6,7 @@ exit code.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import re
@@ -53,6 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) has seen enough; the interpreter's own flush at exit must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # What is left in the buffer cannot be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("qcthreads: error: the output cannot be written: no space is left there; make some", file=sys.stderr)
+        return 3
     except SystemExit as stop:  # argparse: 0 after --help and --version, 2 after a usage error
         return stop.code if isinstance(stop.code, int) else 2
 

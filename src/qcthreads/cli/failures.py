@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ..execution.store import open_store
+from ..manybody.report import grouped
 from .render import print_json
 
 _EPILOG = """examples:
@@ -21,13 +22,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(args: Namespace) -> int:
-    """Print every failure with its error; that there are some is no error of this command."""
+    """Print every error with what failed with it; that there are some is no error of this command."""
     with open_store(args.store) as store:
         failures = store.failures()
     if args.json:
         print_json(failures)
     elif not failures:
         print("no calculation failed")
-    for label, error in () if args.json else failures.items():
-        print(f"{label}\n  " + "\n  ".join(error.strip().splitlines()))
+    for error, labels in () if args.json else grouped(failures).items():
+        print(f"{', '.join(labels)}\n  " + "\n  ".join(error.splitlines()))
     return 0

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from ..execution.calculation import Progress
+from ..manybody.labels import short_label
 from ..manybody.report import FragmentRow, headline
 from .render import seconds
 
@@ -44,6 +45,7 @@ class Tally:
 
     def __init__(self, rows: Sequence[FragmentRow], now: Callable[[], float] = time.monotonic) -> None:
         self._costs = {row.label: _cost(row) for row in rows}
+        self._left_cost = sum(self._costs.values())
         self._done_cost = 0.0
         self._now = now
         self._began = now()
@@ -54,10 +56,12 @@ class Tally:
     def count(self, progress: Progress) -> None:
         """Take one event into account. What is reused is not part of the work, so that rate and time to go are true."""
         if progress.event == "reused":
-            self._costs.pop(progress.label, None)
+            self._left_cost -= self._costs.pop(progress.label, 0.0)
             self.total -= 1
         if progress.event in ("finished", "failed"):
-            self._done_cost += self._costs.pop(progress.label, 0.0)
+            cost = self._costs.pop(progress.label, 0.0)
+            self._left_cost -= cost
+            self._done_cost += cost
             self.finished += progress.event == "finished"
             self.failed += progress.event == "failed"
 
@@ -81,7 +85,7 @@ class Tally:
         """Expected time to the end; ``None`` before the first calculation has ended."""
         if not self._done_cost:
             return None
-        return self.elapsed_s * sum(self._costs.values()) / self._done_cost
+        return self.elapsed_s * self._left_cost / self._done_cost
 
     def __str__(self) -> str:
         text = f"{self.done}/{self.total} done"
@@ -102,11 +106,12 @@ def _cost(row: FragmentRow) -> float:
 def _lines(tally: Tally, stream: TextIO) -> Callable[[Progress], None]:
     """Plain lines: failures and notes at once, the count at most every few seconds."""
     shown_at = -_LINE_EVERY_S
+    messages = _Messages()
 
     def on_progress(progress: Progress) -> None:
         nonlocal shown_at
         tally.count(progress)
-        told = _message(progress)
+        told = messages.of(progress)
         if told:
             print(told, file=stream, flush=True)
         ended = tally.done == tally.total and progress.event in ("finished", "failed")
@@ -128,10 +133,11 @@ def _live(tally: Tally, stream: TextIO) -> Iterator[Callable[[Progress], None]]:
     columns = BarColumn(bar_width=20), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     with Bar(*columns, console=console) as bar:
         task = bar.add_task(str(tally), total=tally.total)
+        messages = _Messages()
 
         def on_progress(progress: Progress) -> None:
             tally.count(progress)
-            told = _message(progress)
+            told = messages.of(progress)
             if told:
                 console.print(told)
             bar.update(task, completed=tally.done, total=tally.total, description=str(tally))
@@ -139,10 +145,20 @@ def _live(tally: Tally, stream: TextIO) -> Iterator[Callable[[Progress], None]]:
         yield on_progress
 
 
-def _message(progress: Progress) -> str | None:
-    """What is worth a line of its own."""
-    if progress.event == "note":
-        return f"note: {progress.message}"
-    if progress.event in ("failed", "retried"):
-        return f"{progress.event}: {progress.label}: {headline(progress.message)}"
-    return None
+class _Messages:
+    """What is worth a line of its own; an error that many calculations end with is told once."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def of(self, progress: Progress) -> str | None:
+        """The line for this event, if it deserves one."""
+        if progress.event == "note":
+            return f"note: {progress.message}"
+        if progress.event not in ("failed", "retried"):
+            return None
+        error = headline(progress.message)
+        if error in self._told:
+            return None
+        self._told.add(error)
+        return f"{progress.event}: {short_label(progress.label)}: {error}"

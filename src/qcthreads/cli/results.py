@@ -9,17 +9,25 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..cpuset import CpuSet
-from ..manybody.report import BodyRow, FragmentRow, headline
+from ..manybody.labels import short_label
+from ..manybody.report import BodyRow, FragmentRow, grouped
 from ..manybody.run import RunReport
-from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_size, format_split
+from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_count, format_size, format_split
 from .render import percent, print_table, seconds
 
 _ROWS_SHOWN = 24
+_ERRORS_SHOWN = 5
+LISTED = 10_000
+"""A dry run of more calculations counts them, and lists none: to make the list takes time."""
 _ORDERS = {1: "monomers", 2: "dimers", 3: "trimers", 4: "tetramers"}
 
 
 class Prepared(Protocol):
     """What is known of a run before it starts."""
+
+    @property
+    def calculations(self) -> int:
+        """How many."""
 
     @property
     def fragments(self) -> Sequence[FragmentRow]:
@@ -43,7 +51,10 @@ def print_report(report: RunReport, csv_file: Path | None) -> None:
     else:
         _print_energies(report)
     print()
-    _print_decision(report.decision, unbound=any(finding["kind"] == "unbound" for finding in report.findings))
+    if report.statistics.get("fragments_reused") == len(report.fragments):
+        print("Nothing was left to compute: all results were in the store.")
+    else:
+        _print_decision(report.decision, unbound=any(finding["kind"] == "unbound" for finding in report.findings))
     _print_statistics(report.statistics)
     for finding in report.findings:
         print(f"Finding: {finding.get('message', finding)}")
@@ -51,12 +62,13 @@ def print_report(report: RunReport, csv_file: Path | None) -> None:
 
 def print_dry_run(run: Prepared) -> None:
     """What would be computed, and how."""
-    total = sum(run.counts_by_nbody.values())
+    total = run.calculations
     counts = ", ".join(
         f"{count} {_ORDERS.get(nbody, f'{nbody}-mers')}" for nbody, count in sorted(run.counts_by_nbody.items())
     )
     print(f"{total} calculations: {counts}")
-    _print_fragments(run.fragments, None)
+    if total <= LISTED:
+        _print_fragments(run.fragments, None)
     print()
     _print_decision(run.decision)
     print(f"Disk for temporary files: {_size(run.decision.get('scratch_bytes'))}")
@@ -70,9 +82,9 @@ def dry_run_document(run: Prepared) -> dict[str, Any]:
     """The same as JSON data."""
     return {
         "dry_run": True,
-        "calculations": sum(run.counts_by_nbody.values()),
+        "calculations": run.calculations,
         "counts_by_nbody": run.counts_by_nbody,
-        "fragments": run.fragments,
+        "fragments": run.fragments if run.calculations <= LISTED else None,
         "decision": run.decision,
     }
 
@@ -128,15 +140,24 @@ def _print_fragments(rows: Sequence[FragmentRow], csv_file: Path | None) -> None
 
 
 def _print_missing(report: RunReport) -> None:
-    failed, missing = len(report.failures), len(report.missing)
-    print(f"{failed} {'calculation' if failed == 1 else 'calculations'} failed:")
-    for label, error in list(report.failures.items())[:_ROWS_SHOWN]:
-        print(f"  {label}: {headline(error)}")
-    print(f"No total energy: {missing} {'term is' if missing == 1 else 'terms are'} missing:")
-    for term in report.missing[:_ROWS_SHOWN]:
-        print(f"  {term}")
-    if len(report.missing) > _ROWS_SHOWN:
-        print(f"  ... and {len(report.missing) - _ROWS_SHOWN} more")
+    failed, missing, total = len(report.failures), len(report.missing), len(report.fragments)
+    groups = grouped(report.failures)
+    if failed:
+        how = ", all with:" if len(groups) == 1 < failed else ":"
+        print(f"{failed} of {format_count(total, 'calculation')} failed{how}")
+    for error, labels in list(groups.items())[:_ERRORS_SHOWN]:
+        print(f"  {_some(labels)}")
+        print("    " + "\n    ".join(error.splitlines()))
+    if len(groups) > _ERRORS_SHOWN:
+        others = format_count(len(groups) - _ERRORS_SHOWN, "other error")
+        print(f"  ... and {others}; of a store `qcthreads failures` lists all")
+    print(f"No total energy: {format_count(missing, 'term')} {'is' if missing == 1 else 'are'} missing:")
+    print(f"  {_some([short_label(label) for label in report.missing])}")
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _ROWS_SHOWN} more" if len(labels) > _ROWS_SHOWN else ""
+    return ", ".join(labels[:_ROWS_SHOWN]) + more
 
 
 def _print_energies(report: RunReport) -> None:

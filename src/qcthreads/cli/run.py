@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..cpuset import CpuSet
-from ..errors import InputError, QCThreadsError
-from ..manybody.run import Run, RunRequest
+from ..errors import InputError, MachineError, QCThreadsError
+from ..manybody.run import Run, RunReport, RunRequest
 from ..units import parse_size
 from .progress import show_progress
 from .render import print_json
-from .results import dry_run_document, print_dry_run, print_report, write_csv
+from .results import LISTED, dry_run_document, print_dry_run, print_report, write_csv
 
 _T = TypeVar("_T")
 
@@ -93,20 +93,23 @@ def add_arguments(parser: ArgumentParser) -> None:
 def execute(args: Namespace) -> int:
     """Prepare, run and print; 1 when a calculation failed, 4 when stopped."""
     if args.csv is not None:
-        _check_writable(args.csv)
+        _check_writable(args)
     try:
         with _terminated_like_interrupted(), Run(request_of(args), warm=not args.dry_run) as run:
             if args.dry_run:
+                run.check()
                 print_json(dry_run_document(run)) if args.json else print_dry_run(run)
                 return 0
+            if run.calculations > LISTED:
+                print(f"preparing {run.calculations:,} calculations", file=sys.stderr, flush=True)
             with show_progress(run, sys.stderr) as on_progress:
                 report = run.execute(on_progress)
     except KeyboardInterrupt:
         print(f"qcthreads: stopped; {_how_to_go_on(args.store)}", file=sys.stderr)
         return 4
-    if args.csv is not None:
-        write_csv(args.csv, report.fragments)
     print_json(report.to_json()) if args.json else print_report(report, args.csv)
+    if args.csv is not None:
+        _write_csv(args.csv, report)
     return 1 if report.failures or report.missing else 0
 
 
@@ -180,7 +183,10 @@ def _keywords(text: str) -> Mapping[str, Any]:
 
 
 def _size(text: str) -> int:
-    return _as_argument(parse_size, text)
+    size_bytes = _as_argument(parse_size, text)
+    if size_bytes < 1024**2 and text.strip().isdigit():
+        raise ArgumentTypeError(f"{text} is {text} bytes, too little for any calculation; sizes have units: {text}GiB")
+    return size_bytes
 
 
 def _cpus(text: str) -> CpuSet:
@@ -197,10 +203,26 @@ def _as_argument(parse: Callable[[str], _T], text: str) -> _T:
         raise ArgumentTypeError(str(error)) from None
 
 
-def _check_writable(path: Path) -> None:
+def _check_writable(args: Namespace) -> None:
     """Found out before hours of computing, not after."""
-    if path.is_dir() or not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise InputError(f"cannot write {path}: no such directory, or no permission")
+    path = args.csv
+    for option, other in (("the input", args.input), ("--store", args.store)):
+        if other is not None and path.resolve() == other.resolve():
+            raise InputError(f"--csv {path} is {option}, which it would overwrite; give another file")
+    if path.is_dir() or not path.parent.is_dir():
+        why = "is a directory" if path.is_dir() else f"cannot be written: there is no directory {path.parent}"
+        raise InputError(f"--csv {path} {why}; give a file in a directory that is there")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise MachineError(f"--csv {path} may not be written by this user; give a file in a directory of yours")
+
+
+def _write_csv(path: Path, report: RunReport) -> None:
+    try:
+        write_csv(path, report.fragments)
+    except OSError as error:
+        raise MachineError(
+            f"--csv {path} could not be written: {error.strerror}; the results are on standard output"
+        ) from None
 
 
 @contextmanager

@@ -6,11 +6,14 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ..execution.store import open_store
+from ..manybody.labels import find_label
 from .render import print_json
 
-_EPILOG = """A label is QCManyBody's: model chemistry, fragments, fragments whose basis is there. `export` lists them.
+_EPILOG = """LABEL is what the tables print: 1+2, or 1@1+2 for fragment 1 in the basis of 1 and 2; or QCManyBody's
+label: model chemistry, fragments, fragments whose basis is there.
 
 examples:
+  qcthreads show water16.store 1+2
   qcthreads show water16.store '["(auto)", [1, 2], [1, 2]]'"""
 
 
@@ -18,12 +21,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Options of ``show``."""
     parser.epilog = _EPILOG
     parser.add_argument("store", metavar="STORE", type=Path, help="the file given to `qcthreads run --store`")
-    parser.add_argument("label", metavar="LABEL", help="the calculation")
+    parser.add_argument("label", metavar="LABEL", help="the calculation, for example 1+2")
     parser.add_argument("--json", action="store_true", help="accepted for uniformity: the answer is JSON anyway")
 
 
 def execute(args: Namespace) -> int:
     """Print what the store holds."""
     with open_store(args.store) as store:
-        print_json(store.show(args.label))
+        print_json(store.show(find_label(args.label, store.labels(), str(args.store))))
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,7 +11,8 @@ from ..cpuset import CpuSet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calculation:
-    """What is to be run. ``input``: a QCSchema version 2 AtomicInput as plain JSON data.
+    """What is to be run. ``input``: a QCSchema version 2 AtomicInput as plain JSON data, or what makes it when called;
+    of very many calculations the inputs are best made one by one.
 
     ``compute`` names an importable function ``"module:function"`` called as ``function(input) -> result`` (both plain
     QCSchema data, or objects with ``model_dump``) in place of QCEngine.
@@ -19,7 +20,7 @@ class Calculation:
 
     label: str
     program: str
-    input: Mapping[str, Any]
+    input: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
     threads: int = 1
     memory_bytes: int = 0
     timeout_s: float | None = None

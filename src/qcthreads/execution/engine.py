@@ -92,7 +92,13 @@ class LocalEngine:
         """
         if max_workers is not None and max_workers < 1:
             raise InputError(f"the number of workers is {max_workers}; it must be at least 1")
-        jobs = [_prepare(calculation, self._book) for calculation in calculations]
+        prepared: dict[_Key, _Job] = {}
+        jobs = []
+        for calculation in calculations:
+            alike = (calculation.program, calculation.compute, calculation.threads, calculation.memory_bytes)
+            if alike not in prepared:
+                prepared[alike] = _prepare(calculation, self._book)
+            jobs.append(replace(prepared[alike], calculation=calculation))
         labels: set[str] = set()
         for job in jobs:
             if job.calculation.label in labels:
@@ -367,9 +373,9 @@ class _Job:
 
     def request(self, scratch: Path) -> dict[str, Any]:
         """What the worker is sent."""
-        settings = self.settings_in(scratch)
+        settings, given = self.settings_in(scratch), self.calculation.input
         return {
-            "input": self.calculation.input,
+            "input": given() if callable(given) else given,
             "compute": self.calculation.compute,
             "program": settings.program,
             "harness_module": settings.harness_module,

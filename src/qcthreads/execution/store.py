@@ -103,9 +103,13 @@ class StoreReader:
         for *values, result in self._query(f"SELECT {_ROW}, result FROM calculation ORDER BY position"):
             row = _row(values)
             value = _unpack(result).get("return_result") if result is not None else None
-            row["return_energy"] = value if isinstance(value, int | float) else None
+            row["energy_hartree"] = value if isinstance(value, int | float) else None
             found.append(row)
         return found
+
+    def labels(self) -> list[str]:
+        """Of all calculations, in the order in which they were expected."""
+        return [label for (label,) in self._query("SELECT label FROM calculation ORDER BY position")]
 
     def show(self, label: str) -> dict[str, Any]:
         """Everything held about one calculation, ``result`` included. Raises InputError for an unknown label."""
@@ -159,7 +163,7 @@ class StoreReader:
             return self._database.execute(sql, values).fetchall()
 
     def _everything(self) -> Iterator[dict[str, Any]]:
-        for (label,) in self._query("SELECT label FROM calculation ORDER BY position"):
+        for label in self.labels():
             yield self.show(label)
 
     def _write_zip(self, path: Path) -> None:
@@ -485,7 +489,7 @@ def _row(values: list[Any]) -> dict[str, Any]:
 
 def _write_csv(rows: list[dict[str, Any]], file: IO[str]) -> None:
     """CPUs joined by ``+``: a spreadsheet takes the ``1-2`` of a list of CPUs for the second of January."""
-    writer = csv.DictWriter(file, [*_ROW.split(", "), "return_energy"])
+    writer = csv.DictWriter(file, [*_ROW.split(", "), "energy_hartree"])
     writer.writeheader()
     for row in rows:
         joined = {name: None if row[name] is None else "+".join(map(str, row[name])) for name in ("cpus", "bound")}

@@ -26,6 +26,8 @@ from . import trees, wire
 
 _LEAVE_S = 2.0  # an idle worker that was told to go has nothing to do but exit
 
+_LONGEST_LOG_BYTES = 1024**2
+
 
 class WorkerEndedError(Exception):
     """The worker ended, or was ended, before it answered; the message says how."""
@@ -86,6 +88,7 @@ class Worker:
     def compute(self, request: Mapping[str, Any], timeout_s: float | None) -> dict[str, Any]:
         """The worker's reply. Raises WorkerEndedError when it ended first, or ``timeout_s`` passed and ended it."""
         message = wire.encode(request)
+        self._bound_log()
         log_start = self._log_size()
         timer = threading.Timer(timeout_s, self._time_out) if timeout_s is not None else None
         if timer is not None:
@@ -179,6 +182,12 @@ class Worker:
         with contextlib.suppress(OSError):
             return self._log.stat().st_size
         return 0
+
+    def _bound_log(self) -> None:
+        """Between calculations, when nobody writes: what is there is of earlier ones, and of no more use."""
+        if self._log_size() > _LONGEST_LOG_BYTES:
+            with contextlib.suppress(OSError):
+                os.truncate(self._log, 0)
 
     def _log_tail(self, start: int) -> str:
         with contextlib.suppress(OSError), self._log.open("rb") as log:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import InputError
+from ..planning import strategy_names as registered_strategies
 
 EXECUTION_MODES = ("multiprocessing", "threading", "serial")
 STRATEGIES = ("auto", "balanced")
@@ -179,6 +180,8 @@ def strategy_name(name: str) -> str:
     if wanted in STRATEGIES:
         return wanted
     why = "is not there yet" if wanted in LATER_STRATEGIES else "is not known"
+    if isinstance(name, str) and name.replace("-", "_").lower() in registered_strategies():
+        why = "plans (qcthreads.plan), but no run follows its plans yet"
     raise InputError(f"thread allocation strategy {name!r} {why}; there is: {', '.join(STRATEGIES)}")
 
 

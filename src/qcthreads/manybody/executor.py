@@ -18,9 +18,10 @@ from ..leases import LeaseBook
 from ..leases.book import process_book
 from ..planning import Split, choose_split
 from ..programs import registry
+from .check import check_with_program
 from .config import HybridParallelConfig, ParallelConfig, compute_name
 from .expansion import Expansion, Term, as_model, energy_of
-from .report import headline
+from .report import grouped, headline
 from .tally import Tally
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ class FragmentsFailedError(CalculationError):
     def __init__(self, results: dict[str, AtomicResult], failures: dict[str, str]) -> None:
         self.results = results
         self.failures = failures
-        first, error = next(iter(failures.items()))
         many = f"{len(failures)} of {len(failures) + len(results)} calculations failed"
-        super().__init__(f"{many}: {', '.join(failures)}; {first}: {headline(error)}")
+        reasons = [f"{', '.join(labels)}: {headline(error)}" for error, labels in grouped(failures).items()]
+        super().__init__(f"{many}: {'; '.join(reasons)}")
 
 
 class ParallelManyBodyExecutor:
@@ -181,6 +182,7 @@ class ParallelManyBodyExecutor:
         self._lock = threading.Lock()
         self._kept = None
         self._split: Split | None = None
+        self._checked = False
         self._levels: set[int] = set()
         self._wall_s = 0.0
 
@@ -198,6 +200,7 @@ class ParallelManyBodyExecutor:
         began = time.perf_counter()
         try:
             with self._engine() as engine:
+                self._check(engine, split)
                 for outcome in engine.run(calculations, max_workers=split.workers):
                     with self._lock:
                         self._tally.add(outcome)
@@ -215,6 +218,13 @@ class ParallelManyBodyExecutor:
         if failures:
             raise FragmentsFailedError(results, failures)
         return results
+
+    def _check(self, engine: LocalEngine, split: Split) -> None:
+        """Ask the program once, however often fragments are executed."""
+        if self._compute is None and not self._checked:
+            memory_bytes = self.config.memory_limit_bytes
+            check_with_program(engine, self._expansion, threads=split.threads, memory_bytes=memory_bytes)
+            self._checked = True
 
     def _choose(self, terms: Sequence[Term]) -> Split:
         """Workers for the configured width; the config's numbers of workers and threads in all are ceilings."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..execution.calculation import Calculation
 from ..planning import relative_cost
-from .inputs import WITHOUT_BASIS
+from ..programs import registry
 from .supported import check_core, check_input
 
 if TYPE_CHECKING:
@@ -25,14 +27,15 @@ _FUNCTIONS_UP_TO_Z = ((2, 5), (10, 14), (18, 18), (36, 27), (118, 40))
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One cluster of fragments in one basis: what QCManyBody calls a label, its molecule, and its relative cost."""
+    """One cluster of fragments in one basis: what QCManyBody calls a label, and its relative cost."""
 
     label: str
-    molecule: Molecule
     fragments: tuple[int, ...]
     """Real fragments, from 1."""
     ghosts: tuple[int, ...]
     cost: float
+    molecule: Molecule | None = None
+    """Where the caller gave it. Else it is made when its time comes: each takes QCElemental milliseconds."""
 
     @property
     def nbody(self) -> int:
@@ -70,6 +73,9 @@ class Expansion:
         self.program = program.lower()
         self.specification = dict(specification)
         self._computer = computer
+        # With its masses filled in: QCElemental else looks all of them up again for every atom of every fragment.
+        self._whole: Molecule = core.molecule.model_copy(update={"masses_": core.molecule.masses})
+        self._sizes = [self._size(list(group)) for group in core.molecule.fragments]
 
     @classmethod
     def from_input(cls, given: ManyBodyInput) -> Expansion:
@@ -87,7 +93,13 @@ class Expansion:
         if chemistry not in given.specification.specification:
             known = ", ".join(given.specification.specification)
             raise InputError(f"levels name the model chemistry {chemistry!r}, but the specification has only: {known}")
-        specification = given.specification.specification[chemistry].model_dump(mode="json")
+        try:
+            specification = given.specification.specification[chemistry].model_dump(mode="json")
+        except ValueError as error:  # pydantic's, of what it cannot write as JSON
+            raise InputError(
+                f"the keywords go to a worker process as plain data, and these cannot: {error}; give numbers, text, "
+                "truth values, lists and dicts"
+            ) from None
         program = specification.pop("program")
         specification["driver"] = given.specification.driver.value
         return cls(core, program, specification, computer)
@@ -104,7 +116,7 @@ class Expansion:
                 "'method' or 'method/basis' (for example {2: 'mp2/cc-pvdz'}), or use from_manybodyinput"
             )
         model = {"method": method}
-        if program.lower() not in WITHOUT_BASIS:
+        if registry.get(program).takes_basis:
             chosen = own_basis if slash else basis
             if not chosen:
                 raise InputError(
@@ -134,18 +146,45 @@ class Expansion:
         """The treatments by QCManyBody's names; the first decides what is returned."""
         return tuple(treatment.value for treatment in self.core.bsse_type)
 
+    def counts_by_nbody(self) -> dict[int, int]:
+        """Calculations by number of real fragments, in order; by arithmetic, so that millions take no time."""
+        core, bsse = self.core, self.bsse
+        orders = range(1, core.max_nbody + 1)
+        # Of each order, whether in the clusters' own bases or in the whole system's: for the whole system, the same.
+        kinds = {(order, order == core.nfragments) for order in orders if "nocp" in bsse}
+        kinds |= {(order, True) for order in orders if "cp" in bsse and core.max_nbody > 1}
+        if core.return_total_data:
+            kinds.add((1, False))
+        counts: dict[int, int] = {}
+        for order, _ in sorted(kinds):
+            counts[order] = counts.get(order, 0) + math.comb(core.nfragments, order)
+        return counts
+
     def terms(self) -> list[Term]:
         """Every term, the costliest first, so that none that takes long is left for the end."""
-        made = [self.term(label, molecule) for _, label, molecule in self.core.iterate_molecules()]
+        from qcmanybody.utils import labeler
+
+        ((chemistry, by_order),) = self.core.compute_map.items()
+        pairs = set().union(*by_order["all"].values())
+        made = [self._term(labeler(chemistry, real, basis), real, basis) for real, basis in pairs]
         return sorted(made, key=lambda term: (-term.cost, term.nbody, term.fragments, term.ghosts))
 
     def term(self, label: str, molecule: Molecule) -> Term:
-        """The term of one label of QCManyBody's."""
-        from qcmanybody import delabeler
+        """The term of one label of QCManyBody's, with the molecule that comes with it."""
+        from qcmanybody.utils import delabeler
 
         _, real, basis = delabeler(label)
-        ghosts = tuple(sorted(set(basis) - set(real)))
-        return Term(label, molecule, tuple(real), ghosts, self._cost(molecule))
+        return self._term(label, real, basis, molecule)
+
+    def molecule(self, term: Term) -> Molecule:
+        """The molecule of ``term``, as QCManyBody's own ``iterate_molecules`` makes it."""
+        if term.molecule is not None:
+            return term.molecule
+        whole = self._whole
+        real, ghosts = ([number - 1 for number in numbers] for numbers in (term.fragments, term.ghosts))
+        made: Molecule = whole.get_fragment(real, ghosts, orient=False, group_fragments=False)
+        fixed = {"fix_com": True, "fix_orientation": True}
+        return made.model_copy(update=fixed | ({"fix_symmetry": "c1"} if whole.fix_symmetry == "c1" else {}))
 
     def calculation(
         self,
@@ -158,13 +197,10 @@ class Expansion:
         task_config: Mapping[str, Any] | None = None,
     ) -> Calculation:
         """One term, ready to be run: the AtomicInput is the one that QCManyBody's own driver would hand to QCEngine."""
-        from qcelemental.models.v2 import AtomicInput
-
-        atomic = AtomicInput(molecule=term.molecule, specification={**self.specification, "program": self.program})
         return Calculation(
             label=term.label,
             program=self.program,
-            input=atomic.model_dump(mode="json"),
+            input=partial(self._atomic_input, term),
             threads=threads,
             memory_bytes=memory_bytes,
             timeout_s=timeout_s,
@@ -192,11 +228,24 @@ class Expansion:
         )
         return made
 
-    def _cost(self, molecule: Molecule) -> float:
-        numbers = [int(number) for number in molecule.atomic_numbers]
-        if self.basis is None:
-            return relative_cost(self.method, electrons=sum(numbers), atoms=len(numbers))
-        return relative_cost(self.method, basis_functions=sum(map(_functions, numbers)))
+    def _atomic_input(self, term: Term) -> dict[str, Any]:
+        from qcelemental.models.v2 import AtomicInput
+
+        specification = {**self.specification, "program": self.program}
+        made: dict[str, Any] = AtomicInput(molecule=self.molecule(term), specification=specification).model_dump(
+            mode="json"
+        )
+        return made
+
+    def _term(self, label: str, real: Sequence[int], basis: Sequence[int], molecule: Molecule | None = None) -> Term:
+        ghosts = tuple(sorted(set(basis) - set(real))) if len(basis) > len(real) else ()
+        size = sum(self._sizes[number - 1] for number in (*real, *ghosts))
+        return Term(label, tuple(real), ghosts, relative_cost(self.method, basis_functions=size), molecule)
+
+    def _size(self, atoms: Iterable[int]) -> int:
+        """Of a fragment: its basis functions, or its electrons where there is no basis; only ratios matter."""
+        numbers = [int(self.core.molecule.atomic_numbers[atom]) for atom in atoms]
+        return sum(numbers) if self.basis is None else sum(map(_functions, numbers))
 
 
 def energy_of(result: Any) -> float:
@@ -214,14 +263,6 @@ def as_model(result: Any) -> AtomicResult:
     from qcelemental.models.v2 import AtomicResult
 
     return AtomicResult(**result) if isinstance(result, Mapping) else result
-
-
-def count_by_nbody(terms: Iterable[Term]) -> dict[int, int]:
-    """Calculations by number of real fragments, in order."""
-    counts: dict[int, int] = {}
-    for nbody in sorted(term.nbody for term in terms):
-        counts[nbody] = counts.get(nbody, 0) + 1
-    return counts
 
 
 def _field(data: Any, name: str) -> Any:

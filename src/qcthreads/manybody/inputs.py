@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..programs import registry
 from ..units import BOHR_TO_ANGSTROM
 from .request import RunRequest
 from .supported import check_bsse, check_input
@@ -24,24 +25,6 @@ if TYPE_CHECKING:
 DEFAULT_PROGRAM = "pyscf"
 DEFAULT_MAX_NBODY = 2
 DEFAULT_BSSE = ("nocp",)
-
-# Programs of QCEngine 0.52 whose methods bring their own basis, or have none; with the method meant if none is said.
-WITHOUT_BASIS: Mapping[str, str | None] = {
-    "xtb": "GFN2-xTB",
-    "tblite": "GFN2-xTB",
-    "mopac": None,
-    "torchani": None,
-    "aimnet2": None,
-    "mace": None,
-    "openmm": None,
-    "rdkit": None,
-    "dftd3": None,
-    "s-dftd3": None,
-    "dftd4": None,
-    "mp2d": None,
-    "gcp": None,
-    "mctc-gcp": None,
-}
 
 _BOND_FACTOR = 1.2  # times the sum of covalent radii, as in qcelemental.molutil.guess_connectivity
 _TOO_CLOSE_ANGSTROM = 0.4  # well below the shortest bond there is (H2, 0.74)
@@ -208,8 +191,11 @@ def molecule_from_psi4(text: str, *, name: str = "the molecule block") -> Molecu
     try:
         molecule = Molecule.from_data(block, dtype="psi4", fix_com=True, fix_orientation=True)
     except Exception as error:  # QCElemental raises several kinds, some of them not exported
+        problem = _impossible_in_block(block)
         raise InputError(
-            f"{name} is neither .json nor .xyz, and as a Psi4 molecule block it cannot be read: {_one_line(error)}"
+            f"{name}: {problem}"
+            if problem
+            else f"{name} is neither .json nor .xyz, and as a Psi4 molecule block it cannot be read: {_one_line(error)}"
         ) from None
     if len(molecule.fragments) < 2:
         raise InputError(f"{name}: found one fragment only; put a line '--' between the fragments")
@@ -241,13 +227,17 @@ def parse_fragments(text: str, n_atoms: int) -> list[list[int]]:
         groups.append(group)
     missing = [atom for atom in range(1, n_atoms + 1) if atom not in owner]
     if missing:
-        raise InputError(f"--fragments {text!r}: atoms {_ranges(missing)} are in no fragment; put each atom in one")
+        raise InputError(
+            f"--fragments {text!r}: in no fragment: {'atom' if len(missing) == 1 else 'atoms'} {_ranges(missing)}; "
+            "put each atom in one"
+        )
     return groups
 
 
 def _from_json(path: Path, text: str, request: RunRequest) -> ManyBodyInput:
     """A ManyBodyInput of version 1 or 2, completed from the request."""
     from pydantic import ValidationError
+    from qcelemental.exceptions import ValidationError as MoleculeError
     from qcmanybody.models.v2 import ManyBodyInput
 
     try:
@@ -270,6 +260,9 @@ def _from_json(path: Path, text: str, request: RunRequest) -> ManyBodyInput:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path} is not a valid ManyBodyInput: {where}: {first['msg']}") from None
+    except MoleculeError as error:
+        problem = _impossible_in_data(data["molecule"]) or f"its molecule is refused: {_one_line(error)}"
+        raise InputError(f"{path}: {problem}") from None
     _same_fragmentation(path, completed.molecule, request)
     _check(completed)
     return completed
@@ -362,7 +355,7 @@ def _check(made: ManyBodyInput) -> None:
         if not atomic.program:
             raise InputError(f"the input names no program; give --program (for example {DEFAULT_PROGRAM})")
         _model(atomic.program.lower(), atomic.model.method, atomic.model.basis)
-        if atomic.program.lower() in WITHOUT_BASIS and "cp" in check_bsse(made.specification.keywords.bsse_type):
+        if not registry.get(atomic.program).takes_basis and "cp" in check_bsse(made.specification.keywords.bsse_type):
             raise InputError(
                 f"bsse cp with {atomic.program}: counterpoise puts basis functions on ghost atoms, and "
                 f"{atomic.program} has no basis sets and would count ghosts as atoms; use --bsse nocp"
@@ -371,8 +364,9 @@ def _check(made: ManyBodyInput) -> None:
 
 def _model(program: str, method: str | None, basis: Any) -> tuple[str, Any]:
     """Method and basis, or InputError that says which to give."""
-    if program in WITHOUT_BASIS:
-        method = method or WITHOUT_BASIS[program]
+    spec = registry.get(program)
+    if not spec.takes_basis:
+        method = method or spec.usual_method
         if method is None:
             raise InputError(f"no method was given for {program}; give --method")
         if basis:
@@ -506,10 +500,13 @@ def _states(
             raise InputError(
                 f"{name}: {what} is a single atom and ions are not guessed; give --charges (one per fragment)"
             )
-        electrons = sum(periodictable.to_Z(symbols[atom]) for atom in group) - int(charge)
-        if electrons < 0:
-            raise InputError(f"{name}: {what} has charge {charge:g}, more than its nuclei have")
-        if multiplicities is None:
+        nuclear = sum(periodictable.to_Z(symbols[atom]) for atom in group)
+        electrons = nuclear - int(charge)
+        multiplicity = None if multiplicities is None else int(multiplicities[number - 1])
+        problem = _impossible(what, nuclear, int(charge), multiplicity)
+        if problem:
+            raise InputError(f"{name}: {problem}")
+        if multiplicity is None:
             if electrons % 2:
                 raise InputError(
                     f"{name}: {what} has {electrons} electrons at charge {charge:g}, an odd number: if it is an ion "
@@ -517,14 +514,64 @@ def _states(
                 )
             states.append((charge, 1))
             continue
-        multiplicity = multiplicities[number - 1]
-        if multiplicity < 1 or (electrons - multiplicity + 1) % 2 or multiplicity - 1 > electrons:
-            raise InputError(
-                f"{name}: multiplicity {multiplicity} is impossible for {what} with {electrons} electrons "
-                f"at charge {charge:g}"
-            )
-        states.append((charge, int(multiplicity)))
+        states.append((charge, multiplicity))
     return states
+
+
+def _impossible(what: str, nuclear: int, charge: int, multiplicity: int | None) -> str | None:
+    """Why ``what`` cannot have this charge or multiplicity, and what it can have; ``None`` where it can."""
+    electrons = nuclear - charge
+    if electrons < 0:
+        return f"{what} is given charge {charge:+d}, but its nuclei have {nuclear:+d} in all; give at most that"
+    if multiplicity is None or (1 <= multiplicity <= electrons + 1 and (electrons - multiplicity) % 2):
+        return None
+    fits = ", ".join(str(fit) for fit in range(1 + electrons % 2, min(electrons + 1, 6) + 1, 2))
+    return (
+        f"multiplicity {multiplicity} is impossible for {what} with {electrons} electrons at charge {charge}, "
+        f"which can have {fits}; give one of these, or another charge"
+    )
+
+
+def _impossible_in_block(block: str) -> str | None:
+    """Of a Psi4 molecule block that QCElemental refuses: which fragment's charge or multiplicity cannot be."""
+    states: list[tuple[int, int | None]] = []
+    fragments: list[range] = []
+    symbols: list[str] = []
+    for part in re.split(r"^\s*--\s*$", block, flags=re.MULTILINE):
+        found = re.findall(r"^\s*([+-]?\d+)\s+(\d+)\s*$", part, re.MULTILINE)
+        atoms = re.findall(r"^\s*([A-Za-z]{1,2})(?:[_\d@]\S*)?\s+[-+.\d]", part, re.MULTILINE)
+        states.append((int(found[-1][0]), int(found[-1][1])) if found else (0, None))
+        fragments.append(range(len(symbols), len(symbols) + len(atoms)))
+        symbols += atoms
+    return _first_impossible(symbols, fragments, states)
+
+
+def _impossible_in_data(molecule: Any) -> str | None:
+    """The same of a QCSchema molecule."""
+    try:
+        symbols, fragments = molecule["symbols"], molecule["fragments"]
+        charges = [int(charge) for charge in molecule["fragment_charges"]]
+        multiplicities = [int(multiplicity) for multiplicity in molecule["fragment_multiplicities"]]
+        return _first_impossible(symbols, fragments, list(zip(charges, multiplicities, strict=True)))
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None
+
+
+def _first_impossible(
+    symbols: Sequence[str], fragments: Sequence[Sequence[int]], states: Sequence[tuple[int, int | None]]
+) -> str | None:
+    from qcelemental import periodictable
+
+    for number, (group, (charge, multiplicity)) in enumerate(zip(fragments, states, strict=True), start=1):
+        try:
+            nuclear = sum(periodictable.to_Z(symbols[atom]) for atom in group)
+            what = f"fragment {number} ({_formula(symbols, group)}, atoms {_ranges(atom + 1 for atom in group)})"
+        except Exception:  # QCElemental's NotAnElementError: then that is what is wrong
+            return None
+        problem = _impossible(what, nuclear, charge, multiplicity)
+        if problem:
+            return problem
+    return None
 
 
 def _formula(symbols: Sequence[str], group: Iterable[int]) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..execution.calculation import Outcome
 from ..units import BOHR_TO_ANGSTROM
 from .expansion import Term, energy_of
+from .labels import label_order, short_label
 from .supported import BSSE_NAMES
 
 if TYPE_CHECKING:
@@ -63,10 +65,10 @@ def fragment_rows(
 
     ``results`` give energies; ``outcomes``, where there is one, time and place.
     """
-    contacts = _contacts(molecule)
+    contacts, facts = _contacts(molecule), _facts(molecule)
     results, outcomes = results or {}, outcomes or {}
     ordered = sorted(terms, key=lambda term: (term.nbody, term.fragments, term.ghosts))
-    return tuple(_row(term, contacts, results.get(term.label), outcomes.get(term.label)) for term in ordered)
+    return tuple(_row(term, contacts, facts, results.get(term.label), outcomes.get(term.label)) for term in ordered)
 
 
 def body_rows(properties: Mapping[str, Any], bsse: Sequence[str], max_nbody: int) -> tuple[BodyRow, ...]:
@@ -92,6 +94,14 @@ def bsse_treatment(bsse: Sequence[str]) -> str:
     return "; ".join(BSSE_NAMES[treatment] for treatment in bsse)
 
 
+def grouped(failures: Mapping[str, str]) -> dict[str, list[str]]:
+    """Error -> the short labels of the calculations that failed with it, the smallest first; each error once."""
+    groups: dict[str, list[str]] = {}
+    for label in sorted(failures, key=label_order):
+        groups.setdefault(failures[label].strip(), []).append(short_label(label))
+    return groups
+
+
 def headline(error: str) -> str:
     """The one line of a calculation's error that says what went wrong; the store keeps all of it.
 
@@ -112,22 +122,45 @@ def headline(error: str) -> str:
     return " ".join(lines[0].split())
 
 
-def _row(term: Term, contacts: Any, result: Any, outcome: Outcome | None) -> FragmentRow:
-    from qcelemental.molutil import molecular_formula_from_symbols
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """One fragment."""
 
-    molecule = term.molecule
-    real = [symbol for symbol, is_real in zip(molecule.symbols, molecule.real, strict=True) if is_real]
-    nuclear = sum(int(z) for z, is_real in zip(molecule.atomic_numbers, molecule.real, strict=True) if is_real)
+    symbols: tuple[str, ...]
+    nuclear: int
+    charge: float
+    multiplicity: int
+
+
+def _facts(molecule: Molecule) -> list[_Facts]:
+    states = zip(molecule.fragments, molecule.fragment_charges, molecule.fragment_multiplicities, strict=True)
+    return [
+        _Facts(
+            tuple(sorted(str(molecule.symbols[atom]) for atom in group)),
+            sum(int(molecule.atomic_numbers[atom]) for atom in group),
+            float(charge),
+            int(multiplicity),
+        )
+        for group, charge, multiplicity in states
+    ]
+
+
+def _row(
+    term: Term, contacts: Sequence[Sequence[float]], facts: Sequence[_Facts], result: Any, outcome: Outcome | None
+) -> FragmentRow:
+    real = [facts[number - 1] for number in term.fragments]
+    charge = sum(fragment.charge for fragment in real)
     pairs = [contacts[a - 1][b - 1] for i, a in enumerate(term.fragments) for b in term.fragments[i + 1 :]]
     return FragmentRow(
         label=term.label,
         nbody=term.nbody,
         fragments=term.fragments,
         ghosts=term.ghosts,
-        formula=molecular_formula_from_symbols(real),
-        charge=float(molecule.molecular_charge),
-        multiplicity=int(molecule.molecular_multiplicity),
-        electrons=nuclear - round(molecule.molecular_charge),
+        formula=_formula(tuple(sorted(fragment.symbols for fragment in real))),
+        charge=charge,
+        # High spin, as QCElemental and QCManyBody couple fragments.
+        multiplicity=1 + sum(fragment.multiplicity - 1 for fragment in real),
+        electrons=sum(fragment.nuclear for fragment in real) - round(charge),
         closest_contact_angstrom=min(pairs) if pairs else None,
         energy_hartree=None if result is None else energy_of(result),
         wall_s=outcome.wall_s if outcome else None,
@@ -135,6 +168,15 @@ def _row(term: Term, contacts: Any, result: Any, outcome: Outcome | None) -> Fra
         cpus=str(outcome.cpus) if outcome else None,
         worker_pid=outcome.worker_pid if outcome else None,
     )
+
+
+@cache
+def _formula(fragments: tuple[tuple[str, ...], ...]) -> str:
+    """Of clusters of the same fragments once, as there may be millions."""
+    from qcelemental.molutil import molecular_formula_from_symbols
+
+    formula: str = molecular_formula_from_symbols([symbol for symbols in fragments for symbol in symbols])
+    return formula
 
 
 def _contacts(molecule: Molecule) -> list[list[float]]:

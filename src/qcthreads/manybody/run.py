@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,8 +23,9 @@ from ..leases import LeaseBook
 from ..machine.placement import split as cut
 from ..planning import choose_split
 from ..programs import registry
+from .check import check_with_program
 from .config import strategy_name
-from .expansion import Expansion, count_by_nbody
+from .expansion import Expansion, Term
 from .inputs import likely_program, read_input
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
@@ -35,6 +37,8 @@ __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
 _WORKING_MEMORY_BYTES = 256 * 1024**2
 # A finished water cluster's AtomicResult takes 2-4 kB in a store; ten times that, because programs add output.
 _STORED_BYTES = 40 * 1024
+# Of more calculations each is small beside all, and what it costs changes no decision.
+_COUNTED_ONE_BY_ONE = 10_000
 # How many workers start before it is known how many calculations there are.
 _WARM_WORKERS = 16
 
@@ -76,8 +80,9 @@ class Run:
     subclasses) where this machine cannot.
     """
 
-    fragments: tuple[FragmentRow, ...]
     counts_by_nbody: Mapping[int, int]
+    calculations: int
+    """How many there are."""
     decision: Mapping[str, Any]
     """``{"strategy", "workers", "threads", "cpus_usable", "cpus_by_worker", "memory_bytes_per_worker", "affinity",
     "program", "program_version", "method", "basis", "bsse", "max_nbody", "reasons": [...], "scratch_bytes": int | None,
@@ -108,6 +113,15 @@ class Run:
             self.close()
             raise
 
+    @cached_property
+    def fragments(self) -> tuple[FragmentRow, ...]:
+        """The calculations; of very many it takes a while to list them."""
+        return fragment_rows(self._terms, self._molecule)
+
+    @cached_property
+    def _terms(self) -> list[Term]:
+        return self._expansion.terms()
+
     def close(self) -> None:
         """End the workers, if there are any."""
         self._engine.stop()
@@ -124,17 +138,31 @@ class Run:
         request = self.request
         strategy = strategy_name(request.strategy)
         _check_places(request)
+        if request.program is not None:
+            registry.require(request.program)  # a slip of the pen is told before the input is read
         if warm:
             self._warmed_at = time.perf_counter()
             self._warm()
         given = read_input(request.input, request)
         self._expansion = Expansion.from_input(given)
         installation = registry.require(self._expansion.program)
-        self._terms = self._expansion.terms()
         self._molecule = given.molecule
-        self.counts_by_nbody = count_by_nbody(self._terms)
-        self.fragments = fragment_rows(self._terms, self._molecule)
+        self.counts_by_nbody = self._expansion.counts_by_nbody()
+        self.calculations = sum(self.counts_by_nbody.values())
         self.decision = self._decide(strategy, registry.version(installation))
+
+    def check(self) -> None:
+        """Ask the program whether it knows what is asked for; where it does not, InputError says what there is.
+
+        :meth:`execute` does so itself. Starts a worker where none is warm.
+        """
+        decision = self.decision
+        check_with_program(
+            self._engine,
+            self._expansion,
+            threads=decision["threads"],
+            memory_bytes=decision["memory_bytes_per_worker"],
+        )
 
     def execute(self, on_progress: Callable[[Progress], None] | None = None) -> RunReport:
         """Compute what the store lacks.
@@ -143,8 +171,11 @@ class Run:
         """
         began = self._warmed_at or time.perf_counter()
         tally = Tally(self._book, on_progress)
-        store = self._open_store()
+        store = None
         try:
+            if not self.request.resume:  # a store is begun after the check only, so what it belongs to has passed
+                self.check()
+            store = self._open_store()
             results = self._reused(store, on_progress)
             reused = len(results)
             self._compute(tally, store, results)
@@ -173,8 +204,8 @@ class Run:
         request, expansion, book = self.request, self._expansion, self._book
         spec = registry.get(expansion.program)
         split = choose_split(
-            len(self._terms),
-            [term.cost for term in self._terms],
+            self.calculations,
+            [term.cost for term in self._terms] if self.calculations <= _COUNTED_ONE_BY_ONE else (),
             len(book.usable),
             book.memory_bytes,
             spec.memory_overhead_bytes + _WORKING_MEMORY_BYTES,
@@ -201,7 +232,7 @@ class Run:
             "max_nbody": expansion.core.max_nbody,
             "reasons": list(split.reasons),
             "scratch_bytes": None,
-            "store_bytes": None if request.store is None else len(self._terms) * _STORED_BYTES,
+            "store_bytes": None if request.store is None else self.calculations * _STORED_BYTES,
             "expected_wall_s": None,
         }
 
@@ -230,7 +261,7 @@ class Run:
         stored = store.results()
         results = {term.label: stored[term.label] for term in self._terms if term.label in stored}
         if self.request.resume and on_progress is not None:
-            found = f"{len(results)} of {len(self._terms)} calculations are in {self.request.store} already"
+            found = f"{len(results)} of {self.calculations} calculations are in {self.request.store} already"
             on_progress(Progress(event="note", label="", message=found))
             for label in results:
                 on_progress(Progress(event="reused", label=label))
@@ -284,7 +315,7 @@ class Run:
             failures=failures,
             statistics={
                 **tally.statistics(wall_s),
-                "fragments_total": len(self._terms),
+                "fragments_total": self.calculations,
                 "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
                 "fragments_reused": reused,
                 "fragments_failed": len(failures),
@@ -305,6 +336,8 @@ def _check_places(request: RunRequest) -> None:
         raise InputError("resume needs a store: say which with --store FILE")
     if request.store is not None:
         _check_writable(request.store.absolute().parent, "the store's directory")
+        if request.store.is_dir():
+            raise InputError(f"the store {request.store} is a directory; name a file, for example in it")
         if request.store.exists() and not request.resume:
             raise InputError(f"the store {request.store} exists: go on with it by --resume, or name another file")
         if request.resume and not request.store.exists():

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..programs import registry
 
 if TYPE_CHECKING:
     from qcmanybody import ManyBodyCore
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
 BSSE_NAMES = {
     "nocp": "none (nocp): each cluster in its own basis",
     "cp": "counterpoise (cp, Boys-Bernardi, site-site function counterpoise): each cluster in the whole system's basis",
-}
-# Keywords that give a number of orbitals: the same in monomer and dimer, it leaves no meaning to their difference.
-_PER_CALCULATION = {
-    "pyscf": {"frozen_core": 'write {"frozen_core": true}'},
-    "psi4": {"num_frozen_docc": 'write {"freeze_core": true}'},
 }
 _ALIASES = {"ssfc": "cp", "mbe": "nocp", "none": "nocp"}  # QCManyBody's
 
@@ -71,8 +67,9 @@ def check_core(core: ManyBodyCore) -> None:
 
 
 def _check_keywords(program: str, keywords: Mapping[str, Any]) -> None:
+    refused = registry.get(program).per_calculation_keywords
     for name, value in keywords.items():
-        remedy = _PER_CALCULATION.get(program, {}).get(name.lower())
+        remedy = refused.get(name.lower())
         if remedy is not None and not isinstance(value, bool) and value != 0:
             raise InputError(
                 f"keyword {name} {value!r} freezes so many orbitals in every calculation, in a monomer as in a dimer, "

@@ -7,6 +7,7 @@ molecules of tens of atoms and more, integral screening takes the formal 4 to ab
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from ..errors import InputError
 
@@ -28,6 +29,7 @@ _SELF_CONSISTENT_FIELD = 3.0
 PARALLEL_FRACTION = 0.57
 
 
+@cache
 def scaling_exponent(method: str) -> float:
     """The power of the system's size that a method's time grows with; Hartree-Fock's and DFT's for names not known."""
     name = re.sub(r"^(ri|df|dlpno|lno|local|scs|sos|u|ro|r)-", "", method.strip().lower())

@@ -13,6 +13,7 @@ from .strategies.balanced import makespan
 # A wider split must beat the narrower by this factor: the speedup is an assumption, and further threads of a small
 # fragment bring nothing (PySCF MP2/DZ, 4 waters, 2 cores: 1 x 2 took 5.4-5.9 s, 2 x 1 3.0-3.2 s).
 _WORTH_WIDENING = 1.10
+_NOTHING = 1e-3
 
 
 def choose_split(
@@ -157,12 +158,17 @@ def _sweep(costs: Sequence[float], cpus: int, ceiling: int, useful_width: int | 
         width = min(cpus // workers, useful_width or cpus)
         splits.setdefault(width, workers)  # at the same width more workers are better
     narrowest = min(splits)
-    best, best_s = (splits[narrowest], narrowest), makespan(costs, splits[narrowest]) / assumed_speedup(narrowest)
     total, longest = sum(costs), max(costs)
+
+    def ends(workers: int) -> float:
+        # So many that the longest is nothing: they pack to within it of the perfect.
+        return total / workers if longest * workers < _NOTHING * total else makespan(costs, workers)
+
+    best, best_s = (splits[narrowest], narrowest), ends(splits[narrowest]) / assumed_speedup(narrowest)
     for width, workers in sorted(splits.items()):
         speedup = assumed_speedup(width)
         if max(longest, total / workers) / speedup * _WORTH_WIDENING < best_s:
-            ends_s = makespan(costs, workers) / speedup
+            ends_s = ends(workers) / speedup
             if ends_s * _WORTH_WIDENING < best_s:
                 best, best_s = (workers, width), ends_s
     return best

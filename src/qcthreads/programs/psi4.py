@@ -21,6 +21,7 @@ SPEC = ProgramSpec(
     memory_overhead_bytes=256 * 1024**2,
     executable="psi4",
     version_command=("psi4", "--version"),
+    per_calculation_keywords={"num_frozen_docc": 'write {"freeze_core": true}'},
     harness_module="qcthreads.programs.harnesses.psi4",
     install_hint="conda install -c conda-forge psi4, or on Debian: apt install psi4 libopenblas0-pthread",
     provenance="verified in source (psi4 886caaab), measured with 1.3.2",

@@ -17,6 +17,8 @@ SPEC = ProgramSpec(
     python_module="pyscf",
     harness_module="qcthreads.programs.harnesses.pyscf",
     preload=("pyscf.scf", "pyscf.mp", "pyscf.df"),
+    check="qcthreads.programs.harnesses.pyscf:check",
+    per_calculation_keywords={"frozen_core": 'write {"frozen_core": true}'},
     install_hint="pip install 'qcthreads[run]' (Linux and macOS)",
     provenance="verified in source (pyscf 94d4dc83), measured with 2.14",
 )

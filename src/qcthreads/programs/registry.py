@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
-from ..errors import ProgramNotFoundError, QCThreadsError
+from ..errors import InputError, ProgramNotFoundError, QCThreadsError
+from ..units import nearest
 from .spec import ParallelModel, ProgramSpec
 from .unknown import unknown
 
@@ -78,10 +79,14 @@ def require(name: str) -> Installation:
 
     Raises
     ------
+    InputError
+        Neither qcthreads nor QCEngine has heard of it; the message says which they know, and the nearest first.
     ProgramNotFoundError
         It is not on this machine, or lacks a module; the message says how to install it.
     """
     spec = get(name)
+    if spec.parallel_model is ParallelModel.UNKNOWN:
+        _check_known(spec.name)
     installation = find(spec)
     if installation is None:
         where = f"no Python module {spec.python_module!r}" if spec.python_module else f"no {spec.executable!r} on PATH"
@@ -134,6 +139,22 @@ def _module_path(module: str) -> str | None:
     except (ImportError, ValueError):
         return None
     return found.origin if found else None
+
+
+def _check_known(name: str) -> None:
+    """Programs that there is no record of are QCEngine's, or nobody's."""
+    try:
+        from qcengine import list_all_programs
+    except ImportError:
+        return
+    others = sorted({known.lower() for known in list_all_programs()} - set(names()))
+    if name in names() or name in others:
+        return
+    near = nearest(name, [*names(), *others])
+    raise InputError(
+        f"there is no program {name!r}; {f'did you mean {near}? ' if near else ''}"
+        f"qcthreads knows {', '.join(names())}; QCEngine has also {', '.join(others)}"
+    )
 
 
 def _path_by_qcengine(name: str) -> str | None:

@@ -54,6 +54,16 @@ class ProgramSpec:
     """A module of ours to import in the worker, which registers a QCEngine harness."""
     preload: tuple[str, ...] = ()
     """Modules that its first calculation imports: a worker that waits for one has them ready."""
+    check: str | None = None
+    """``"module:function"``, called in a worker before the first calculation, with what all of them have in common:
+    ``{"driver", "model", "keywords", "elements"}``. It returns ``{"refused": None}``, or why they would all fail."""
+    takes_basis: bool = True
+    """False: its methods bring their own basis, or have none."""
+    usual_method: str | None = None
+    """Meant where none is said."""
+    per_calculation_keywords: Mapping[str, str] = field(default_factory=dict)
+    """Keywords, in lower case, that give a number of orbitals, with what to write instead: the same in monomer and
+    dimer, such a number leaves no meaning to their difference."""
     install_hint: str
     provenance: str
     """How well the facts are known: verified in source, measured, documented, second-hand."""

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from .spec import ParallelModel, ProgramSpec
 
+# Programs of QCEngine 0.52 whose methods bring their own basis, or have none.
+_WITHOUT_BASIS = {
+    "torchani",
+    "aimnet2",
+    "mace",
+    "openmm",
+    "rdkit",
+    "dftd3",
+    "s-dftd3",
+    "dftd4",
+    "mp2d",
+    "gcp",
+    "mctc-gcp",
+}
+
 
 def unknown(name: str) -> ProgramSpec:
     """The fallback for ``name``."""
@@ -13,6 +28,7 @@ def unknown(name: str) -> ProgramSpec:
         parallel_model=ParallelModel.UNKNOWN,
         # Its width must be what the first calculation says, in case it computes in the worker.
         in_process=True,
+        takes_basis=name not in _WITHOUT_BASIS,
         executable=name,
         install_hint=f"qcthreads has no record of a program {name!r}; check its name, its installation and PATH",
         provenance="unknown",

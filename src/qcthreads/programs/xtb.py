@@ -14,6 +14,8 @@ SPEC = ProgramSpec(
     },
     python_module="xtb",
     preload=("xtb.qcschema.harness",),
+    takes_basis=False,
+    usual_method="GFN2-xTB",
     install_hint="pip install 'qcthreads[xtb]' (Linux, Python 3.11), or conda install -c conda-forge xtb-python",
     provenance="measured with the wheel 22.1",
 )

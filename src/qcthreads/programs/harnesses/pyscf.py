@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
@@ -20,6 +21,15 @@ from qcengine.config import TaskConfig
 from qcengine.exceptions import ConvergenceError, InputError, ResourceError
 from qcengine.programs.model import ProgramHarness
 
+from ...units import nearest
+
+_METHODS = ("hf", "scf", "mp2")
+# What people ask for, in their spelling: for hints only.
+_FAMILIAR_BASES = (
+    *("sto-3g", "3-21g", "6-31g", "6-31g*", "6-31g**", "6-31+g*", "6-311g**", "6-311++g**"),
+    *(f"{prefix}cc-pv{size}z" for prefix in ("", "aug-") for size in "dtq"),
+    *("def2-svp", "def2-svpd", "def2-tzvp", "def2-tzvpd", "def2-tzvpp", "def2-qzvp", "lanl2dz"),
+)
 _KEYWORDS = {
     "reference": "rhf, uhf or rohf; by default rhf for singlets, else uhf",
     "density_fit": "true or false (default)",
@@ -31,6 +41,7 @@ _KEYWORDS = {
     "max_cycle": "a whole number of at least 1: iterations of the SCF (default 50)",
 }
 _VALID: dict[str, Callable[[Any], bool]] = {
+    "reference": lambda value: str(value).lower() in ("rhf", "uhf", "rohf"),
     "density_fit": lambda value: isinstance(value, bool),
     "cartesian": lambda value: isinstance(value, bool),
     "frozen_core": lambda value: isinstance(value, int) and value >= 0,
@@ -78,7 +89,8 @@ class PySCFHarness(ProgramHarness):  # type: ignore[misc]
         from pyscf import lib
 
         self.found(raise_error=True)
-        keywords = _checked(input_data)
+        spec = input_data.specification
+        keywords = _checked(spec.driver.value, {"method": spec.model.method, "basis": spec.model.basis}, spec.keywords)
         log = io.StringIO() if input_data.specification.protocols.stdout else None
         with _scratch(config.scratch_directory), _threads(config.ncores):
             nthreads = lib.num_threads()
@@ -104,23 +116,37 @@ class PySCFHarness(ProgramHarness):  # type: ignore[misc]
         )
 
 
-def _checked(inp: AtomicInput) -> dict[str, Any]:
+def check(common: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether PySCF knows what every calculation of a batch asks for: ``{"refused": None}``, or why it does not.
+
+    ``common``: ``driver``, ``model`` and ``keywords`` of a QCSchema AtomicSpecification, and all ``elements``.
+    """
+    try:
+        keywords = _checked(common["driver"], common["model"], common["keywords"])
+        sets = {name: keywords[name] for name in ("auxbasis", "auxbasis_mp2") if name in keywords}
+        for basis in (common["model"]["basis"], *sets.values()):
+            for element in common["elements"]:
+                _element_basis(basis, element)
+    except InputError as error:
+        return {"refused": str(error)}
+    return {"refused": None}
+
+
+def _checked(driver: str, model: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords with names in lower case, once everything asked for is known to be offered."""
-    spec = inp.specification
-    keywords = {name.lower(): value for name, value in spec.keywords.items()}
+    keywords = {name.lower(): value for name, value in keywords.items()}
     unknown = sorted(keywords.keys() - _KEYWORDS.keys())
     if unknown:
+        near = nearest(unknown[0], _KEYWORDS)
         offered = "; ".join(f"{name}: {meaning}" for name, meaning in _KEYWORDS.items())
-        raise InputError(f"unknown keywords for PySCF: {', '.join(unknown)}. It knows {offered}")
-    if spec.model.method.lower() not in ("hf", "scf", "mp2"):
-        raise InputError(f"method {spec.model.method!r} is not offered with PySCF; offered are hf and mp2")
-    if spec.driver not in ("energy", "gradient"):
-        raise InputError(f"driver {spec.driver!r} is not offered with PySCF; offered are energy and gradient")
-    if not isinstance(spec.model.basis, str) or not spec.model.basis:
-        raise InputError(f"PySCF takes the name of a basis set as a string; given was {spec.model.basis!r}")
-    charge = inp.molecule.molecular_charge
-    if charge != round(charge):
-        raise InputError(f"the charge must be a whole number; given was {charge}")
+        meant = f"; did you mean {near}?" if near else "."
+        raise InputError(f"unknown keywords for PySCF: {', '.join(unknown)}{meant} It knows {offered}")
+    if model["method"].lower() not in _METHODS:
+        raise InputError(f"method {model['method']!r} is not offered with PySCF; offered are hf and mp2")
+    if driver not in ("energy", "gradient"):
+        raise InputError(f"driver {driver!r} is not offered with PySCF; offered are energy and gradient")
+    if not isinstance(model["basis"], str) or not model["basis"]:
+        raise InputError(f"PySCF takes the name of a basis set as a string; given was {model['basis']!r}")
     for name, value in keywords.items():
         if not _VALID.get(name, _is_name)(value):
             raise InputError(f"keyword {name} is {value!r}; it must be {_KEYWORDS[name]}")
@@ -171,6 +197,8 @@ def _molecule(inp: AtomicInput, keywords: dict[str, Any], memory_gib: float, log
 
     basis = inp.specification.model.basis
     molecule = inp.molecule
+    if molecule.molecular_charge != round(molecule.molecular_charge):
+        raise InputError(f"the charge must be a whole number; given was {molecule.molecular_charge}")
     labels = [s if real else f"GHOST-{s}" for s, real in zip(molecule.symbols, molecule.real, strict=True)]
     mol = gto.Mole()
     mol.atom = [[label, tuple(xyz)] for label, xyz in zip(labels, molecule.geometry, strict=True)]
@@ -199,8 +227,32 @@ def _element_basis(basis: str, element: str) -> Any:
 
     try:
         return gto.basis.load(basis, element)
-    except Exception as error:  # PySCF raises several kinds, KeyError and its own among them
-        raise InputError(f"PySCF has no basis set {basis!r} for {element}: {' '.join(str(error).split())}") from None
+    except Exception:  # PySCF raises several kinds, KeyError and its own among them
+        raise InputError(_no_basis(basis, element)) from None
+
+
+def _no_basis(basis: str, element: str) -> str:
+    """Why there is none, and which there are."""
+    missing = f"PySCF has no basis set {basis!r} for {element}"
+    if any(_has(basis, other) for other in ("H", "C", "Fe")):
+        others = [name for name in _FAMILIAR_BASES if _has(name, element)]
+        return f"{missing}, though for other elements; for {element} there is for example {', '.join(others) or 'none'}"
+    near = nearest(basis, _FAMILIAR_BASES)
+    return (
+        f"{missing}, nor for other elements; {f'did you mean {near}? There' if near else 'there'} are for example "
+        f"{', '.join(_FAMILIAR_BASES)}; `pip install basis-set-exchange` adds all of the Basis Set Exchange"
+    )
+
+
+def _has(basis: str, element: str) -> bool:
+    from pyscf import gto
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PySCF warns that it could look into the Basis Set Exchange
+        try:
+            return bool(gto.basis.load(basis, element))
+        except Exception:  # it raises several kinds
+            return False
 
 
 @cache
@@ -229,8 +281,6 @@ def _scf(mol: Any, basis: str, keywords: dict[str, Any]) -> tuple[Any, int]:
 
     reference = str(keywords.get("reference", "uhf" if mol.spin else "rhf")).lower()
     kinds = {"rhf": scf.hf.RHF, "uhf": scf.uhf.UHF, "rohf": scf.rohf.ROHF}
-    if reference not in kinds:
-        raise InputError(f"keyword reference is {reference!r}; it must be {_KEYWORDS['reference']}")
     if reference == "rhf" and mol.spin:
         raise InputError(f"RHF is for singlets; the multiplicity is {mol.spin + 1}: use reference uhf or rohf")
     mf = kinds[reference](mol)

@@ -1,0 +1,60 @@
+"""QCManyBody's labels as the tables print them, and back; knows no energy and reads no store."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+
+from ..errors import InputError
+from ..units import nearest
+
+
+def short_label(label: str) -> str:
+    """``1+2``; ``1@1+2`` for fragment 1 in the basis of 1 and 2. What is no label of QCManyBody's stays as it is."""
+    parts = _parts(label)
+    if parts is None:
+        return label
+    real, basis = ("+".join(map(str, numbers)) for numbers in parts)
+    return real if real == basis else f"{real}@{basis}"
+
+
+def label_order(label: str) -> tuple[int, list[int], list[int]]:
+    """A key for sorting: by number of fragments, then by fragments; what is no label of QCManyBody's comes first."""
+    real, basis = _parts(label) or ([], [])
+    return len(real), real, basis
+
+
+def find_label(asked: str, labels: Sequence[str], where: str) -> str:
+    """The one of ``labels`` that ``asked`` means: a label, its short form, or its real fragments where they suffice.
+
+    Raises InputError, with those it may have meant, for none and for several; ``where`` says whose labels they are.
+    """
+    if asked in labels:
+        return asked
+    short = {short_label(label): label for label in labels}
+    wanted = re.sub(r"\s", "", asked)
+    if wanted in short:
+        return short[wanted]
+    same = [name for name in short if name.partition("@")[0] == wanted]
+    if len(same) == 1:
+        return short[same[0]]
+    if same:
+        raise InputError(f"{asked!r} may be several calculations in {where}: {_some(same)}; name one of them")
+    near = nearest(wanted, short)
+    there = f"did you mean {near}?" if near else f"there are, for example: {_some(short) or 'none yet'}"
+    raise InputError(f"no calculation {asked!r} in {where}; {there}")
+
+
+def _parts(label: str) -> tuple[list[int], list[int]] | None:
+    """Real fragments and those whose basis is there, from ``["(auto)", [1, 2], [1, 2]]``."""
+    try:
+        _, real, basis = json.loads(label)
+    except ValueError:
+        return None
+    return (real, basis) if isinstance(real, list) and isinstance(basis, list) else None
+
+
+def _some(names: Iterable[str], most: int = 6) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
