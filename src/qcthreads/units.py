@@ -48,6 +48,16 @@ def format_split(workers: int, threads: int) -> str:
     return f"{format_count(workers, 'worker')} x {format_count(threads, 'thread')}"
 
 
+def smaller_split(workers: int, threads: int, cpus: int) -> str:
+    """``ask for at most`` what fits on ``cpus``: as wide, or as many workers; where neither fits, the two extremes."""
+    fits = []
+    if workers > 1 and threads <= cpus:
+        fits.append((cpus // threads, threads))
+    if threads > 1 and workers <= cpus:
+        fits.append((workers, cpus // workers))
+    return "ask for at most " + " or ".join(format_split(*fit) for fit in dict.fromkeys(fits or [(cpus, 1), (1, cpus)]))
+
+
 def format_size(size_bytes: float) -> str:
     """A size in bytes as a person reads it, in powers of 1024, three figures."""
     for unit in ("B", "KiB", "MiB", "GiB"):

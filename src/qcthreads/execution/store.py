@@ -343,7 +343,8 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise MachineError(
-            f"the store {path} cannot be used: {error}; is the disk full, or may it not be written?"
+            f"the store {path} cannot be used: {error}; is the disk full, or may it not be written? "
+            "What it holds remains"
         ) from error
     except sqlite3.DatabaseError as error:
         raise InputError(f"{path} is not a store of qcthreads, or it is damaged: {error}") from error

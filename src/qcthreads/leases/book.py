@@ -21,7 +21,7 @@ from ..errors import CpusTakenError, InputError, LeaseError, OversubscriptionErr
 from ..host.limits import Limits
 from ..machine import Machine
 from ..machine.placement import choose, split, thread_cpus, usable_cpus
-from ..units import format_count, format_size, format_split
+from ..units import format_count, format_size, format_split, smaller_split
 
 
 class Lease:
@@ -197,14 +197,17 @@ class LeaseBook:
         total = places * width
         asked = f"{format_split(places, width)} = {format_count(total, 'thread')}"
         if total > len(self.usable):
-            raise OversubscriptionError(f"{asked}, but {self.explain()}; {_smaller(places, width, len(self.usable))}")
+            raise OversubscriptionError(
+                f"{asked}, but {self.explain()}; {smaller_split(places, width, len(self.usable))}"
+            )
         with self._lock:
             self._count_given_back()
             free = CpuSet.from_bits(self._free_bits)
             if total > len(free):
+                smaller = smaller_split(places, width, len(free)) if free else "wait until some are free"
                 raise OversubscriptionError(
                     f"{asked}, but {len(free)} of {len(self.usable)} CPUs are free; the others are held by "
-                    f"{format_count(len(self._held), 'lease')}; release some, or {_smaller(places, width, len(free))}"
+                    f"{format_count(len(self._held), 'lease')}; release some, or {smaller}"
                 )
             return tuple(self._hand_out(cpus, cpus, 0, ()) for cpus in split(self.machine, free, places, width))
 
@@ -373,16 +376,3 @@ def _handed_out(machine: Machine, limits: Limits, cpus: CpuSet | None, leave: in
 def _check_count(what: str, count: int) -> None:
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise InputError(f"the number of {what} is {count!r}; it must be a whole number of at least 1")
-
-
-def _smaller(places: int, width: int, available: int) -> str:
-    """What would fit: the same width or the same number of workers, else the two extremes."""
-    if not available:
-        return "wait until some are free"
-    fitting = []
-    if width <= available:
-        fitting.append((available // width, width))
-    if 1 < places <= available:
-        fitting.append((places, available // places))
-    words = dict.fromkeys(format_split(*fit) for fit in fitting or [(available, 1), (1, available)])
-    return "ask for at most " + " or ".join(words)

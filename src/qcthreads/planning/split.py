@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import InputError, OversubscriptionError
-from ..units import format_count, format_size, format_split
+from ..units import format_count, format_size, format_split, smaller_split
 from .cost import assumed_speedup
 from .model import Split
 from .strategies.balanced import makespan
@@ -119,15 +119,8 @@ def choose_split(
 
 def oversubscription(workers: int, threads: int, cpus: int, explain: str) -> OversubscriptionError:
     """The refusal of ``workers x threads`` on ``cpus``, with what to ask for instead."""
-    fits = []
-    if workers > 1 and threads <= cpus:
-        fits.append((cpus // threads, threads))
-    if threads > 1 and workers <= cpus:
-        fits.append((workers, cpus // workers))
-    advice = " or ".join(format_split(*fit) for fit in dict.fromkeys(fits or [(cpus, 1), (1, cpus)]))
-    return OversubscriptionError(
-        f"{format_split(workers, threads)} = {workers * threads} threads, but {explain}; ask for at most {advice}"
-    )
+    asked = f"{format_split(workers, threads)} = {workers * threads} threads"
+    return OversubscriptionError(f"{asked}, but {explain}; {smaller_split(workers, threads, cpus)}")
 
 
 def _check(**counts: int | None) -> None:
