@@ -1,6 +1,6 @@
 /*
  * CPU affinity, thread times and the raw topology on Windows, across processor groups. Sets and reads back; what the
- * bytes of the topology mean is decided elsewhere.
+ * bytes of the topology mean is decided elsewhere. Needs kernel32 and no C library.
  */
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>
@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define GROUP_BITS 64
@@ -51,38 +50,47 @@ static int open_thread(DWORD tid, DWORD access, HANDLE *thread) {
     return *thread ? 0 : missing();
 }
 
-/* The threads of a process; *tids is to be freed. */
+static void release(DWORD *tids) {
+    if (tids)
+        HeapFree(GetProcessHeap(), 0, tids);
+}
+
+/* Room for twice as many, of 64 at least. */
+static bool grow(DWORD **tids, size_t *room) {
+    size_t larger = *room ? 2 * *room : 64;
+    DWORD *made = *tids ? HeapReAlloc(GetProcessHeap(), 0, *tids, larger * sizeof *made)
+                        : HeapAlloc(GetProcessHeap(), 0, larger * sizeof *made);
+    if (!made)
+        return false;
+    *tids = made;
+    *room = larger;
+    return true;
+}
+
+/* The threads of a process; *tids is to be released. */
 static int list_threads(DWORD pid, DWORD **tids, size_t *count) {
     HANDLE snapshot = CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0);
     if (snapshot == INVALID_HANDLE_VALUE)
         return failure();
     THREADENTRY32 entry = {.dwSize = sizeof entry};
-    DWORD *found = NULL;
     size_t room = 0;
     int rc = 0;
+    *tids = NULL;
     *count = 0;
     for (BOOL more = Thread32First(snapshot, &entry); more && rc == 0; more = Thread32Next(snapshot, &entry)) {
         if (entry.th32OwnerProcessID != pid)
             continue;
-        if (*count == room) {
-            DWORD *larger = realloc(found, (room = room ? 2 * room : 64) * sizeof *found);
-            if (!larger) {
-                rc = -ENOMEM;
-                break;
-            }
-            found = larger;
-        }
-        found[(*count)++] = entry.th32ThreadID;
+        if (*count == room && !grow(tids, &room))
+            rc = -ENOMEM;
+        else
+            (*tids)[(*count)++] = entry.th32ThreadID;
     }
     CloseHandle(snapshot);
     if (rc == 0 && *count == 0)
         rc = -ESRCH;
-    if (rc) {
-        free(found);
-        return rc;
-    }
-    *tids = found;
-    return 0;
+    if (rc)
+        release(*tids);
+    return rc;
 }
 
 /* ---- affinity ---- */
@@ -197,7 +205,7 @@ static int bind_threads(DWORD pid, GROUP_AFFINITY asked, unsigned long *got, siz
         else if (rc == -ESRCH) /* this thread has ended meanwhile */
             rc = 0;
     }
-    free(tids);
+    release(tids);
     return rc || alive ? rc : -ESRCH;
 }
 
@@ -251,7 +259,7 @@ int qct_thread_times(int pid, struct qct_thread_time *times, size_t room, size_t
         else if (rc == -ESRCH) /* it has ended meanwhile */
             rc = 0;
     }
-    free(tids);
+    release(tids);
     return rc == 0 && *count > room ? -ERANGE : rc;
 }
 

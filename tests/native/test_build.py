@@ -17,7 +17,7 @@ SAYS = (
 )
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has an extension"),
+    pytest.mark.skipif(sys.platform != "linux", reason="the names of wheels and modules are those of Linux"),
     pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed to be broken"),
 ]
 
