@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError, MachineError
 from ..units import format_size
 from .batch import grants
 from .cgroup import ControlGroups, Group
+from .records import allowed_nodes, cpuset_cpus, in_all, parsed, recorded_mask
+from .select import get_host
 from .sysfs import online_cpus, read_text
 
 # Limits at or above this are "none" in cgroup v1, whose files say LONG_MAX rounded down to a page.
@@ -22,7 +23,6 @@ _NO_LIMIT = 1 << 62
 _BYTES = re.compile(r"[0-9]{1,19}")  # longer is no size of anything
 # Of a node, what si_mem_available() in the kernel's mm/show_mem.c counts before its reserve: no file tells it per node.
 _REUSABLE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")
-_Set = TypeVar("_Set", CpuSet, NodeSet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,32 +107,8 @@ def read_limits(sysroot: str | None = None, *, environ: Mapping[str, str] | None
     )
 
 
-def allowed_by_records(root: str) -> tuple[CpuSet | None, NodeSet | None]:
-    """The CPUs and memory nodes that the mask and cpuset recorded below ``root`` allow; None where none is recorded."""
-    groups = ControlGroups(root)
-    cpus = [rule.cpus for rule in [*_recorded_mask(root), *_cgroup_cpus(groups)] if rule.cpus is not None]
-    return CpuSet.from_bits(_and(one.bits for one in cpus)) if cpus else None, _allowed_nodes(groups)
-
-
-def _allowed_nodes(groups: ControlGroups) -> NodeSet | None:
-    status = read_text(groups.root, "proc/self/status") or ""
-    listed = re.search(r"^Mems_allowed_list:[ \t]*(\S*)", status, re.MULTILINE)
-    nodes = _parsed(NodeSet.parse, listed.group(1)) if listed else None
-    found = [nodes] if nodes else []
-    names = ("cpuset.mems.effective", "cpuset.effective_mems", "cpuset.mems", "mems")
-    found += [nodes for _, nodes in _cpuset_files(groups, names, NodeSet.parse)]
-    return NodeSet.from_bits(_and(one.bits for one in found)) if found else None
-
-
-def _and(sets: Iterator[int]) -> int:
-    bits = -1
-    for one in sets:
-        bits &= one
-    return max(bits, 0)
-
-
 def _intersect(rules: list[Rule]) -> CpuSet:
-    cpus = CpuSet.from_bits(_and(rule.cpus.bits for rule in rules if rule.cpus is not None))
+    cpus = CpuSet.from_bits(in_all(rule.cpus.bits for rule in rules if rule.cpus is not None))
     if not cpus:
         found = "; ".join(f"{rule.rule} {rule.cpus} ({rule.source})" for rule in rules)
         raise MachineError(
@@ -157,7 +133,8 @@ def _leaves(rule: Rule) -> float:
 
 def _cpu_sets(groups: ControlGroups, *, live: bool) -> Iterator[Rule]:
     root = groups.root
-    found = [*(_live_mask() if live else _recorded_mask(root)), *_cgroup_cpus(groups)]
+    found = [*(_live_mask() if live else _recorded_mask(root))]
+    found += [Rule("cgroup cpuset", source, cpus=cpus) for source, cpus in cpuset_cpus(groups)]
     yield from found
     try:
         yield Rule("online", "/sys/devices/system/cpu/online", cpus=online_cpus(root))
@@ -169,8 +146,6 @@ def _cpu_sets(groups: ControlGroups, *, live: bool) -> Iterator[Rule]:
 
 
 def _live_mask() -> Iterator[Rule]:
-    from .select import get_host  # select's back ends need this module
-
     host = get_host()
     if host.capabilities.read_binding:
         source = "sched_getaffinity" if sys.platform == "linux" else "process affinity"
@@ -179,52 +154,8 @@ def _live_mask() -> Iterator[Rule]:
 
 
 def _recorded_mask(root: str) -> Iterator[Rule]:
-    status = read_text(root, "proc/self/status") or ""
-    for name, parse in (("Cpus_allowed_list", CpuSet.parse), ("Cpus_allowed", CpuSet.parse_mask)):
-        written = re.search(rf"^{name}:[ \t]*(\S+)", status, re.MULTILINE)
-        cpus = _parsed(parse, written.group(1)) if written else None
-        if cpus:
-            yield Rule("mask", "/proc/self/status", cpus=cpus)
-            return
-
-
-def _cgroup_cpus(groups: ControlGroups) -> Iterator[Rule]:
-    names = ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus", "cpus")
-    for source, cpus in _cpuset_files(groups, names, CpuSet.parse):
-        yield Rule("cgroup cpuset", source, cpus=cpus)
-
-
-def _cpuset_files(
-    groups: ControlGroups, names: tuple[str, ...], parse: Callable[[str], _Set]
-) -> Iterator[tuple[str, _Set]]:
-    """(source, set) of each hierarchy's nearest group with one of these files: it includes its ancestors' limits.
-
-    Not the intersection with the ancestors': these lack what a partition below them has for itself.
-    """
-    seen = set()
-    for group in groups.line("cpuset"):
-        if group.version not in seen and (found := _first_set(groups.root, group, names, parse)):
-            seen.add(group.version)
-            yield found
-
-
-def _first_set(
-    root: str, group: Group, names: tuple[str, ...], parse: Callable[[str], _Set]
-) -> tuple[str, _Set] | None:
-    """The first of these files that is there and says something; an empty cpuset file is no limit."""
-    for name in names:
-        found = _parsed(parse, read_text(root, f"{group.path}/{name}") or "")
-        if found:
-            return f"/{group.path}/{name}", found
-    return None
-
-
-def _parsed(parse: Callable[[str], _Set], text: str) -> _Set | None:
-    """None for what is garbled: a limit that cannot be read is none, and the other rules still hold."""
-    try:
-        return parse(text)
-    except InputError:
-        return None
+    if cpus := recorded_mask(root):
+        yield Rule("mask", "/proc/self/status", cpus=cpus)
 
 
 def _quotas(groups: ControlGroups) -> Iterator[Rule]:
@@ -308,10 +239,10 @@ def _available_memory(root: str, *, live: bool) -> Iterator[Rule]:
 def _memory_of_nodes(groups: ControlGroups, *, live: bool) -> Iterator[Rule]:
     """What the memory nodes that we may allocate from have left, where these are not all there are."""
     root = groups.root
-    there = _parsed(NodeSet.parse, read_text(root, "sys/devices/system/node/online") or "")
+    there = parsed(NodeSet.parse, read_text(root, "sys/devices/system/node/online") or "")
     if there is None or len(there) < 2:
         return
-    allowed = _allowed_nodes(groups)
+    allowed = allowed_nodes(groups)
     nodes = there if allowed is None else there & allowed
     if nodes != there:
         yield from _left_on(root, nodes, f"memory nodes {nodes}", "/sys/devices/system/node")
@@ -322,8 +253,6 @@ def _memory_of_nodes(groups: ControlGroups, *, live: bool) -> Iterator[Rule]:
 
 def _bound_nodes() -> NodeSet:
     """The only nodes this thread's memory policy takes pages from (``numactl --membind``); empty without such a one."""
-    from .select import get_host  # select's back ends need this module
-
     with suppress(BindingError):
         policy = get_host().get_memory_policy()
         if policy.kind == "bind":

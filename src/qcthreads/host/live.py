@@ -9,7 +9,7 @@ from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, MachineError
 from ..machine import Core, Machine, NumaNode, Package
 from .interface import Host
-from .limits import allowed_by_records
+from .records import allowed_by_records
 from .sysfs import CPU_DIRECTORY, NoCpusFoundError, read_text
 from .topology import FactsReader, read_machine
 
