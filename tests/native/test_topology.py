@@ -524,6 +524,26 @@ amd = st.sampled_from([AMD.format(21), "processor : 0\nprocessor : 2\n"])
 texts = st.one_of(masks, lists, others, amd, st.text(alphabet="0123456789abfKx,-: \0\n\xff", max_size=12))
 
 
+def test_reserved_memory_of_high_bandwidth(tmp_path, host):
+    """Firmware hands it over as a device of its own; it may even list CPUs, and is no measure for the others."""
+    files = {
+        f"{CPU}/online": "0-1",
+        f"{NODE}/node0/cpumap": "1",
+        f"{NODE}/node1/cpumap": "2",
+        f"{NODE}/node2/cpumap": "0",
+    }
+    for node, bandwidth in enumerate((1000, 10000, 10000)):
+        files[f"{NODE}/node{node}/access1/initiators/read_bandwidth"] = str(bandwidth)
+        if node:
+            files[f"sys/devices/platform/hmem.{node}/dax{node}.0/target_node"] = str(node)
+    root = tree(tmp_path, files)
+    (tmp_path / "sys/bus/dax/devices").mkdir(parents=True)
+    for node in (1, 2):
+        link = tmp_path / f"sys/bus/dax/devices/dax{node}.0"
+        link.symlink_to(f"../../../devices/platform/hmem.{node}/dax{node}.0")
+    assert [node.kind for node in host.read_machine(root).numa_nodes] == ["DRAM", "HBM", "HBM"]
+
+
 @given(online=lists, files=st.dictionaries(st.sampled_from(NAMES), texts, max_size=25))
 def test_both_readers_say_the_same_of_any_tree(tmp_path_factory, online, files):
     """Where the native reader refuses, the other one has the last word."""

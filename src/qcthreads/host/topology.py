@@ -209,36 +209,38 @@ def _nearest(at: int, facts: Facts, near: dict[int, int]) -> int:
 
 def _kinds(root: str, facts: Facts, gpus: dict[int, str]) -> dict[int, str]:
     """What is known to be something else than DRAM, by the best witness there is."""
+    places = _dax_places(root)
     lone = [node for node, bits, _ in facts.nodes if not bits]
-    homes = [node for node, bits, _ in facts.nodes if bits]
-    by_device, by_bandwidth, by_tier = _dax_kinds(root), _bandwidth_kinds(root, lone, homes), _tier_kinds(root, homes)
+    homes = [node for node, bits, _ in facts.nodes if bits and node not in places]
+    reserved = [node for node, place in places.items() if "/hmem" in place]
     phi = _XEON_PHI.search(read_text(root, "proc/cpuinfo") or "") is not None
     kinds = dict.fromkeys(lone, "HBM") if phi else {}
-    for witness in (by_tier, by_bandwidth, by_device):
-        kinds.update({node: kind for node, kind in witness.items() if node in lone})
+    for witness in (_tier_kinds(root, homes), _bandwidth_kinds(root, [*lone, *reserved], homes), _dax_kinds(places)):
+        kinds.update({node: kind for node, kind in witness.items() if node in lone or node in reserved})
     return kinds | dict.fromkeys(gpus, "GPU")
 
 
-def _dax_kinds(root: str) -> dict[int, str]:
-    """Memory that the kernel was given as a device: its place in the tree of devices says what it is."""
-    kinds = {}
+def _dax_places(root: str) -> dict[int, str]:
+    """Nodes whose memory the kernel was given as a device, and its place in the tree of devices."""
+    places = {}
     devices = "sys/bus/dax/devices"
     for name in names_in(root, devices):
         node = read_number(root, f"{devices}/{name}/target_node")
-        place = os.path.realpath(os.path.join(root, devices, name))  # noqa: PTH118
-        if node is None:
-            continue
-        if "/ndbus" in place:
-            kinds[node] = "NVM"
-        elif "/ACPI0017:" in place or "/decoder" in place:
-            kinds[node] = "CXL"
-    return kinds
+        if node is not None:
+            places[node] = os.path.realpath(os.path.join(root, devices, name))  # noqa: PTH118
+    return places
 
 
-def _bandwidth_kinds(root: str, lone: list[int], homes: list[int]) -> dict[int, str]:
+def _dax_kinds(places: dict[int, str]) -> dict[int, str]:
+    """The place says what it is; what firmware reserved ("hmem") may be anything."""
+    kinds = {node: "CXL" for node, place in places.items() if "/ACPI0017:" in place or "/decoder" in place}
+    return kinds | {node: "NVM" for node, place in places.items() if "/ndbus" in place}
+
+
+def _bandwidth_kinds(root: str, nodes: list[int], homes: list[int]) -> dict[int, str]:
     """By HMAT: much more bandwidth than the nodes with CPUs."""
     ordinary = max((_bandwidth(root, node) for node in homes), default=0)
-    return {node: "HBM" for node in lone if ordinary and _bandwidth(root, node) >= _HIGH_BANDWIDTH * ordinary}
+    return {node: "HBM" for node in nodes if ordinary and _bandwidth(root, node) >= _HIGH_BANDWIDTH * ordinary}
 
 
 def _bandwidth(root: str, node: int) -> int:
