@@ -223,6 +223,16 @@ def test_memory_of_the_nodes_that_may_be_allocated_from(tmp_path):
     assert read_limits(tree(tmp_path, both)).memory_bytes == 8 * GIB
 
 
+def test_without_meminfo_the_nodes_tell_what_is_available(tmp_path):
+    node = "sys/devices/system/node"
+    files = {f"{node}/node{n}/meminfo": f"Node {n} MemTotal: 9 kB\nNode {n} MemFree: {2**20} kB\n" for n in (0, 4)}
+    root = tree(tmp_path, {**PLAIN, **files})
+    (tmp_path / "proc/meminfo").unlink()
+    limits = read_limits(root)
+    assert limits.memory_bytes == 2 * GIB
+    assert tightest(limits)[1] == ("available memory", "/sys/devices/system/node")
+
+
 GARBLED = ["", "\n", "\0\0", "max", "garbage", "-1", "0-", "9" * 5000, "0-3,zebra", "1 0", "99999999999 1", "²"]
 FILES = [
     *("proc/self/cgroup", "proc/self/mountinfo", "proc/self/status"),
@@ -354,6 +364,10 @@ def test_any_text_in_batch_variables_grants_something_or_nothing(environ):
 def test_slurm_repeats(groups):
     text = ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in groups)
     assert parse_repeats(text) == [count for count, times in groups for _ in range(times)]
+
+
+def test_more_nodes_than_a_job_can_have_are_nonsense():
+    assert parse_repeats(",".join(["1(x999999)"] * 3000)) == []
 
 
 def test_slurm_memory_is_in_mib(tmp_path):

@@ -17,6 +17,7 @@ from ..cpuset import CpuSet
 from ..errors import InputError
 
 _MIB = 1024**2
+_MOST_NODES = 1_000_000  # of a job; more is nobody's
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -102,6 +103,8 @@ def parse_repeats(text: str) -> list[int]:
         if not match:
             return []
         counts += [int(match.group(1))] * int(match.group(2) or 1)
+        if len(counts) > _MOST_NODES:
+            return []
     return counts
 
 

@@ -16,7 +16,7 @@ from .batch import grants
 from .cgroup import ControlGroups, Group
 from .records import allowed_nodes, cpuset_cpus, in_all, parsed, recorded_mask
 from .select import get_host
-from .sysfs import online_cpus, read_text
+from .sysfs import NODE_DIRECTORY, numbered, online_cpus, read_text
 
 # Limits at or above this are "none" in cgroup v1, whose files say LONG_MAX rounded down to a page.
 _NO_LIMIT = 1 << 62
@@ -234,6 +234,9 @@ def _available_memory(root: str, *, live: bool) -> Iterator[Rule]:
         import psutil
 
         yield Rule("available memory", "psutil", memory_bytes=psutil.virtual_memory().available)
+    else:
+        nodes = NodeSet(numbered(root, NODE_DIRECTORY, "node"))
+        yield from _left_on(root, nodes, "available memory", f"/{NODE_DIRECTORY}")
 
 
 def _memory_of_nodes(groups: ControlGroups, *, live: bool) -> Iterator[Rule]:
@@ -245,7 +248,7 @@ def _memory_of_nodes(groups: ControlGroups, *, live: bool) -> Iterator[Rule]:
     allowed = allowed_nodes(groups)
     nodes = there if allowed is None else there & allowed
     if nodes != there:
-        yield from _left_on(root, nodes, f"memory nodes {nodes}", "/sys/devices/system/node")
+        yield from _left_on(root, nodes, f"memory nodes {nodes}", f"/{NODE_DIRECTORY}")
     bound = nodes & _bound_nodes() if live else NodeSet()
     if bound and bound != nodes:
         yield from _left_on(root, bound, f"memory policy bind {bound}", "get_mempolicy")
