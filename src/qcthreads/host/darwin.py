@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from ..cpuset import CpuSet, NodeSet
+from ..cpuset import CpuSet
 from ..errors import BindingNotSupportedError
 from ..machine import Machine
 from . import darwin_calls
 from .darwin_topology import parse_topology
-from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
+from .interface import Binding, Capabilities
 from .live import flat_machine
+from .memory import MemoryPolicies
 from .times import thread_times_error
 from .topology import read_machine
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
 _WHY = "macOS binds neither threads nor processes to CPUs; leases still count CPUs: run with affinity turned off"
-_NO_NODES = NodeSet()
-_NO_POLICY = "macOS has no memory policies; leave it at the default"
 
 
 class Calls(Protocol):
@@ -33,7 +29,7 @@ class Calls(Protocol):
         """CPU times in ns by thread."""
 
 
-class DarwinHost:
+class DarwinHost(MemoryPolicies):
     """macOS, by the native extension's calls or without them."""
 
     def __init__(self, calls: Calls = darwin_calls) -> None:
@@ -65,24 +61,6 @@ class DarwinHost:
     def set_process_affinity(self, cpus: CpuSet, pid: int) -> Binding:
         """Raises BindingNotSupportedError."""
         raise BindingNotSupportedError(f"cannot bind process {pid} to CPUs {cpus}: {_WHY}")
-
-    def set_memory_policy(self, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
-        """Raises BindingNotSupportedError."""
-        raise BindingNotSupportedError(f"cannot set memory policy {MemoryPolicy(kind, nodes)}: {_NO_POLICY}")
-
-    def get_memory_policy(self) -> MemoryPolicy:
-        """Raises BindingNotSupportedError."""
-        raise BindingNotSupportedError(f"cannot read a memory policy: {_NO_POLICY}")
-
-    def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
-        """Raises BindingNotSupportedError."""
-        del buffer
-        raise BindingNotSupportedError(f"cannot give a buffer {MemoryPolicy(kind, nodes)}: {_NO_POLICY}")
-
-    def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
-        """Raises BindingNotSupportedError."""
-        del buffer
-        raise BindingNotSupportedError(f"cannot ask where a buffer lies: {_NO_POLICY}")
 
     def thread_times(self, pid: int) -> dict[int, int]:
         """CPU time in ns of every thread of process ``pid``; other processes' threads are numbered by the kernel."""

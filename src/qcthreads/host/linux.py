@@ -7,24 +7,23 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ..cpuset import CpuSet, NodeSet
-from . import _native, memory, sysfs
+from ..cpuset import CpuSet
+from . import _native, sysfs
 from .binding import binding_error, name_of_thread, require_cpus
-from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
+from .interface import Binding, Capabilities
+from .memory import MemoryPolicies, works
 from .sysfs import Facts
 from .times import psutil_thread_times, thread_times_error
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from ..machine import Machine
 assert sys.platform == "linux", "the extension has these functions on Linux alone"
 
-_NO_NODES = NodeSet()
 
-
-class LinuxHost:
+class LinuxHost(MemoryPolicies):
     """Linux with the native extension."""
+
+    memory_calls = _native
 
     @property
     def capabilities(self) -> Capabilities:
@@ -62,22 +61,6 @@ class LinuxHost:
             raise binding_error(error, f"process {pid}", cpus) from error
         return Binding(cpus, CpuSet.from_bits(got))
 
-    def set_memory_policy(self, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
-        """Set the policy of the calling thread, which children inherit, and read it back. Raises a BindingError."""
-        return memory.set_policy(_native, kind, nodes)
-
-    def get_memory_policy(self) -> MemoryPolicy:
-        """The policy of the calling thread."""
-        return memory.get_policy(_native)
-
-    def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
-        """Set the policy of every page that ``buffer`` touches, move those on other nodes, and read it back."""
-        return memory.bind_buffer(_native, buffer, kind, nodes)
-
-    def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
-        """The node of every page that ``buffer`` touches; ``None`` where no memory is behind it yet."""
-        return memory.page_nodes(_native, buffer)
-
     def thread_times(self, pid: int) -> dict[int, int]:
         """CPU time of every thread of process ``pid`` by its number, in ns, to a clock tick."""
         try:
@@ -106,4 +89,4 @@ def read_facts(root: str, online: CpuSet) -> Facts:
 
 @cache
 def _memory_works() -> bool:
-    return memory.works(_native)
+    return works(_native)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar, get_args
 
 from ..cpuset import NodeSet
 from ..errors import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)  # in the order of the kernel's numbers
 _WITHOUT_NODES = ("default", "local")
+_NO_NODES = NodeSet()
 _T = TypeVar("_T")
 
 
@@ -43,6 +45,54 @@ class Calls(Protocol):
         """Nodes, or negative errnos."""
 
 
+def _refuse(*_: object, **__: object) -> NoReturn:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+class NoCalls:
+    """Of a system without memory policies."""
+
+    probe_memory_policy = get_memory_policy = set_memory_policy = bind_buffer = page_nodes = staticmethod(_refuse)
+
+
+class MemoryPolicies:
+    """What every back end has of memory policies; ``memory_calls`` are its own. All raise a BindingError subclass."""
+
+    memory_calls: Calls = NoCalls()
+
+    def set_memory_policy(self, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
+        """Set the policy of the calling thread, which children inherit, and read it back."""
+        policy = _checked(kind, nodes)
+
+        def act() -> MemoryPolicy:
+            self.memory_calls.set_memory_policy(_KINDS.index(kind), nodes.bits)
+            return _policy(*self.memory_calls.get_memory_policy())
+
+        return MemoryBinding(policy, _asked(f"set the memory policy of this thread to {policy}", nodes, act))
+
+    def get_memory_policy(self) -> MemoryPolicy:
+        """The policy of the calling thread."""
+        calls = self.memory_calls
+        return _asked("read the memory policy of this thread", _NO_NODES, lambda: _policy(*calls.get_memory_policy()))
+
+    def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
+        """Set the policy of every page that ``buffer`` touches, move those on other nodes, and read it back."""
+        policy = _checked(kind, nodes)
+        size = _size(buffer)
+        got = _asked(
+            f"set the memory policy of a buffer of {size} bytes to {policy}",
+            nodes,
+            lambda: _policy(*self.memory_calls.bind_buffer(buffer, _KINDS.index(kind), nodes.bits)),
+        )
+        return MemoryBinding(policy, got)
+
+    def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
+        """The node of every page that ``buffer`` touches; ``None`` where no memory is behind it yet."""
+        what = f"ask where a buffer of {_size(buffer)} bytes lies"
+        found = _asked(what, _NO_NODES, lambda: self.memory_calls.page_nodes(buffer))
+        return tuple(node if node >= 0 else None for node in found)
+
+
 def works(calls: Calls) -> bool:
     """Whether memory policies can be set here; containers often forbid them."""
     try:
@@ -50,41 +100,6 @@ def works(calls: Calls) -> bool:
     except OSError:
         return False
     return True
-
-
-def get_policy(calls: Calls) -> MemoryPolicy:
-    """The policy of the calling thread."""
-    return _asked("read the memory policy of this thread", NodeSet(), lambda: _policy(*calls.get_memory_policy()))
-
-
-def set_policy(calls: Calls, kind: MemoryKind, nodes: NodeSet) -> MemoryBinding:
-    """Set the policy of the calling thread and read it back."""
-    policy = _checked(kind, nodes)
-
-    def act() -> MemoryPolicy:
-        calls.set_memory_policy(_KINDS.index(kind), nodes.bits)
-        return _policy(*calls.get_memory_policy())
-
-    return MemoryBinding(policy, _asked(f"set the memory policy of this thread to {policy}", nodes, act))
-
-
-def bind_buffer(calls: Calls, buffer: Buffer, kind: MemoryKind, nodes: NodeSet) -> MemoryBinding:
-    """Set the policy of the pages of ``buffer`` and read it back."""
-    policy = _checked(kind, nodes)
-    size = _size(buffer)
-    got = _asked(
-        f"set the memory policy of a buffer of {size} bytes to {policy}",
-        nodes,
-        lambda: _policy(*calls.bind_buffer(buffer, _KINDS.index(kind), nodes.bits)),
-    )
-    return MemoryBinding(policy, got)
-
-
-def page_nodes(calls: Calls, buffer: Buffer) -> tuple[int | None, ...]:
-    """The node of every page of ``buffer``; ``None`` where no memory is behind it yet."""
-    size = _size(buffer)
-    found = _asked(f"ask where a buffer of {size} bytes lies", NodeSet(), lambda: calls.page_nodes(buffer))
-    return tuple(node if node >= 0 else None for node in found)
 
 
 def _checked(kind: MemoryKind, nodes: NodeSet) -> MemoryPolicy:

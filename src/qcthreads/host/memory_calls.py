@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import platform
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -117,7 +118,7 @@ def _width(mask: ctypes.Array[ctypes.c_ulong]) -> int:
 
 def _syscall(call: int, *arguments: object) -> None:
     numbers = _NUMBERS.get(platform.machine())
-    if numbers is None or ctypes.sizeof(ctypes.c_long) * 8 != _WORD_BITS:
+    if sys.platform != "linux" or numbers is None or ctypes.sizeof(ctypes.c_long) * 8 != _WORD_BITS:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     # C's variable arguments are not widened: a bare int would leave half a register undefined.
     wide = (ctypes.c_long(value) if isinstance(value, int) else value for value in arguments)

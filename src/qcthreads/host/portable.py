@@ -7,26 +7,25 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ..cpuset import CpuSet, NodeSet
+from ..cpuset import CpuSet
 from ..errors import BindingNotSupportedError
-from . import memory, memory_calls
+from . import memory_calls
 from .binding import binding_error, name_of_thread, require_cpus
-from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
+from .interface import Binding, Capabilities
+from .memory import MemoryPolicies, works
 from .sysfs import read_facts
 from .times import psutil_thread_times, thread_times_error
 
 _PASSES = 64  # a process that starts threads faster than this many passes over /proc can bind them is left as it is
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from ..machine import Machine
 
-_NO_NODES = NodeSet()
 
-
-class PortableHost:
+class PortableHost(MemoryPolicies):
     """Any Linux, with or without a compiler; elsewhere it can read a recorded machine and nothing more."""
+
+    memory_calls = memory_calls
 
     @property
     def capabilities(self) -> Capabilities:
@@ -70,22 +69,6 @@ class PortableHost:
             raise binding_error(error, f"process {pid}", cpus) from error
         return Binding(cpus, CpuSet.from_bits(got))
 
-    def set_memory_policy(self, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
-        """Set the policy of the calling thread, which children inherit, and read it back. Raises a BindingError."""
-        return memory.set_policy(memory_calls, kind, nodes)
-
-    def get_memory_policy(self) -> MemoryPolicy:
-        """The policy of the calling thread."""
-        return memory.get_policy(memory_calls)
-
-    def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
-        """Set the policy of every page that ``buffer`` touches, move those on other nodes, and read it back."""
-        return memory.bind_buffer(memory_calls, buffer, kind, nodes)
-
-    def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
-        """The node of every page that ``buffer`` touches; ``None`` where no memory is behind it yet."""
-        return memory.page_nodes(memory_calls, buffer)
-
     def thread_times(self, pid: int) -> dict[int, int]:
         """CPU time of every thread of process ``pid`` by its number, in ns, to a clock tick."""
         try:
@@ -102,7 +85,7 @@ class PortableHost:
 
 @cache
 def _memory_works() -> bool:
-    return sys.platform == "linux" and memory.works(memory_calls)
+    return works(memory_calls)
 
 
 def _bind_all_once(cpus: CpuSet, pid: int) -> tuple[bool, int]:

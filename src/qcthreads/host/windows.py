@@ -5,24 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError, BindingNotSupportedError
+from ..cpuset import CpuSet
+from ..errors import BindingError
 from ..machine import Machine
 from . import windows_calls
 from .binding import binding_error, name_of_thread, require_cpus
-from .interface import Binding, Capabilities, MemoryBinding, MemoryKind, MemoryPolicy
+from .interface import Binding, Capabilities
 from .live import flat_machine
+from .memory import MemoryPolicies
 from .times import thread_times_error
 from .topology import read_machine
 from .windows_topology import GROUP_BITS, parse_topology
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-_NO_NODES = NodeSet()
-_NO_POLICY = "Windows has no memory policies; leave it at the default"
 
 
 class Calls(Protocol):
@@ -44,7 +39,7 @@ class Calls(Protocol):
         """CPU times in ns by thread."""
 
 
-class WindowsHost:
+class WindowsHost(MemoryPolicies):
     """Windows, by the native extension's calls or without them."""
 
     def __init__(self, calls: Calls = windows_calls) -> None:
@@ -92,24 +87,6 @@ class WindowsHost:
         except OSError as error:
             raise binding_error(error, f"process {pid}", cpus) from error
         return Binding(cpus, CpuSet.from_bits(got))
-
-    def set_memory_policy(self, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
-        """Raises BindingNotSupportedError."""
-        raise BindingNotSupportedError(f"cannot set memory policy {MemoryPolicy(kind, nodes)}: {_NO_POLICY}")
-
-    def get_memory_policy(self) -> MemoryPolicy:
-        """Raises BindingNotSupportedError."""
-        raise BindingNotSupportedError(f"cannot read a memory policy: {_NO_POLICY}")
-
-    def bind_buffer(self, buffer: Buffer, kind: MemoryKind, nodes: NodeSet = _NO_NODES) -> MemoryBinding:
-        """Raises BindingNotSupportedError."""
-        del buffer
-        raise BindingNotSupportedError(f"cannot give a buffer {MemoryPolicy(kind, nodes)}: {_NO_POLICY}")
-
-    def page_nodes(self, buffer: Buffer) -> tuple[int | None, ...]:
-        """Raises BindingNotSupportedError."""
-        del buffer
-        raise BindingNotSupportedError(f"cannot ask where a buffer lies: {_NO_POLICY}")
 
     def thread_times(self, pid: int) -> dict[int, int]:
         """CPU time in ns of every thread of process ``pid`` by its number."""
