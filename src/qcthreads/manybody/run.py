@@ -174,6 +174,7 @@ class Run:
         store = None
         try:
             if not self.request.resume:  # a store is begun after the check only, so what it belongs to has passed
+                self._on_progress = lambda progress: tally.watch(progress) if progress.event == "note" else None
                 self.check()
             store = self._open_store()
             results = self._reused(store, on_progress)
