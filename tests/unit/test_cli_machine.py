@@ -70,6 +70,39 @@ def test_topo_of_a_recorded_machine(tmp_path: Path) -> None:
 
 
 @ON_LINUX
+def test_topo_names_what_is_offline(tmp_path: Path) -> None:
+    record_hyperthreads(tmp_path)
+    (tmp_path / "sys/devices/system/cpu/present").write_text("0-5\n")
+    assert "4 PUs online (0-3; offline: 4-5), 2 cores" in text("topo", "--sysroot", str(tmp_path))
+    picture = tmp_path / "machine.svg"
+    text("topo", "--sysroot", str(tmp_path), "--svg", str(picture))
+    assert "offline: 4-5" in picture.read_text(encoding="utf-8")
+
+
+def refused(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "qcthreads", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.stdout
+    assert done.stderr.count("\n") == 1
+    return done.returncode, done.stderr
+
+
+def test_a_picture_that_has_no_place_is_refused_in_a_line(tmp_path: Path) -> None:
+    code, said = refused("topo", "--svg", str(tmp_path / "nowhere" / "x.svg"))
+    assert code == 2
+    assert f"there is no directory {tmp_path / 'nowhere'}" in said
+    assert refused("topo", "--svg", str(tmp_path))[0] == 2
+
+
+@ON_LINUX
+@pytest.mark.parametrize("path", ["/proc/x.svg", "/dev/full"])
+def test_a_picture_that_cannot_be_written_is_refused_in_a_line(path: str) -> None:
+    code, said = refused("topo", "--svg", path)
+    assert code == 3
+    assert f"--svg {path}" in said
+
+
+@ON_LINUX
 def test_limits_say_which_pus_threads_get(tmp_path: Path) -> None:
     record_hyperthreads(tmp_path)
     (tmp_path / "proc/meminfo").write_text("MemAvailable: 1048576 kB\n")
