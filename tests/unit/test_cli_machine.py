@@ -107,8 +107,22 @@ def test_limits_say_which_pus_threads_get(tmp_path: Path) -> None:
     record_hyperthreads(tmp_path)
     (tmp_path / "proc/meminfo").write_text("MemAvailable: 1048576 kB\n")
     said = text("limits", "--sysroot", str(tmp_path))
-    assert "4 CPUs may be used: online 0-3; 1 GiB of memory\n" in said
+    assert "4 CPUs may be used: all that are online (0-3); 1 GiB of memory\n" in said
     assert "threads get one PU per core, performance cores first: PUs 0,2 (2); with --smt 4: 0-3\n" in said
+
+
+@ON_LINUX
+def test_one_cpu_of_a_quota_is_one_pu(tmp_path: Path) -> None:
+    record_hyperthreads(tmp_path)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 1024000 kB\n")
+    (tmp_path / "proc/self").mkdir()
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "proc/self/mountinfo").write_text("30 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("100000 100000\n")
+    said = text("limits", "--sysroot", str(tmp_path))
+    assert "1 CPU may be used: quota 1 (/sys/fs/cgroup/cpu.max); 1000 MiB of memory\n" in said
+    assert " 1 PU " in said
 
 
 @ON_LINUX
