@@ -76,6 +76,8 @@ def test_memory_that_may_not_be_used_is_named() -> None:
     assert lines[1].startswith("  node 0  16 GiB                [")
     assert lines[3].startswith("  node 1  16 GiB (not allowed)  [")
     assert "memory without PUs: node 9  1 TiB CXL (not allowed), next to no PUs in particular" in lines
+    empty = replace(machine, numa_nodes=(*SMALL.numa_nodes, replace(node, memory_bytes=0, cpus=CpuSet([3]))))
+    assert "memory without PUs: node 9  no memory, next to PUs 3" in picture(empty, 100), "nobody may use what is not"
 
 
 def test_the_heading_counts_one_and_many_and_names_what_is_offline() -> None:

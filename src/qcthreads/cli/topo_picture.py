@@ -136,9 +136,11 @@ def _beside(node: NumaNode) -> str:
 
 
 def _node_name(machine: Machine, node: NumaNode) -> str:
-    size = format_size(node.memory_bytes) if node.memory_bytes else "no memory"
+    if not node.memory_bytes:
+        return f"node {node.node_id}  no memory"
     kind = "" if node.kind == "DRAM" else f" {node.kind}"
-    return f"node {node.node_id}  {size}{kind}{'' if node.node_id in machine.allowed_mems else ' (not allowed)'}"
+    allowed = "" if node.node_id in machine.allowed_mems else " (not allowed)"
+    return f"node {node.node_id}  {format_size(node.memory_bytes)}{kind}{allowed}"
 
 
 def _numbers(machine: Machine, row: Row, signs: _Signs) -> str:

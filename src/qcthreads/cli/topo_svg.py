@@ -46,6 +46,7 @@ def write_svg(machine: Machine, path: Path, heading: Sequence[str] = ()) -> None
         width, height = _draw_row(machine, row, cell, top, parts)
         widest = max(widest, width)
         top += height + _GAP
+    top += _GAP
     for fill, line in [*((None, line) for line in lone_memory(machine)), *_legend(machine)]:
         if fill is not None:
             parts.append(_box(_GAP, top + 2, _LINE - 4, _LINE - 4, fill))
