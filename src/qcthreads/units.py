@@ -59,9 +59,10 @@ def smaller_split(workers: int, threads: int, cpus: int) -> str:
 
 
 def format_size(size_bytes: float) -> str:
-    """A size in bytes as a person reads it, in powers of 1024, three figures."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size_bytes) < 1024:
-            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.3g} {unit}"
+    """A size in bytes as a person reads it, in powers of 1024, three figures; ``1000 MiB`` in whole units."""
+    unit, *larger = "B", "KiB", "MiB", "GiB", "TiB"
+    while larger and abs(size_bytes) >= 1023.5:  # what would be written as 1024 is one of the next unit
         size_bytes /= 1024
-    return f"{size_bytes:.3g} TiB"
+        unit = larger.pop(0)
+    whole = unit == "B" or abs(size_bytes) >= 100
+    return f"{size_bytes:.0f} {unit}" if whole else f"{size_bytes:.3g} {unit}"

@@ -70,12 +70,59 @@ def test_topo_of_a_recorded_machine(tmp_path: Path) -> None:
 
 
 @ON_LINUX
+def test_topo_names_what_is_offline(tmp_path: Path) -> None:
+    record_hyperthreads(tmp_path)
+    (tmp_path / "sys/devices/system/cpu/present").write_text("0-5\n")
+    assert "4 PUs online (0-3; offline: 4-5), 2 cores" in text("topo", "--sysroot", str(tmp_path))
+    picture = tmp_path / "machine.svg"
+    text("topo", "--sysroot", str(tmp_path), "--svg", str(picture))
+    assert "offline: 4-5" in picture.read_text(encoding="utf-8")
+
+
+def refused(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "qcthreads", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.stdout
+    assert done.stderr.count("\n") == 1
+    return done.returncode, done.stderr
+
+
+def test_a_picture_that_has_no_place_is_refused_in_a_line(tmp_path: Path) -> None:
+    code, said = refused("topo", "--svg", str(tmp_path / "nowhere" / "x.svg"))
+    assert code == 2
+    assert f"there is no directory {tmp_path / 'nowhere'}" in said
+    assert refused("topo", "--svg", str(tmp_path))[0] == 2
+
+
+@ON_LINUX
+@pytest.mark.parametrize("path", ["/proc/x.svg", "/dev/full"])
+def test_a_picture_that_cannot_be_written_is_refused_in_a_line(path: str) -> None:
+    code, said = refused("topo", "--svg", path)
+    assert code == 3
+    assert f"--svg {path}" in said
+
+
+@ON_LINUX
 def test_limits_say_which_pus_threads_get(tmp_path: Path) -> None:
     record_hyperthreads(tmp_path)
     (tmp_path / "proc/meminfo").write_text("MemAvailable: 1048576 kB\n")
     said = text("limits", "--sysroot", str(tmp_path))
-    assert "4 CPUs may be used: online 0-3; 1 GiB of memory\n" in said
+    assert "4 CPUs may be used: all that are online (0-3); 1 GiB of memory\n" in said
     assert "threads get one PU per core, performance cores first: PUs 0,2 (2); with --smt 4: 0-3\n" in said
+
+
+@ON_LINUX
+def test_one_cpu_of_a_quota_is_one_pu(tmp_path: Path) -> None:
+    record_hyperthreads(tmp_path)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 1024000 kB\n")
+    (tmp_path / "proc/self").mkdir()
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "proc/self/mountinfo").write_text("30 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("100000 100000\n")
+    said = text("limits", "--sysroot", str(tmp_path))
+    assert "1 CPU may be used: quota 1 (/sys/fs/cgroup/cpu.max); 1000 MiB of memory\n" in said
+    assert " 1 PU " in said
 
 
 @ON_LINUX

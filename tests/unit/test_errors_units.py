@@ -66,6 +66,24 @@ def test_sizes_are_written_to_three_figures(size):
     assert parse_size(f"{float(number):f}{unit}") == pytest.approx(size, rel=0.006, abs=1)
 
 
+@pytest.mark.parametrize(
+    ("size", "written"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1000 * 2**20, "1000 MiB"),
+        (1010 * 2**20 + 5, "1010 MiB"),
+        (2**30 - 1, "1 GiB"),
+        (int(99.96 * 2**30), "100 GiB"),
+        (int(11.54 * 2**30), "11.5 GiB"),
+        (5000 * 2**40, "5000 TiB"),
+        (-1000 * 2**20, "-1000 MiB"),
+    ],
+)
+def test_sizes_are_written_as_people_write_them(size, written):
+    assert format_size(size) == written
+
+
 def test_conversions_are_those_of_qcelemental():
     constants = pytest.importorskip("qcelemental", reason="QCElemental comes with the extra 'run'").constants
     assert pytest.approx(constants.conversion_factor("hartree", "kcal/mol"), rel=1e-12) == HARTREE_TO_KCAL_PER_MOL

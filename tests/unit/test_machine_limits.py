@@ -49,7 +49,7 @@ def test_nothing_limits_but_the_machine(tmp_path):
     assert (str(limits.cpus), limits.cpu_count, limits.quota_cpus) == ("0-7", 8, None)
     assert limits.memory_bytes == 8 * GIB
     assert tightest(limits) == [("mask", "/proc/self/status"), ("available memory", "/proc/meminfo")]
-    assert limits.explain_cpus() == "8 CPUs may be used: mask 0-7"
+    assert limits.explain_cpus() == "8 CPUs may be used: all that are online (0-7)"
     assert limits.explain_memory() == "8 GiB may be used: available memory (/proc/meminfo)"
 
 
@@ -315,6 +315,38 @@ def test_batch_systems_cap_the_number(tmp_path, environ, count, source):
 )
 def test_batch_systems_name_cpus(tmp_path, environ, cpus):
     assert str(read_limits(tree(tmp_path, PLAIN), environ=environ).cpus) == cpus
+
+
+@pytest.mark.parametrize(
+    ("mask", "online", "environ", "said"),
+    [
+        ("0-7", "0-7", {}, "8 CPUs may be used: all that are online (0-7)"),
+        ("0-7", "0-3", {}, "4 CPUs may be used: all that are online (0-3)"),
+        ("0-3", "0-7", {}, "4 CPUs may be used: mask 0-3"),
+        ("0-3", "0-2,5-7", {}, "3 CPUs may be used: 0-2 of mask 0-3"),
+        ("0-6,12-15", "0-12,14-20", {}, "10 CPUs may be used: 0-6,12,14-15 of mask 0-6,12-15"),
+        ("0-3", "2-7", {"SLURM_CPUS_ON_NODE": "3"}, "2 CPUs may be used: 2-3 of mask 0-3"),
+        ("0-3", "0-7", {"SLURM_CPUS_ON_NODE": "1"}, "1 CPU may be used: batch system 1 (SLURM_CPUS_ON_NODE)"),
+        ("0-7", "0-7", {"LSB_BIND_CPU_LIST": "1"}, "1 CPU may be used: batch system (LSB_BIND_CPU_LIST) CPUs 1"),
+        ("1", "0-7", {"LSB_BIND_CPU_LIST": "1"}, "1 CPU may be used: mask and batch system (LSB_BIND_CPU_LIST) CPUs 1"),
+    ],
+)
+def test_the_clause_names_the_cpus_and_every_rule_that_leaves_no_more(tmp_path, mask, online, environ, said):
+    files = {"sys/devices/system/cpu/online": online, "proc/self/status": f"Cpus_allowed_list:\t{mask}\n"}
+    assert read_limits(tree(tmp_path, PLAIN, files), environ=environ).explain_cpus() == said
+
+
+def test_no_cpu_left_names_the_sets_alone(tmp_path):
+    files = {
+        "sys/devices/system/cpu/online": "4-7",
+        "proc/self/status": "Cpus_allowed_list:\t0-3\n",
+        "proc/self/cgroup": "0::/\n",
+        "proc/self/mountinfo": V2,
+        "sys/fs/cgroup/cpu.max": "350000 100000\n",
+    }
+    with pytest.raises(MachineError, match=r"mask 0-3 \(/proc/self/status\); online 4-7 ") as refused:
+        read_limits(tree(tmp_path, PLAIN, files))
+    assert "None" not in str(refused.value)
 
 
 def test_cpus_that_are_not_ours_still_count(tmp_path):

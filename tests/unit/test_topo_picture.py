@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from qcthreads.cli.topo_picture import picture
+from qcthreads.cli.topo_picture import heading, picture
 from qcthreads.cli.topo_svg import write_svg
-from qcthreads.cpuset import CpuSet
-from qcthreads.machine import CpuKind, NumaNode
+from qcthreads.cpuset import CpuSet, NodeSet
+from qcthreads.machine import CpuKind, Machine, NumaNode
 from qcthreads.machine.synthetic import synthetic_machine
 
+SVG = "{http://www.w3.org/2000/svg}"
 SMALL = synthetic_machine(packages=2, llcs=2, cores=2, threads=2)
 BIG = synthetic_machine(packages=2, nodes=4, llcs=4, cores=4, threads=2)
 
@@ -46,7 +48,8 @@ def test_no_core_is_lost_at_any_width(width: int) -> None:
 
 def test_what_may_not_be_used_shows() -> None:
     part = replace(SMALL, allowed_cpus=CpuSet([0, 1, 9]))
-    assert "[0 ·][1 9] │ [· ·][· ·]" in picture(part, 100)[1]
+    assert "[0 (8)][1 9] │ [(2) (10)][(3) (11)]" in picture(part, 100)[1]
+    assert "(N) PU that may not be used" in picture(part, 100)
     big = picture(replace(BIG, allowed_cpus=CpuSet([0, 1, 129])), 80)[1]
     assert big.strip().startswith("node 0  16 GiB  ▌█··│····")
 
@@ -55,20 +58,84 @@ def test_slower_kinds_and_terminals_without_unicode() -> None:
     hybrid = replace(BIG, cpu_kinds=(CpuKind(CpuSet(range(2, 256)), 0), CpuKind(CpuSet([0, 1]), 1)))
     assert "##oo|oooo" in picture(hybrid, 80, "ascii")[1]
     assert "kinds of PUs, the fastest first: 0-1; 2-255" in picture(hybrid, 80)
+    small = picture(replace(SMALL, cpu_kinds=(CpuKind(SMALL.cores[1].cpus, 0), CpuKind(SMALL.cores[0].cpus, 1))), 100)
+    assert "[0 8]{1 9}" in small[1]
+    assert "{ } core of a slower kind" in small
 
 
 def test_memory_without_pus_is_named() -> None:
     node = NumaNode(9, CpuSet([0, 1]), 2**40, "CXL", memory_only=True)
-    lines = picture(replace(SMALL, numa_nodes=(*SMALL.numa_nodes, node)), 100)
-    assert "memory without PUs: node 9  1 TiB CXL, next to PUs 0-1" in lines
+    machine = replace(SMALL, numa_nodes=(*SMALL.numa_nodes, node), allowed_mems=NodeSet([0, 9]))
+    assert "memory without PUs: node 9  1 TiB CXL, next to PUs 0-1" in picture(machine, 100)
 
 
-@pytest.mark.parametrize("machine", [SMALL, BIG], ids=["16", "256"])
-def test_svg_has_a_box_for_every_core_inside_the_page(machine, tmp_path: Path) -> None:
-    write_svg(machine, tmp_path / "machine.svg")
-    page = ElementTree.parse(tmp_path / "machine.svg").getroot()
-    titles = [title.text for title in page.iter("{http://www.w3.org/2000/svg}title")]
-    assert sorted(titles) == sorted(f"core of PUs {core.cpus}" for core in machine.cores)
-    for box in page.iter("{http://www.w3.org/2000/svg}rect"):
-        assert int(box.get("x", 0)) + int(box.get("width", 0)) <= int(page.get("width", 0))
+def test_memory_that_may_not_be_used_is_named() -> None:
+    node = NumaNode(9, CpuSet(), 2**40, "CXL", memory_only=True)
+    machine = replace(SMALL, numa_nodes=(*SMALL.numa_nodes, node), allowed_mems=NodeSet([0]))
+    lines = picture(machine, 100)
+    assert lines[1].startswith("  node 0  16 GiB                [")
+    assert lines[3].startswith("  node 1  16 GiB (not allowed)  [")
+    assert "memory without PUs: node 9  1 TiB CXL (not allowed), next to no PUs in particular" in lines
+    empty = replace(machine, numa_nodes=(*SMALL.numa_nodes, replace(node, memory_bytes=0, cpus=CpuSet([3]))))
+    assert "memory without PUs: node 9  no memory, next to PUs 3" in picture(empty, 100), "nobody may use what is not"
+
+
+def test_the_heading_counts_one_and_many_and_names_what_is_offline() -> None:
+    one = synthetic_machine(cores=4)
+    assert heading(one, CpuSet([4])) == [
+        "4 PUs online (0-3; offline: 4), 4 cores (0 with SMT), 1 package, 1 memory node",
+        "may be used: PUs 0-3, memory nodes 0",
+    ]
+    assert heading(SMALL, CpuSet())[0] == ("16 PUs online (0-15), 8 cores (8 with SMT), 2 packages, 2 memory nodes")
+
+
+def test_cache_sizes_say_whether_each_has_as_much() -> None:
+    assert picture(SMALL, 100)[-1] == "last-level cache: 32 MiB each"
+    assert picture(synthetic_machine(cores=2), 100)[-1] == "last-level cache: 32 MiB"
+
+
+SMT8 = synthetic_machine(packages=2, llcs=20, cores=1, threads=8)
+PART = replace(SMT8, allowed_cpus=CpuSet(range(0, 320, 3)))
+
+
+@pytest.mark.parametrize("machine", [SMALL, BIG, SMT8, PART], ids=["16", "256", "smt8", "part"])
+def test_svg_has_every_core_and_every_pu_inside_the_page(machine: Machine, tmp_path: Path) -> None:
+    page = drawn(machine, tmp_path)
+    titles = [title.text for title in page.iter(f"{SVG}title")]
+    assert sorted(map(str, titles)) == sorted(f"core of PUs {core.cpus}" for core in machine.cores)
+    numbers = [text.text or "" for group in page.iter(f"{SVG}g") for text in group.iter(f"{SVG}text")]
+    assert sorted(int(number.strip("()")) for number in numbers) == list(machine.cpus_online)
+    forbidden = machine.cpus_online - machine.allowed_cpus
+    assert {int(number.strip("()")) for number in numbers if "(" in number} == set(forbidden)
+    for box in page.iter(f"{SVG}rect"):
+        assert int(box.get("x", 0)) + int(box.get("width", 0)) <= int(page.get("width", 0)) <= 1300
         assert int(box.get("y", 0)) + int(box.get("height", 0)) <= int(page.get("height", 0))
+
+
+def test_numbers_of_a_core_stay_in_its_box(tmp_path: Path) -> None:
+    for group in drawn(SMT8, tmp_path).iter(f"{SVG}g"):
+        box = next(group.iter(f"{SVG}rect"))
+        left, top = int(box.get("x", 0)), int(box.get("y", 0))
+        places = {(int(text.get("x", 0)), int(text.get("y", 0))) for text in group.iter(f"{SVG}text")}
+        assert len(places) == 8
+        assert all(left < x < left + int(box.get("width", 0)) for x, _ in places)
+        assert all(top < y < top + int(box.get("height", 0)) for _, y in places)
+
+
+def test_svg_says_what_it_shows(tmp_path: Path) -> None:
+    kinds = (CpuKind(SMALL.cpus_online - CpuSet([0, 8]), 0), CpuKind(CpuSet([0, 8]), 1))
+    part = replace(SMALL, cpu_kinds=kinds, allowed_cpus=CpuSet(range(8)), allowed_mems=NodeSet([0]))
+    page = drawn(part, tmp_path, ["borg <1>", "16 PUs"])
+    texts = [text.text for text in page.iter(f"{SVG}text")]
+    assert texts[:2] == ["borg <1>", "16 PUs"]
+    assert {"node 0  16 GiB", "node 1  16 GiB (not allowed)", "32 MiB", "last-level cache: 32 MiB each"} <= set(texts)
+    assert "core of the fastest kind: PUs 0,8" in texts
+    assert "core of a slower kind: PUs 1-7,9-15" in texts
+    assert "core with none that may be used; (N): PU N may not be used" in texts
+    fills = [box.get("fill") for group in page.iter(f"{SVG}g") for box in group.iter(f"{SVG}rect")]
+    assert len(set(fills)) == 2
+
+
+def drawn(machine: Machine, folder: Path, said: Sequence[str] = ()) -> ElementTree.Element:
+    write_svg(machine, folder / "machine.svg", said)
+    return ElementTree.parse(folder / "machine.svg").getroot()

@@ -71,5 +71,5 @@ def _allows(rule: Rule) -> str:
     if rule.cpus is not None:
         return f"PUs {rule.cpus}" if rule.cpus else "no PU"
     if rule.cpu_count is not None:
-        return f"{rule.cpu_count:g} PUs"
+        return f"{rule.cpu_count:g} {'PU' if rule.cpu_count == 1 else 'PUs'}"
     return format_size(rule.memory_bytes or 0)

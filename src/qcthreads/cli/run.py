@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -18,7 +17,7 @@ from ..errors import InputError, MachineError, QCThreadsError
 from ..manybody.run import Run, RunReport, RunRequest
 from ..units import parse_size
 from .progress import show_progress
-from .render import print_json
+from .render import check_writable, print_json
 from .results import LISTED, dry_run_document, print_dry_run, print_report, write_csv
 
 _T = TypeVar("_T")
@@ -209,11 +208,7 @@ def _check_writable(args: Namespace) -> None:
     for option, other in (("the input", args.input), ("--store", args.store)):
         if other is not None and path.resolve() == other.resolve():
             raise InputError(f"--csv {path} is {option}, which it would overwrite; give another file")
-    if path.is_dir() or not path.parent.is_dir():
-        why = "is a directory" if path.is_dir() else f"cannot be written: there is no directory {path.parent}"
-        raise InputError(f"--csv {path} {why}; give a file in a directory that is there")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise MachineError(f"--csv {path} may not be written by this user; give a file in a directory of yours")
+    check_writable("--csv", path)
 
 
 def _write_csv(path: Path, report: RunReport) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..cpuset import CpuSet
+from ..errors import InputError, MachineError
 from ..host import read_machine
+from ..host.sysfs import CPU_DIRECTORY, numbered, read_cpus
 from ..machine import Machine
-from .render import print_json, print_table
-from .topo_picture import picture
+from .render import check_writable, print_json, print_table
+from .topo_picture import heading, picture
 from .topo_svg import write_svg
 
 _MOST_DISTANCES = 16  # nodes; a wider table is read as JSON
@@ -35,13 +38,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def execute(args: Namespace) -> int:
     """Read the machine and print it."""
-    machine = read_machine(checked_sysroot(args.sysroot))
+    sysroot = checked_sysroot(args.sysroot)
+    if args.svg:
+        check_writable("--svg", args.svg)
+    machine = read_machine(sysroot)
     if args.json:
         print_json(machine_document(machine))
-    elif args.svg:
-        write_svg(machine, args.svg)
-        print(f"wrote {args.svg}", file=sys.stderr)
+        return 0
+    said = heading(machine, _offline(machine, sysroot or "/"))
+    if args.svg:
+        _draw(machine, args.svg, [sysroot or platform.node(), *said])
     else:
+        print("\n".join(said), end="\n\n")
         _print_machine(machine)
     return 0
 
@@ -78,13 +86,21 @@ def machine_document(machine: Machine) -> dict[str, Any]:
     }
 
 
+def _offline(machine: Machine, root: str) -> CpuSet:
+    """CPUs that are there and do not run."""
+    present = read_cpus(root, None, f"{CPU_DIRECTORY}/present")
+    return (present or CpuSet(numbered(root, CPU_DIRECTORY, "cpu"))) - machine.cpus_online
+
+
+def _draw(machine: Machine, path: Path, said: list[str]) -> None:
+    try:
+        write_svg(machine, path, said)
+    except OSError as error:
+        raise MachineError(f"--svg {path} could not be written: {error.strerror}; give another file") from None
+    print(f"wrote {path}", file=sys.stderr)
+
+
 def _print_machine(machine: Machine) -> None:
-    smt = sum(len(core.cpus) > 1 for core in machine.cores)
-    print(
-        f"{len(machine.cpus_online)} PUs online ({machine.cpus_online}), {len(machine.cores)} cores ({smt} with SMT), "
-        f"{len(machine.packages)} packages, {len(machine.numa_nodes)} memory nodes"
-    )
-    print(f"may be used: PUs {machine.allowed_cpus or 'none'}, memory nodes {machine.allowed_mems or 'none'}\n")
     print("\n".join(picture(machine, shutil.get_terminal_size((100, 24)).columns, sys.stdout.encoding)))
     distances = machine.distances
     if distances and len(distances.nodes) <= _MOST_DISTANCES:

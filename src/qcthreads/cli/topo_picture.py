@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..cpuset import CpuSet
 from ..machine import Core, Machine, NumaNode
-from ..units import format_size
+from ..units import format_count, format_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,20 @@ def picture(machine: Machine, width: int, encoding: str = "utf-8") -> list[str]:
             lines.append(f"  {row.node:{label}}  {cells}".rstrip())
         else:
             lines += _wrapped(machine, row, signs, label, width)
-    lines += [
-        f"memory without PUs: {_node_name(node)}, {_beside(node)}" for node in machine.numa_nodes if node.memory_only
+    return [*lines, *lone_memory(machine), "", *_legend(machine, signs, small)]
+
+
+def heading(machine: Machine, offline: CpuSet) -> list[str]:
+    """How many there are of everything, and what of it may be used."""
+    cpus, cores = machine.cpus_online, machine.cores
+    without = f"; offline: {offline}" if offline else ""
+    smt = sum(len(core.cpus) > 1 for core in cores)
+    return [
+        f"{format_count(len(cpus), 'PU')} online ({cpus}{without}), {format_count(len(cores), 'core')} "
+        f"({smt} with SMT), {format_count(len(machine.packages), 'package')}, "
+        f"{format_count(len(machine.numa_nodes), 'memory node')}",
+        f"may be used: PUs {machine.allowed_cpus or 'none'}, memory nodes {machine.allowed_mems or 'none'}",
     ]
-    lines += ["", *_legend(machine, signs, small)]
-    return lines
 
 
 def rows_of(machine: Machine) -> Iterator[Row]:
@@ -65,7 +74,8 @@ def rows_of(machine: Machine) -> Iterator[Row]:
     homes = [node for node in machine.numa_nodes if not node.memory_only]
     if len(homes) < len(machine.packages) and sum(len(node.cpus) for node in homes) == len(machine.cpus_online):
         for node in homes:
-            yield Row(f"{len(machine.packages)} packages", _node_name(node), node.cpus, _domains(machine, node.cpus))
+            name = f"{len(machine.packages)} packages"
+            yield Row(name, _node_name(machine, node), node.cpus, _domains(machine, node.cpus))
         return
     for package in machine.packages:
         name = f"package {'?' if package.package_id is None or package.package_id < 0 else package.package_id}"
@@ -74,7 +84,7 @@ def rows_of(machine: Machine) -> Iterator[Row]:
             here = node.cpus & left
             if here:
                 left -= here
-                yield Row(name, _node_name(node), here, _domains(machine, here))
+                yield Row(name, _node_name(machine, node), here, _domains(machine, here))
         if left:
             yield Row(name, "no memory node", left, _domains(machine, left))
 
@@ -85,9 +95,30 @@ def allowed_of(machine: Machine, core: Core) -> int:
     return 2 if allowed == core.cpus else 1 if allowed else 0
 
 
-def is_slow(machine: Machine, core: Core) -> bool:
-    """Whether there are faster kinds of cores."""
-    return bool(machine.cpu_kinds) and core.cpus.isdisjoint(machine.cpu_kinds[-1].cpus)
+def kind_of(machine: Machine, core: Core) -> int:
+    """How many kinds of cores are faster."""
+    kinds = [kind.cpus for kind in reversed(machine.cpu_kinds)]
+    return next((faster for faster, cpus in enumerate(kinds) if core.cpus.first in cpus), len(kinds))
+
+
+def pu_name(machine: Machine, cpu: int) -> str:
+    """Its number, in parentheses where it may not be used."""
+    return str(cpu) if cpu in machine.allowed_cpus else f"({cpu})"
+
+
+def lone_memory(machine: Machine) -> list[str]:
+    """A line for every memory node without PUs."""
+    lone = [node for node in machine.numa_nodes if node.memory_only]
+    return [f"memory without PUs: {_node_name(machine, node)}, {_beside(node)}" for node in lone]
+
+
+def said_of_caches(machine: Machine) -> str:
+    """``last-level cache: 4 MiB each``; nothing where no size is known."""
+    sizes = sorted({domain.size_bytes for domain in machine.llc_domains if domain.size_bytes})
+    if not sizes:
+        return ""
+    each = " each" if len(sizes) == 1 < len(machine.llc_domains) else ""
+    return f"last-level cache: {' or '.join(map(format_size, sizes))}{each}"
 
 
 def _domains(machine: Machine, cpus: CpuSet) -> tuple[tuple[Core, ...], ...]:
@@ -104,27 +135,29 @@ def _beside(node: NumaNode) -> str:
     return f"next to PUs {node.cpus}" if node.cpus else "next to no PUs in particular"
 
 
-def _node_name(node: NumaNode) -> str:
-    size = format_size(node.memory_bytes) if node.memory_bytes else "no memory"
-    return f"node {node.node_id}  {size}{'' if node.kind == 'DRAM' else ' ' + node.kind}"
+def _node_name(machine: Machine, node: NumaNode) -> str:
+    if not node.memory_bytes:
+        return f"node {node.node_id}  no memory"
+    kind = "" if node.kind == "DRAM" else f" {node.kind}"
+    allowed = "" if node.node_id in machine.allowed_mems else " (not allowed)"
+    return f"node {node.node_id}  {format_size(node.memory_bytes)}{kind}{allowed}"
 
 
 def _numbers(machine: Machine, row: Row, signs: _Signs) -> str:
-    """``[0 8][1 9] | [2 10][3 11]``; a PU that may not be used is a dot."""
-    domains = []
-    for domain in row.domains:
-        cells = (
-            " ".join(str(cpu) if cpu in machine.allowed_cpus else signs.fast[2] for cpu in core.cpus) for core in domain
-        )
-        domains.append("".join(f"[{cell}]" for cell in cells))
-    return f" {signs.cut} ".join(domains)
+    """``[0 8][1 (9)] | {2 10}{3 11}``."""
+    return f" {signs.cut} ".join("".join(_cell(machine, core) for core in domain) for domain in row.domains)
+
+
+def _cell(machine: Machine, core: Core) -> str:
+    pus = " ".join(pu_name(machine, cpu) for cpu in core.cpus)
+    return f"{{{pus}}}" if kind_of(machine, core) else f"[{pus}]"
 
 
 def _wrapped(machine: Machine, row: Row, signs: _Signs, label: int, width: int) -> list[str]:
     """Signs, and which PUs they are; as many lines as it takes, cut between LLC domains where these are short."""
     domains = [
         "".join(
-            (signs.slow if is_slow(machine, core) else signs.fast)[2 - allowed_of(machine, core)] for core in domain
+            (signs.slow if kind_of(machine, core) else signs.fast)[2 - allowed_of(machine, core)] for core in domain
         )
         for domain in row.domains
     ]
@@ -152,18 +185,16 @@ def _legend(machine: Machine, signs: _Signs, small: bool) -> Iterator[str]:
     if small:
         yield f"[ ] core with its PUs, {signs.cut} between last-level caches"
         if min(some, default=2) < 2:
-            yield f"{signs.fast[2]} PU that may not be used"
+            yield "(N) PU that may not be used"
     else:
         yield f"{signs.fast[0]} core, {signs.cut} between last-level caches"
         if min(some, default=2) < 2:
             yield f"{signs.fast[1]} core with PUs that may not be used, {signs.fast[2]} with none that may"
-        if machine.cpu_kinds:
-            yield f"{signs.slow[0]} core of a slower kind"
     if machine.cpu_kinds:
+        yield f"{'{ }' if small else signs.slow[0]} core of a slower kind"
         yield f"kinds of PUs, the fastest first: {'; '.join(str(kind.cpus) for kind in reversed(machine.cpu_kinds))}"
-    sizes = sorted({domain.size_bytes for domain in machine.llc_domains if domain.size_bytes})
-    if sizes:
-        yield f"last-level cache: {', '.join(map(format_size, sizes))}"
+    if caches := said_of_caches(machine):
+        yield caches
 
 
 def _can_say(encoding: str, signs: _Signs) -> bool:

@@ -2,69 +2,127 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from ..machine import Core, Machine
-from .topo_picture import Row, allowed_of, is_slow, rows_of
+from ..units import format_size
+from .topo_picture import Row, allowed_of, kind_of, lone_memory, pu_name, rows_of, said_of_caches
 
-_CELL, _GAP, _LINE = 34, 6, 16  # a core's side, the space around things, a line of text
+_GAP, _LINE, _CHAR = 6, 16, 7  # the space around things, a line of text, a letter's width: in pixels
 _PER_LINE = 16  # cores side by side in one domain
-_FILLS = {2: "#8ecae6", 1: "#d9ecf5", 0: "#eeeeee"}
-_SLOW_FILLS = {2: "#ffd27f", 1: "#fdeccb", 0: "#eeeeee"}
+_WIDEST = 1200  # where the domains of a node go on below
+_FILLS = ("#8ecae6", "#ffd27f", "#b5d99c", "#dcc1ea")  # kinds of cores, the fastest first; all further ones the last
+_FORBIDDEN, _DOMAIN, _NODE = "#dddddd", "#ffffff", "#f0f0f0"
 
 
-def write_svg(machine: Machine, path: Path) -> None:
-    """Draw ``machine`` into ``path``."""
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """The room for a core: its PUs in ``columns``, each ``number`` wide."""
+
+    columns: int
+    number: int
+    width: int
+    height: int
+
+
+def write_svg(machine: Machine, path: Path, heading: Sequence[str] = ()) -> None:
+    """Draw ``machine`` into ``path``, below the lines of ``heading``, the first of which is its title."""
+    cell = _cell_of(machine)
     parts: list[str] = []
-    top, widest = _GAP, 0
+    top, widest = _GAP, max((_CHAR * len(line) for line in heading), default=0)
+    for number, line in enumerate(heading):
+        parts.append(_text(_GAP, top + _LINE - 4, line, bold=not number))
+        top += _LINE
     package = None
     for row in rows_of(machine):
         if row.package != package:
             package = row.package
+            top += _GAP
             parts.append(_text(_GAP, top + _LINE - 4, package, bold=True))
-            top += _LINE + _GAP
-        width, height = _draw_row(machine, row, _GAP, top, parts)
-        widest = max(widest, width + 2 * _GAP)
-        top += height + _GAP
-    for node in machine.numa_nodes:
-        if node.memory_only:
-            words = f"memory node {node.node_id} ({node.kind}) without PUs, next to {node.cpus or 'none'}"
-            parts.append(_text(_GAP, top + _LINE - 4, words))
-            widest = max(widest, 8 * len(words))
             top += _LINE
-    size = f'width="{widest}" height="{top + _GAP}"'
+        width, height = _draw_row(machine, row, cell, top, parts)
+        widest = max(widest, width)
+        top += height + _GAP
+    top += _GAP
+    for fill, line in [*((None, line) for line in lone_memory(machine)), *_legend(machine)]:
+        if fill is not None:
+            parts.append(_box(_GAP, top + 2, _LINE - 4, _LINE - 4, fill))
+        parts.append(_text(_GAP if fill is None else _GAP + _LINE, top + _LINE - 4, line))
+        widest = max(widest, _LINE + _CHAR * len(line))
+        top += _LINE
+    width, height = widest + 2 * _GAP, top + _GAP
     style = "<style>text{font:11px sans-serif}</style>"
-    document = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{style}\n' + "\n".join(parts) + "\n</svg>\n"
-    path.write_text(document, encoding="utf-8")
+    page = f'<rect width="{width}" height="{height}" fill="#fff"/>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{style}{page}\n'
+    path.write_text(svg + "\n".join(parts) + "\n</svg>\n", encoding="utf-8")
 
 
-def _draw_row(machine: Machine, row: Row, left: int, top: int, parts: list[str]) -> tuple[int, int]:
+def _cell_of(machine: Machine) -> _Cell:
+    """One size for all cores, with room for the PUs of the one that has most."""
+    most = max(len(core.cpus) for core in machine.cores)
+    columns = 1 if most <= 2 else 2 if most <= 8 else 4
+    number = _CHAR * max(len(pu_name(machine, cpu)) for cpu in machine.cpus_online) + 4
+    return _Cell(columns, number, max(34, columns * number + 4), max(34, -(-most // columns) * 12 + 10))
+
+
+def _draw_row(machine: Machine, row: Row, cell: _Cell, top: int, parts: list[str]) -> tuple[int, int]:
     """One memory node; its width and height."""
-    at, below = left + _GAP, 0
+    left, line = 2 * _GAP, top + _LINE + _GAP
+    at, below, right = left, 0, left + _CHAR * len(row.node)
     inner: list[str] = []
     for domain in row.domains:
-        columns = min(_PER_LINE, len(domain))
-        lines = -(-len(domain) // _PER_LINE)
-        width, height = columns * _CELL + 2 * _GAP, lines * _CELL + 2 * _GAP
-        inner.append(_box(at, top + _LINE + _GAP, width, height, "#ffffff"))
+        size = _llc_size(machine, domain)
+        columns, head = min(_PER_LINE, len(domain)), _LINE if size else 0
+        width = max(columns * cell.width, _CHAR * len(size)) + 2 * _GAP
+        height = head + -(-len(domain) // _PER_LINE) * cell.height + 2 * _GAP
+        if at > left and at + width > _WIDEST:
+            at, line, below = left, line + below + _GAP, 0
+        inner.append(_box(at, line, width, height, _DOMAIN))
+        inner.append(_text(at + _GAP, line + _LINE - 2, size))
         for number, core in enumerate(domain):
-            x = at + _GAP + number % _PER_LINE * _CELL
-            y = top + _LINE + 2 * _GAP + number // _PER_LINE * _CELL
-            inner += _draw_core(machine, core, x, y)
+            x = at + _GAP + number % _PER_LINE * cell.width
+            y = line + head + _GAP + number // _PER_LINE * cell.height
+            inner += _draw_core(machine, core, cell, x, y)
         at += width + _GAP
-        below = max(below, height)
-    width, height = max(at - left, 8 * len(row.node)), _LINE + below + 3 * _GAP
-    parts += [_box(left, top, width, height, "#f5f5f5"), _text(left + _GAP, top + _LINE - 2, row.node), *inner]
-    return width, height
+        below, right = max(below, height), max(right, at)
+    height = line + below + _GAP - top
+    parts += [_box(_GAP, top, right - _GAP, height, _NODE), _text(2 * _GAP, top + _LINE - 2, row.node), *inner]
+    return right, height
 
 
-def _draw_core(machine: Machine, core: Core, x: int, y: int) -> list[str]:
-    fills = _SLOW_FILLS if is_slow(machine, core) else _FILLS
-    shown = list(core.cpus)[:2]  # as many as there is room for; the title has all
-    numbers = [_text(x + 3, y + 13 + 12 * line, str(cpu)) for line, cpu in enumerate(shown)]
-    title = f"<title>core of PUs {core.cpus}</title>"
-    return [f"<g>{title}", _box(x, y, _CELL - 2, _CELL - 2, fills[allowed_of(machine, core)]), *numbers, "</g>"]
+def _llc_size(machine: Machine, cores: Sequence[Core]) -> str:
+    size = next(domain.size_bytes for domain in machine.llc_domains if cores[0].cpus.first in domain.cpus)
+    return format_size(size) if size else ""
+
+
+def _draw_core(machine: Machine, core: Core, cell: _Cell, x: int, y: int) -> Iterator[str]:
+    yield f"<g><title>core of PUs {core.cpus}</title>"
+    fill = _fill(kind_of(machine, core)) if allowed_of(machine, core) else _FORBIDDEN
+    yield _box(x, y, cell.width - 2, cell.height - 2, fill)
+    for number, cpu in enumerate(core.cpus):
+        line, column = divmod(number, cell.columns)
+        yield _text(x + 3 + column * cell.number, y + 13 + 12 * line, pu_name(machine, cpu))
+    yield "</g>"
+
+
+def _legend(machine: Machine) -> Iterator[tuple[str | None, str]]:
+    """Lines, and the colour that each explains."""
+    for number, kind in enumerate(reversed(machine.cpu_kinds)):
+        yield _fill(number), f"core of {'a slower kind' if number else 'the fastest kind'}: PUs {kind.cpus}"
+    kinds = len(machine.cpu_kinds)
+    if any(kind_of(machine, core) == kinds for core in machine.cores):
+        yield _fill(kinds), "core of no known kind" if kinds else "core with its PUs"
+    if machine.allowed_cpus != machine.cpus_online:
+        yield _FORBIDDEN, "core with none that may be used; (N): PU N may not be used"
+    yield _DOMAIN, said_of_caches(machine) or "cores that share a last-level cache"
+    yield _NODE, "memory node"
+
+
+def _fill(kind: int) -> str:
+    return _FILLS[min(kind, len(_FILLS) - 1)]
 
 
 def _box(x: int, y: int, width: int, height: int, fill: str) -> str:

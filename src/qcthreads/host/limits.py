@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError, MachineError
-from ..units import format_size
+from ..units import format_count, format_size
 from .batch import grants
 from .cgroup import ControlGroups, Group
 from .records import allowed_nodes, cpuset_cpus, in_all, parsed, recorded_mask
@@ -50,15 +50,29 @@ class Limits:
     rules: tuple[Rule, ...]
 
     def explain_cpus(self) -> str:
-        """One clause that names the tightest CPU rule, for messages: ``"2 CPUs may be used: mask 0-1"``."""
+        """One clause that names the tightest CPU rules, for messages: ``"2 CPUs may be used: mask 0-1"``."""
         rule = next(rule for rule in self.rules if rule.tightest and rule.memory_bytes is None)
-        found = str(rule.cpus) if rule.cpus is not None else f"{rule.cpu_count:g} ({rule.source})"
-        return f"{self.cpu_count} CPU{'s' if self.cpu_count > 1 else ''} may be used: {rule.rule} {found}"
+        fewer = self.cpu_count < len(self.cpus)  # a count decides; else the sets do, though none alone need be as small
+        why = f"{rule.rule} {rule.cpu_count:g} ({rule.source})" if fewer else self._explain_sets()
+        return f"{format_count(self.cpu_count, 'CPU')} may be used: {why}"
+
+    def _explain_sets(self) -> str:
+        """``mask and cgroup cpuset 0-1``; what is left of the smallest set where others cut it further."""
+        sets = [(rule, rule.cpus) for rule in self.rules if rule.cpus is not None]
+        if any(rule.rule == "online" and cpus == self.cpus for rule, cpus in sets):
+            return f"all that are online ({self.cpus})"
+        least = min((cpus for _, cpus in sets), key=len)
+        names = dict.fromkeys(_name(rule) for rule, cpus in sets if cpus == least)
+        return f"{'' if least == self.cpus else f'{self.cpus} of '}{' and '.join(names)} {least}"
 
     def explain_memory(self) -> str:
         """One clause that names the tightest memory rule: ``"3 GiB may be used: available memory (/proc/meminfo)"``."""
         rule = next(rule for rule in self.rules if rule.tightest and rule.memory_bytes is not None)
         return f"{format_size(self.memory_bytes)} may be used: {rule.rule} ({rule.source})"
+
+
+def _name(rule: Rule) -> str:
+    return f"batch system ({rule.source}) CPUs" if rule.rule == "batch system" else rule.rule
 
 
 def read_limits(sysroot: str | None = None, *, environ: Mapping[str, str] | None = None) -> Limits:
@@ -110,7 +124,7 @@ def read_limits(sysroot: str | None = None, *, environ: Mapping[str, str] | None
 def _intersect(rules: list[Rule]) -> CpuSet:
     cpus = CpuSet.from_bits(in_all(rule.cpus.bits for rule in rules if rule.cpus is not None))
     if not cpus:
-        found = "; ".join(f"{rule.rule} {rule.cpus} ({rule.source})" for rule in rules)
+        found = "; ".join(f"{rule.rule} {rule.cpus} ({rule.source})" for rule in rules if rule.cpus is not None)
         raise MachineError(
             f"no CPU is left that may be used: {found}; check the batch job's request or the container's cpuset"
         )
