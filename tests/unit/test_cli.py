@@ -24,6 +24,7 @@ from qcthreads.cli.results import print_report, write_csv
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError
 from qcthreads.execution.calculation import Progress
+from qcthreads.execution.store import Store
 from qcthreads.manybody.report import BodyRow, FragmentRow, headline
 from qcthreads.manybody.run import RunReport, RunRequest
 
@@ -138,6 +139,24 @@ def test_malformed_usage_is_exit_code_2_with_a_message(
     assert captured.out == ""
     assert "error: " in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("to", ["csv", "json", "zip"])
+@pytest.mark.parametrize(
+    ("output", "code"), [("/nowhere/at/all/x", 2), ("/proc/x", 3), ("/dev/full", 3), ("a.store", 2)]
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc and /dev/full, where even root cannot write")
+def test_an_export_that_cannot_be_written_is_told_in_a_line(
+    to: str, output: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Store.create(Path("a.store"), {}).close()
+    before = Path("a.store").read_bytes()
+    assert main(["export", "a.store", "--to", to, "--output", output]) == code
+    told = capsys.readouterr().err
+    assert told.startswith(f"qcthreads: error: --output {output} ")
+    assert told.count("\n") == 1
+    assert Path("a.store").read_bytes() == before
 
 
 def test_an_unknown_command_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..cpuset import CpuSet
-from ..errors import InputError, MachineError, QCThreadsError
-from ..manybody.run import Run, RunReport, RunRequest
+from ..errors import InputError, QCThreadsError
+from ..manybody.run import Run, RunRequest
 from ..units import parse_size
+from .output import check_writable, explained
 from .progress import show_progress
 from .render import print_json
 from .results import LISTED, dry_run_document, print_dry_run, print_report, write_csv
@@ -93,7 +93,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def execute(args: Namespace) -> int:
     """Prepare, run and print; 1 when a calculation failed, 4 when stopped."""
     if args.csv is not None:
-        _check_writable(args)
+        check_writable("--csv", args.csv, ("the input", args.input), ("--store", args.store))
     try:
         with _terminated_like_interrupted(), Run(request_of(args), warm=not args.dry_run) as run:
             if args.dry_run:
@@ -109,7 +109,8 @@ def execute(args: Namespace) -> int:
         return 4
     print_json(report.to_json()) if args.json else print_report(report, args.csv)
     if args.csv is not None:
-        _write_csv(args.csv, report)
+        with explained("--csv", args.csv, "the results are on standard output"):
+            write_csv(args.csv, report.fragments)
     return 1 if report.failures or report.missing else 0
 
 
@@ -201,28 +202,6 @@ def _as_argument(parse: Callable[[str], _T], text: str) -> _T:
         return parse(text)
     except QCThreadsError as error:
         raise ArgumentTypeError(str(error)) from None
-
-
-def _check_writable(args: Namespace) -> None:
-    """Found out before hours of computing, not after."""
-    path = args.csv
-    for option, other in (("the input", args.input), ("--store", args.store)):
-        if other is not None and path.resolve() == other.resolve():
-            raise InputError(f"--csv {path} is {option}, which it would overwrite; give another file")
-    if path.is_dir() or not path.parent.is_dir():
-        why = "is a directory" if path.is_dir() else f"cannot be written: there is no directory {path.parent}"
-        raise InputError(f"--csv {path} {why}; give a file in a directory that is there")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise MachineError(f"--csv {path} may not be written by this user; give a file in a directory of yours")
-
-
-def _write_csv(path: Path, report: RunReport) -> None:
-    try:
-        write_csv(path, report.fragments)
-    except OSError as error:
-        raise MachineError(
-            f"--csv {path} could not be written: {error.strerror}; the results are on standard output"
-        ) from None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import math
 import os
@@ -410,7 +411,10 @@ class _WriterLock:
 
     @contextlib.contextmanager
     def held_if_all_goes_well(self) -> Iterator[Self]:
-        """Locked from here on, unless the block raises. Raises InputError when another run holds it."""
+        """Locked from here on, unless the block raises.
+
+        Raises InputError when another run holds it or its directory is not there, MachineError where none can be made.
+        """
         try:
             for _ in range(5):  # somebody may look for an instant whether anybody writes
                 if self.take():
@@ -421,9 +425,16 @@ class _WriterLock:
                     f"another run is writing to {self._store}; wait until it has ended, or use another store"
                 )
         except OSError as error:
-            raise InputError(
-                f"no store can be written at {self._store}: {error}; give a file in a directory of yours"
-            ) from error
+            folder = self._store.absolute().parent
+            if not folder.is_dir():
+                raise InputError(
+                    f"no store can be written at {self._store}: there is no directory {folder}; make it"
+                ) from None
+            # In /proc the kernel says of a file that it cannot make that it is not there.
+            why = "no file can be made there" if error.errno == errno.ENOENT else error.strerror
+            raise MachineError(
+                f"no store can be written at {self._store}: {why}; give a file in a directory of yours"
+            ) from None
         try:
             yield self
         except BaseException:
