@@ -39,6 +39,7 @@ def rows(count: int) -> list[FragmentRow]:
     return [
         FragmentRow(
             label=f"r{number}",
+            name=f"{number}",
             nbody=1,
             fragments=(number,),
             ghosts=(),
@@ -302,7 +303,8 @@ def test_time_to_go_is_by_cost_not_by_count() -> None:
     """One calculation of 20 electrons costs as much as eight of 10; after it, half the cost remains, not 8/9."""
     small = rows(8)
     large = FragmentRow(
-        label="large", nbody=2, fragments=(1, 2), ghosts=(), formula="H4O2", charge=0.0, multiplicity=1, electrons=20,
+        label="large", name="1+2", nbody=2,
+        fragments=(1, 2), ghosts=(), formula="H4O2", charge=0.0, multiplicity=1, electrons=20,
         closest_contact_angstrom=1.9,
     )  # fmt: skip
     clock = iter([0.0, 10.0, 10.0])
@@ -367,12 +369,12 @@ def test_monomers_alone_have_no_interaction_energy(capsys: pytest.CaptureFixture
     assert "interaction energy" not in shown
 
 
-def test_ghosts_are_a_column_only_where_there_are_some(capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_of_which_nothing_is_known_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = rows(1)
-    print_report(report(fragments=(row,)), None)
-    assert "ghosts" not in capsys.readouterr().out
-    print_report(report(fragments=(replace(row, ghosts=(2, 3)),)), None)
-    assert "2+3" in capsys.readouterr().out.partition("ghosts")[2]
+    print_report(report(fragments=(replace(row, name="1@1+2+3", wall_s=None, threads=None),)), None)
+    _, head, line, *_ = capsys.readouterr().out.splitlines()
+    assert head.split() == ["n", "name", "formula", "charge", "mult", "energy/hartree"]
+    assert line.split()[1] == "1@1+2+3"
 
 
 @pytest.mark.parametrize(
@@ -413,5 +415,6 @@ def test_csv_holds_every_calculation(tmp_path: Path) -> None:
     with (tmp_path / "out.csv").open(newline="") as stream:
         read = list(csv.DictReader(stream))
     assert [row["label"] for row in read] == [f"r{number}" for number in range(1, 101)]
+    assert [row["name"] for row in read] == [f"{number}" for number in range(1, 101)]
     assert {float(row["energy_hartree"]) for row in read} == {-76.0}
     assert {row["cpus"] for row in read} == {"1+2+5"}  # a spreadsheet would make a date of 1-2

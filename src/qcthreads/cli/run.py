@@ -27,11 +27,11 @@ _EPILOG = """INPUT is a QCManyBody ManyBodyInput (JSON), an .xyz file (angstrom)
 between fragments.
 
 examples:
-  qcthreads run water16.xyz --method mp2 --basis 6-31g --max-nbody 2
+  qcthreads run examples/water16.xyz --method mp2 --basis 6-31g --max-nbody 2
   qcthreads run mixed.xyz --fragments "1;2-4;5-7" --charges 1,0,0 --method hf --basis 6-31g --bsse cp
-  qcthreads run water16.xyz --program psi4 --method hf --basis cc-pvdz --keywords '{"scf_type": "df"}'
-  qcthreads run water16.xyz --method mp2 --basis cc-pvtz --store water16.store
-  qcthreads run water16.xyz --method mp2 --basis cc-pvtz --store water16.store --resume
+  qcthreads run examples/water16.xyz --program psi4 --method hf --basis cc-pvdz --keywords '{"scf_type": "df"}'
+  qcthreads run examples/water16.xyz --method mp2 --basis cc-pvtz --store water16.store
+  qcthreads run examples/water16.xyz --method mp2 --basis cc-pvtz --store water16.store --resume
   qcthreads run input.json --workers 4 --threads 2 --memory 16GiB --json > result.json
   qcthreads run input.json --dry-run
 
@@ -84,7 +84,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
-    shown.add_argument("--csv", metavar="FILE", type=Path, help="write one row per calculation")
+    shown.add_argument(
+        "--csv", metavar="FILE", type=Path, help="one row per calculation; with --dry-run of those to come"
+    )
     shown.add_argument(
         "--json", action="store_true", help="one JSON document on standard output; progress stays on standard error"
     )
@@ -98,7 +100,10 @@ def execute(args: Namespace) -> int:
         with _terminated_like_interrupted(), Run(request_of(args), warm=not args.dry_run) as run:
             if args.dry_run:
                 run.check()
-                print_json(dry_run_document(run)) if args.json else print_dry_run(run)
+                if args.csv is not None:
+                    with explained("--csv", args.csv):
+                        write_csv(args.csv, run.fragments)
+                print_json(dry_run_document(run)) if args.json else print_dry_run(run, args.csv)
                 return 0
             if run.calculations > LISTED:
                 print(f"preparing {run.calculations:,} calculations", file=sys.stderr, flush=True)

@@ -28,6 +28,7 @@ from ..cpuset import CpuSet
 from ..errors import InputError, MachineError
 from ..host.cgroup import unescape
 from .calculation import Outcome
+from .labels import short_label
 
 _APPLICATION_ID = 0x71635468  # "qcTh"; SQLite's header holds it, and file(1) shows it
 _VERSION = 1
@@ -53,6 +54,7 @@ CREATE TABLE calculation (
 );
 """
 _ROW = "label, status, error, threads, cpus, bound, worker_pid, started_at, wall_s, cpu_s, peak_memory_bytes, attempts"
+_COLUMNS = ["label", "name", *_ROW.split(", ")[1:]]
 _NETWORK = (
     "nfs",
     "lustre",
@@ -492,8 +494,9 @@ def _unpack(packed: bytes) -> dict[str, Any]:
 
 
 def _row(values: list[Any]) -> dict[str, Any]:
-    """The columns of ``_ROW`` by name; sets of CPUs as lists of numbers."""
-    row = dict(zip(_ROW.split(", "), values, strict=True))
+    """``_COLUMNS`` from the values of ``_ROW``; sets of CPUs as lists of numbers."""
+    label, *rest = values
+    row = dict(zip(_COLUMNS, [label, short_label(label), *rest], strict=True))
     for name in ("cpus", "bound"):
         row[name] = None if row[name] is None else list(CpuSet.parse(row[name]))
     return row
@@ -501,7 +504,7 @@ def _row(values: list[Any]) -> dict[str, Any]:
 
 def _write_csv(rows: list[dict[str, Any]], file: IO[str]) -> None:
     """CPUs joined by ``+``: a spreadsheet takes the ``1-2`` of a list of CPUs for the second of January."""
-    writer = csv.DictWriter(file, [*_ROW.split(", "), "energy_hartree"])
+    writer = csv.DictWriter(file, [*_COLUMNS, "energy_hartree"])
     writer.writeheader()
     for row in rows:
         joined = {name: None if row[name] is None else "+".join(map(str, row[name])) for name in ("cpus", "bound")}
