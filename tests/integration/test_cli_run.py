@@ -195,6 +195,7 @@ def test_stopped_in_the_middle_leaves_no_process_and_can_be_resumed(tmp_path: Pa
     assert f"{10 - kept['finished']}/{10 - kept['finished']} done" in resumed.stderr
     assert rest["statistics"]["fragments_reused"] == kept["finished"]
     assert rest["statistics"]["fragments_computed"] == 10 - kept["finished"]
+    assert f", {10 - kept['finished']} calculation" in rest["decision"]["reasons"][0]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")

@@ -142,6 +142,27 @@ def test_malformed_usage_is_exit_code_2_with_a_message(
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--methd", "hf"), "no option --methd; did you mean --method?"),
+        (("--methd=hf",), "no option --methd; did you mean --method?"),
+        (("--zzzzzzz",), "no option --zzzzzzz"),
+        (("another.xyz",), "nothing is expected here: another.xyz"),
+        (("--charges", "0,a"), "not numbers separated by commas: '0,a'; write for example 0,1,-1"),
+        (("--cpus", "0-"), "not a list of PUs: '0-'; write for example 0-3,8"),
+    ],
+)
+def test_a_wrong_option_is_told_in_a_line_and_where_help_is(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "x.xyz", *arguments]) == 2
+    error, where = capsys.readouterr().err.splitlines()
+    assert error.startswith("qcthreads run: error: ")
+    assert error.endswith(said)
+    assert "`qcthreads run --help`" in where
+
+
 @pytest.mark.parametrize("to", ["csv", "json", "zip"])
 @pytest.mark.parametrize(
     ("output", "code"), [("/nowhere/at/all/x", 2), ("/proc/x", 3), ("/dev/full", 3), ("a.store", 2)]

@@ -10,7 +10,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..cpuset import CpuSet
 from ..errors import InputError, QCThreadsError
@@ -20,8 +20,6 @@ from .output import check_writable, explained
 from .progress import show_progress
 from .render import print_json
 from .results import LISTED, dry_run_document, print_dry_run, print_report, write_csv
-
-_T = TypeVar("_T")
 
 _EPILOG = """INPUT is a QCManyBody ManyBodyInput (JSON), an .xyz file (angstrom), or a Psi4 molecule block with --
 between fragments.
@@ -49,15 +47,20 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="ATOMS",
         help='for .xyz: atoms of each fragment from 1, "1-3;4-6" (default: by connectivity)',
     )
-    what.add_argument("--charges", metavar="LIST", type=_list_of(float), help="charge of each fragment: 0,1")
-    what.add_argument("--multiplicities", metavar="LIST", type=_list_of(int), help="multiplicity of each fragment: 1,2")
+    what.add_argument("--charges", metavar="LIST", type=_list_of(float, "0,1,-1"), help="charge of each fragment: 0,1")
+    what.add_argument(
+        "--multiplicities",
+        metavar="LIST",
+        type=_list_of(int, "1,1,2"),
+        help="multiplicity of each fragment: 1,2",
+    )
     what.add_argument(
         "--program", help="QCEngine's name of the program (default: pyscf); `qcthreads programs` lists them"
     )
     what.add_argument("--method", help="for example hf or mp2")
     what.add_argument("--basis", help="for example cc-pvdz")
     what.add_argument("--max-nbody", metavar="N", type=_positive(int), help="highest order of the expansion")
-    what.add_argument("--bsse", metavar="LIST", type=_list_of(str), help="nocp, cp, or both: nocp,cp")
+    what.add_argument("--bsse", metavar="LIST", type=_list_of(str, "nocp,cp"), help="nocp, cp, or both: nocp,cp")
     what.add_argument(
         "--keywords", metavar="JSON", type=_keywords, default={}, help="the program's keywords: JSON text, or @FILE"
     )
@@ -153,12 +156,13 @@ def request_of(args: Namespace) -> RunRequest:
     )
 
 
-def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+def _list_of(kind: Callable[[str], Any], example: str) -> Callable[[str], list[Any]]:
     def parse(text: str) -> list[Any]:
         try:
             return [kind(part.strip()) for part in text.split(",")]
         except ValueError:
-            raise ArgumentTypeError(f"not a list of {kind.__name__}, separated by commas: {text!r}") from None
+            what = "whole numbers" if kind is int else "numbers"
+            raise ArgumentTypeError(f"not {what} separated by commas: {text!r}; write for example {example}") from None
 
     return parse
 
@@ -189,24 +193,23 @@ def _keywords(text: str) -> Mapping[str, Any]:
 
 
 def _size(text: str) -> int:
-    size_bytes = _as_argument(parse_size, text)
+    try:
+        size_bytes = parse_size(text)
+    except QCThreadsError as error:
+        raise ArgumentTypeError(str(error)) from None
     if size_bytes < 1024**2 and text.strip().isdigit():
         raise ArgumentTypeError(f"{text} is {text} bytes, too little for any calculation; sizes have units: {text}GiB")
     return size_bytes
 
 
 def _cpus(text: str) -> CpuSet:
-    cpus = _as_argument(CpuSet.parse, text)
-    if not cpus:
-        raise ArgumentTypeError("an empty list of PUs")
-    return cpus
-
-
-def _as_argument(parse: Callable[[str], _T], text: str) -> _T:
     try:
-        return parse(text)
-    except QCThreadsError as error:
-        raise ArgumentTypeError(str(error)) from None
+        cpus = CpuSet.parse(text)
+    except QCThreadsError:
+        raise ArgumentTypeError(f"not a list of PUs: {text!r}; write for example 0-3,8") from None
+    if not cpus:
+        raise ArgumentTypeError("an empty list of PUs; write for example 0-3,8")
+    return cpus
 
 
 @contextmanager

@@ -114,6 +114,10 @@ class StoreReader:
         """Of all calculations, in the order in which they were expected."""
         return [label for (label,) in self._query("SELECT label FROM calculation ORDER BY position")]
 
+    def finished(self) -> set[str]:
+        """Labels of the calculations that have a result."""
+        return {label for (label,) in self._query("SELECT label FROM calculation WHERE status = 'finished'")}
+
     def show(self, label: str) -> dict[str, Any]:
         """Everything held about one calculation, ``result`` included. Raises InputError for an unknown label."""
         for *values, result in self._query(f"SELECT {_ROW}, result FROM calculation WHERE label = ?", label):
