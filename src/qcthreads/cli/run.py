@@ -26,7 +26,7 @@ between fragments.
 
 examples:
   qcthreads run examples/water16.xyz --method mp2 --basis 6-31g --max-nbody 2
-  qcthreads run mixed.xyz --fragments "1;2-4;5-7" --charges 1,0,0 --method hf --basis 6-31g --bsse cp
+  qcthreads run sodium_water.xyz --fragments "1;2-4;5-7" --charges 1,0,0 --method hf --basis 6-31g --bsse cp
   qcthreads run examples/water16.xyz --program psi4 --method hf --basis cc-pvdz --keywords '{"scf_type": "df"}'
   qcthreads run examples/water16.xyz --method mp2 --basis cc-pvtz --store water16.store
   qcthreads run examples/water16.xyz --method mp2 --basis cc-pvtz --store water16.store --resume
