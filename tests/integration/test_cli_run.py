@@ -76,7 +76,12 @@ def test_dry_run_counts_and_computes_nothing(helium: Path, tmp_path: Path) -> No
     assert document["calculations"] == 6
     assert document["decision"]["workers"] >= 1
     assert not (tmp_path / "s").exists()
-    assert "3 monomers, 3 dimers" in run("run", helium, *MODEL, "--dry-run").stdout
+    told = run("run", helium, *MODEL, "--dry-run", "--csv", tmp_path / "plan.csv").stdout
+    assert "3 monomers, 3 dimers" in told
+    assert "energy/hartree" not in told
+    with (tmp_path / "plan.csv").open(newline="") as stream:
+        plan = [(row["name"], row["charge"], row["energy_hartree"]) for row in csv.DictReader(stream)]
+    assert plan == [(name, "0", "") for name in ("1", "2", "3", "1+2", "1+3", "2+3")]
 
 
 def test_a_dry_run_of_very_many_counts_and_lists_none(tmp_path: Path) -> None:
@@ -105,6 +110,8 @@ def test_a_store_is_kept_read_and_resumed(helium: Path, tmp_path: Path) -> None:
     exported = list(csv.DictReader(io.StringIO(run("export", store, "--to", "csv").stdout)))
     assert len(exported) == 6
     label = exported[3]["label"]
+    assert exported[3]["name"] == json.loads(run("show", store, label).stdout)["name"]
+    assert {row["name"] for row in exported} == {"1", "2", "3", "1+2", "1+3", "2+3"}
     assert json.loads(run("show", store, label).stdout)["label"] == label
     assert json.loads(run("show", store, "1+2").stdout)["label"] == '["(auto)", [1, 2], [1, 2]]'
     assert "did you mean 1+2" in run("show", store, "1+21", check=2).stderr
@@ -188,6 +195,7 @@ def test_stopped_in_the_middle_leaves_no_process_and_can_be_resumed(tmp_path: Pa
     assert f"{10 - kept['finished']}/{10 - kept['finished']} done" in resumed.stderr
     assert rest["statistics"]["fragments_reused"] == kept["finished"]
     assert rest["statistics"]["fragments_computed"] == 10 - kept["finished"]
+    assert f", {10 - kept['finished']} calculation" in rest["decision"]["reasons"][0]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")

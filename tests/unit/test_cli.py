@@ -24,6 +24,7 @@ from qcthreads.cli.results import print_report, write_csv
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError
 from qcthreads.execution.calculation import Progress
+from qcthreads.execution.store import Store
 from qcthreads.manybody.report import BodyRow, FragmentRow, headline
 from qcthreads.manybody.run import RunReport, RunRequest
 
@@ -38,6 +39,7 @@ def rows(count: int) -> list[FragmentRow]:
     return [
         FragmentRow(
             label=f"r{number}",
+            name=f"{number}",
             nbody=1,
             fragments=(number,),
             ghosts=(),
@@ -138,6 +140,45 @@ def test_malformed_usage_is_exit_code_2_with_a_message(
     assert captured.out == ""
     assert "error: " in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--methd", "hf"), "no option --methd; did you mean --method?"),
+        (("--methd=hf",), "no option --methd; did you mean --method?"),
+        (("--zzzzzzz",), "no option --zzzzzzz"),
+        (("another.xyz",), "nothing is expected here: another.xyz"),
+        (("--charges", "0,a"), "not numbers separated by commas: '0,a'; write for example 0,1,-1"),
+        (("--cpus", "0-"), "not a list of PUs: '0-'; write for example 0-3,8"),
+    ],
+)
+def test_a_wrong_option_is_told_in_a_line_and_where_help_is(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "x.xyz", *arguments]) == 2
+    error, where = capsys.readouterr().err.splitlines()
+    assert error.startswith("qcthreads run: error: ")
+    assert error.endswith(said)
+    assert "`qcthreads run --help`" in where
+
+
+@pytest.mark.parametrize("to", ["csv", "json", "zip"])
+@pytest.mark.parametrize(
+    ("output", "code"), [("/nowhere/at/all/x", 2), ("/proc/x", 3), ("/dev/full", 3), ("a.store", 2)]
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc and /dev/full, where even root cannot write")
+def test_an_export_that_cannot_be_written_is_told_in_a_line(
+    to: str, output: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Store.create(Path("a.store"), {}).close()
+    before = Path("a.store").read_bytes()
+    assert main(["export", "a.store", "--to", to, "--output", output]) == code
+    told = capsys.readouterr().err
+    assert told.startswith(f"qcthreads: error: --output {output} ")
+    assert told.count("\n") == 1
+    assert Path("a.store").read_bytes() == before
 
 
 def test_an_unknown_command_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,7 +324,8 @@ def test_time_to_go_is_by_cost_not_by_count() -> None:
     """One calculation of 20 electrons costs as much as eight of 10; after it, half the cost remains, not 8/9."""
     small = rows(8)
     large = FragmentRow(
-        label="large", nbody=2, fragments=(1, 2), ghosts=(), formula="H4O2", charge=0.0, multiplicity=1, electrons=20,
+        label="large", name="1+2", nbody=2,
+        fragments=(1, 2), ghosts=(), formula="H4O2", charge=0.0, multiplicity=1, electrons=20,
         closest_contact_angstrom=1.9,
     )  # fmt: skip
     clock = iter([0.0, 10.0, 10.0])
@@ -348,12 +390,12 @@ def test_monomers_alone_have_no_interaction_energy(capsys: pytest.CaptureFixture
     assert "interaction energy" not in shown
 
 
-def test_ghosts_are_a_column_only_where_there_are_some(capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_of_which_nothing_is_known_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = rows(1)
-    print_report(report(fragments=(row,)), None)
-    assert "ghosts" not in capsys.readouterr().out
-    print_report(report(fragments=(replace(row, ghosts=(2, 3)),)), None)
-    assert "2+3" in capsys.readouterr().out.partition("ghosts")[2]
+    print_report(report(fragments=(replace(row, name="1@1+2+3", wall_s=None, threads=None),)), None)
+    _, head, line, *_ = capsys.readouterr().out.splitlines()
+    assert head.split() == ["n", "name", "formula", "charge", "mult", "energy/hartree"]
+    assert line.split()[1] == "1@1+2+3"
 
 
 @pytest.mark.parametrize(
@@ -394,5 +436,6 @@ def test_csv_holds_every_calculation(tmp_path: Path) -> None:
     with (tmp_path / "out.csv").open(newline="") as stream:
         read = list(csv.DictReader(stream))
     assert [row["label"] for row in read] == [f"r{number}" for number in range(1, 101)]
+    assert [row["name"] for row in read] == [f"{number}" for number in range(1, 101)]
     assert {float(row["energy_hartree"]) for row in read} == {-76.0}
     assert {row["cpus"] for row in read} == {"1+2+5"}  # a spreadsheet would make a date of 1-2

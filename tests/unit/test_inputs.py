@@ -151,7 +151,8 @@ class TestPsi4Block:
         ("text", "said"),
         [
             ("0 1\nHe 0 0 0\n", "one fragment only"),
-            ("what is this?", "cannot be read"),
+            ("what is this?", "nor can it be read as a molecule block"),
+            ("prose " * 100, r"[^\n]{200,300}\.\.\.$"),
             (BLOCK.replace("1 1", "0 1"), "multiplicity 1 .* fragment 2 .Na, atoms 4. with 11 electrons .* 2, 4, 6"),
             (
                 BLOCK.replace("0 1", "11 1"),

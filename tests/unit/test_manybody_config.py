@@ -123,3 +123,9 @@ def test_an_importable_function_is_named():
 
     config = ParallelConfig(use_qcengine=False, compute=dataclasses.asdict)
     assert compute_name(config.compute) == "dataclasses:asdict"
+
+
+def test_memory_that_nobody_asked_for_is_said_to_be_the_default():
+    executor = pytest.importorskip("qcthreads.manybody.executor", reason="it needs QCManyBody")
+    assert executor._memory_why(ParallelConfig()) == "by default (memory_limit_mb=1000)"
+    assert executor._memory_why(HybridParallelConfig(memory_limit_mb=500)) == "as asked (memory_limit_mb=500)"

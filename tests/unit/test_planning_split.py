@@ -77,6 +77,7 @@ def test_a_worker_may_be_given_less_than_its_share_of_the_memory() -> None:
     split = choose_split(50, [], 2, 64 * GIB, GIB, memory_per_worker_bytes=GIB)
     assert split.memory_bytes == GIB
     assert "1 GiB for each worker, as asked" in split.reasons
+    assert "4 GiB for the worker" in choose_split(1, [], 2, 4 * GIB).reasons
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_a_program_that_is_not_here_says_how_to_install_it(monkeypatch, tmp_path
     with pytest.raises(ProgramNotFoundError, match=r"no 'psi4' on PATH\): conda install"):
         registry.require("psi4")
     pytest.importorskip("qcengine", reason="it is QCEngine that drives programs there is no record of")
-    with pytest.raises(ProgramNotFoundError, match="qcthreads has no record of a program 'molpro'"):
+    with pytest.raises(ProgramNotFoundError, match=r"no 'molpro' on PATH.*: install it as its manual says"):
         registry.require("molpro")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from qcthreads.cpuset import CpuSet
-from qcthreads.errors import InputError
+from qcthreads.errors import InputError, MachineError
 from qcthreads.execution import store as store_module
 from qcthreads.execution.calculation import Outcome
 from qcthreads.execution.store import Store, open_store
@@ -135,6 +135,14 @@ def test_what_is_no_store_is_named(path: Path) -> None:
         open_store(path)
     with pytest.raises(InputError, match="no store can be written"):
         Store.create(path.parent / "nowhere" / "run.store", IDENTITY)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc, where even root can make no file")
+def test_where_no_file_can_be_made_is_told_without_the_systems_words() -> None:
+    with pytest.raises(MachineError, match=r"no store can be written at /proc/run\.store: no file") as refused:
+        Store.create(Path("/proc/run.store"), IDENTITY)
+    assert "Errno" not in str(refused.value)
+    assert ".lock" not in str(refused.value)
 
 
 def test_another_version_is_named(path: Path) -> None:

@@ -13,6 +13,8 @@ import re
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NoReturn
 
 from .. import __version__
 from ..errors import QCThreadsError
@@ -35,6 +37,20 @@ _EPILOG = """exit codes:
   2  malformed or contradictory usage or input
 
 `qcthreads COMMAND --help` explains a command, with examples."""
+
+
+class _Parser(ArgumentParser):
+    """argparse with one line for an error, where its usage takes a dozen before it says what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the options are explained; exit code 2."""
+        unknown, colon, given = message.partition("unrecognized arguments: ")
+        if colon and not unknown:
+            option = next((word for word in given.split() if word.startswith("-")), given).partition("=")[0]
+            near = get_close_matches(option, self._option_string_actions, n=1)
+            message = f"no option {option}" if option.startswith("-") else f"nothing is expected here: {option}"
+            message += f"; did you mean {near[0]}?" if near else ""
+        self.exit(2, f"{self.prog}: error: {message}\n`{self.prog} --help` lists the options, with examples\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +86,7 @@ def _dispatch(arguments: list[str]) -> int:
         return _without_command(arguments)
     name, *rest = arguments
     module = importlib.import_module(f"{__name__}.{name}")
-    parser = ArgumentParser(
+    parser = _Parser(
         prog=f"qcthreads {name}",
         description=f"{COMMANDS[name].capitalize()}.",
         formatter_class=RawDescriptionHelpFormatter,
@@ -96,7 +112,7 @@ def _without_command(arguments: list[str]) -> int:
     """``--help``, ``--version``, and everything that is not a command."""
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="qcthreads",
         description="Quantum-chemistry calculations side by side on one node, each on its own cores.",
         epilog=f"commands:\n{commands}\n\n{_EPILOG}",

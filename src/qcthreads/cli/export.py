@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..execution.store import open_store
+from .output import check_writable, explained
 
 _EPILOG = """examples:
   qcthreads export water16.store --to csv > water16.csv
@@ -32,7 +33,9 @@ def execute(args: Namespace) -> int:
         raise InputError("--to zip writes binary data: give --output FILE, or redirect standard output")
     with open_store(args.store) as store:
         if args.output is not None:
-            store.export(args.to, args.output)
+            check_writable("--output", args.output, ("the store", args.store))
+            with explained("--output", args.output):
+                store.export(args.to, args.output)
             return 0
         with tempfile.TemporaryDirectory(prefix="qcthreads-") as folder:
             made = Path(folder) / f"export.{args.to}"

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from ..execution.calculation import Progress
-from ..manybody.labels import short_label
-from ..manybody.report import FragmentRow, headline
+from ..execution.labels import short_label
+from ..manybody.report import FragmentRow, common, headline
 from .render import seconds
 
 _LINE_EVERY_S = 5.0
@@ -158,7 +158,7 @@ class _Messages:
         if progress.event not in ("failed", "retried"):
             return None
         error = headline(progress.message)
-        if error in self._told:
+        if common(error) in self._told:
             return None
-        self._told.add(error)
+        self._told.add(common(error))
         return f"{progress.event}: {short_label(progress.label)}: {error}"

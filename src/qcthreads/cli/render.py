@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..cpuset import IndexSet
-from ..errors import InputError, MachineError
 
 _UNLIMITED = 10_000  # columns; wider than any table
 
@@ -68,15 +66,6 @@ def print_table(
             for cell, width, flush in zip(line, widths, right, strict=True)
         )
         print(f"  {'  '.join(parts)}".rstrip(), file=stream)
-
-
-def check_writable(option: str, path: Path) -> None:
-    """InputError where ``path`` is no place for a file, MachineError where this user may not write it."""
-    if path.is_dir() or not path.parent.is_dir():
-        why = "is a directory" if path.is_dir() else f"cannot be written: there is no directory {path.parent}"
-        raise InputError(f"{option} {path} {why}; give a file in a directory that is there")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise MachineError(f"{option} {path} may not be written by this user; give a file in a directory of yours")
 
 
 def seconds(value_s: float | None) -> str:

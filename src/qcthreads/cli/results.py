@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..cpuset import CpuSet
-from ..manybody.labels import short_label
+from ..execution.labels import short_label
 from ..manybody.report import BodyRow, FragmentRow, grouped
 from ..manybody.run import RunReport
 from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_count, format_size, format_split
@@ -60,7 +60,7 @@ def print_report(report: RunReport, csv_file: Path | None) -> None:
         print(f"Finding: {finding.get('message', finding)}")
 
 
-def print_dry_run(run: Prepared) -> None:
+def print_dry_run(run: Prepared, csv_file: Path | None) -> None:
     """What would be computed, and how."""
     total = run.calculations
     counts = ", ".join(
@@ -68,13 +68,11 @@ def print_dry_run(run: Prepared) -> None:
     )
     print(f"{total} calculations: {counts}")
     if total <= LISTED:
-        _print_fragments(run.fragments, None)
+        _print_fragments(run.fragments, csv_file)
     print()
     _print_decision(run.decision)
-    print(f"Disk for temporary files: {_size(run.decision.get('scratch_bytes'))}")
     if run.decision.get("store_bytes"):
         print(f"Disk for the store: about {_size(run.decision['store_bytes'])}")
-    print(f"Expected time: {seconds(run.decision.get('expected_wall_s'))}")
     print("Nothing was computed (--dry-run).")
 
 
@@ -105,24 +103,12 @@ def write_csv(path: Path, rows: Sequence[FragmentRow]) -> None:
 
 
 def _print_fragments(rows: Sequence[FragmentRow], csv_file: Path | None) -> None:
-    ghosts = any(row.ghosts for row in rows)
-    columns = (
-        "n",
-        "fragments",
-        *(["ghosts"] if ghosts else []),
-        "formula",
-        "charge",
-        "mult",
-        "contact/A",
-        "energy/hartree",
-        "threads",
-        "wall/s",
-    )
+    """The first rows, without columns of which nothing is known."""
+    columns = ("n", "name", "formula", "charge", "mult", "contact/A", "energy/hartree", "threads", "wall/s")
     shown = [
         (
             row.nbody,
-            _joined(row.fragments),
-            *([_joined(row.ghosts)] if ghosts else []),
+            row.name,
             row.formula,
             f"{row.charge:+g}" if row.charge else "0",
             row.multiplicity,
@@ -133,7 +119,8 @@ def _print_fragments(rows: Sequence[FragmentRow], csv_file: Path | None) -> None
         )
         for row in rows[:_ROWS_SHOWN]
     ]
-    print_table("Calculations", columns, shown)
+    known = [index for index in range(len(columns)) if any(cells[index] != "-" for cells in shown)]
+    print_table("Calculations", [columns[i] for i in known], [[cells[i] for i in known] for cells in shown])
     if len(rows) > _ROWS_SHOWN:
         where = f"all are in {csv_file}" if csv_file else "--csv FILE writes all"
         print(f"  ... and {len(rows) - _ROWS_SHOWN} more; {where}")
@@ -202,8 +189,11 @@ def _model(decision: Mapping[str, Any]) -> str:
 def _print_decision(decision: Mapping[str, Any], *, unbound: bool = False) -> None:
     split = format_split(decision.get("workers", 0), decision.get("threads", 0))
     program = " ".join(str(decision[name]) for name in ("program", "program_version") if decision.get(name))
-    bound = "each bound to its own PUs" if decision.get("affinity") and not unbound else "not bound"
-    memory = f", {_size(decision.get('memory_bytes_per_worker'))} each"
+    bound = "bound to its own PUs" if decision.get("affinity") and not unbound else "not bound"
+    memory = f", {_size(decision.get('memory_bytes_per_worker'))}"
+    if decision.get("workers") != 1:
+        bound = bound.replace("bound to its", "each bound to its")
+        memory += " each"
     print(f"Decided ({decision.get('strategy')}): {split} of {program}, {bound}{memory}")
     for reason in decision.get("reasons", ()):
         print(f"  {reason}")

@@ -10,27 +10,26 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..cpuset import CpuSet
-from ..errors import InputError, MachineError, QCThreadsError
-from ..manybody.run import Run, RunReport, RunRequest
+from ..errors import InputError, QCThreadsError
+from ..manybody.run import Run, RunRequest
 from ..units import parse_size
+from .output import check_writable, explained
 from .progress import show_progress
-from .render import check_writable, print_json
+from .render import print_json
 from .results import LISTED, dry_run_document, print_dry_run, print_report, write_csv
-
-_T = TypeVar("_T")
 
 _EPILOG = """INPUT is a QCManyBody ManyBodyInput (JSON), an .xyz file (angstrom), or a Psi4 molecule block with --
 between fragments.
 
 examples:
-  qcthreads run water16.xyz --method mp2 --basis 6-31g --max-nbody 2
-  qcthreads run mixed.xyz --fragments "1;2-4;5-7" --charges 1,0,0 --method hf --basis 6-31g --bsse cp
-  qcthreads run water16.xyz --program psi4 --method hf --basis cc-pvdz --keywords '{"scf_type": "df"}'
-  qcthreads run water16.xyz --method mp2 --basis cc-pvtz --store water16.store
-  qcthreads run water16.xyz --method mp2 --basis cc-pvtz --store water16.store --resume
+  qcthreads run examples/water16.xyz --method mp2 --basis 6-31g --max-nbody 2
+  qcthreads run sodium_water.xyz --fragments "1;2-4;5-7" --charges 1,0,0 --method hf --basis 6-31g --bsse cp
+  qcthreads run examples/water16.xyz --program psi4 --method hf --basis cc-pvdz --keywords '{"scf_type": "df"}'
+  qcthreads run examples/water16.xyz --method mp2 --basis cc-pvtz --store water16.store
+  qcthreads run examples/water16.xyz --method mp2 --basis cc-pvtz --store water16.store --resume
   qcthreads run input.json --workers 4 --threads 2 --memory 16GiB --json > result.json
   qcthreads run input.json --dry-run
 
@@ -48,15 +47,20 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="ATOMS",
         help='for .xyz: atoms of each fragment from 1, "1-3;4-6" (default: by connectivity)',
     )
-    what.add_argument("--charges", metavar="LIST", type=_list_of(float), help="charge of each fragment: 0,1")
-    what.add_argument("--multiplicities", metavar="LIST", type=_list_of(int), help="multiplicity of each fragment: 1,2")
+    what.add_argument("--charges", metavar="LIST", type=_list_of(float, "0,1,-1"), help="charge of each fragment: 0,1")
+    what.add_argument(
+        "--multiplicities",
+        metavar="LIST",
+        type=_list_of(int, "1,1,2"),
+        help="multiplicity of each fragment: 1,2",
+    )
     what.add_argument(
         "--program", help="QCEngine's name of the program (default: pyscf); `qcthreads programs` lists them"
     )
     what.add_argument("--method", help="for example hf or mp2")
     what.add_argument("--basis", help="for example cc-pvdz")
     what.add_argument("--max-nbody", metavar="N", type=_positive(int), help="highest order of the expansion")
-    what.add_argument("--bsse", metavar="LIST", type=_list_of(str), help="nocp, cp, or both: nocp,cp")
+    what.add_argument("--bsse", metavar="LIST", type=_list_of(str, "nocp,cp"), help="nocp, cp, or both: nocp,cp")
     what.add_argument(
         "--keywords", metavar="JSON", type=_keywords, default={}, help="the program's keywords: JSON text, or @FILE"
     )
@@ -83,7 +87,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
-    shown.add_argument("--csv", metavar="FILE", type=Path, help="write one row per calculation")
+    shown.add_argument(
+        "--csv", metavar="FILE", type=Path, help="one row per calculation; with --dry-run of those to come"
+    )
     shown.add_argument(
         "--json", action="store_true", help="one JSON document on standard output; progress stays on standard error"
     )
@@ -92,12 +98,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 def execute(args: Namespace) -> int:
     """Prepare, run and print; 1 when a calculation failed, 4 when stopped."""
     if args.csv is not None:
-        _check_writable(args)
+        check_writable("--csv", args.csv, ("the input", args.input), ("--store", args.store))
     try:
         with _terminated_like_interrupted(), Run(request_of(args), warm=not args.dry_run) as run:
             if args.dry_run:
                 run.check()
-                print_json(dry_run_document(run)) if args.json else print_dry_run(run)
+                if args.csv is not None:
+                    with explained("--csv", args.csv):
+                        write_csv(args.csv, run.fragments)
+                print_json(dry_run_document(run)) if args.json else print_dry_run(run, args.csv)
                 return 0
             if run.calculations > LISTED:
                 print(f"preparing {run.calculations:,} calculations", file=sys.stderr, flush=True)
@@ -108,7 +117,8 @@ def execute(args: Namespace) -> int:
         return 4
     print_json(report.to_json()) if args.json else print_report(report, args.csv)
     if args.csv is not None:
-        _write_csv(args.csv, report)
+        with explained("--csv", args.csv, "the results are on standard output"):
+            write_csv(args.csv, report.fragments)
     return 1 if report.failures or report.missing else 0
 
 
@@ -146,12 +156,13 @@ def request_of(args: Namespace) -> RunRequest:
     )
 
 
-def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+def _list_of(kind: Callable[[str], Any], example: str) -> Callable[[str], list[Any]]:
     def parse(text: str) -> list[Any]:
         try:
             return [kind(part.strip()) for part in text.split(",")]
         except ValueError:
-            raise ArgumentTypeError(f"not a list of {kind.__name__}, separated by commas: {text!r}") from None
+            what = "whole numbers" if kind is int else "numbers"
+            raise ArgumentTypeError(f"not {what} separated by commas: {text!r}; write for example {example}") from None
 
     return parse
 
@@ -182,42 +193,23 @@ def _keywords(text: str) -> Mapping[str, Any]:
 
 
 def _size(text: str) -> int:
-    size_bytes = _as_argument(parse_size, text)
+    try:
+        size_bytes = parse_size(text)
+    except QCThreadsError as error:
+        raise ArgumentTypeError(str(error)) from None
     if size_bytes < 1024**2 and text.strip().isdigit():
         raise ArgumentTypeError(f"{text} is {text} bytes, too little for any calculation; sizes have units: {text}GiB")
     return size_bytes
 
 
 def _cpus(text: str) -> CpuSet:
-    cpus = _as_argument(CpuSet.parse, text)
+    try:
+        cpus = CpuSet.parse(text)
+    except QCThreadsError:
+        raise ArgumentTypeError(f"not a list of PUs: {text!r}; write for example 0-3,8") from None
     if not cpus:
-        raise ArgumentTypeError("an empty list of PUs")
+        raise ArgumentTypeError("an empty list of PUs; write for example 0-3,8")
     return cpus
-
-
-def _as_argument(parse: Callable[[str], _T], text: str) -> _T:
-    try:
-        return parse(text)
-    except QCThreadsError as error:
-        raise ArgumentTypeError(str(error)) from None
-
-
-def _check_writable(args: Namespace) -> None:
-    """Found out before hours of computing, not after."""
-    path = args.csv
-    for option, other in (("the input", args.input), ("--store", args.store)):
-        if other is not None and path.resolve() == other.resolve():
-            raise InputError(f"--csv {path} is {option}, which it would overwrite; give another file")
-    check_writable("--csv", path)
-
-
-def _write_csv(path: Path, report: RunReport) -> None:
-    try:
-        write_csv(path, report.fragments)
-    except OSError as error:
-        raise MachineError(
-            f"--csv {path} could not be written: {error.strerror}; the results are on standard output"
-        ) from None
 
 
 @contextmanager

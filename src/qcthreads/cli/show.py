@@ -5,12 +5,12 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ..execution.labels import find_label
 from ..execution.store import open_store
-from ..manybody.labels import find_label
 from .render import print_json
 
-_EPILOG = """LABEL is what the tables print: 1+2, or 1@1+2 for fragment 1 in the basis of 1 and 2; or QCManyBody's
-label: model chemistry, fragments, fragments whose basis is there.
+_EPILOG = """LABEL is the name that the tables print: 1+2; with counterpoise 1@1+2+3+4 for fragment 1 in the basis of
+all four, for which 1@ will do; or QCManyBody's label: model chemistry, fragments, fragments whose basis is there.
 
 examples:
   qcthreads show water16.store 1+2

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..cpuset import CpuSet
-from ..errors import InputError, MachineError
+from ..errors import InputError
 from ..host import read_machine
 from ..host.sysfs import CPU_DIRECTORY, numbered, read_cpus
 from ..machine import Machine
-from .render import check_writable, print_json, print_table
+from .output import check_writable, explained
+from .render import print_json, print_table
 from .topo_picture import heading, picture
 from .topo_svg import write_svg
 
@@ -93,10 +94,8 @@ def _offline(machine: Machine, root: str) -> CpuSet:
 
 
 def _draw(machine: Machine, path: Path, said: list[str]) -> None:
-    try:
+    with explained("--svg", path):
         write_svg(machine, path, said)
-    except OSError as error:
-        raise MachineError(f"--svg {path} could not be written: {error.strerror}; give another file") from None
     print(f"wrote {path}", file=sys.stderr)
 
 

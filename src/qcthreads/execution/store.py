@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from ..cpuset import CpuSet
 from ..errors import InputError, MachineError
 from ..host.cgroup import unescape
 from .calculation import Outcome
+from .labels import short_label
 
 _APPLICATION_ID = 0x71635468  # "qcTh"; SQLite's header holds it, and file(1) shows it
 _VERSION = 1
@@ -52,6 +54,7 @@ CREATE TABLE calculation (
 );
 """
 _ROW = "label, status, error, threads, cpus, bound, worker_pid, started_at, wall_s, cpu_s, peak_memory_bytes, attempts"
+_COLUMNS = ["label", "name", *_ROW.split(", ")[1:]]
 _NETWORK = (
     "nfs",
     "lustre",
@@ -110,6 +113,10 @@ class StoreReader:
     def labels(self) -> list[str]:
         """Of all calculations, in the order in which they were expected."""
         return [label for (label,) in self._query("SELECT label FROM calculation ORDER BY position")]
+
+    def finished(self) -> set[str]:
+        """Labels of the calculations that have a result."""
+        return {label for (label,) in self._query("SELECT label FROM calculation WHERE status = 'finished'")}
 
     def show(self, label: str) -> dict[str, Any]:
         """Everything held about one calculation, ``result`` included. Raises InputError for an unknown label."""
@@ -410,7 +417,10 @@ class _WriterLock:
 
     @contextlib.contextmanager
     def held_if_all_goes_well(self) -> Iterator[Self]:
-        """Locked from here on, unless the block raises. Raises InputError when another run holds it."""
+        """Locked from here on, unless the block raises.
+
+        Raises InputError when another run holds it or its directory is not there, MachineError where none can be made.
+        """
         try:
             for _ in range(5):  # somebody may look for an instant whether anybody writes
                 if self.take():
@@ -421,9 +431,16 @@ class _WriterLock:
                     f"another run is writing to {self._store}; wait until it has ended, or use another store"
                 )
         except OSError as error:
-            raise InputError(
-                f"no store can be written at {self._store}: {error}; give a file in a directory of yours"
-            ) from error
+            folder = self._store.absolute().parent
+            if not folder.is_dir():
+                raise InputError(
+                    f"no store can be written at {self._store}: there is no directory {folder}; make it"
+                ) from None
+            # In /proc the kernel says of a file that it cannot make that it is not there.
+            why = "no file can be made there" if error.errno == errno.ENOENT else error.strerror
+            raise MachineError(
+                f"no store can be written at {self._store}: {why}; give a file in a directory of yours"
+            ) from None
         try:
             yield self
         except BaseException:
@@ -481,8 +498,9 @@ def _unpack(packed: bytes) -> dict[str, Any]:
 
 
 def _row(values: list[Any]) -> dict[str, Any]:
-    """The columns of ``_ROW`` by name; sets of CPUs as lists of numbers."""
-    row = dict(zip(_ROW.split(", "), values, strict=True))
+    """``_COLUMNS`` from the values of ``_ROW``; sets of CPUs as lists of numbers."""
+    label, *rest = values
+    row = dict(zip(_COLUMNS, [label, short_label(label), *rest], strict=True))
     for name in ("cpus", "bound"):
         row[name] = None if row[name] is None else list(CpuSet.parse(row[name]))
     return row
@@ -490,7 +508,7 @@ def _row(values: list[Any]) -> dict[str, Any]:
 
 def _write_csv(rows: list[dict[str, Any]], file: IO[str]) -> None:
     """CPUs joined by ``+``: a spreadsheet takes the ``1-2`` of a list of CPUs for the second of January."""
-    writer = csv.DictWriter(file, [*_ROW.split(", "), "energy_hartree"])
+    writer = csv.DictWriter(file, [*_COLUMNS, "energy_hartree"])
     writer.writeheader()
     for row in rows:
         joined = {name: None if row[name] is None else "+".join(map(str, row[name])) for name in ("cpus", "bound")}

@@ -241,6 +241,7 @@ class ParallelManyBodyExecutor:
             max_workers=ceiling,
             useful_width=registry.get(self._expansion.program).useful_width,
             memory_per_worker_bytes=config.memory_limit_bytes,
+            memory_why=_memory_why(config),
             explain=self._book.explain(),
         )
         if split.workers < min(ceiling, len(terms)):
@@ -279,3 +280,8 @@ class ParallelManyBodyExecutor:
             scratch=Path(scratch) if scratch else None,
             on_progress=self._tally.watch,
         )
+
+
+def _memory_why(config: ParallelConfig) -> str:
+    by = "by default" if config.memory_limit_mb == ParallelConfig.memory_limit_mb else "as asked"
+    return f"{by} (memory_limit_mb={config.memory_limit_mb})"

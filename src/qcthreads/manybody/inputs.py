@@ -195,7 +195,7 @@ def molecule_from_psi4(text: str, *, name: str = "the molecule block") -> Molecu
         raise InputError(
             f"{name}: {problem}"
             if problem
-            else f"{name} is neither .json nor .xyz, and as a Psi4 molecule block it cannot be read: {_one_line(error)}"
+            else f"{name} is neither .json nor .xyz, nor can it be read as a molecule block: {_one_line(error, 120)}"
         ) from None
     if len(molecule.fragments) < 2:
         raise InputError(f"{name}: found one fragment only; put a line '--' between the fragments")
@@ -217,10 +217,14 @@ def parse_fragments(text: str, n_atoms: int) -> list[list[int]]:
                 )
             for atom in range(first, last + 1):
                 if not 1 <= atom <= n_atoms:
-                    raise InputError(f"--fragments: atom {atom} of fragment {number}, but the atoms are 1 to {n_atoms}")
+                    raise InputError(
+                        f"--fragments: atom {atom} of fragment {number}, but the atoms are 1 to {n_atoms}; "
+                        "name only these"
+                    )
                 if atom in owner:
                     raise InputError(
-                        f"--fragments: atom {atom} is in fragment {owner[atom]} and again in fragment {number}"
+                        f"--fragments: atom {atom} is in fragment {owner[atom]} and again in fragment {number}; "
+                        "leave it in one of them"
                     )
                 owner[atom] = number
                 group.append(atom - 1)
@@ -315,9 +319,15 @@ def _agree(path: Path, option: str, asked: Any, found: Any, fold: Callable[[Any]
         return asked
     if not isinstance(found, str | int | list | Mapping) or fold(asked) != fold(found):
         raise InputError(
-            f"{option} {asked!r} contradicts {path}, which says {found!r}; leave the option out or change the file"
+            f"{option} {_said(asked)} contradicts {path}, which says {_said(found)}; "
+            "leave the option out or change the file"
         )
     return found
+
+
+def _said(value: Any) -> str:
+    """A value as it is written after an option."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else json.dumps(value, default=str)
 
 
 def _same_fragmentation(path: Path, molecule: Molecule, request: RunRequest) -> None:
@@ -604,5 +614,6 @@ def _ranges(numbers: Iterable[int]) -> str:
     return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _one_line(error: Exception, most: int = 300) -> str:
+    line = " ".join(str(error).split())
+    return line if len(line) <= most else f"{line[:most]}..."

@@ -9,9 +9,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..execution.calculation import Outcome
+from ..execution.labels import label_order, short_label
 from ..units import BOHR_TO_ANGSTROM
 from .expansion import Term, energy_of
-from .labels import label_order, short_label
 from .supported import BSSE_NAMES
 
 if TYPE_CHECKING:
@@ -19,12 +19,23 @@ if TYPE_CHECKING:
 
 _FAILURE = re.compile(r"error\b|fail|abort|not converge|cannot|could not|unable", re.IGNORECASE)
 
+# Python's tempfile adds eight characters to a prefix; wN is a worker's directory, psi.N what Psi4 names its files by.
+_OF_ONE_CALCULATION = re.compile(
+    r"(?<=qcthreads-)[a-z0-9_]{8}(/w\d+)?\b|(?<=/tmp)[a-z0-9_]{8}|(?<=/psi\.)\d+"
+    r"|\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"
+    r"|\b0x[0-9a-f]+\b|\b(pid|process|worker)[ =:]+\d+",
+    re.IGNORECASE,
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FragmentRow:
     """One fragment or cluster of fragments, as a chemist reads it."""
 
     label: str
+    """QCManyBody's."""
+    name: str
+    """What tables print for it: ``1+2``, and ``1@1+2`` for fragment 1 in the basis of both."""
     nbody: int
     fragments: tuple[int, ...]
     ghosts: tuple[int, ...]
@@ -95,11 +106,20 @@ def bsse_treatment(bsse: Sequence[str]) -> str:
 
 
 def grouped(failures: Mapping[str, str]) -> dict[str, list[str]]:
-    """Error -> the short labels of the calculations that failed with it, the smallest first; each error once."""
-    groups: dict[str, list[str]] = {}
+    """Error -> the short labels of the calculations that failed with it, the smallest first; each error once.
+
+    Errors that differ only by what differs between calculations (:func:`common`) are one, in the words of the first.
+    """
+    groups: dict[str, tuple[str, list[str]]] = {}
     for label in sorted(failures, key=label_order):
-        groups.setdefault(failures[label].strip(), []).append(short_label(label))
-    return groups
+        error = failures[label].strip()
+        groups.setdefault(common(error.replace(label, "")), (error, []))[1].append(short_label(label))
+    return dict(groups.values())
+
+
+def common(error: str) -> str:
+    """``error`` without names of temporary directories, process numbers and addresses."""
+    return _OF_ONE_CALCULATION.sub("", error)
 
 
 def headline(error: str) -> str:
@@ -153,11 +173,12 @@ def _row(
     pairs = [contacts[a - 1][b - 1] for i, a in enumerate(term.fragments) for b in term.fragments[i + 1 :]]
     return FragmentRow(
         label=term.label,
+        name=short_label(term.label),
         nbody=term.nbody,
         fragments=term.fragments,
         ghosts=term.ghosts,
         formula=_formula(tuple(sorted(fragment.symbols for fragment in real))),
-        charge=charge,
+        charge=int(charge) if charge == int(charge) else charge,
         # High spin, as QCElemental and QCManyBody couple fragments.
         multiplicity=1 + sum(fragment.multiplicity - 1 for fragment in real),
         electrons=sum(fragment.nuclear for fragment in real) - round(charge),

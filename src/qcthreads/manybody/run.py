@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..cpuset import CpuSet
 from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.engine import LocalEngine
-from ..execution.store import Store
+from ..execution.store import Store, open_store
 from ..host import read_machine
 from ..host.limits import read_limits
 from ..leases import LeaseBook
@@ -204,9 +204,15 @@ class Run:
     def _decide(self, strategy: str, version: str | None) -> dict[str, Any]:
         request, expansion, book = self.request, self._expansion, self._book
         spec = registry.get(expansion.program)
+        left = self.calculations
+        costs: Sequence[float] = ()
+        if request.resume or left <= _COUNTED_ONE_BY_ONE:
+            there = self._finished_before()
+            costs = [term.cost for term in self._terms if term.label not in there]
+            left = len(costs)
         split = choose_split(
-            self.calculations,
-            [term.cost for term in self._terms] if self.calculations <= _COUNTED_ONE_BY_ONE else (),
+            left,
+            costs if left <= _COUNTED_ONE_BY_ONE else (),
             len(book.usable),
             book.memory_bytes,
             spec.memory_overhead_bytes + _WORKING_MEMORY_BYTES,
@@ -236,6 +242,13 @@ class Run:
             "store_bytes": None if request.store is None else self.calculations * _STORED_BYTES,
             "expected_wall_s": None,
         }
+
+    def _finished_before(self) -> set[str]:
+        """Labels that the store holds already; whether it is this run's store is seen when it is opened to go on."""
+        if not self.request.resume or self.request.store is None:
+            return set()
+        with open_store(self.request.store) as store:
+            return store.finished()
 
     def _identity(self) -> dict[str, Any]:
         """What a store belongs to. Workers, strategy and the highest order are not in it: they change no energy."""

@@ -84,7 +84,11 @@ class Tally:
             threads = max(outcome.threads for outcome in wide)
             working = threads * cpu_s / thread_s
             found.append(
-                _finding("idle-threads", f"of {threads} threads {working:.1f} worked: more workers with fewer threads")
+                _finding(
+                    "idle-threads",
+                    f"of {threads} threads {working:.1f} worked: use more workers with fewer threads, "
+                    "unless others had the CPUs",
+                )
             )
         fat = max(self.outcomes.values(), key=lambda outcome: outcome.peak_memory_bytes, default=None)
         if fat is not None and memory_bytes and fat.peak_memory_bytes > memory_bytes:

@@ -29,6 +29,7 @@ def choose_split(
     max_workers: int | None = None,
     useful_width: int | None = None,
     memory_per_worker_bytes: int = 0,
+    memory_why: str = "as asked",
     explain: str | None = None,
 ) -> Split:
     """Divide the usable PUs into workers of one width.
@@ -49,8 +50,8 @@ def choose_split(
         Ceilings: fewer are used where there is less.
     useful_width
         Beyond this width the program gets no faster; 1: it does not thread.
-    memory_per_worker_bytes
-        What each worker is to have; 0: its share of ``memory_bytes``.
+    memory_per_worker_bytes, memory_why
+        What each worker is to have, and who says so; 0: its share of ``memory_bytes``.
     explain
         One clause that says what may be used and why, for messages: ``"2 CPUs may be used: mask 0-1"``.
 
@@ -111,9 +112,11 @@ def choose_split(
     headline = f"{format_count(usable, 'PU')}, {format_count(n_tasks, 'calculation')}: {split}"
     share = memory_per_worker_bytes or memory_bytes // chosen_workers
     if memory_per_worker_bytes:
-        reasons.append(f"{format_size(share)} for each worker, as asked")
-    elif memory_bytes:
+        reasons.append(f"{format_size(share)} for each worker, {memory_why}")
+    elif memory_bytes and chosen_workers > 1:
         reasons.append(f"{format_size(memory_bytes)} for all: {format_size(share)} for each worker")
+    elif memory_bytes:
+        reasons.append(f"{format_size(share)} for the worker")
     return Split(chosen_workers, chosen_threads, share, (headline, *reasons))
 
 

@@ -30,6 +30,6 @@ def unknown(name: str) -> ProgramSpec:
         in_process=True,
         takes_basis=name not in _WITHOUT_BASIS,
         executable=name,
-        install_hint=f"qcthreads has no record of a program {name!r}; check its name, its installation and PATH",
+        install_hint="install it as its manual says, and put it on PATH; qcthreads has no notes of its own about it",
         provenance="unknown",
     )

@@ -1,4 +1,4 @@
-"""QCManyBody's labels as the tables print them, and back; knows no energy and reads no store."""
+"""QCManyBody's labels and the names that tables print for them; knows no energy and reads no store."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ def label_order(label: str) -> tuple[int, list[int], list[int]]:
 
 
 def find_label(asked: str, labels: Sequence[str], where: str) -> str:
-    """The one of ``labels`` that ``asked`` means: a label, its short form, or its real fragments where they suffice.
+    """The one of ``labels`` that ``asked`` means: a label, or its short form with fragments in any order.
 
+    The real fragments alone, ``1``, and the real fragments in the basis of more, ``1@``, do where they suffice.
     Raises InputError, with those it may have meant, for none and for several; ``where`` says whose labels they are.
     """
     if asked in labels:
         return asked
     short = {short_label(label): label for label in labels}
-    wanted = re.sub(r"\s", "", asked)
+    wanted = _in_order(re.sub(r"\s", "", asked))
     if wanted in short:
         return short[wanted]
-    same = [name for name in short if name.partition("@")[0] == wanted]
+    same = [name for name in short if wanted in (name.partition("@")[0], name[: name.find("@") + 1])]
     if len(same) == 1:
         return short[same[0]]
     if same:
@@ -53,6 +54,13 @@ def _parts(label: str) -> tuple[list[int], list[int]] | None:
     except ValueError:
         return None
     return (real, basis) if isinstance(real, list) and isinstance(basis, list) else None
+
+
+def _in_order(name: str) -> str:
+    """``1+2@1+2+3`` from ``2+1@3+2+1``; what is made of anything else stays as it is."""
+    if not re.fullmatch(r"\d+(\+\d+)*(@(\d+(\+\d+)*)?)?", name):
+        return name
+    return "@".join("+".join(sorted(part.split("+"), key=lambda number: int(number or 0))) for part in name.split("@"))
 
 
 def _some(names: Iterable[str], most: int = 6) -> str:
