@@ -21,6 +21,7 @@ test: $(VENV)/.test
 
 # The same tests without the extension, on a package that was built pure.
 pure: | $(PURE)/bin/python
+	rm -rf build/lib build/bdist.*  # else modules that are no more would be packed again
 	QCTHREADS_PURE=1 $(PURE)/bin/python -m pip --disable-pip-version-check install --quiet '.[test]'
 	$(PURE)/bin/python -m pytest --timeout 900 $(PYTEST_ARGS)
 

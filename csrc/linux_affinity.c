@@ -120,5 +120,5 @@ int qct_affinity_set_process(int pid, const unsigned long *asked, unsigned long 
     }
     free(scratch);
     closedir(tasks);
-    return rc;
+    return rc == 0 && changed ? -EAGAIN : rc;
 }

@@ -33,8 +33,9 @@ int qct_affinity_set(int tid, const unsigned long *asked, unsigned long *got, si
 
 /*
  * Bind all threads of process pid to `asked`, also those started meanwhile; `got` becomes the union of their masks.
- * -ESRCH: the process has ended, or ended meanwhile. Threads and children that the process starts later inherit; on
- * Windows only where all its threads were in the group asked for, which keeps a mask for each process.
+ * -ESRCH: the process has ended, or ended meanwhile; -EAGAIN: it starts threads faster than they can be bound. Threads
+ * and children that the process starts later inherit; on Windows only where all its threads were in the group asked
+ * for, which keeps a mask for each process.
  */
 int qct_affinity_set_process(int pid, const unsigned long *asked, unsigned long *got, size_t words);
 

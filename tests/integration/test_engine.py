@@ -329,6 +329,20 @@ def test_a_failure_says_why_and_the_worker_goes_on(engine: LocalEngine, function
     assert after.worker_pid == failed.worker_pid
 
 
+def test_an_input_that_cannot_be_made_says_why_and_the_rest_goes_on(engine: LocalEngine) -> None:
+    def bad() -> dict[str, Any]:
+        raise ValueError("no such molecule")
+
+    inputs: list[Any] = [{}, bad, {}]
+    jobs = [
+        Calculation(label=str(number), program="none", input=given, compute="tasks:look")
+        for number, given in enumerate(inputs)
+    ]
+    outcomes = {outcome.label: outcome for outcome in engine.run(jobs)}
+    assert [outcomes[label].status for label in "012"] == ["finished", "failed", "finished"]
+    assert "could not be made: ValueError: no such molecule" in (outcomes["1"].error or "")
+
+
 def test_a_crash_says_how_and_the_rest_goes_on(engine: LocalEngine) -> None:
     failed, after = engine.run([calculation("crash"), calculation("look", "b")], max_workers=1)
     assert failed.status == "failed"

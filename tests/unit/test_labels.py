@@ -18,6 +18,7 @@ def test_the_short_form():
     assert short_label(labeler("(auto)", (1, 2), (1, 2))) == "1+2"
     assert short_label(labeler("hf/sto-3g", (1,), (1, 2))) == "1@1+2"
     assert short_label("of somebody else") == "of somebody else"
+    assert [short_label(label) for label in ("1", "null", "true", "[1, 2]")] == ["1", "null", "true", "[1, 2]"]
 
 
 @pytest.mark.parametrize(
@@ -74,4 +75,6 @@ def test_errors_that_differ_by_scratch_directory_and_process_are_equal():
     assert next(iter(grouped(failures))) == psi4[0].strip()
     ours = {label: f"{label}: process {pid} at 0x7f{pid} died" for pid, label in enumerate(MONOMERS, 1000)}
     assert list(grouped(ours).values()) == [["1", "2", "3"]]
+    assert grouped({"a": "bad", "b": "bad"}) == {"bad": ["a", "b"]}
+    assert grouped({"L1": "lock of L1 is held", "L2": "lock of L1 is held"}) == {"lock of L1 is held": ["L1", "L2"]}
     assert len(grouped({MONOMERS[0]: "cannot read /data/a.gbs", MONOMERS[1]: "cannot read /data/b.gbs"})) == 2

@@ -328,8 +328,8 @@ def _fetch_kernel() -> None:
     keep = re.compile(
         r"\./(usr/)?(boot/vmlinuz-|lib/modules/[^/]+/kernel/(drivers/(virtio|char|block)|fs|net/9p|lib|crypto|arch)/)"
     )
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="numa-vm-") as place:
+    CACHE.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="numa-vm-", dir=CACHE.parent) as place:
         subprocess.run(["apt-get", "--quiet=2", "download", match.group(1)], cwd=place, check=True)
         (package,) = Path(place).glob("*.deb")
         with (
@@ -339,7 +339,11 @@ def _fetch_kernel() -> None:
             for member in archive:
                 if member.isfile() and keep.match(member.name):
                     member.name = member.name.removeprefix("./").removeprefix("usr/")
-                    archive.extract(member, CACHE)
+                    archive.extract(member, Path(place, "kernel"))
+        if unpacking.returncode:
+            raise VmError(f"{package.name} could not be unpacked: dpkg-deb ended with {unpacking.returncode}", 126)
+        shutil.rmtree(CACHE, ignore_errors=True)  # what an interrupted --setup left would be taken for a kernel
+        Path(place, "kernel").rename(CACHE)
 
 
 def main() -> int:

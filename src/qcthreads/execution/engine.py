@@ -240,7 +240,7 @@ class LocalEngine:
             for kind, note in worker.notes.items():
                 self._note(run, job.calculation.label, note, kind)
             reply = worker.compute(job.request(scratch_of(worker.folder)), job.calculation.timeout_s)
-        except WorkerEndedError as error:
+        except (WorkerEndedError, UnmadeInputError) as error:
             if run.stopped.is_set():
                 raise StopRequestedError("stopped while it ran") from None
             reply = {"status": "failed", "result": None, "error": str(error), "started_at": started_at}
@@ -336,6 +336,10 @@ class LocalEngine:
             run.events.put(Progress(event="note", label=label, message=note, kind=kind))
 
 
+class UnmadeInputError(Exception):
+    """What was to make a calculation's input has failed; the other calculations go on."""
+
+
 @dataclass(slots=True, eq=False)
 class _Run:
     """One call of :meth:`LocalEngine.run`. A driver that ends puts ``None`` among the events."""
@@ -372,10 +376,14 @@ class _Job:
         }
 
     def request(self, scratch: Path) -> dict[str, Any]:
-        """What the worker is sent."""
+        """What the worker is sent. UnmadeInputError where the caller's way to make the input fails."""
         settings, given = self.settings_in(scratch), self.calculation.input
+        try:
+            made = given() if callable(given) else given
+        except Exception as error:
+            raise UnmadeInputError(f"its input could not be made: {type(error).__name__}: {error}") from error
         return {
-            "input": given() if callable(given) else given,
+            "input": made,
             "compute": self.calculation.compute,
             "program": settings.program,
             "harness_module": settings.harness_module,

@@ -51,7 +51,7 @@ def _parts(label: str) -> tuple[list[int], list[int]] | None:
     """Real fragments and those whose basis is there, from ``["(auto)", [1, 2], [1, 2]]``."""
     try:
         _, real, basis = json.loads(label)
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: JSON, but no list
         return None
     return (real, basis) if isinstance(real, list) and isinstance(basis, list) else None
 

@@ -47,4 +47,6 @@ def binding_error(error: OSError, target: str, cpus: CpuSet | None = None) -> Bi
         return BindingNotEnforcedError(
             f"cannot {asked}: none of these CPUs is online and allowed here; `qcthreads limits` lists those that are"
         )
+    if error.errno == errno.EAGAIN:
+        return BindingNotEnforcedError(f"cannot {asked}: it starts threads faster than they can be bound; try again")
     return BindingError(f"cannot {asked}: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from functools import cache
@@ -65,6 +66,8 @@ class PortableHost(MemoryPolicies):
                 changed, got = _bind_all_once(cpus, pid or os.getpid())
                 if not changed:
                     break
+            else:
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         except OSError as error:
             raise binding_error(error, f"process {pid}", cpus) from error
         return Binding(cpus, CpuSet.from_bits(got))

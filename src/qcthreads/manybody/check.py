@@ -11,6 +11,8 @@ from ..execution.engine import LocalEngine
 from ..programs import registry
 from .expansion import Expansion
 
+_PATIENCE_S = 60.0  # to import a program from a slow file system takes many seconds; to answer, none
+
 
 def check_with_program(engine: LocalEngine, expansion: Expansion, *, threads: int, memory_bytes: int) -> None:
     """Raise InputError with what the program says where it would refuse every calculation.
@@ -34,6 +36,7 @@ def check_with_program(engine: LocalEngine, expansion: Expansion, *, threads: in
         threads=threads,
         memory_bytes=memory_bytes,
         compute=spec.check,
+        timeout_s=_PATIENCE_S,
     )
     (answer,) = engine.run([question])
     refused = (answer.result or {}).get("refused")

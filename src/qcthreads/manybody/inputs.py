@@ -549,7 +549,7 @@ def _impossible_in_block(block: str) -> str | None:
     symbols: list[str] = []
     for part in re.split(r"^\s*--\s*$", block, flags=re.MULTILINE):
         found = re.findall(r"^\s*([+-]?\d+)\s+(\d+)\s*$", part, re.MULTILINE)
-        atoms = re.findall(r"^\s*([A-Za-z]{1,2})(?:[_\d@]\S*)?\s+[-+.\d]", part, re.MULTILINE)
+        atoms = re.findall(r"^[ \t]*([A-Za-z]{1,2})(?:[_\d@]\S*)?[ \t]+[-+.\d]", part, re.MULTILINE)
         states.append((int(found[-1][0]), int(found[-1][1])) if found else (0, None))
         fragments.append(range(len(symbols), len(symbols) + len(atoms)))
         symbols += atoms

@@ -110,11 +110,13 @@ def grouped(failures: Mapping[str, str]) -> dict[str, list[str]]:
 
     Errors that differ only by what differs between calculations (:func:`common`) are one, in the words of the first.
     """
-    groups: dict[str, tuple[str, list[str]]] = {}
+    first_told: dict[str, str] = {}
+    groups: dict[str, list[str]] = {}
     for label in sorted(failures, key=label_order):
         error = failures[label].strip()
-        groups.setdefault(common(error.replace(label, "")), (error, []))[1].append(short_label(label))
-    return dict(groups.values())
+        told = first_told.setdefault(common(error.replace(label, "")), error)
+        groups.setdefault(told, []).append(short_label(label))
+    return groups
 
 
 def common(error: str) -> str:
