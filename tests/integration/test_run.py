@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -99,7 +100,10 @@ def test_nothing_is_started_before_execute():
 def test_warm_workers_compute_and_end(report):
     before = set(psutil.Process().children())
     with Run(request(max_nbody=3), warm=True) as run:
-        warm = {child.pid for child in psutil.Process().children()}
+        deadline = time.monotonic() + 60
+        while len(warm := {child.pid for child in set(psutil.Process().children()) - before}) < run.decision["workers"]:
+            assert time.monotonic() < deadline, f"only {len(warm)} workers were started before they were needed"
+            time.sleep(0.01)
         warmed = run.execute()
         assert {row.worker_pid for row in warmed.fragments} <= warm
     assert warmed.result["return_result"] == pytest.approx(report.result["return_result"], abs=1e-10)
