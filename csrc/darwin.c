@@ -51,20 +51,35 @@ static int own_times(struct qct_thread_time *times, size_t room, size_t *count) 
     return *count > room ? -ERANGE : 0;
 }
 
+/* The handles of a process's threads, to be freed; *found of them. */
+static int list_threads(int pid, size_t most, uint64_t **handles, size_t *found) {
+    for (;; most *= 2) { /* a list that comes back full may have been cut */
+        *handles = malloc(most * sizeof **handles);
+        if (!*handles)
+            return -ENOMEM;
+        int bytes = proc_pidinfo(pid, PROC_PIDLISTTHREADS, 0, *handles, (int)(most * sizeof **handles));
+        *found = bytes > 0 ? (size_t)bytes / sizeof **handles : 0;
+        if (0 < *found && *found < most)
+            return 0;
+        free(*handles);
+        if (*found == 0)
+            return -ESRCH;
+    }
+}
+
 /* The kernel gives the thread_info of other processes of the same user only through proc_pidinfo. */
 static int others_times(int pid, struct qct_thread_time *times, size_t room, size_t *count) {
     struct proc_taskinfo task;
     errno = 0;
     if (proc_pidinfo(pid, PROC_PIDTASKINFO, 0, &task, sizeof task) != (int)sizeof task)
         return errno ? -errno : -ESRCH;
-    size_t most = (size_t)task.pti_threadnum + 8; /* a few may start meanwhile */
-    uint64_t *handles = malloc(most * sizeof *handles);
-    if (!handles)
-        return -ENOMEM;
-    int bytes = proc_pidinfo(pid, PROC_PIDLISTTHREADS, 0, handles, (int)(most * sizeof *handles));
-    int rc = bytes <= 0 ? -ESRCH : 0;
+    uint64_t *handles;
+    size_t found;
+    int rc = list_threads(pid, (size_t)task.pti_threadnum + 8, &handles, &found); /* a few may start meanwhile */
+    if (rc)
+        return rc;
     *count = 0;
-    for (size_t i = 0; rc == 0 && i < (size_t)bytes / sizeof *handles; i++) {
+    for (size_t i = 0; i < found; i++) {
         struct proc_threadinfo info;
         if (proc_pidinfo(pid, PROC_PIDTHREADINFO, handles[i], &info, sizeof info) != (int)sizeof info)
             continue; /* it has ended meanwhile */
@@ -74,7 +89,7 @@ static int others_times(int pid, struct qct_thread_time *times, size_t room, siz
         ++*count;
     }
     free(handles);
-    return rc == 0 && *count > room ? -ERANGE : rc;
+    return *count > room ? -ERANGE : 0;
 }
 
 int qct_thread_times(int pid, struct qct_thread_time *times, size_t room, size_t *count) {

@@ -139,6 +139,13 @@ int qct_affinity_get(int tid, unsigned long *mask, size_t words) {
     return rc;
 }
 
+/* As failure(), of a call that was given a thread: one that has ended while it is still open denies access. */
+static int failure_of(HANDLE thread) {
+    int rc = failure();
+    DWORD status;
+    return rc == -EPERM && GetExitCodeThread(thread, &status) && status != STILL_ACTIVE ? -ESRCH : rc;
+}
+
 /* Bind one thread unless it is bound so already; *changed is set if that changed its mask. */
 static int bind_one(DWORD tid, GROUP_AFFINITY asked, unsigned long *got, size_t words, bool *changed) {
     HANDLE thread;
@@ -149,7 +156,7 @@ static int bind_one(DWORD tid, GROUP_AFFINITY asked, unsigned long *got, size_t 
     rc = get_affinity(thread, words, &before);
     now = before;
     if (rc == 0 && (before.Group != asked.Group || before.Mask != asked.Mask)) {
-        rc = SetThreadGroupAffinity(thread, &asked, NULL) ? get_affinity(thread, words, &now) : failure();
+        rc = SetThreadGroupAffinity(thread, &asked, NULL) ? get_affinity(thread, words, &now) : failure_of(thread);
         if (rc == 0 && (before.Group != now.Group || before.Mask != now.Mask))
             *changed = true;
     }
@@ -213,13 +220,14 @@ int qct_affinity_set_process(int pid, const unsigned long *asked, unsigned long 
     GROUP_AFFINITY affinity;
     DWORD target = pid ? (DWORD)pid : GetCurrentProcessId();
     int rc = one_group(asked, words, &affinity);
-    if (rc == 0)
-        rc = bind_process(target, affinity);
-    /* A pass that changes nothing has missed none of the threads that there were before it. */
+    /* A pass that changes nothing has missed none of the threads that there were before it. The process itself can be
+     * bound only while it is in this group alone, to which the pass before may have moved its threads. */
     bool changed = true;
     for (int pass = 0; rc == 0 && changed && pass < PASSES; pass++) {
         changed = false;
-        rc = bind_threads(target, affinity, got, words, &changed);
+        rc = bind_process(target, affinity);
+        if (rc == 0)
+            rc = bind_threads(target, affinity, got, words, &changed);
     }
     return rc;
 }

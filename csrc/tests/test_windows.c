@@ -28,7 +28,7 @@
 #define BITS_OF_WORD 32
 
 static unsigned long all[WORDS], one[WORDS], got[WORDS];
-static HANDLE threads[THREADS];
+static HANDLE threads[THREADS], stopped;
 static DWORD tids[THREADS];
 static atomic_int stop, started;
 
@@ -48,9 +48,7 @@ static DWORD_PTR first_64(const unsigned long *mask) { return (DWORD_PTR)mask[1]
 static DWORD WINAPI wait_for_stop(void *unused) {
     (void)unused;
     atomic_fetch_add(&started, 1);
-    while (!atomic_load(&stop))
-        Sleep(1);
-    return 0;
+    return WaitForSingleObject(stopped, INFINITE);
 }
 
 static DWORD WINAPI work(void *unused) {
@@ -98,6 +96,7 @@ static void test_masks_that_cannot_be(void) {
 }
 
 static void test_process(void) {
+    CHECK((stopped = CreateEventA(NULL, TRUE, FALSE, NULL)));
     for (int i = 0; i < THREADS; i++)
         CHECK((threads[i] = CreateThread(NULL, 0, wait_for_stop, NULL, 0, &tids[i])));
     while (atomic_load(&started) < THREADS)
@@ -139,9 +138,11 @@ static void test_times(void) {
         CHECK(time_of(tids[i], times, count)->cpu_ns < time_of(tid, times, count)->cpu_ns);
     CHECK(qct_thread_times((int)GetCurrentProcessId(), times, 1, &found) == -ERANGE && found == count);
     atomic_store(&stop, 1);
+    CHECK(SetEvent(stopped));
     CHECK(WaitForSingleObject(busy, INFINITE) == WAIT_OBJECT_0);
     CHECK(WaitForMultipleObjects(THREADS, threads, TRUE, INFINITE) == WAIT_OBJECT_0);
     CloseHandle(busy);
+    CloseHandle(stopped);
     for (int i = 0; i < THREADS; i++)
         CloseHandle(threads[i]);
 }

@@ -18,7 +18,7 @@ from qcthreads.errors import (
     MachineError,
     ProcessGoneError,
 )
-from qcthreads.host import get_host
+from qcthreads.host import get_host, limits
 from qcthreads.host.darwin import DarwinHost
 from qcthreads.host.select import _say_what_is_missing
 from qcthreads.host.windows import WindowsHost
@@ -131,13 +131,45 @@ def test_mocked_windows_of_two_groups_may_use_both_until_it_is_bound():
     host = WindowsHost(MockedWindows())
     machine = host.read_machine()
     assert str(machine.cpus_online) == str(machine.allowed_cpus) == "0-3,64-67"
-    assert str(host.get_affinity(7)) == "0-3,64-67"
+    assert str(host.get_affinity(7)) == "64-67"
     binding = host.set_affinity(CpuSet([65, 66, 99]), 7)
     assert (str(binding.got), str(binding.lost)) == ("65-66", "99")
     assert str(host.get_affinity(7)) == "65-66"
     assert str(host.set_process_affinity(CpuSet([64, 65, 66, 67]), 0).got) == "64-67"
     assert str(host.set_process_affinity(CpuSet([1]), os.getpid()).got) == "1"
     assert str(host.read_machine().allowed_cpus) == "1"
+
+
+def test_mocked_windows_bound_to_a_whole_group_is_not_said_to_have_escaped(monkeypatch):
+    host = WindowsHost(MockedWindows())
+    monkeypatch.setattr(limits, "get_host", lambda: host)
+    mask = limits._live_mask
+    assert [str(rule.cpus) for rule in mask()] == ["0-3,64-67"]
+    group = CpuSet([0, 1, 2, 3])
+    host.set_affinity(CpuSet([64, 65, 66, 67]), 7)  # another thread's binding leaves us free
+    assert str(host.read_machine().allowed_cpus) == "0-3,64-67"
+    assert host.set_affinity(group).got == host.get_affinity() == group
+    assert host.read_machine().allowed_cpus == group
+    assert [rule.cpus for rule in mask()] == [group]
+
+
+@pytest.mark.parametrize("host", [DarwinHost(MockedMac()), WindowsHost(MockedWindows())], ids=["macos", "windows"])
+def test_mocked_platforms_that_describe_nonsense_count_cpus(host, monkeypatch, caplog):
+    monkeypatch.setattr(MockedMac, "read_sysctl", lambda *_: b"")
+    monkeypatch.setattr(MockedWindows, "read_topology", lambda _: b"\0\0\0")
+    assert len(host.read_machine().cores) == os.cpu_count()
+    (line,) = caplog.messages
+    assert "cannot be understood" in line
+    if host.capabilities.bind_process:
+        assert host.get_affinity()
+        assert host.set_affinity(CpuSet([0])).got == CpuSet([0])
+
+
+def test_windows_without_the_extension_never_asks_a_mocked_psutil_for_no_cpu(monkeypatch):
+    monkeypatch.setattr(psutil, "Process", lambda _: pytest.fail("psutil takes no CPU for all of them"))
+    host = WindowsHost()
+    with pytest.raises(BindingNotEnforcedError, match="none of these CPUs is online"):
+        host.set_process_affinity(CpuSet([100_000]), os.getpid())
 
 
 def test_mocked_windows_says_why_it_cannot_bind():
@@ -165,6 +197,7 @@ def test_windows_without_the_extension_says_that_it_binds_whole_processes_only(c
     for ask in (lambda: host.set_affinity(CpuSet([0])), lambda: host.get_affinity(1)):
         with pytest.raises(BindingNotSupportedError):
             ask()
+    caplog.clear()
     _say_what_is_missing(host)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "only whole processes" in caplog.text
@@ -184,7 +217,11 @@ def test_every_platform_reads_recorded_linux_machines(host, tmp_path):
     online = tmp_path / "sys/devices/system/cpu/online"
     online.parent.mkdir(parents=True)
     online.write_text("0-3\n")
-    assert str(host.read_machine(str(tmp_path)).cpus_online) == "0-3"
+    status = tmp_path / "proc/self/status"
+    status.parent.mkdir(parents=True)
+    status.write_text("Cpus_allowed_list:\t1-2\n")
+    machine = host.read_machine(str(tmp_path))
+    assert (str(machine.cpus_online), str(machine.allowed_cpus)) == ("0-3", "1-2")
 
 
 # --- on the system itself ---

@@ -155,9 +155,8 @@ def test_constructed_windows_node_without_cpus_and_before_server_2022():
     ],
 )
 def test_garbled_windows_records_are_told_from_a_machine(raw, says):
-    with pytest.raises(MachineError, match=says) as caught:
+    with pytest.raises(MachineError, match=says):
         windows(raw)
-    assert "QCTHREADS_BACKEND=portable" in str(caught.value)
 
 
 @pytest.mark.parametrize("whole", [hybrid(), two_groups()], ids=["hybrid", "two groups"])

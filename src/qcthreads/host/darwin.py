@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Protocol
 
 from ..cpuset import CpuSet
-from ..errors import BindingNotSupportedError
+from ..errors import BindingNotSupportedError, MachineError
 from ..machine import Machine
 from . import darwin_calls
 from .darwin_topology import parse_topology
 from .interface import Binding, Capabilities
-from .live import flat_machine
+from .live import flat_machine, read_linux_machine
 from .memory import MemoryPolicies
+from .sysfs import read_facts
 from .times import thread_times_error
-from .topology import read_machine
 
 _WHY = "macOS binds neither threads nor processes to CPUs; leases still count CPUs: run with affinity turned off"
 
@@ -72,12 +73,13 @@ class DarwinHost(MemoryPolicies):
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """Packages, cores, caches and kinds of cores; a recorded Linux tree in full."""
         if sysroot is not None:
-            return read_machine(sysroot)
+            return read_linux_machine(self, sysroot, read_facts)
         try:
             return parse_topology(self._read)
-        except OSError:  # a sandbox without sysctl
+        except (OSError, MachineError) as error:  # a sandbox without sysctl, or without some of its values
             import psutil
 
+            logging.getLogger("qcthreads.host").warning("every CPU is taken for a core of its own: %s", error)
             return flat_machine(self.get_affinity(), psutil.virtual_memory().total)
 
     def _read(self, name: str) -> bytes | None:

@@ -43,10 +43,7 @@ def parse_topology(read: Reader) -> Machine:
     """
     count = _number(read, "hw.logicalcpu")
     if not 0 < count <= _MOST_CPUS:
-        raise MachineError(
-            f"what macOS tells of this machine (sysctl hw.logicalcpu: {count}) cannot be understood; "
-            "QCTHREADS_BACKEND=portable does without it"
-        )
+        raise MachineError(f"what macOS tells of this machine (sysctl hw.logicalcpu: {count}) cannot be understood")
     levels = _levels(read, count)
     every = CpuSet(range(count))
     facts = Facts(

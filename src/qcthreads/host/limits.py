@@ -164,7 +164,9 @@ def _live_mask() -> Iterator[Rule]:
     if host.capabilities.read_binding:
         source = "sched_getaffinity" if sys.platform == "linux" else "process affinity"
         with suppress(BindingError):
-            yield Rule("mask", source, cpus=host.get_affinity())
+            # A thread that nobody has bound can be moved to any processor group, and its mask names one of them.
+            moves = host.capabilities.back_end == "windows"
+            yield Rule("mask", source, cpus=host.read_machine().allowed_cpus if moves else host.get_affinity())
 
 
 def _recorded_mask(root: str) -> Iterator[Rule]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
 
 from ..cpuset import CpuSet
-from ..errors import BindingError
+from ..errors import BindingError, MachineError
 from ..machine import Machine
 from . import windows_calls
 from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities
-from .live import flat_machine
+from .live import flat_machine, read_linux_machine
 from .memory import MemoryPolicies
+from .sysfs import read_facts
 from .times import thread_times_error
-from .topology import read_machine
 from .windows_topology import GROUP_BITS, parse_topology
 
 
@@ -44,6 +46,7 @@ class WindowsHost(MemoryPolicies):
 
     def __init__(self, calls: Calls = windows_calls) -> None:
         self._calls = calls
+        self._has_bound_itself = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -60,32 +63,32 @@ class WindowsHost(MemoryPolicies):
         )
 
     def get_affinity(self, tid: int = 0) -> CpuSet:
-        """The mask of thread ``tid`` (0: the calling thread); all groups' CPUs while it has all those of its group.
-
-        A thread that nobody has bound has the mask of the group it was started in, but can be moved to any.
-        """
+        """The mask of thread ``tid`` (0: the calling thread): CPUs of one group, also while nobody has bound it."""
         try:
-            mask = CpuSet.from_bits(self._calls.get_affinity(tid))
+            return CpuSet.from_bits(self._calls.get_affinity(tid))
         except OSError as error:
             raise binding_error(error, name_of_thread(tid)) from error
-        return self._online if mask and mask == self._group_of(mask) else mask
 
     def set_affinity(self, cpus: CpuSet, tid: int = 0) -> Binding:
         """Bind thread ``tid`` (0: the calling thread) and read the mask back. Raises a BindingError subclass."""
         try:
-            return Binding(cpus, CpuSet.from_bits(self._calls.set_affinity(tid, self._present(cpus))))
+            got = self._calls.set_affinity(tid, self._present(cpus))
         except OSError as error:
             raise binding_error(error, name_of_thread(tid), cpus) from error
+        self._has_bound_itself |= tid in (0, threading.get_native_id())
+        return Binding(cpus, CpuSet.from_bits(got))
 
     def set_process_affinity(self, cpus: CpuSet, pid: int) -> Binding:
         """Bind all threads of process ``pid``, repeated until none is missed; ``got`` is the union of their masks.
 
-        What it starts later is bound too, unless it was moved to another group: Windows lets nobody inherit that.
+        What it starts later is bound too where Windows then says that the process is in this group alone: only so can
+        its own mask be set. Else threads that it starts later are in the group of its choice, with all of its CPUs.
         """
         try:
             got = self._calls.set_process_affinity(pid or os.getpid(), self._present(cpus))
         except OSError as error:
             raise binding_error(error, f"process {pid}", cpus) from error
+        self._has_bound_itself |= pid in (0, os.getpid())
         return Binding(cpus, CpuSet.from_bits(got))
 
     def thread_times(self, pid: int) -> dict[int, int]:
@@ -96,34 +99,41 @@ class WindowsHost(MemoryPolicies):
             raise thread_times_error(error, pid) from error
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
-        """Groups, packages, cores, caches, memory nodes and kinds of cores; a recorded Linux tree in full."""
+        """Groups, packages, cores, caches, memory nodes and kinds of cores; a recorded Linux tree in full.
+
+        All groups' CPUs are allowed while the calling thread has all those of its group and nothing here has bound
+        itself: a thread that nobody has bound has the mask of the group it was started in, but can be moved to any.
+        """
         if sysroot is not None:
-            return read_machine(sysroot)
+            return read_linux_machine(self, sysroot, read_facts)
         machine = self._read_machine()
         try:
-            return replace(machine, allowed_cpus=self.get_affinity() & machine.cpus_online)
+            mask = self.get_affinity() & machine.cpus_online
         except BindingError:
             return machine
+        may_be_moved = mask == _group_of(mask, machine.cpus_online) and not self._has_bound_itself
+        return machine if may_be_moved else replace(machine, allowed_cpus=mask)
 
     def _read_machine(self) -> Machine:
         import psutil
 
         memory_bytes = psutil.virtual_memory().total
         try:
-            raw = self._calls.read_topology()
-        except OSError:
+            return parse_topology(self._calls.read_topology(), memory_bytes)
+        except (OSError, MachineError) as error:
+            logging.getLogger("qcthreads.host").warning("every CPU is taken for a core of its own: %s", error)
             return flat_machine(CpuSet(range(os.cpu_count() or 1)), memory_bytes)
-        return parse_topology(raw, memory_bytes)
 
     @cached_property
     def _online(self) -> CpuSet:
         return self._read_machine().cpus_online
 
-    def _group_of(self, cpus: CpuSet) -> CpuSet:
-        """All CPUs of the group of the first of ``cpus``."""
-        first = cpus.first - cpus.first % GROUP_BITS
-        return self._online & CpuSet(range(first, first + GROUP_BITS))
-
     def _present(self, cpus: CpuSet) -> int:
         """The bits of those that are there: Windows refuses a mask with any that is not, where Linux drops it."""
         return (require_cpus(cpus) & self._online).bits
+
+
+def _group_of(cpus: CpuSet, online: CpuSet) -> CpuSet:
+    """All CPUs of the group of the first of ``cpus``."""
+    first = cpus.first // GROUP_BITS * GROUP_BITS if cpus else 0
+    return online & CpuSet(range(first, first + GROUP_BITS))

@@ -33,7 +33,9 @@ def set_affinity(tid: int, asked: int) -> int:
 
 
 def set_process_affinity(pid: int, asked: int) -> int:
-    """Bind process ``pid`` and read its mask back."""
+    """Bind process ``pid`` and read its mask back. Raises OSError where none is asked: psutil would take all."""
+    if not asked:
+        raise _refused(errno.EINVAL)
     _mask(pid, asked)
     return _mask(pid, None)
 
@@ -41,7 +43,7 @@ def set_process_affinity(pid: int, asked: int) -> int:
 def _mask(pid: int, asked: int | None) -> int:
     import psutil
 
-    if sys.platform != "win32" or _kernel32().GetActiveProcessorGroupCount() != 1:
+    if sys.platform != "win32" or _group_count() != 1:
         raise _refused(errno.ENOSYS)
     try:
         process = psutil.Process(pid)
@@ -65,6 +67,11 @@ if sys.platform == "win32":
 
     def _kernel32() -> ctypes.WinDLL:
         return ctypes.WinDLL("kernel32", use_last_error=True)
+
+    def _group_count() -> int:
+        call = _kernel32().GetActiveProcessorGroupCount
+        call.restype = ctypes.c_ushort  # a WORD: the rest of the register may hold anything
+        return int(call())
 
     def read_topology() -> bytes:
         """The bytes that GetLogicalProcessorInformationEx writes."""

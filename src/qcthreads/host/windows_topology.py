@@ -183,6 +183,5 @@ def _plausible(number: int, what: str) -> int:
 
 def _not_understood(found: str) -> MachineError:
     return MachineError(
-        f"what Windows tells of this machine (GetLogicalProcessorInformationEx) cannot be understood: {found}; "
-        "QCTHREADS_BACKEND=portable does without it"
+        f"what Windows tells of this machine (GetLogicalProcessorInformationEx) cannot be understood: {found}"
     )
