@@ -140,6 +140,11 @@ int qct_parse_mask(const char *text, unsigned long *mask, size_t words) {
             digits = 0;
             continue;
         }
+        if (digits == 0 && i >= 7 && memcmp(text + i - 7, "00000000", 8) == 0) { /* nearly every word of a wide mask */
+            digits = 8;
+            i -= 7;
+            continue;
+        }
         int value = hex_digit(text[i]);
         if (value < 0 || digits == 8)
             return -EINVAL;

@@ -30,6 +30,8 @@ static void test_masks(void) {
     CHECK(qct_parse_mask("", mask, WORDS) == 0 && mask[0] == 0);
     CHECK(qct_parse_mask("1,0,0,0,3", mask, WORDS) == 0 && mask[0] == 3 && mask[1] == 0); /* beyond the mask */
     CHECK(qct_parse_mask("123456789", mask, WORDS) == -EINVAL);
+    CHECK(qct_parse_mask("000000000", mask, WORDS) == -EINVAL); /* nine digits are no word */
+    CHECK(qct_parse_mask("1,00000000,00000002", mask, WORDS) == 0 && mask[0] == 2 && mask[1] == 1);
     static char wide[300000];
     memset(wide, '0', sizeof wide - 1);
     for (size_t i = 8; i < sizeof wide - 1; i += 9)

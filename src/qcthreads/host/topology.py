@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Protocol
 
 from ..cpuset import CpuSet, NodeSet
@@ -141,9 +142,13 @@ def _clusters(facts: Facts) -> list[Group]:
 
 
 def _caches(facts: Facts, cpus: Callable[[int], CpuSet]) -> tuple[Cache, ...]:
-    found = {(level, kind, bits): size for level, kind, size, bits in facts.caches}
-    keys = sorted(found, key=lambda key: (key[0], key[1], key[2] & -key[2]))
-    return tuple(Cache(level, _CACHE_KINDS[kind], found[level, kind, bits], cpus(bits)) for level, kind, bits in keys)
+    """By level, kind and lowest CPU; one that two files tell of is one. The sets are interned: their ids tell them."""
+    found = {}
+    for level, kind, size, bits in facts.caches:
+        shared = cpus(bits)
+        found[level, kind, id(shared)] = (level, kind, bits & -bits), size, shared
+    ordered = sorted(found.values(), key=itemgetter(0))
+    return tuple(Cache(level, _CACHE_KINDS[kind], size, shared) for (level, kind, _), size, shared in ordered)
 
 
 # Memory nodes
