@@ -49,6 +49,10 @@ class VmError(Exception):
         self.status = status
 
 
+class NotUpError(VmError):
+    """The guest took too long to boot: another try may go better, where the machine was busy."""
+
+
 @dataclass(frozen=True)
 class Topology:
     """A made-up machine: CPUs are numbered socket by socket, core by core, and dealt out to the nodes in that order."""
@@ -177,7 +181,7 @@ def run(
                 *["-serial", f"file:{place}/console", "-device", "virtio-rng-pci"],
                 *["-device", "virtio-serial-pci,max_ports=8", *_ports(place), *share_arguments],
             ]
-            return _watch(arguments, place, boot_limit_s=120 + 2 * topology.cpus, timeout_s=timeout_s)
+            return _watch(arguments, place, boot_limit_s=120 + topology.cpus, timeout_s=timeout_s)
 
 
 def _watch(arguments: Sequence[str], place: Path, boot_limit_s: float, timeout_s: float) -> Done:
@@ -195,7 +199,7 @@ def _watch(arguments: Sequence[str], place: Path, boot_limit_s: float, timeout_s
             if not alive:
                 raise VmError(f"the guest ended before the command did\n{_last_words(place)}", 125)
             if not boot_s and now > boot_limit_s:
-                raise VmError(f"the guest was not up after {boot_limit_s:.0f} s\n{_last_words(place)}", 125)
+                raise NotUpError(f"the guest was not up after {boot_limit_s:.0f} s\n{_last_words(place)}", 125)
             if boot_s and now > boot_s + timeout_s:
                 said_so_far = place.joinpath("stderr").read_text(errors="replace")
                 raise VmError(f"the command ran longer than {timeout_s:.0f} s; it said: {said_so_far}", 124)
