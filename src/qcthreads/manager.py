@@ -31,8 +31,7 @@ from .errors import (
 )
 from .host import get_host
 from .host.interface import Binding
-from .leases import Lease, LeaseBook
-from .leases.book import process_book
+from .leases import Lease, LeaseBook, process_book
 from .monitoring.sampler import Tree, Watched, best_source, descendants, look
 from .monitoring.statistics import ThreadUsageStats
 from .monitoring.usage import usage_between

@@ -148,10 +148,10 @@ def test_waiting_is_first_come_first_served() -> None:
 
     wide = threading.Thread(target=wait_for, args=("wide", 4))
     wide.start()
-    _until(lambda: len(book._waiting) == 1)
+    _until(lambda: len(book.ledger._waiting) == 1)
     narrow = threading.Thread(target=wait_for, args=("narrow", 1))
     narrow.start()
-    _until(lambda: len(book._waiting) == 2)
+    _until(lambda: len(book.ledger._waiting) == 2)
     with pytest.raises(LeaseError, match="2 ahead of it in the queue"):
         book.acquire(1, wait=False)
     first.release()
@@ -176,7 +176,7 @@ def test_timeout_and_cancel_leave_the_queue_right() -> None:
 
     waiter = threading.Thread(target=wait)
     waiter.start()
-    _until(lambda: len(book._waiting) == 1)
+    _until(lambda: len(book.ledger._waiting) == 1)
     cancel.set()
     book.wake()
     waiter.join()
@@ -259,8 +259,8 @@ def test_giving_back_wakes_a_waiter_while_another_thread_is_busy_with_the_book()
     held = book.acquire(2)
     got = threading.Thread(target=lambda: book.acquire(2).release())
     got.start()
-    _until(lambda: len(book._waiting) == 1)
-    with book._lock:
+    _until(lambda: len(book.ledger._waiting) == 1)
+    with book.ledger._lock:
         held.release()
     got.join()
     assert book.held() == ()
