@@ -198,6 +198,16 @@ def test_a_real_burner_is_found_and_named():
 
 
 @linux
+def test_without_a_descriptor_left_nothing_is_known_and_nothing_raised():
+    code = "import resource, time\nfrom qcthreads.host import BusyWatch\nfrom qcthreads.cpuset import CpuSet\n"
+    code += "watch = BusyWatch(); watch.look(0.0); known = watch.look(1.0).known\n"
+    code += "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+    code += "print(known, watch.look(2.0).known, watch.pinned(CpuSet([0])), watch.explain(0)[:14])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True False () how busy CPU 0\n"
+
+
+@linux
 def test_the_counters_are_those_of_psutil():
     """Read between two readings of psutil's, which parses the same file by itself."""
 

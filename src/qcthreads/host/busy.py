@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ..cpuset import CpuSet
+from ..errors import MachineError
 from .records import parsed
 from .sysfs import numbered, read_text
 
@@ -113,9 +114,11 @@ class BusyWatch:
         if self._live and sys.platform != "linux":
             return ()
         online = CpuSet(self._times or self._read_times())
-        pids = sorted(numbered(self._root, "proc", ""))
-        others = [pid for pid in pids if not (self._live and pid == os.getpid())]
-        found = (_pinned_process(self._root, pid, cpus_busy, online) for pid in others)
+        try:
+            others = [pid for pid in numbered(self._root, "proc", "") if not (self._live and pid == os.getpid())]
+            found = [_pinned_process(self._root, pid, cpus_busy, online) for pid in sorted(others)]
+        except MachineError:  # no descriptor is left to look with
+            return ()
         return tuple(process for process in found if process)
 
     def explain(self, cpu: int) -> str:
