@@ -12,8 +12,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-if sys.platform != "win32":
-    import fcntl
+assert sys.platform != "win32", "Windows has no flock"
+import fcntl  # noqa: E402
 
 _MOST_KEPT = 256  # of unlocked files that stay open; a soft limit of 1024 descriptors is common
 

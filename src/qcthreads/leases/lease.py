@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError
 from ..units import format_size
+from .place import LEASE_VARIABLE
 
 if TYPE_CHECKING:
     import subprocess
 
     from .book import LeaseBook
-
-VARIABLE = "QCTHREADS_LEASE"
-"""Environment variable of what runs under a lease, and of everything that it starts."""
 
 
 class Lease:
@@ -83,8 +81,12 @@ class Lease:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What belongs into the environment of everything that runs under it: whose it is."""
-        return {VARIABLE: self.mark}
+        """What belongs into the environment of everything that runs under it: whose it is, and which GPUs it sees."""
+        if not self.book.gpus:
+            return {LEASE_VARIABLE: self.mark}
+        from ..host.gpus import visibility
+
+        return {LEASE_VARIABLE: self.mark, **visibility(self.book.gpus[index] for index in self.gpus)}
 
     @contextlib.contextmanager
     def bound(self) -> Iterator[CpuSet]:

@@ -7,8 +7,7 @@ A record is one line: the CRC-32 of the rest in hexadecimal, a blank, JSON. What
 from __future__ import annotations
 
 import json
-import os
-import stat
+import sys
 from binascii import crc32
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +16,6 @@ from typing import Any
 from ..cpuset import CpuSet
 from ..errors import InputError
 from .claims import Claim
-
-LONGEST = 65536
-"""Bytes of a record at most: 4096 CPUs one by one take a third of it."""
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes an encoder each time
 
@@ -106,25 +102,16 @@ def waiting_content(owner: Mapping[str, Any], claim: Claim) -> dict[str, Any]:
     }
 
 
-def read(directory: int, name: str) -> tuple[dict[str, Any] | None, int]:
-    """The content and the owner of the file ``name``; ``None`` for what is torn, or is no record.
-
-    Raises FileNotFoundError when it has gone.
-    """
+def decode(text: bytes) -> dict[str, Any] | None:
+    """The content of a record; ``None`` for what is torn, or is no record."""
+    check, _, body = text.rstrip(b"\n").partition(b" ")
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        return None, -1
-    try:
-        found = os.fstat(descriptor)
-        # A second name could make somebody else the owner of what he has told of before.
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size > LONGEST:
-            return None, found.st_uid
-        return _decode(os.read(descriptor, LONGEST)), found.st_uid
-    finally:
-        os.close(descriptor)
+        if int(check, 16) != crc32(body):
+            return None
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def holding(name: str, content: dict[str, Any], uid: int) -> Holding | None:
@@ -166,23 +153,14 @@ def waiting(name: str, content: dict[str, Any], uid: int) -> Waiting | None:
 
 def user_name(uid: int) -> str:
     """The user's name, or number where it has none here."""
-    try:
-        import pwd
+    if sys.platform == "win32":
+        return "this user"
+    import pwd
 
+    try:
         return pwd.getpwuid(uid).pw_name
-    except (ImportError, KeyError):
+    except KeyError:
         return str(uid)
-
-
-def _decode(text: bytes) -> dict[str, Any] | None:
-    check, _, body = text.rstrip(b"\n").partition(b" ")
-    try:
-        if int(check, 16) != crc32(body):
-            return None
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _owner(content: dict[str, Any], uid: int) -> Owner:
