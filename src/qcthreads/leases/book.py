@@ -143,6 +143,9 @@ class LeaseBook:
             who holds what it lacks.
         """
         claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores)
+        at_once = self._at_once(claim)
+        if at_once is not None:
+            return at_once
         woken: SimpleQueue[None] = SimpleQueue()
         with contextlib.closing(self._attempts(claim, Waiter(claim, lambda: woken.put(None)), wait, timeout)) as tries:
             for lease, left_s in tries:
@@ -294,6 +297,13 @@ class LeaseBook:
             bound=self._bound,
         )
 
+    def _at_once(self, claim: Claim) -> Lease | None:
+        """Without waiting, and without overtaking those who wait."""
+        if self._busy != "ignore":
+            self.ledger.look_at_load()
+        with self.ledger.turn():
+            return self._try(claim)
+
     def _attempts(
         self, claim: Claim, waiter: Waiter, wait: bool, timeout: float | None
     ) -> Generator[tuple[Lease | None, float | None]]:
@@ -328,7 +338,7 @@ class LeaseBook:
             if entered:  # also on KeyboardInterrupt; whoever is next in line may fit now
                 self.ledger.leave(waiter)
 
-    def _try(self, claim: Claim, waiter: Waiter) -> Lease | None:
+    def _try(self, claim: Claim, waiter: Waiter | None = None) -> Lease | None:
         claim = self._beside_others(claim)
 
         def made(room: Room) -> list[Lease]:
@@ -341,9 +351,10 @@ class LeaseBook:
         leases, room = self._give_out(made, waiter)
         if leases:
             return leases[0]
-        claims.set_aside(self.machine, room, claim)
-        if room.free & self._candidates.bits:
-            self.ledger.next_in_line(waiter)
+        if waiter is not None:
+            claims.set_aside(self.machine, room, claim)
+            if room.free & self._candidates.bits:
+                self.ledger.next_in_line(waiter)
         return None
 
     def _give_out(
@@ -413,7 +424,7 @@ class LeaseBook:
         return ", ".join([*said, *self.ledger.strays()])
 
     def _not_now(self, claim: Claim, waiter: Waiter, waited_s: float | None) -> str:
-        room = self.ledger.room(self.machine)
+        room = self.ledger.unheld(self.machine)
         free = CpuSet.from_bits(room.free & self._candidates.bits)
         memory = min((room.left(pool, holds) for pool, holds in self._memory_pools.items()), default=0)
         asked = f"a lease of {format_count(claim.threads, 'CPU')}"

@@ -122,18 +122,22 @@ class Ledger:
         """All who wait, on the whole node, the first first."""
         return list(self._waiting)
 
-    def room(self, machine: Machine, before: Waiter | None = None) -> Room:
-        """What is free for ``before``, who has waiters before him; ``None``: whatever nobody holds."""
+    def unheld(self, machine: Machine) -> Room:
+        """What nobody holds."""
         room = Room(machine.cpus_online.bits)
         for lease in self._held.values():
             room.take(lease.reserved.bits, lease.gpus, lease.draws)
         for other in self.others():
             room.take(other.reserved.bits, other.gpus, other.draws)
-        if before is not None:
-            for waiter in self.queue():
-                if waiter is before:
-                    break
-                set_aside(machine, room, waiter.claim)
+        return room
+
+    def room(self, machine: Machine, before: Waiter | None = None) -> Room:
+        """What is free for ``before``, who waits, or for somebody who comes last: less what is kept for those ahead."""
+        room = self.unheld(machine)
+        for waiter in self.queue():
+            if waiter is before:
+                break
+            set_aside(machine, room, waiter.claim)
         return room
 
     def enter(self, waiter: Waiter) -> None:

@@ -11,11 +11,14 @@ import sys
 from binascii import crc32
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
 from ..errors import InputError
 from .claims import Claim
+
+if TYPE_CHECKING:
+    from .lease import Lease
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes an encoder each time
 
@@ -65,29 +68,29 @@ class Waiting:
     claim: Claim
 
 
-def encode(content: Mapping[str, Any]) -> bytes:
-    """The text of a record."""
-    body = _to_json(content).encode()
-    return b"%08x %s\n" % (crc32(body), body)
+def encode(*bodies: str) -> bytes:
+    """The text of a record, from what :func:`body` made of its parts."""
+    text = f"{{{','.join(bodies)}}}".encode()
+    return b"%08x %s\n" % (crc32(text), text)
 
 
-def holding_content(owner: Mapping[str, Any], lease: Any) -> dict[str, Any]:
-    """What is told of a lease."""
-    return {
-        **owner,
-        "cpus": str(lease.cpus),
-        "reserved": str(lease.reserved),
-        "gpus": lease.gpus,
-        "memory_bytes": lease.memory_bytes,
-        "draws": lease.draws,
-        "orphans": lease.orphans,
-    }
+def body(content: Mapping[str, Any]) -> str:
+    """JSON of ``content`` without the braces: a part of a record, for it is made while others wait."""
+    return _to_json(content)[1:-1]
 
 
-def waiting_content(owner: Mapping[str, Any], claim: Claim) -> dict[str, Any]:
-    """What is told of a request."""
-    return {
-        **owner,
+def lease_body(lease: Lease) -> str:
+    """What is told of a lease, beside its owner."""
+    draws = _to_json(lease.draws) if lease.draws else "{}"
+    return (
+        f'"cpus":"{lease.cpus}","reserved":"{lease.reserved}","gpus":{list(lease.gpus)},'
+        f'"memory_bytes":{lease.memory_bytes},"draws":{draws},"orphans":"{lease.orphans}"'
+    )
+
+
+def claim_body(claim: Claim) -> str:
+    """What is told of a request, beside its owner."""
+    content = {
         "threads": claim.threads,
         "candidates": str(CpuSet.from_bits(claim.candidates)),
         "siblings": str(CpuSet.from_bits(claim.siblings)),
@@ -100,6 +103,7 @@ def waiting_content(owner: Mapping[str, Any], claim: Claim) -> dict[str, Any]:
         "nodes": claim.nodes,
         "bound": claim.bound,
     }
+    return body(content)
 
 
 def decode(text: bytes) -> dict[str, Any] | None:

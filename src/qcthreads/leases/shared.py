@@ -81,6 +81,8 @@ class SharedLedger(Ledger):
         self._tickets: dict[str, Waiting] = {}
         self._nothing: set[str] = set()
         """Names of what is torn, dead or no record, and cannot be removed by this user."""
+        self._strange: set[str] = set()
+        """Names of what was not ours at the last look."""
         self._own: dict[str, Lease] = {}
         self._own_tickets: dict[str, int] = {}
         self._names = 0
@@ -131,7 +133,7 @@ class SharedLedger(Ledger):
     def put_up(self, waiter: Waiter) -> None:
         """Tell others that ``waiter`` is going to sleep until it is his turn, and see to it that he is woken."""
         if waiter.name not in self._own_tickets:
-            text = records.encode(records.waiting_content(self._me, waiter.claim))
+            text = records.encode(records.claim_body(waiter.claim), self._me)
             with contextlib.suppress(OSError):  # no space: he is there, though nobody knows
                 self._own_tickets[waiter.name] = self._records.hold(waiter.name, text)
         if self._listener is None or not self._listener.is_alive():
@@ -232,6 +234,10 @@ class SharedLedger(Ledger):
     def _look(self) -> None:
         """Read what is new among the records, and tell again of what is ours and was removed."""
         there = self._records.names()
+        strange = there - self._own.keys()
+        if strange == self._strange and len(there) - len(strange) == len(self._own):
+            return
+        self._strange = strange
         for known in (self._holdings, self._tickets):
             for name in known.keys() - there:
                 del known[name]
@@ -263,7 +269,7 @@ class SharedLedger(Ledger):
     def _tell(self, lease: Lease) -> None:
         """Write the record; without it the lease holds its PUs all the same, and its memory is not known to others."""
         with contextlib.suppress(OSError):
-            self._records.write(lease.name, records.encode(records.holding_content(self._me, lease)))
+            self._records.write(lease.name, records.encode(records.lease_body(lease), self._me))
 
     def _lives(self, ticket: str) -> bool:
         """Whether who waits still holds his ticket; else it is removed."""
@@ -319,9 +325,9 @@ class SharedLedger(Ledger):
         self.__init__(self.place)  # type: ignore[misc]
 
 
-def _myself(mark: str) -> dict[str, Any]:
+def _myself(mark: str) -> str:
     """What this process tells of itself with every lease."""
-    return {
+    content: dict[str, Any] = {
         "pid": os.getpid(),
         "boot": processes.boot_id(),
         "pid_namespace": processes.pid_namespace(),
@@ -329,6 +335,7 @@ def _myself(mark: str) -> dict[str, Any]:
         "mark": mark,
         "command": processes.command(os.getpid()),
     }
+    return records.body(content)
 
 
 def _remove_nested(mark: str) -> None:
