@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
@@ -25,6 +26,7 @@ from ..host import processes
 from . import records
 from .ledger import Ledger, Waiter
 from .place import DOOR, Place, make, nested
+from .pools import MACHINE_MEMORY
 from .records import Holding, Waiting
 from .strays import Strays, live_under
 
@@ -259,7 +261,7 @@ class SharedLedger(Ledger):
         holding = records.holding(name, content, uid) if content and name.startswith("l") else None
         ticket = records.waiting(name, content, uid) if content and _is_ticket(name) else None
         if holding is not None:
-            self._holdings[name] = holding
+            self._holdings[name] = _believed(holding)
             self._leased |= holding.reserved.bits
         elif ticket is not None:
             self._tickets[name] = ticket
@@ -336,6 +338,15 @@ def _myself(mark: str) -> str:
         "command": processes.command(os.getpid()),
     }
     return records.body(content)
+
+
+def _believed(holding: Holding) -> Holding:
+    """What is told of the machine's memory, as far as that can be: none holds more than there is."""
+    amount, holds = holding.draws.get(MACHINE_MEMORY, (0, 0))
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if sys.platform == "win32" or holds <= there:
+        return holding
+    return replace(holding, draws={**holding.draws, MACHINE_MEMORY: (amount, there)})
 
 
 def _remove_nested(mark: str) -> None:
