@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 assert sys.platform != "win32", "Windows has no flock"
 import fcntl  # noqa: E402
@@ -86,6 +88,11 @@ class FileLocks:
                 found = os.open(name, flags | os.O_CREAT, 0o600, dir_fd=self._folder)
             self._open[name] = found
         return found
+
+
+def handed_over(descriptors: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` of ``subprocess.Popen`` with which a child gets ``descriptors`` as well."""
+    return {**options, "pass_fds": (*options.get("pass_fds", ()), *descriptors)}
 
 
 def holders_of_locks(directory: Path) -> dict[str, int]:

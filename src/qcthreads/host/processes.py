@@ -140,8 +140,10 @@ else:
 
     def owner(pid: int) -> int:
         """The real user, -1 where that is not told."""
+        if sys.platform == "win32":
+            return -1
         try:
-            return psutil.Process(pid).uids().real if sys.platform != "win32" else -1
+            return psutil.Process(pid).uids().real
         except psutil.Error:
             return -1
 
@@ -160,8 +162,8 @@ else:
             return ""
 
     def boot_id() -> str:
-        """Another after every boot."""
-        return f"{psutil.boot_time():.0f}"
+        """Not told: the time of the boot, which is, changes when the clock is set."""
+        return ""
 
     def pid_namespace() -> str:
         """In which process numbers mean what they mean here: there is one."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError
+from ..errors import BindingError, ProcessGoneError
 from ..units import format_size
 from .place import LEASE_VARIABLE
 
@@ -117,18 +118,34 @@ class Lease:
 
         While the process lives, so does its hold on the PUs, also when this one is killed. ``options`` are
         ``subprocess.Popen``'s. Where the system refuses to bind, BindingError says why, and nothing is started.
+        On Windows, where children do not inherit the mask of a thread, it is bound a moment after its start; on macOS,
+        which cannot bind, it is not.
         """
         import subprocess
 
-        environment = {**(options.pop("env", None) or os.environ), **self.environment}
+        from ..host import get_host
+
+        if sys.platform == "win32":
+            from ..host.windows_locks import handed_over
+        else:
+            from ..host.locks import handed_over
+        options["env"] = {**(options.get("env") or os.environ), **self.environment}
+        options = handed_over(self.descriptors(), options)
         self.started = True
-        with self.bound():
-            return subprocess.Popen(
-                command, env=environment, pass_fds=(*options.pop("pass_fds", ()), *self.descriptors()), **options
-            )
+        host = get_host()
+        if host.capabilities.inherit_binding:
+            with self.bound():
+                return subprocess.Popen(command, **options)
+        process = subprocess.Popen(command, **options)
+        if host.capabilities.bind_process:
+            self._bind(process)
+        return process
 
     def descriptors(self) -> tuple[int, ...]:
-        """Open files that carry the kernel's locks: a process that gets them holds the PUs, too. May be none."""
+        """Open files, on Windows handles, that carry the kernel's locks: a process that gets them holds the PUs, too.
+
+        May be none.
+        """
         return self.book.ledger.descriptors(self)
 
     def release(self) -> None:
@@ -141,6 +158,18 @@ class Lease:
         except IndexError:
             return
         self.book.ledger.give_back(self)
+
+    def _bind(self, process: subprocess.Popen[Any]) -> None:
+        from ..host import get_host
+
+        try:
+            get_host().set_process_affinity(self.cpus, process.pid)
+        except ProcessGoneError:  # it was done sooner
+            pass
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ A record is one line: the CRC-32 of the rest in hexadecimal, a blank, JSON. What
 from __future__ import annotations
 
 import json
+import os
 import sys
 from binascii import crc32
 from collections.abc import Mapping
@@ -158,7 +159,7 @@ def waiting(name: str, content: dict[str, Any], uid: int) -> Waiting | None:
 def user_name(uid: int) -> str:
     """The user's name, or number where it has none here."""
     if sys.platform == "win32":
-        return "this user"
+        return os.environ.get("USERNAME", "not named")  # nobody else is told of
     import pwd
 
     try:
