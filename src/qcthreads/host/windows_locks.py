@@ -73,9 +73,6 @@ class FileLocks:
         """The handle of a lock that this process has; a process that gets it has the lock, too."""
         return self._held[name]
 
-    def trim(self, held: set[str]) -> None:
-        """Nothing: what is unlocked is closed already."""
-
     def close(self) -> None:
         """Close everything: what no child has, is free."""
         for name in list(self._held):

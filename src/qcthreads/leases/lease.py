@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError, ProcessGoneError
+from ..errors import BindingError, BindingNotSupportedError, ProcessGoneError
 from ..units import format_size
 from .place import LEASE_VARIABLE
 
@@ -117,9 +117,9 @@ class Lease:
         """Start a process under this lease: bound from its first instruction, with :attr:`environment`.
 
         While the process lives, so does its hold on the PUs, also when this one is killed. ``options`` are
-        ``subprocess.Popen``'s. Where the system refuses to bind, BindingError says why, and nothing is started.
-        On Windows, where children do not inherit the mask of a thread, it is bound a moment after its start; on macOS,
-        which cannot bind, it is not.
+        ``subprocess.Popen``'s. Where the platform cannot bind at all, it runs unbound, and the log says so, once; where
+        the system refuses, BindingError says why, and nothing is started. On Windows, where children do not inherit the
+        mask of a thread, it is bound a moment after its start.
         """
         import subprocess
 
@@ -129,16 +129,21 @@ class Lease:
             from ..host.windows_locks import handed_over
         else:
             from ..host.locks import handed_over
-        options["env"] = {**(options.get("env") or os.environ), **self.environment}
+        given = options.pop("env", None)
+        options["env"] = {**(os.environ if given is None else given), **self.environment}
         options = handed_over(self.descriptors(), options)
         self.started = True
-        host = get_host()
-        if host.capabilities.inherit_binding:
+        if get_host().capabilities.inherit_binding:
             with self.bound():
                 return subprocess.Popen(command, **options)
         process = subprocess.Popen(command, **options)
-        if host.capabilities.bind_process:
-            self._bind(process)
+        try:
+            with contextlib.suppress(ProcessGoneError, BindingNotSupportedError):  # which the back end has said, once
+                get_host().set_process_affinity(self.cpus, process.pid)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         return process
 
     def descriptors(self) -> tuple[int, ...]:
@@ -158,18 +163,6 @@ class Lease:
         except IndexError:
             return
         self.book.ledger.give_back(self)
-
-    def _bind(self, process: subprocess.Popen[Any]) -> None:
-        from ..host import get_host
-
-        try:
-            get_host().set_process_affinity(self.cpus, process.pid)
-        except ProcessGoneError:  # it was done sooner
-            pass
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
 
     def __enter__(self) -> Self:
         return self

@@ -1,5 +1,6 @@
-"""The locks and the folder of the book of leases on Windows: on the system itself with real processes, elsewhere over
-stand-ins of the system calls. What these stand for is shown by csrc/tests/test_windows_locks.c.
+"""The book of leases on Windows and macOS: on the system itself with real processes, elsewhere over stand-ins.
+
+What these stand for on Windows is shown by csrc/tests/test_windows_locks.c.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import pytest
 from qcthreads.errors import MachineError
 from qcthreads.host.windows_folder import LONGEST, Folder
 from qcthreads.host.windows_locks import FileLocks, handed_over, holders_of_locks
-from qcthreads.leases.place import SHARED, find_place, make, share
+from qcthreads.leases.place import SHARED, _homes, find_place, make, share
 
 on_windows = pytest.mark.skipif(sys.platform != "win32", reason="this is not Windows")
+on_macos = pytest.mark.skipif(sys.platform != "darwin", reason="this is not macOS")
 elsewhere = pytest.mark.skipif(sys.platform == "win32", reason="here the calls exist")
 
 HOLDER = """
@@ -153,7 +155,25 @@ def test_without_windows_its_locks_say_so(tmp_path: Path) -> None:
     assert handed_over((1,), {"env": {}}) == {"env": {}}
 
 
+@elsewhere
+def test_stand_in_macos_keeps_the_book_where_old_files_are_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "C").mkdir()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "confstr", {65538: f"{tmp_path}/C/"}.get)
+    assert _homes({}) == [tmp_path / "C" / "qcthreads", Path("/tmp") / f"qcthreads-{os.geteuid()}"]
+    monkeypatch.setattr(os, "confstr", lambda _: None)
+    assert _homes({}) == [Path("/tmp") / f"qcthreads-{os.geteuid()}"]
+
+
 # --- on the system itself ---
+
+
+@on_macos
+def test_macos_has_a_directory_of_the_user() -> None:
+    assert _homes({})[0].parent.stat().st_uid == os.geteuid()
+    assert find_place({}).kind == "user"
 
 
 @on_windows
