@@ -6,6 +6,7 @@ A record is one line: the CRC-32 of the rest in hexadecimal, a blank, JSON. What
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -22,6 +23,8 @@ LONGEST = 65536
 """Bytes of a record at most: 4096 CPUs one by one take a third of it."""
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes an encoder each time
+
+_NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _Pools = Mapping[str, tuple[int, int]]
 
@@ -109,13 +112,13 @@ def waiting_content(owner: Mapping[str, Any], claim: Claim) -> dict[str, Any]:
 def read(directory: int, name: str) -> tuple[dict[str, Any] | None, int]:
     """The content and the owner of the file ``name``; ``None`` for what is torn, or is no record.
 
-    Raises FileNotFoundError when it has gone.
+    Raises FileNotFoundError when it has gone, and OSError where that is not to be found out.
     """
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except FileNotFoundError:
-        raise
-    except OSError:
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in _NOT_THE_FILES_FAULT:
+            raise
         return None, -1
     try:
         found = os.fstat(descriptor)
@@ -130,11 +133,14 @@ def read(directory: int, name: str) -> tuple[dict[str, Any] | None, int]:
 def holding(name: str, content: dict[str, Any], uid: int) -> Holding | None:
     """A lease, if that is what ``content`` tells of."""
     try:
+        cpus, reserved = CpuSet.parse(_text(content["cpus"])), CpuSet.parse(_text(content["reserved"]))
+        if not cpus or not cpus <= reserved:  # whether its holder lives would not be seen by any lock
+            return None
         return Holding(
             name=name,
             owner=_owner(content, uid),
-            cpus=CpuSet.parse(_text(content["cpus"])),
-            reserved=CpuSet.parse(_text(content["reserved"])),
+            cpus=cpus,
+            reserved=reserved,
             gpus=_numbers(content["gpus"]),
             memory_bytes=_amount(content["memory_bytes"]),
             draws=_pools(content["draws"]),
@@ -150,7 +156,7 @@ def waiting(name: str, content: dict[str, Any], uid: int) -> Waiting | None:
         words = ("candidates", "siblings", "preferred", "near")
         sets = {word: CpuSet.parse(_text(content[word])).bits for word in words}
         claim = Claim(
-            threads=_amount(content["threads"]),
+            threads=_amount(content["threads"], least=1),
             gpus=_amount(content["gpus"]),
             gpu_candidates=_numbers(content["gpu_candidates"]),
             memory_bytes=_amount(content["memory_bytes"]),
@@ -191,7 +197,7 @@ def _owner(content: dict[str, Any], uid: int) -> Owner:
         pid=_amount(content["pid"]),
         boot=_text(content["boot"]),
         pid_namespace=_text(content["pid_namespace"]),
-        since=float(content["since"]),
+        since=_time(content["since"]),
         mark=_text(content["mark"]),
         command=_text(content["command"]),
     )
@@ -204,9 +210,15 @@ def _text(value: object) -> str:
     return value
 
 
-def _amount(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
+def _amount(value: object, *, least: int = 0) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 62:
         raise TypeError(f"no amount: {value!r}")
+    return value
+
+
+def _time(value: object) -> float:
+    if not isinstance(value, float) or not 0.0 <= value < 1e11:
+        raise TypeError(f"no time: {value!r}")
     return value
 
 
