@@ -81,8 +81,8 @@ class SharedLedger(Ledger):
         with self._lock:
             if self._directory < 0 or not os.fstat(self._directory).st_nlink:
                 self._open()
-            self._enter_door()
-            try:
+            try:  # from here on: an interrupt that comes with the lock would leave the door shut
+                self._enter_door()
                 self._count_given_back()
                 self._look()
                 yield
@@ -126,12 +126,10 @@ class SharedLedger(Ledger):
     def take(self, lease: Lease) -> int:
         """Give out ``lease``: all of it, or nothing where bits of PUs are returned that cannot be had after all."""
         lease.locks = (*map(_CPU_LOCK, lease.reserved), *map(_GPU_LOCK, lease.gpus))
-        for number, name in enumerate(lease.locks):
-            if not self._try_lock(name):
-                for taken in lease.locks[:number]:
-                    self._locks.unlock(taken)
-                return 1 << int(name[3:]) if name.startswith("cpu") else lease.reserved.bits
-        lease.name = f"l{lease.mark}"
+        taken = self._lock_all(lease.locks)
+        if taken:
+            return 1 << int(taken[3:]) if taken.startswith("cpu") else lease.reserved.bits
+        lease.name = f"l{lease.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
         self._own[lease.name] = lease
         self._tell(lease)
         return super().take(lease)
@@ -198,6 +196,20 @@ class SharedLedger(Ledger):
                 )
             time.sleep(random.uniform(20e-6, 200e-6))
 
+    def _lock_all(self, names: Sequence[str]) -> str:
+        """Lock ``names``, or none of them where one is somebody else's, which is returned, or cannot be locked."""
+        locked: list[str] = []
+        try:
+            for name in names:
+                locked.append(name)
+                if not self._try_lock(name):
+                    return name
+            locked.clear()
+            return ""
+        finally:
+            for name in locked:
+                self._locks.unlock(name)
+
     def _try_lock(self, name: str) -> bool:
         try:
             return self._locks.try_lock(name)
@@ -227,6 +239,10 @@ class SharedLedger(Ledger):
             content, uid = records.read(self._directory, name)
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise LeaseError(
+                f"{self.place.records / name} cannot be read: {error.strerror}; without it nobody can say what is free"
+            ) from error
         holding = records.holding(name, content, uid) if content and name.startswith("l") else None
         ticket = records.waiting(name, content, uid) if content and _is_ticket(name) else None
         if holding is not None:
@@ -245,6 +261,8 @@ class SharedLedger(Ledger):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(name, flags, 0o644, dir_fd=self._directory)
         try:
+            if self.place.kind == "node":  # for all to read, whatever the umask
+                os.fchmod(descriptor, 0o644)
             text = records.encode(content)
             if os.write(descriptor, text) < len(text):
                 raise OSError(errno.ENOSPC, "written in part", name)
@@ -291,7 +309,11 @@ class SharedLedger(Ledger):
             return True
         for cpu in holding.reserved:
             name = _CPU_LOCK(cpu)
-            if self._try_lock(name):
+            try:
+                free = self._locks.try_lock(name)
+            except FileNotFoundError:  # no such PU is here, and so nobody has it, whatever is told
+                return True
+            if free:
                 self._locks.unlock(name)
                 return True
         return False
