@@ -73,6 +73,8 @@ class Strays:
             for holding in dead:
                 if environment:
                     known = _has(environment, f"{VARIABLE}={holding.owner.mark}".encode())
+                    # Nobody's record speaks of another's processes, whatever mark he writes into it.
+                    known = known and holding.owner.uid in (0, processes.owner(pid))
                 else:
                     known = self._may_be(pid, holding, now, readable=environment is not None)
                 if known and pid != own and processes.lives(pid) and _within(pid, holding):
@@ -124,7 +126,8 @@ def _send(stray: Stray, *, hard: bool) -> None:
     """SIGTERM or SIGKILL, unless the process has ended and its number is another's now."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            handle = os.pidfd_open(stray.pid)
+            # Not pidfd_open(2): /proc may be that of another PID namespace, where the number is somebody else's.
+            handle = os.open(f"/proc/{stray.pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 if _has(processes.environment(stray.pid), f"{VARIABLE}={stray.holding.owner.mark}".encode()):
                     signal.pidfd_send_signal(handle, signal.SIGKILL if hard else signal.SIGTERM)
