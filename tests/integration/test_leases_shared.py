@@ -30,6 +30,7 @@ from qcthreads.errors import LeaseError, StopRequestedError
 from qcthreads.host.locks import holders_of_locks
 from qcthreads.leases import LeaseBook, records, shared
 from qcthreads.leases.claims import Claim
+from qcthreads.leases.records import user_name
 from qcthreads.machine.synthetic import synthetic_machine
 
 pytestmark = pytest.mark.skipif(
@@ -97,7 +98,9 @@ def test_what_runs_under_the_lease_of_a_dead_process_keeps_it_until_it_ends(plac
             with pytest.raises(LeaseError, match=rf"process {driver.pid} .*CPUs 0\)") as refused:
                 book.acquire(PUS, wait=False)
             if not keeps_locks:
-                assert f"process {worker} (sleep, user 0) still runs on CPUs 0 under a lease" in str(refused.value)
+                assert f"process {worker} (sleep, user {user_name(os.getuid())}) still runs on CPUs 0" in str(
+                    refused.value
+                )
         finally:
             os.kill(worker, signal.SIGKILL)
     assert everything_is_free(place, book)

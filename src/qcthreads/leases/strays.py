@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from ..host import processes
 from .lease import VARIABLE
-from .records import Holding
+from .records import Holding, user_name
 
 GRACE_S = 1.0
 """Between SIGTERM and SIGKILL: enough for an MPI launcher to end its ranks."""
@@ -36,8 +36,8 @@ class Stray:
 
     def __str__(self) -> str:
         return (
-            f"process {self.pid} ({self.name}, user {self.uid}) still runs on CPUs {self.holding.cpus} under a lease "
-            f"of process {self.holding.owner.pid}, which has ended"
+            f"process {self.pid} ({self.name}, user {user_name(self.uid)}) still runs on CPUs {self.holding.cpus} "
+            f"under a lease of process {self.holding.owner.pid}, which has ended"
         )
 
 
