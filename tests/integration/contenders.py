@@ -32,6 +32,7 @@ for file in /proc/$$/fd/*; do
 done
 exec sleep "$1"
 """
+_PF_EXITING = 0x4  # linux/sched.h
 TOTAL_BYTES = 64 * 1024**3
 
 
@@ -118,12 +119,12 @@ def workers() -> Iterator[tuple[int, str, CpuSet, int]]:
 
 
 def start_of(pid: int) -> str | None:
-    """When ``pid`` started; ``None`` when it has ended."""
+    """When ``pid`` started; ``None`` when it has ended, or is ending: its program runs no more, its files are closed."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in ("Z", "X") else fields[19]
+    return None if fields[0] in ("Z", "X") or int(fields[6]) & _PF_EXITING else fields[19]
 
 
 class Contenders:
