@@ -19,7 +19,7 @@ from pathlib import Path
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.host.limits import Limits, Rule
-from qcthreads.leases import Lease, LeaseBook
+from qcthreads.leases import Lease, LeaseBook, shared
 from qcthreads.leases.place import find_place
 from qcthreads.leases.shared import SharedLedger
 from qcthreads.machine import Machine
@@ -45,6 +45,13 @@ def book_in(directory: Path, machine: Machine, orphans: str = "wait") -> LeaseBo
     limits = Limits(machine.cpus_online, len(machine.cpus_online), None, TOTAL_BYTES, rules)
     ledger = SharedLedger(find_place({"QCTHREADS_LEASES": str(directory)}))
     return LeaseBook(machine, limits, ledger=ledger, orphans=orphans)  # type: ignore[arg-type]
+
+
+def close(directory: Path) -> None:
+    """Close the files of all ledgers of this process that are in ``directory``: they would stay open until it ends."""
+    for ledger in tuple(shared._ledgers):
+        if ledger.place.path == directory:
+            ledger.after_fork()
 
 
 def contend(directory: Path, machine: Machine, seed: int) -> None:
@@ -119,7 +126,7 @@ def workers() -> Iterator[tuple[int, str, CpuSet, int]]:
 
 
 def start_of(pid: int) -> str | None:
-    """When ``pid`` started; ``None`` when it has ended, or is ending: its program runs no more, its files are closed."""
+    """When ``pid`` started; ``None`` when it has ended, or is ending and runs its program no more."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from contenders import TOTAL_BYTES, book_in, start
+from contenders import TOTAL_BYTES, book_in, close, start
 from others import Other, Say, other, until
-from test_leases_shared import GIB, MACHINE, PUS, comm, holding
+from test_leases_shared import GIB, MACHINE, PUS, comm, record
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError
-from qcthreads.leases import records
 from qcthreads.leases.place import find_place, share
 
 pytestmark = pytest.mark.skipif(
@@ -49,6 +48,8 @@ def place() -> Iterator[Path]:
     share(folder / "book", [f"cpu{cpu}" for cpu in MACHINE.cpus_online])
     load_everything(folder / "mine")
     yield folder / "book"
+    close(folder / "book")
+    close(folder / "mine")
     shutil.rmtree(folder)
 
 
@@ -112,11 +113,11 @@ def test_two_users_never_overlap_and_what_one_held_is_the_other_s_when_he_was_ki
             assert "24 GiB are free" in bert.said()
         with user(BERT, asks(place, PUS - 3, 24 * GIB)) as bert:
             assert CpuSet.parse(bert.said()) == MACHINE.cpus_online - hers
-        record = record_of(place, anna)
+        told = record_of(place, anna)
         anna.kill()
         with user(BERT, asks(place, PUS, TOTAL_BYTES)) as bert:
             assert CpuSet.parse(bert.said()) == MACHINE.cpus_online
-        assert record.exists()  # nobody else's to remove, and nobody minds
+        assert told.exists()  # nobody else's to remove, and nobody minds
     with user(ANNA, asks(place, PUS)) as anna:
         assert CpuSet.parse(anna.said()) == MACHINE.cpus_online
     assert not list((place / "records").iterdir())
@@ -143,20 +144,20 @@ ATTACKS: dict[str, Callable[[Path, Path], object]] = {
 def test_another_user_can_change_no_record_and_no_lock(place: Path, attack: Callable[[Path, Path], object]) -> None:
     with user(ANNA, holds(place, 3, 40 * GIB)) as anna:
         anna.said()
-        record = record_of(place, anna)
-        before = record.read_bytes()
+        told = record_of(place, anna)
+        before = told.read_bytes()
 
         def tries(say: Say) -> None:
             mine = place / "records/mine"
-            mine.write_bytes(records.encode(holding()))
+            mine.write_bytes(record())
             try:
-                attack(record, mine)
+                attack(told, mine)
             except OSError as error:
                 say(type(error).__name__)
 
         with user(BERT, tries) as bert:
             assert bert.said() == "PermissionError"
-        assert record.read_bytes() == before
+        assert told.read_bytes() == before
         with user(BERT, asks(place, 1, 25 * GIB)) as bert:
             assert "24 GiB are free" in bert.said()
 
@@ -170,7 +171,7 @@ def test_a_forged_record_has_nobody_s_calculation_ended(place: Path) -> None:
 
     def forges(say: Say) -> None:
         told = {"boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(), "mark": mark, "orphans": "end"}
-        forged = records.encode(holding(**told, cpus="0,7", reserved="0,7"))
+        forged = record(**told, cpus="0,7", reserved="0,7")
         (place / "records/lforged").write_bytes(forged)
         (place / "records/lforged").chmod(0o644)
         say("done")
@@ -205,7 +206,7 @@ def test_nobody_can_be_there_before_a_record_and_so_hide_its_memory(place: Path)
     def is_there_before(say: Say) -> None:
         name, _, number = first.rpartition(".")
         for following in range(int(number) + 1, int(number) + 9):
-            (place / f"records/l{name}.{following}").write_bytes(records.encode(holding()))
+            (place / f"records/l{name}.{following}").write_bytes(record())
         (place / "records/taken").touch()
         say("done")
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..host import processes
-from .lease import VARIABLE
+from .place import LEASE_VARIABLE
 from .records import Holding, user_name
 
 GRACE_S = 1.0
@@ -72,7 +72,7 @@ class Strays:
             environment = processes.environment(pid)
             for holding in dead:
                 if environment:
-                    known = _has(environment, f"{VARIABLE}={holding.owner.mark}".encode())
+                    known = _has(environment, f"{LEASE_VARIABLE}={holding.owner.mark}".encode())
                     # Nobody's record speaks of another's processes, whatever mark he writes into it.
                     known = known and holding.owner.uid in (0, processes.owner(pid))
                 else:
@@ -96,7 +96,7 @@ class Strays:
 
 def live_under(mark: str) -> list[int]:
     """Processes, of those whose environment may be read, that run under the lease or the holder that ``mark`` names."""
-    wanted, own = f"{VARIABLE}={mark}".encode(), os.getpid()
+    wanted, own = f"{LEASE_VARIABLE}={mark}".encode(), os.getpid()
     return [
         pid
         for pid in processes.all_processes()
@@ -129,7 +129,7 @@ def _send(stray: Stray, *, hard: bool) -> None:
             # Not pidfd_open(2): /proc may be that of another PID namespace, where the number is somebody else's.
             handle = os.open(f"/proc/{stray.pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                if _has(processes.environment(stray.pid), f"{VARIABLE}={stray.holding.owner.mark}".encode()):
+                if _has(processes.environment(stray.pid), f"{LEASE_VARIABLE}={stray.holding.owner.mark}".encode()):
                     signal.pidfd_send_signal(handle, signal.SIGKILL if hard else signal.SIGTERM)
             finally:
                 os.close(handle)
