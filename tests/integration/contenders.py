@@ -63,7 +63,7 @@ def contend(directory: Path, machine: Machine, seed: int) -> None:
         width = rng.choice([1, 1, 1, 2, max(1, most // 2), most])
         lease = book.acquire(width, rng.randint(0, 20) * TOTAL_BYTES // 40, exclusive_cores=rng.random() < 0.5)
         child = start(lease, f"{rng.random() * 0.02:.4f}", keeps_locks=rng.random() < 0.7)
-        if rng.random() < 0.8 or not lease.started:
+        if rng.random() < 0.8:
             child.wait()
         lease.release()
         if child.poll() is None:
@@ -76,9 +76,11 @@ def start(lease: Lease, seconds: str, *, keeps_locks: bool) -> subprocess.Popen[
     command = ["sleep", seconds] if keeps_locks else ["bash", "-c", CLOSES_FILES, "bash", seconds]
     if lease.cpus <= CpuSet(range(os.cpu_count() or 1)):
         return lease.popen(command, env={**os.environ, **told}, start_new_session=True)
-    lease.started = True  # as popen does, but there are no such CPUs to bind to
+    # As popen does, but there are no such CPUs to bind to.
     environment = {**os.environ, **lease.environment, **told}
-    return subprocess.Popen(command, env=environment, pass_fds=lease.descriptors(), start_new_session=True)
+    child = subprocess.Popen(command, env=environment, pass_fds=lease.descriptors(), start_new_session=True)
+    lease.children.append(child)
+    return child
 
 
 @dataclass

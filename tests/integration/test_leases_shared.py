@@ -115,6 +115,22 @@ def test_what_has_closed_its_files_is_ended_where_its_driver_wanted_that(place: 
         assert not Path(f"/proc/{worker}").exists() or state_of(worker) == "Z"
 
 
+def test_a_child_without_its_mark_keeps_the_lease_that_was_given_back(place: Path) -> None:
+    """As every child is in the middle of execve(2): one that is started and left at once could lose its PUs."""
+    book = book_in(place, MACHINE)
+    lease = book.acquire(1)
+    child = lease.popen(["env", "-i", "sleep", "600"])
+    try:
+        until(lambda: comm(child.pid) == "sleep")
+        lease.release()
+        with pytest.raises(LeaseError, match=r"7 of 8 CPUs .*CPUs 0\)"):
+            book.acquire(PUS, wait=False)
+    finally:
+        child.kill()
+        child.wait()
+    assert everything_is_free(place, book)
+
+
 def test_a_number_that_is_another_process_s_now_and_another_boot_fool_nobody(place: Path) -> None:
     book = book_in(place, MACHINE)
     book.acquire(1).release()

@@ -28,7 +28,7 @@ from .ledger import Ledger, Waiter
 from .place import DOOR, Place, make, nested
 from .pools import MACHINE_MEMORY
 from .records import Holding, Waiting
-from .strays import Strays, live_under
+from .strays import Strays
 
 if sys.platform == "win32":
     from ..host.windows_folder import Folder
@@ -175,11 +175,11 @@ class SharedLedger(Ledger):
         """The end of ``lease``; from anywhere. What still runs under it keeps the PUs, without us."""
         if self._own.pop(lease.name, None) is None:  # a fork's copy of its parent's
             return
-        if lease.started and live_under(lease.mark):
+        if lease.in_use():
             for name in lease.locks:
                 self._locks.leave(name)
         else:
-            if lease.started:
+            if lease.children:
                 _remove_nested(lease.mark)
             self._records.remove(lease.name)
             for name in lease.locks:
