@@ -530,6 +530,38 @@ def test_what_a_wide_one_cannot_use_yet_goes_to_others_and_delays_it_by_nothing(
     assert everything_is_free(place, book)
 
 
+def test_nobody_who_waits_again_and_again_sleeps_through_a_release(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the look that everybody takes once a second: the one thread that listens ends when nobody waits."""
+    monkeypatch.setattr(shared.SharedLedger, "longest_sleep_s", None)
+
+    def alternates(say: Say) -> None:
+        book = book_in(place, MACHINE)
+        for _ in range(100):
+            book.acquire(PUS).release()
+        say("done")
+
+    with contextlib.ExitStack() as stack:
+        for process in [stack.enter_context(other(alternates)) for _ in range(4)]:
+            assert process.said() == "done"
+
+
+def test_64_processes_are_all_served(place: Path) -> None:
+    def leases_thrice(say: Say) -> None:
+        book, worst_s = book_in(place, MACHINE), 0.0
+        for _ in range(3):
+            with book.acquire(1 + os.getpid() % 3) as lease:
+                worst_s = max(worst_s, lease.waited_s)
+                time.sleep(0.001)
+        say(worst_s)
+
+    with contextlib.ExitStack() as stack:
+        contenders = [stack.enter_context(other(leases_thrice)) for _ in range(64)]
+        print(f"64 processes, worst wait {max(float(process.said()) for process in contenders):.2f} s")
+    assert everything_is_free(place, book_in(place, MACHINE))
+
+
 def test_in_asyncio_waiting_blocks_nobody_and_cancelling_leaves_nothing(place: Path) -> None:
     book = book_in(place, MACHINE)
 

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("qcthreads.leases")
 
 _DOOR_S = 10.0  # a turn takes a tenth of a millisecond; who holds the door this long was stopped, or means harm
+_DOOR_PAUSE_S = 1e-3  # between two tries: many who try more often leave no CPU to who holds it
 _LOOK_S = 0.25  # what nothing tells of: another's stray has ended, an event was lost
+_BEHIND_S = 0.02  # for every one before it, until who waits looks whether they have left something over
 _SETTLE_S = 0.005  # between a killed process's files being closed and its locks being free
 _CPU_LOCK, _GPU_LOCK = "cpu{}".format, "gpu{}".format
 _TICKET_DIGITS = 18  # nanoseconds since the boot, which all processes count alike
@@ -212,7 +214,7 @@ class SharedLedger(Ledger):
     def _enter_door(self) -> None:
         if self._try_lock(DOOR):
             return
-        give_up = time.monotonic() + _DOOR_S
+        give_up, pause_s = time.monotonic() + _DOOR_S, 20e-6
         while not self._try_lock(DOOR):
             if time.monotonic() > give_up:
                 pid = holders_of_locks(self.place.locks).get(DOOR)
@@ -221,7 +223,8 @@ class SharedLedger(Ledger):
                     f"the book of leases in {self.place.path} could not be opened for {_DOOR_S:g} s: {who}; "
                     "where that process is stopped (`kill -CONT`) or hangs, let it go on or end it"
                 )
-            time.sleep(random.uniform(20e-6, 200e-6))
+            time.sleep(random.uniform(pause_s / 2, pause_s))
+            pause_s = min(2 * pause_s, _DOOR_PAUSE_S)
 
     def _lock_all(self, names: Sequence[str]) -> str:
         """Lock ``names``, or none of them where one is somebody else's, which is returned, or cannot be locked."""
@@ -324,14 +327,33 @@ class SharedLedger(Ledger):
         from ..host.watch import DirectoryWatch
 
         watch = DirectoryWatch(self.place.records, self.place.locks)
+        look_at = 0.0
         try:
-            while self._waiting:
-                if watch.wait(_LOOK_S):
+            while self._waiting or not self._ends():
+                heard = watch.wait(max(0.0, look_at - time.monotonic()) if look_at else _LOOK_S)
+                ahead = self._ahead()
+                if heard and not ahead:
                     self._wake_first()
                     time.sleep(_SETTLE_S)
-                self._wake_first()
+                elif heard and not look_at:  # first those before, for if all looked at once nobody would get to it
+                    look_at = time.monotonic() + ahead * _BEHIND_S
+                if not ahead or time.monotonic() >= look_at:
+                    look_at = 0.0
+                    self._wake_first()
         finally:
             watch.close()
+
+    def _ends(self) -> bool:
+        """Whether nobody waits in this process; who begins to wait from now on needs another thread."""
+        with self._lock:
+            if not self._waiting:
+                self._listener = None
+            return not self._waiting
+
+    def _ahead(self) -> int:
+        """How many of other processes wait before the first of this one."""
+        first = min((waiter.name for waiter in tuple(self._waiting)), default="")
+        return sum(name < first for name in self._records.names() - self._own_tickets.keys() if name[:1] == "w")
 
     def close(self) -> None:
         """Give everything back that this process still holds; what runs under it keeps it."""
