@@ -21,6 +21,9 @@ from .claims import Claim
 LONGEST = 65536
 """Bytes of a record at most: 4096 CPUs one by one take a third of it."""
 
+TICKET_DIGITS = 18
+"""Nanoseconds since the boot, which all processes count alike, in the name of a ticket."""
+
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes an encoder each time
 
 _Pools = Mapping[str, tuple[int, int]]
@@ -162,6 +165,17 @@ def waiting(name: str, content: dict[str, Any], uid: int) -> Waiting | None:
         return Waiting(name=name, owner=_owner(content, uid), claim=claim)
     except (AttributeError, KeyError, TypeError, ValueError, InputError):
         return None
+
+
+def is_ticket(name: str) -> bool:
+    """Whether a file of this name may tell of a request that waits."""
+    number, dash, _ = name.partition("-")
+    return number[:1] == "w" and number[1:].isdigit() and len(number) == 1 + TICKET_DIGITS and bool(dash)
+
+
+def entered_at_ns(ticket: str) -> int:
+    """When he entered the line who has the ticket of this name, by ``time.monotonic_ns``."""
+    return int(ticket[1 : 1 + TICKET_DIGITS])
 
 
 def user_name(uid: int) -> str:

@@ -25,7 +25,7 @@ from ..host import processes
 from ..host.locks import FileLocks, holders_of_locks
 from . import records
 from .ledger import Ledger, Waiter
-from .place import DOOR, Place, make
+from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, make
 from .records import Holding, Waiting
 from .strays import Strays, live_under
 
@@ -37,8 +37,6 @@ _log = logging.getLogger("qcthreads.leases")
 _DOOR_S = 10.0  # a turn takes a tenth of a millisecond; who holds the door this long was stopped, or means harm
 _LOOK_S = 0.25  # what nothing tells of: another's stray has ended, an event was lost
 _SETTLE_S = 0.005  # between a killed process's files being closed and its locks being free
-_CPU_LOCK, _GPU_LOCK = "cpu{}".format, "gpu{}".format
-_TICKET_DIGITS = 18  # nanoseconds since the boot, which all processes count alike
 
 
 _ledgers: weakref.WeakSet[SharedLedger] = weakref.WeakSet()
@@ -101,7 +99,7 @@ class SharedLedger(Ledger):
     def enter(self, waiter: Waiter) -> None:
         """Put ``waiter`` last in line."""
         self._names += 1
-        waiter.name = f"w{time.monotonic_ns():0{_TICKET_DIGITS}}-{self.mark}-{self._names}"
+        waiter.name = f"w{time.monotonic_ns():0{records.TICKET_DIGITS}}-{self.mark}-{self._names}"
         super().enter(waiter)
 
     def leave(self, waiter: Waiter) -> None:
@@ -125,7 +123,7 @@ class SharedLedger(Ledger):
 
     def take(self, lease: Lease) -> int:
         """Give out ``lease``: all of it, or nothing where bits of PUs are returned that cannot be had after all."""
-        lease.locks = (*map(_CPU_LOCK, lease.reserved), *map(_GPU_LOCK, lease.gpus))
+        lease.locks = (*map(CPU_LOCK, lease.reserved), *map(GPU_LOCK, lease.gpus))
         for number, name in enumerate(lease.locks):
             if not self._try_lock(name):
                 for taken in lease.locks[:number]:
@@ -228,7 +226,7 @@ class SharedLedger(Ledger):
         except FileNotFoundError:
             return
         holding = records.holding(name, content, uid) if content and name.startswith("l") else None
-        ticket = records.waiting(name, content, uid) if content and _is_ticket(name) else None
+        ticket = records.waiting(name, content, uid) if content and records.is_ticket(name) else None
         if holding is not None:
             self._holdings[name] = holding
         elif ticket is not None:
@@ -290,7 +288,7 @@ class SharedLedger(Ledger):
         if not holding.reserved.isdisjoint(ours):
             return True
         for cpu in holding.reserved:
-            name = _CPU_LOCK(cpu)
+            name = CPU_LOCK(cpu)
             if self._try_lock(name):
                 self._locks.unlock(name)
                 return True
@@ -337,8 +335,3 @@ def sum_bits(sets: Iterable[int]) -> int:
     for one in sets:
         bits |= one
     return bits
-
-
-def _is_ticket(name: str) -> bool:
-    number, dash, _ = name.partition("-")
-    return number[:1] == "w" and number[1:].isdigit() and len(number) == 1 + _TICKET_DIGITS and bool(dash)

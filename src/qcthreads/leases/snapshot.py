@@ -1,0 +1,260 @@
+"""What the book of leases says at one moment, to be shown to people; changes nothing, not even what is dead or torn.
+
+It goes in by the door like everybody else, so that nobody is half-way through anything; who keeps the door shut is
+named, and what can be read is read all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import LeaseError
+from ..host import processes
+from ..host.locks import FileLocks, holders_of_locks
+from . import records
+from .claims import Claim, Room
+from .place import CPU_LOCK, DOOR, GPU_LOCK, Place
+from .records import Holding, Owner, Waiting
+from .strays import Stray, Strays
+
+_PATIENCE_S = 1.0  # a turn takes a tenth of a millisecond
+_SETTLE_S = 0.02  # who gives back removes the record and then unlocks, without the door
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A lease that the book tells of."""
+
+    holding: Holding
+    state: Literal["running", "outlived", "strays", "dead"]
+    """``outlived``: its holder has ended, and what he started keeps the PUs; ``strays``: the same, after it has closed
+    the files that keep them; ``dead``: nothing is left, and whoever needs the PUs next gets them."""
+    pid: int | None
+    """The holder's number here; ``None``: he is in another PID namespace, and cannot be seen."""
+    since_s: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """Somebody who waits."""
+
+    waiting: Waiting
+    since_s: float
+    """Seconds since the epoch."""
+    held_by: tuple[Held, ...]
+    """Whose leases have what he lacks."""
+    behind: tuple[Waiting, ...]
+    """Who came before him and may be given the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What there was in the book at ``place``; of processes without a shared place nothing is known."""
+
+    place: Place
+    leases: tuple[Held, ...] = ()
+    """Oldest first."""
+    queue: tuple[Queued, ...] = ()
+    """In the order in which they are served."""
+    strays: tuple[Stray, ...] = ()
+    locked: tuple[tuple[str, int | None], ...] = ()
+    """Locks that somebody holds who tells of no lease, each with his process where that can be seen from here."""
+    unreadable: tuple[tuple[str, int], ...] = ()
+    """Names of what is torn or no record, and of tickets whose holders are gone, each with its owner."""
+    shut: bool = False
+    """Somebody kept the door shut, longer than anybody needs."""
+    door_pid: int | None = None
+    """Who that was, where it can be seen from here."""
+
+
+def read_book(place: Place, *, patience_s: float = _PATIENCE_S, thorough: bool = True) -> Snapshot:
+    """Look at the book.
+
+    Parameters
+    ----------
+    place
+        Where it is; nothing is made there.
+    patience_s
+        How long to wait at the door.
+    thorough
+        Look for strays and for locks without a record, too: among all processes and all CPUs of the machine.
+
+    Raises
+    ------
+    LeaseError
+        It cannot be read.
+    """
+    if place.path is None:
+        return Snapshot(place=place)
+    with contextlib.ExitStack() as opened:
+        try:
+            locks, tickets = (FileLocks(path, create=False) for path in (place.locks, place.records))
+            opened.callback(locks.close)
+            opened.callback(tickets.close)
+            inside = _enter(locks, patience_s)
+            found = _look(place, locks, tickets, thorough=thorough)
+        except FileNotFoundError:  # nobody has begun it yet
+            return Snapshot(place=place)
+        except OSError as error:
+            raise LeaseError(
+                f"the book of leases in {place.path} cannot be read: {error.filename}: {error.strerror}; "
+                "`qcthreads doctor` says what is wrong with it"
+            ) from error
+        lockers = holders_of_locks(place.locks)
+    leases = tuple(_held(holding, dead, since_s, lockers) for holding, dead, since_s in found.holdings)
+    leases, strays = _with_strays(leases) if thorough else (leases, ())
+    return Snapshot(
+        place=place,
+        leases=leases,
+        queue=tuple(_queued(leases, found.waiting)),
+        strays=strays,
+        locked=tuple((name, lockers.get(name)) for name in found.locked),
+        unreadable=tuple(found.unreadable) if inside else (),
+        shut=not inside,
+        door_pid=None if inside else lockers.get(DOOR),
+    )
+
+
+@dataclass(slots=True)
+class _Found:
+    holdings: list[tuple[Holding, bool, float]]
+    """Each lease, whether its locks are free, and when its record was written."""
+    waiting: list[Waiting]
+    unreadable: list[tuple[str, int]]
+    locked: list[str]
+
+
+def _enter(locks: FileLocks, patience_s: float) -> bool:
+    give_up = time.monotonic() + patience_s
+    try:
+        while not locks.try_lock(DOOR):
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(random.uniform(20e-6, 200e-6))
+    except FileNotFoundError:  # nobody has ever gone in
+        pass
+    return True
+
+
+def _look(place: Place, locks: FileLocks, tickets: FileLocks, *, thorough: bool) -> _Found:
+    found = _Found([], [], [], [])
+    if sys.platform == "win32":  # where no place is shared
+        return found
+    directory = os.open(place.records, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name in sorted(os.listdir(directory)):  # noqa: PTH208 (by descriptor)
+            with contextlib.suppress(FileNotFoundError):  # given back meanwhile
+                _read(directory, name, locks, tickets, found)
+    finally:
+        os.close(directory)
+    found.holdings.sort(key=lambda one: one[2])
+    if thorough:
+        told = {name for holding, dead, _ in found.holdings if not dead for name in _locks_of(holding)}
+        found.locked = _locked(locks, set(os.listdir(place.locks)) - told)  # noqa: PTH208 (names alone)
+    return found
+
+
+def _read(directory: int, name: str, locks: FileLocks, tickets: FileLocks, found: _Found) -> None:
+    """Put what ``name`` tells into ``found``. FileNotFoundError when it has gone."""
+    content, uid = records.read(directory, name)
+    holding = records.holding(name, content, uid) if content and name.startswith("l") else None
+    ticket = records.waiting(name, content, uid) if content and records.is_ticket(name) else None
+    if holding is not None:
+        dead = any(_is_free(locks, _cpu) for _cpu in map(CPU_LOCK, holding.reserved))
+        since_s = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
+        found.holdings.append((holding, dead, since_s))
+    elif ticket is not None and not _is_free(tickets, name):
+        found.waiting.append(ticket)
+    else:
+        found.unreadable.append((name, uid))
+
+
+def _is_free(locks: FileLocks, name: str) -> bool:
+    """Whether nobody holds the lock; who takes one stands inside the door, so that nobody is in his way."""
+    try:
+        return locks.try_lock(name)
+    except FileNotFoundError:  # nor can anybody
+        return True
+    finally:
+        locks.leave(name)
+
+
+def _locks_of(holding: Holding) -> Iterator[str]:
+    yield from map(CPU_LOCK, holding.reserved)
+    yield from map(GPU_LOCK, holding.gpus)
+
+
+def _locked(locks: FileLocks, untold: Iterable[str]) -> list[str]:
+    """Which of these are held, and not merely about to be given back."""
+    held = [name for name in untold if name != DOOR and not _is_free(locks, name)]
+    if held:
+        time.sleep(_SETTLE_S)
+    return sorted(name for name in held if not _is_free(locks, name))
+
+
+def _held(holding: Holding, dead: bool, since_s: float, lockers: dict[str, int]) -> Held:
+    owner = holding.owner
+    here = owner.boot == processes.boot_id() and owner.pid_namespace == processes.pid_namespace()
+    pid = owner.pid if here else lockers.get(CPU_LOCK(holding.reserved.first))
+    outlived = here and not _is_holder(owner)
+    return Held(
+        holding=holding, state="dead" if dead else "outlived" if outlived else "running", pid=pid, since_s=since_s
+    )
+
+
+def _is_holder(owner: Owner) -> bool:
+    """Whether the process lives, and its number is not another's by now."""
+    return processes.lives(owner.pid) and processes.started_at(owner.pid) < owner.since + 1.0
+
+
+def _with_strays(leases: tuple[Held, ...]) -> tuple[tuple[Held, ...], tuple[Stray, ...]]:
+    """The leases, those under which something still runs told from the dead; nothing is ended."""
+    dead = [lease.holding for lease in leases if lease.state == "dead"]
+    looks = Strays()
+    now = time.monotonic()
+    # Twice, as if later: one that is becoming another program tells for a moment of no lease, and may be anybody's.
+    strays = tuple(looks.running(dead, now + 1.0)) if dead and tuple(looks.running(dead, now)) else ()
+    names = {stray.holding.name for stray in strays}
+    return tuple(_of_strays(lease) if lease.holding.name in names else lease for lease in leases), strays
+
+
+def _of_strays(lease: Held) -> Held:
+    return Held(holding=lease.holding, state="strays", pid=lease.pid, since_s=lease.since_s)
+
+
+def _queued(leases: Sequence[Held], waiting: Sequence[Waiting]) -> Iterator[Queued]:
+    held = [lease for lease in leases if lease.state != "dead"]
+    room = Room(-1)
+    for lease in held:
+        room.take(lease.holding.reserved.bits, lease.holding.gpus, lease.holding.draws)
+    now_s, now_ns = time.time(), time.monotonic_ns()
+    for place, one in enumerate(waiting):
+        waited_s = max(0.0, (now_ns - records.entered_at_ns(one.name)) / 1e9)
+        yield Queued(
+            waiting=one,
+            since_s=now_s - waited_s,
+            held_by=tuple(_in_the_way(one.claim, held, room)),
+            behind=tuple(first for first in waiting[:place] if first.claim.candidates & one.claim.candidates),
+        )
+
+
+def _in_the_way(claim: Claim, held: Iterable[Held], room: Room) -> Iterator[Held]:
+    """Who holds what is short: of memory and quotas, of GPUs, of PUs; where nothing is, whole cores are what lacks."""
+    pools = {pool for pool, (amount, holds) in claim.draws.items() if amount > room.left(pool, holds)}
+    gpus = set(claim.gpu_candidates)
+    gpus = gpus if len(gpus - room.gpus_taken) < claim.gpus else set()
+    cpus = claim.candidates
+    if (pools or gpus) and (room.free & cpus).bit_count() >= claim.threads:
+        cpus = 0
+    for lease in held:
+        holding = lease.holding
+        if holding.reserved.bits & cpus or gpus & set(holding.gpus) or pools & holding.draws.keys():
+            yield lease
