@@ -47,6 +47,11 @@ close = [] if sys.argv[1] == "keeps" else ["bash", "-c", 'for n in /proc/$$/fd/*
 print(lease.popen([*close, "sleep", "600"], stdout=sys.stderr, start_new_session=True).pid, flush=True)
 sys.stdin.read()
 """
+EXAMINE = """
+import json
+from qcthreads.leases import checkup
+print(json.dumps([{"what": one.what, "mend": one.mend} for one in checkup.examine().troubles]))
+"""
 STOPS_IN_THE_DOOR = """
 import fcntl, os, signal, sys
 door = os.open(sys.argv[1], os.O_RDONLY)
@@ -86,24 +91,25 @@ def start(book: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def environment(book: Path | None) -> dict[str, str]:
-    here = {name: value for name, value in os.environ.items() if name != "QCTHREADS_LEASES"}
+    here = {name: value for name, value in os.environ.items() if not name.startswith("QCTHREADS_LEASE")}
     return here if book is None else here | {"QCTHREADS_LEASES": str(book)}
 
 
-def qcthreads(*arguments: str, book: Path | None, **options: Any) -> str:
+def qcthreads(*arguments: str, book: Path | None) -> str:
     command = [sys.executable, "-m", "qcthreads", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment(book), timeout=60, **options
-    ).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(book), timeout=60)
+    return done.stdout
 
 
-def leases(book: Path | None, **options: Any) -> Any:
-    return json.loads(qcthreads("leases", "--json", book=book, **options))
+def leases(book: Path | None) -> Any:
+    return json.loads(qcthreads("leases", "--json", book=book))
 
 
-def troubles(book: Path | None, **options: Any) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = json.loads(qcthreads("doctor", "--json", book=book, **options))["leases"]["troubles"]
-    return found
+def troubles(book: Path | None) -> list[dict[str, str]]:
+    """As `doctor` has them, which looks for programs too and takes its time."""
+    command = [sys.executable, "-c", EXAMINE]
+    shown = subprocess.run(command, capture_output=True, check=True, env=environment(book), timeout=60).stdout
+    return list(json.loads(shown))
 
 
 def mended(trouble: dict[str, str]) -> None:
@@ -218,6 +224,8 @@ def test_a_stopped_process_in_the_door_is_named_with_its_remedy(
     assert [lease["pid"] for lease in found["leases"]] == [holder.pid]
     (trouble,) = troubles(book)
     assert trouble["mend"] == f"kill -CONT {stopped.pid}"
+    assert json.loads(qcthreads("doctor", "--json", book=book))["leases"]["troubles"] == [trouble]
+    assert f"  {trouble['what']}\n    mend it: {trouble['mend']}\n" in qcthreads("doctor", book=book)
     assert json.loads(qcthreads("topo", "--json", book=book))["leased"][0]["pid"] == holder.pid
     mended(trouble)
     stopped.wait()
@@ -284,7 +292,6 @@ os.setuid(int(sys.argv[1]))
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: seen as a program that he started
 """
 LEASES = "sys.exit(qcthreads.cli.main(['leases', '--json']))"
-TROUBLES = "print(json.dumps([{'what': one.what, 'mend': one.mend} for one in checkup.examine().troubles]))"
 
 
 def told(script: str, uid: int, book: Path) -> Any:
@@ -304,16 +311,16 @@ def test_two_users_see_each_other(shared: Path, start: Callable[..., subprocess.
     assert [(one["uid"], one["pid"], one["held_by"]) for one in found["waiting"]] == [(BOB, waits.pid, [holder.pid])]
     assert psutil.Process(holder.pid).uids().real == ALICE
     assert found["place"]["kind"] == "node"
-    assert told(TROUBLES, BOB, shared) == []
+    assert told(EXAMINE, BOB, shared) == []
     waits.kill()
     waits.wait()
     holder.kill()
     holder.wait()
-    (trouble,) = told(TROUBLES, BOB, shared)
+    (trouble,) = told(EXAMINE, BOB, shared)
     assert f"user {ALICE}" in trouble["what"]
     mended(trouble)
     assert [path.stat().st_uid for path in (shared / "records").iterdir()] == [BOB]
-    assert told(TROUBLES, BOB, shared) == []
+    assert told(EXAMINE, BOB, shared) == []
 
 
 @AS_ROOT

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import InputError, LeaseError
 from ..host import processes
 from ..units import format_count
-from .place import LOCKS, SHARED, VARIABLE, Place, defects, find_place, is_shared, lock_names
+from .place import LEASE_VARIABLE, LOCKS, SHARED, VARIABLE, Place, defects, find_place, is_shared, lock_names
 from .records import user_name
 from .snapshot import Snapshot, read_book
 
@@ -52,7 +52,8 @@ def examine(environ: Mapping[str, str] | None = None) -> Checkup:
         snapshot = read_book(place)
     except (InputError, LeaseError) as error:
         return Checkup(None, (*troubles, *_refused(error, troubles)))
-    return Checkup(place, (*troubles, *_of_place(place, named), *_of_door(snapshot), *_of_book(snapshot)))
+    chosen = bool(named or environ.get(LEASE_VARIABLE))
+    return Checkup(place, (*troubles, *_of_place(place, chosen=chosen), *_of_door(snapshot), *_of_book(snapshot)))
 
 
 def _refused(error: Exception, told: list[Trouble]) -> list[Trouble]:
@@ -61,16 +62,16 @@ def _refused(error: Exception, told: list[Trouble]) -> list[Trouble]:
     return [] if told else [Trouble(what, remedy)]
 
 
-def _of_place(place: Place, named: str) -> Iterator[Trouble]:
+def _of_place(place: Place, *, chosen: bool) -> Iterator[Trouble]:
     """Not shared with whom it might be, or without space for records."""
     if place.path is None:
-        if not named and sys.platform != "win32":
+        if not chosen and sys.platform != "win32":
             yield Trouble(
                 f"every process counts its own leases, and those of two may overlap: {place.why}",
                 f"`sudo qcthreads leases --share`, or make a directory on a local disk and export {VARIABLE}=DIRECTORY",
             )
         return
-    people = sorted(_people()) if place.kind == "user" and not named and not os.path.lexists(SHARED) else []
+    people = sorted(_people()) if place.kind == "user" and not chosen and not os.path.lexists(SHARED) else []
     if len(people) > 1:
         shown = ", ".join(map(user_name, people[:4])) + (", ..." if len(people) > 4 else "")
         yield Trouble(

@@ -7,7 +7,6 @@ named, and what can be read is read all the same.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import sys
 import time
@@ -17,12 +16,18 @@ from typing import Literal
 
 from ..errors import LeaseError
 from ..host import processes
-from ..host.locks import FileLocks, holders_of_locks
 from . import records
 from .claims import Claim, Room
 from .place import CPU_LOCK, DOOR, GPU_LOCK, Place
 from .records import Holding, Owner, Waiting
 from .strays import Stray, Strays
+
+if sys.platform == "win32":
+    from ..host.windows_folder import Folder
+    from ..host.windows_locks import FileLocks, holders_of_locks
+else:
+    from ..host.folder import Folder
+    from ..host.locks import FileLocks, holders_of_locks
 
 _PATIENCE_S = 1.0  # a turn takes a tenth of a millisecond
 _SETTLE_S = 0.02  # who gives back removes the record and then unlocks, without the door
@@ -96,11 +101,12 @@ def read_book(place: Place, *, patience_s: float = _PATIENCE_S, thorough: bool =
         return Snapshot(place=place)
     with contextlib.ExitStack() as opened:
         try:
-            locks, tickets = (FileLocks(path, create=False) for path in (place.locks, place.records))
+            locks = FileLocks(place.locks, create=False)
             opened.callback(locks.close)
-            opened.callback(tickets.close)
+            folder = Folder(place.records)
+            opened.callback(folder.close)
             inside = _enter(locks, patience_s)
-            found = _look(place, locks, tickets, thorough=thorough)
+            found = _look(place, locks, folder, thorough=thorough)
         except FileNotFoundError:  # nobody has begun it yet
             return Snapshot(place=place)
         except OSError as error:
@@ -144,34 +150,29 @@ def _enter(locks: FileLocks, patience_s: float) -> bool:
     return True
 
 
-def _look(place: Place, locks: FileLocks, tickets: FileLocks, *, thorough: bool) -> _Found:
+def _look(place: Place, locks: FileLocks, folder: Folder, *, thorough: bool) -> _Found:
     found = _Found([], [], [], [])
-    if sys.platform == "win32":  # where no place is shared
-        return found
-    directory = os.open(place.records, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        for name in sorted(os.listdir(directory)):  # noqa: PTH208 (by descriptor)
-            with contextlib.suppress(FileNotFoundError):  # given back meanwhile
-                _read(directory, name, locks, tickets, found)
-    finally:
-        os.close(directory)
+    for name in sorted(folder.names()):
+        with contextlib.suppress(FileNotFoundError):  # given back meanwhile
+            _read(place, name, locks, folder, found)
     found.holdings.sort(key=lambda one: one[2])
     if thorough:
         told = {name for holding, dead, _ in found.holdings if not dead for name in _locks_of(holding)}
-        found.locked = _locked(locks, set(os.listdir(place.locks)) - told)  # noqa: PTH208 (names alone)
+        found.locked = _locked(locks, {path.name for path in place.locks.iterdir()} - told)
     return found
 
 
-def _read(directory: int, name: str, locks: FileLocks, tickets: FileLocks, found: _Found) -> None:
+def _read(place: Place, name: str, locks: FileLocks, folder: Folder, found: _Found) -> None:
     """Put what ``name`` tells into ``found``. FileNotFoundError when it has gone."""
-    content, uid = records.read(directory, name)
+    text, uid = folder.read(name)
+    content = records.decode(text)
     holding = records.holding(name, content, uid) if content and name.startswith("l") else None
     ticket = records.waiting(name, content, uid) if content and records.is_ticket(name) else None
     if holding is not None:
-        dead = any(_is_free(locks, _cpu) for _cpu in map(CPU_LOCK, holding.reserved))
-        since_s = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
+        dead = any(_is_free(locks, lock) for lock in map(CPU_LOCK, holding.reserved))
+        since_s = (place.records / name).lstat().st_mtime
         found.holdings.append((holding, dead, since_s))
-    elif ticket is not None and not _is_free(tickets, name):
+    elif ticket is not None and folder.is_held(name):
         found.waiting.append(ticket)
     else:
         found.unreadable.append((name, uid))
@@ -218,10 +219,13 @@ def _is_holder(owner: Owner) -> bool:
 def _with_strays(leases: tuple[Held, ...]) -> tuple[tuple[Held, ...], tuple[Stray, ...]]:
     """The leases, those under which something still runs told from the dead; nothing is ended."""
     dead = [lease.holding for lease in leases if lease.state == "dead"]
-    looks = Strays()
-    now = time.monotonic()
-    # Twice, as if later: one that is becoming another program tells for a moment of no lease, and may be anybody's.
-    strays = tuple(looks.running(dead, now + 1.0)) if dead and tuple(looks.running(dead, now)) else ()
+    looks, now = Strays(), time.monotonic()
+    strays = tuple(looks.running(dead, now))
+    if strays:
+        # Again, as if later: one that is ending, or becoming another program, has no environment and may be anybody's.
+        time.sleep(_SETTLE_S)
+        seen = {stray.pid for stray in strays}
+        strays = tuple(stray for stray in looks.running(dead, now + 1.0) if stray.pid in seen)
     names = {stray.holding.name for stray in strays}
     return tuple(_of_strays(lease) if lease.holding.name in names else lease for lease in leases), strays
 
