@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import re
 import select
 import shutil
@@ -13,18 +12,24 @@ import signal
 import struct
 import subprocess
 import sys
-import termios
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
-from fcntl import ioctl
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="holders, masks and locks are read from /proc")
+if sys.platform != "linux":
+    pytest.skip("holders, masks and locks are read from /proc", allow_module_level=True)
+
+import pty
+import termios
+from fcntl import ioctl
+
+from qcthreads.host.locks import holders_of_locks
+
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a directory for all users, and becomes others")
 ALICE, BOB = 23456, 23457
 
@@ -72,9 +77,11 @@ def start(book: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """``start(script, *arguments)``: a process that has said its first line; killed in the end."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(script: str, *arguments: str, says: bool = True, **options: Any) -> subprocess.Popen[str]:
+    def begin(
+        script: str, *arguments: str, says: bool = True, python: Sequence[str] = (sys.executable,), **options: Any
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", script, *arguments],
+            [*python, "-c", script, *arguments],
             **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment(book)} | options,
         )
         started.append(process)
@@ -324,6 +331,27 @@ def test_two_users_see_each_other(shared: Path, start: Callable[..., subprocess.
 
 
 @AS_ROOT
+def test_two_containers_are_told_by_numbers_that_mean_something_here(
+    shared: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    apart = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable]
+    if subprocess.run([*apart, "-c", ""], capture_output=True).returncode:
+        pytest.skip("no namespace may be made here")
+    holder = start(HOLDS, env=environment(shared), python=apart)
+    waits = start(WAITS, env=environment(shared), python=apart, says=False)
+    found = until(lambda: (seen := leases(shared))["waiting"] and seen)
+    inside = [psutil.Process(process.pid).children()[0].pid for process in (holder, waits)]
+    assert [lease["pid"] for lease in found["leases"]] == inside[:1]
+    assert [(one["pid"], one["held_by"]) for one in found["waiting"]] == [(inside[1], inside[:1])]
+    command = [*apart, "-m", "qcthreads", "leases", "--json"]
+    shown = subprocess.run(command, capture_output=True, check=True, env=environment(shared), timeout=60).stdout
+    beside = json.loads(shown)
+    assert [lease["pid"] for lease in beside["leases"]] == [None]
+    assert [(one["pid"], one["held_by"]) for one in beside["waiting"]] == [(None, [None])]
+    assert beside["leases"][0]["cpus"] == found["leases"][0]["cpus"]
+
+
+@AS_ROOT
 @pytest.mark.parametrize(
     "harm",
     [
@@ -381,18 +409,38 @@ def test_users_each_with_a_book_of_his_own() -> None:
             process.wait()
 
 
-@AS_ROOT
-def test_a_full_file_system_is_told(tmp_path: Path) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, capture_output=True).returncode:
+@contextlib.contextmanager
+def small_file_system(path: Path) -> Iterator[Path]:
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", path], capture_output=True).returncode:
         pytest.skip("no file system may be mounted here")
     try:
-        (tmp_path / "book").mkdir(mode=0o700)
-        assert troubles(tmp_path / "book") == []
-        with contextlib.suppress(OSError), (tmp_path / "full").open("wb", buffering=0) as file:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+@AS_ROOT
+def test_a_full_file_system_is_told(tmp_path: Path) -> None:
+    with small_file_system(tmp_path / "small") as small:
+        (small / "book").mkdir(mode=0o700)
+        assert troubles(small / "book") == []
+        with contextlib.suppress(OSError), (small / "full").open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        (trouble,) = troubles(tmp_path / "book")
+        (trouble,) = troubles(small / "book")
         assert "no space is left" in trouble["what"]
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@AS_ROOT
+def test_who_locked_a_file_of_the_same_number_elsewhere_is_not_blamed(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    with small_file_system(tmp_path / "ours") as ours, small_file_system(tmp_path / "theirs") as theirs:
+        for place in (ours, theirs):
+            (place / "door").touch()
+        if (ours / "door").stat().st_ino != (theirs / "door").stat().st_ino:
+            pytest.skip("this kernel numbers the files of all its tmpfs together")
+        other = start(STOPS_IN_THE_DOOR, str(theirs / "door"))
+        assert holders_of_locks(theirs) == {"door": other.pid}
+        assert holders_of_locks(ours) == {}

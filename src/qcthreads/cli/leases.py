@@ -113,13 +113,13 @@ def _lease_document(lease: Held, now_s: float) -> dict[str, Any]:
 def _waiting_document(one: Queued, now_s: float) -> dict[str, Any]:
     claim = one.waiting.claim
     return {
-        **_owner_document(one.waiting.owner, one.waiting.owner.pid),
+        **_owner_document(one.waiting.owner, one.pid),
         "threads": claim.threads,
         "memory_bytes": claim.memory_bytes,
         "gpus": claim.gpus,
         "waited_s": max(0.0, now_s - one.since_s),
-        "held_by": _pids(lease.holding.owner for lease in one.held_by),
-        "behind": _pids(first.owner for first in one.behind),
+        "held_by": _pids(one.held_by),
+        "behind": _pids(one.behind),
     }
 
 
@@ -137,8 +137,8 @@ def _stray_document(stray: Stray) -> dict[str, Any]:
     }
 
 
-def _pids(owners: Iterable[Owner]) -> list[int]:
-    return list(dict.fromkeys(owner.pid for owner in owners))
+def _pids(those: Iterable[Held | Queued]) -> list[int | None]:
+    return list(dict.fromkeys(one.pid for one in those))
 
 
 def _print(snapshot: Snapshot) -> None:
@@ -182,18 +182,19 @@ def _waiting_row(one: Queued, now_s: float) -> tuple[str, ...]:
     asks += [format_count(claim.gpus, "GPU")] if claim.gpus else []
     return (
         user_name(one.waiting.owner.uid),
-        str(one.waiting.owner.pid),
+        str(one.pid or "-"),
         " + ".join(asks),
         seconds(max(0.0, now_s - one.since_s)),
-        _some(_pids(lease.holding.owner for lease in one.held_by)),
-        _some(_pids(first.owner for first in one.behind)),
+        _some(_pids(one.held_by)),
+        _some(_pids(one.behind)),
         one.waiting.owner.command,
     )
 
 
-def _some(pids: Sequence[int]) -> str:
-    more = f" +{len(pids) - _MOST_NAMED}" if len(pids) > _MOST_NAMED else ""
-    return " ".join(map(str, pids[:_MOST_NAMED])) + more or "-"
+def _some(pids: Sequence[int | None]) -> str:
+    shown = [str(pid or "unseen") for pid in pids[:_MOST_NAMED]]
+    shown += [f"+{len(pids) - _MOST_NAMED}"] if len(pids) > _MOST_NAMED else []
+    return " ".join(shown) or "-"
 
 
 def _print_rows(title: str, columns: Sequence[str], rows: list[tuple[str, ...]]) -> None:

@@ -52,11 +52,13 @@ class Queued:
     """Somebody who waits."""
 
     waiting: Waiting
+    pid: int | None
+    """His number here; ``None``: he is in another PID namespace, and cannot be seen."""
     since_s: float
     """Seconds since the epoch."""
     held_by: tuple[Held, ...]
     """Whose leases have what he lacks."""
-    behind: tuple[Waiting, ...]
+    behind: tuple[Queued, ...]
     """Who came before him and may be given the same."""
 
 
@@ -114,13 +116,13 @@ def read_book(place: Place, *, patience_s: float = _PATIENCE_S, thorough: bool =
                 f"the book of leases in {place.path} cannot be read: {error.filename}: {error.strerror}; "
                 "`qcthreads doctor` says what is wrong with it"
             ) from error
-        lockers = holders_of_locks(place.locks)
+        lockers = {**holders_of_locks(place.locks), **holders_of_locks(place.records)}
     leases = tuple(_held(holding, dead, since_s, lockers) for holding, dead, since_s in found.holdings)
     leases, strays = _with_strays(leases) if thorough else (leases, ())
     return Snapshot(
         place=place,
         leases=leases,
-        queue=tuple(_queued(leases, found.waiting)),
+        queue=_queue(leases, found.waiting, lockers),
         strays=strays,
         locked=tuple((name, lockers.get(name)) for name in found.locked),
         unreadable=tuple(found.unreadable) if inside else (),
@@ -203,12 +205,16 @@ def _locked(locks: FileLocks, untold: Iterable[str]) -> list[str]:
 
 def _held(holding: Holding, dead: bool, since_s: float, lockers: dict[str, int]) -> Held:
     owner = holding.owner
-    here = owner.boot == processes.boot_id() and owner.pid_namespace == processes.pid_namespace()
-    pid = owner.pid if here else lockers.get(CPU_LOCK(holding.reserved.first))
-    outlived = here and not _is_holder(owner)
+    pid = owner.pid if _is_here(owner) else lockers.get(CPU_LOCK(holding.reserved.first))
+    outlived = _is_here(owner) and not _is_holder(owner)
     return Held(
         holding=holding, state="dead" if dead else "outlived" if outlived else "running", pid=pid, since_s=since_s
     )
+
+
+def _is_here(owner: Owner) -> bool:
+    """Whether the number that he gives means him in this namespace."""
+    return owner.boot == processes.boot_id() and owner.pid_namespace == processes.pid_namespace()
 
 
 def _is_holder(owner: Owner) -> bool:
@@ -234,20 +240,25 @@ def _of_strays(lease: Held) -> Held:
     return Held(holding=lease.holding, state="strays", pid=lease.pid, since_s=lease.since_s)
 
 
-def _queued(leases: Sequence[Held], waiting: Sequence[Waiting]) -> Iterator[Queued]:
+def _queue(leases: Sequence[Held], waiting: Sequence[Waiting], lockers: dict[str, int]) -> tuple[Queued, ...]:
     held = [lease for lease in leases if lease.state != "dead"]
     room = Room(-1)
     for lease in held:
         room.take(lease.holding.reserved.bits, lease.holding.gpus, lease.holding.draws)
     now_s, now_ns = time.time(), time.monotonic_ns()
-    for place, one in enumerate(waiting):
+    queue: list[Queued] = []
+    for one in waiting:
         waited_s = max(0.0, (now_ns - records.entered_at_ns(one.name)) / 1e9)
-        yield Queued(
-            waiting=one,
-            since_s=now_s - waited_s,
-            held_by=tuple(_in_the_way(one.claim, held, room)),
-            behind=tuple(first for first in waiting[:place] if first.claim.candidates & one.claim.candidates),
+        queue.append(
+            Queued(
+                waiting=one,
+                pid=one.owner.pid if _is_here(one.owner) else lockers.get(one.name),
+                since_s=now_s - waited_s,
+                held_by=tuple(_in_the_way(one.claim, held, room)),
+                behind=tuple(first for first in queue if first.waiting.claim.candidates & one.claim.candidates),
+            )
         )
+    return tuple(queue)
 
 
 def _in_the_way(claim: Claim, held: Iterable[Held], room: Room) -> Iterator[Held]:
