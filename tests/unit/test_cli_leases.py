@@ -15,6 +15,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,17 @@ import pty
 import termios
 from fcntl import ioctl
 
+from qcthreads.host.limits import Limits, Rule
 from qcthreads.host.locks import holders_of_locks
+from qcthreads.leases import LeaseBook
+from qcthreads.leases.place import find_place
+from qcthreads.leases.shared import SharedLedger
+from qcthreads.leases.snapshot import read_book
+from qcthreads.machine.synthetic import synthetic_machine
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a directory for all users, and becomes others")
 ALICE, BOB = 23456, 23457
+GIB = 1024**3
 
 HOLDS = """
 import qcthreads, sys
@@ -173,6 +181,26 @@ def test_holders_and_those_who_wait(book: Path, start: Callable[..., subprocess.
     holder.communicate("")
     assert [process.communicate()[0] for process in waiting] == ["has\n", "has\n"]
     assert leases(book)["leases"] == leases(book)["waiting"] == []
+
+
+def test_only_those_are_named_who_have_what_is_lacking(book: Path) -> None:
+    machine, place = synthetic_machine(cores=8), find_place({"QCTHREADS_LEASES": str(book)})
+    memory = Rule("available memory", "/proc/meminfo", memory_bytes=64 * GIB, tightest=True)
+    limits = Limits(machine.cpus_online, 8, None, 64 * GIB, (memory,))
+    ours, theirs = (LeaseBook(machine, limits, ledger=SharedLedger(place)) for _ in range(2))
+    much, wide = ours.acquire(1, 60 * GIB), theirs.acquire(5)
+    with ThreadPoolExecutor() as pool:
+        lacks_memory = pool.submit(ours.acquire, 1, 30 * GIB)
+        until(lambda: len(read_book(place).queue) == 1)
+        lacks_cpus = pool.submit(theirs.acquire, 4)
+        queue = until(lambda: len(seen := read_book(place).queue) == 2 and seen)
+        assert [[held.holding.cpus for held in one.held_by] for one in queue] == [[much.cpus], [much.cpus, wide.cpus]]
+        assert [[before.waiting.claim.threads for before in one.behind] for one in queue] == [[], [1]]
+        much.release()
+        wide.release()
+        lacks_memory.result().release()
+        lacks_cpus.result().release()
+    assert read_book(place).leases == read_book(place).queue == ()
 
 
 @pytest.mark.parametrize("columns", [30, 60, 100, 200])

@@ -164,7 +164,7 @@ def _print(snapshot: Snapshot) -> None:
 def _lease_row(lease: Held, now_s: float) -> tuple[str, ...]:
     holding = lease.holding
     return (
-        user_name(holding.owner.uid),
+        lease.user,
         str(lease.pid or "-"),
         lease.state,
         str(holding.cpus),

@@ -7,20 +7,20 @@ import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
 from ..errors import InputError, QCThreadsError
 from ..host import read_machine
 from ..host.sysfs import CPU_DIRECTORY, numbered, read_cpus
-from ..leases.place import find_place
-from ..leases.records import user_name
-from ..leases.snapshot import Held, read_book
 from ..machine import Machine
 from .output import check_writable, explained
 from .render import print_json, print_table
 from .topo_picture import heading, picture
 from .topo_svg import write_svg
+
+if TYPE_CHECKING:
+    from ..leases.snapshot import Held
 
 _MOST_DISTANCES = 16  # nodes; a wider table is read as JSON
 _PATIENCE_S = 0.2  # at the door of the book of leases: a turn takes a tenth of a millisecond
@@ -96,6 +96,9 @@ def machine_document(machine: Machine) -> dict[str, Any]:
 
 def _leases() -> list[Held] | None:
     """What is leased now; ``None`` where the book cannot be read, which is no failure of ours: `doctor` tells of it."""
+    from ..leases.place import find_place
+    from ..leases.snapshot import read_book
+
     try:
         snapshot = read_book(find_place(create=False), patience_s=_PATIENCE_S, thorough=False)
     except QCThreadsError:
@@ -104,16 +107,15 @@ def _leases() -> list[Held] | None:
 
 
 def _lease_document(lease: Held) -> dict[str, Any]:
-    return {"cpus": lease.holding.cpus, "user": user_name(lease.holding.owner.uid), "pid": lease.pid}
+    return {"cpus": lease.holding.cpus, "user": lease.user, "pid": lease.pid}
 
 
 def _said_of(leases: list[Held]) -> list[str]:
     """One line, unless nothing is leased: how much by whom."""
-    cpus: dict[int, CpuSet] = {}
+    cpus: dict[str, CpuSet] = {}
     for lease in leases:
-        uid = lease.holding.owner.uid
-        cpus[uid] = cpus.get(uid, CpuSet()) | lease.holding.cpus
-    said = "; ".join(f"PUs {held} by {user_name(uid)}" for uid, held in cpus.items())
+        cpus[lease.user] = cpus.get(lease.user, CpuSet()) | lease.holding.cpus
+    said = "; ".join(f"PUs {held} by {user}" for user, held in cpus.items())
     return [f"leased now: {said}"] if said else []
 
 
@@ -130,7 +132,7 @@ def _draw(machine: Machine, path: Path, said: list[str], leases: list[Held]) -> 
 
 
 def _whose(lease: Held) -> str:
-    return user_name(lease.holding.owner.uid) + (f", process {lease.pid}" if lease.pid else "")
+    return lease.user + (f", process {lease.pid}" if lease.pid else "")
 
 
 def _print_machine(machine: Machine, leased: CpuSet) -> None:

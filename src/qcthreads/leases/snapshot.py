@@ -11,7 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import LeaseError
@@ -45,6 +45,11 @@ class Held:
     """The holder's number here; ``None``: he is in another PID namespace, and cannot be seen."""
     since_s: float
     """Seconds since the epoch."""
+
+    @property
+    def user(self) -> str:
+        """The holder's name."""
+        return records.user_name(self.holding.owner.uid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,11 +238,8 @@ def _with_strays(leases: tuple[Held, ...]) -> tuple[tuple[Held, ...], tuple[Stra
         seen = {stray.pid for stray in strays}
         strays = tuple(stray for stray in looks.running(dead, now + 1.0) if stray.pid in seen)
     names = {stray.holding.name for stray in strays}
-    return tuple(_of_strays(lease) if lease.holding.name in names else lease for lease in leases), strays
-
-
-def _of_strays(lease: Held) -> Held:
-    return Held(holding=lease.holding, state="strays", pid=lease.pid, since_s=lease.since_s)
+    told = (replace(lease, state="strays") if lease.holding.name in names else lease for lease in leases)
+    return tuple(told), strays
 
 
 def _queue(leases: Sequence[Held], waiting: Sequence[Waiting], lockers: dict[str, int]) -> tuple[Queued, ...]:
