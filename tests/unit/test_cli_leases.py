@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from binascii import crc32
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -435,6 +436,27 @@ def test_users_each_with_a_book_of_his_own() -> None:
         for process in people:
             process.kill()
             process.wait()
+
+
+@AS_ROOT
+def test_what_others_name_their_files_reaches_no_shell_and_no_terminal(shared: Path) -> None:
+    records = shared / "records"
+    body = b'{"pid":1,"boot":"","pid_namespace":"","since":0,"mark":"","command":"","cpus":"","reserved":"","gpus":[],'
+    body += b'"memory_bytes":0,"draws":{},"orphans":"wait"}'
+    (records / "lwithout-cpus").write_bytes(b"%08x %s\n" % (crc32(body), body))
+    (records / "l$(reboot); \x1b]0;evil").write_text("x")
+    (records / "llink").symlink_to("/etc/passwd")
+    os.mkfifo(records / "lfifo")
+    (records / "ldirectory").mkdir()
+    names = {path.name for path in records.iterdir()}
+    for path in records.iterdir():
+        os.chown(path, ALICE, ALICE, follow_symlinks=False)
+    assert {one["record"] for one in leases(shared)["unreadable"]} == names
+    assert {one["user"] for one in leases(shared)["unreadable"]} == {str(ALICE)}
+    (trouble,) = told(EXAMINE, BOB, shared)
+    for shown in (*trouble.values(), qcthreads("leases", book=shared), qcthreads("doctor", book=shared)):
+        assert "reboot" not in shown
+        assert "\x1b" not in shown
 
 
 @contextlib.contextmanager

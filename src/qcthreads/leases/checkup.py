@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from .records import user_name
 from .snapshot import Snapshot, read_book
 
 _FIRST_PERSON, _NOBODY = 1000, 65534  # UID_MIN of login.defs(5); the overflow user
+
+_PLAIN = re.compile(r"[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +148,16 @@ def _of_remains(snapshot: Snapshot) -> Iterator[Trouble]:
     remains = [(name, uid) for name, uid in (*dead, *snapshot.unreadable) if me not in (0, uid)]
     for uid in sorted({uid for _, uid in remains}):
         names = [name for name, owner in remains if owner == uid]
-        paths = " ".join(f"{snapshot.place.records}/{name}" for name in names)
+        if all(_PLAIN.fullmatch(name) for name in names):
+            mend = " ".join(["sudo rm -f", *(f"{snapshot.place.records}/{name}" for name in names)])
+        else:  # named by somebody who may wish to see what a shell makes of it
+            mend = (
+                f"as root: ls -lb {snapshot.place.records}, and remove his files by hand: a shell might run their names"
+            )
         yield Trouble(
             f"{format_count(len(names), 'record')} of user {user_name(uid)}, of dead processes: in nobody's way, "
             "removed by his next lease, or one of root's",
-            f"sudo rm -f {paths}",
+            mend,
         )
 
 

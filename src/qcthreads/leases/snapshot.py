@@ -121,18 +121,22 @@ def read_book(place: Place, *, patience_s: float = _PATIENCE_S, thorough: bool =
                 f"the book of leases in {place.path} cannot be read: {error.filename}: {error.strerror}; "
                 "`qcthreads doctor` says what is wrong with it"
             ) from error
-        lockers = {**holders_of_locks(place.locks), **holders_of_locks(place.records)}
-    leases = tuple(_held(holding, dead, since_s, lockers) for holding, dead, since_s in found.holdings)
+    seen = _Seen(
+        processes.boot_id(),
+        processes.pid_namespace(),
+        {**holders_of_locks(place.locks), **holders_of_locks(place.records)},
+    )
+    leases = tuple(_held(holding, dead, since_s, seen) for holding, dead, since_s in found.holdings)
     leases, strays = _with_strays(leases) if thorough else (leases, ())
     return Snapshot(
         place=place,
         leases=leases,
-        queue=_queue(leases, found.waiting, lockers),
+        queue=_queue(leases, found.waiting, seen),
         strays=strays,
-        locked=tuple((name, lockers.get(name)) for name in found.locked),
+        locked=tuple((name, seen.lockers.get(name)) for name in found.locked),
         unreadable=tuple(found.unreadable) if inside else (),
         shut=not inside,
-        door_pid=None if inside else lockers.get(DOOR),
+        door_pid=None if inside else seen.lockers.get(DOOR),
     )
 
 
@@ -143,6 +147,23 @@ class _Found:
     waiting: list[Waiting]
     unreadable: list[tuple[str, int]]
     locked: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Whom this process can see: the namespace that it is in, and by lock who took it."""
+
+    boot: str
+    pid_namespace: str
+    lockers: dict[str, int]
+
+    def is_here(self, owner: Owner) -> bool:
+        """Whether the number that he gives means him."""
+        return owner.boot == self.boot and owner.pid_namespace == self.pid_namespace
+
+    def pid(self, owner: Owner, lock: str) -> int | None:
+        """The number of ``owner``, who took ``lock``."""
+        return owner.pid if self.is_here(owner) else self.lockers.get(lock)
 
 
 def _enter(locks: FileLocks, patience_s: float) -> bool:
@@ -175,14 +196,14 @@ def _read(place: Place, name: str, locks: FileLocks, folder: Folder, found: _Fou
     content = records.decode(text)
     holding = records.holding(name, content, uid) if content and name.startswith("l") else None
     ticket = records.waiting(name, content, uid) if content and records.is_ticket(name) else None
-    if holding is not None:
+    if holding is not None and holding.reserved:
         dead = any(_is_free(locks, lock) for lock in map(CPU_LOCK, holding.reserved))
         since_s = (place.records / name).lstat().st_mtime
         found.holdings.append((holding, dead, since_s))
     elif ticket is not None and folder.is_held(name):
         found.waiting.append(ticket)
     else:
-        found.unreadable.append((name, uid))
+        found.unreadable.append((name, (place.records / name).lstat().st_uid))
 
 
 def _is_free(locks: FileLocks, name: str) -> bool:
@@ -208,18 +229,15 @@ def _locked(locks: FileLocks, untold: Iterable[str]) -> list[str]:
     return sorted(name for name in held if not _is_free(locks, name))
 
 
-def _held(holding: Holding, dead: bool, since_s: float, lockers: dict[str, int]) -> Held:
+def _held(holding: Holding, dead: bool, since_s: float, seen: _Seen) -> Held:
     owner = holding.owner
-    pid = owner.pid if _is_here(owner) else lockers.get(CPU_LOCK(holding.reserved.first))
-    outlived = _is_here(owner) and not _is_holder(owner)
+    outlived = seen.is_here(owner) and not _is_holder(owner)
     return Held(
-        holding=holding, state="dead" if dead else "outlived" if outlived else "running", pid=pid, since_s=since_s
+        holding=holding,
+        state="dead" if dead else "outlived" if outlived else "running",
+        pid=seen.pid(owner, CPU_LOCK(holding.reserved.first)),
+        since_s=since_s,
     )
-
-
-def _is_here(owner: Owner) -> bool:
-    """Whether the number that he gives means him in this namespace."""
-    return owner.boot == processes.boot_id() and owner.pid_namespace == processes.pid_namespace()
 
 
 def _is_holder(owner: Owner) -> bool:
@@ -235,14 +253,14 @@ def _with_strays(leases: tuple[Held, ...]) -> tuple[tuple[Held, ...], tuple[Stra
     if strays:
         # Again, as if later: one that is ending, or becoming another program, has no environment and may be anybody's.
         time.sleep(_SETTLE_S)
-        seen = {stray.pid for stray in strays}
-        strays = tuple(stray for stray in looks.running(dead, now + 1.0) if stray.pid in seen)
+        first = {stray.pid for stray in strays}
+        strays = tuple(stray for stray in looks.running(dead, now + 1.0) if stray.pid in first)
     names = {stray.holding.name for stray in strays}
     told = (replace(lease, state="strays") if lease.holding.name in names else lease for lease in leases)
     return tuple(told), strays
 
 
-def _queue(leases: Sequence[Held], waiting: Sequence[Waiting], lockers: dict[str, int]) -> tuple[Queued, ...]:
+def _queue(leases: Sequence[Held], waiting: Sequence[Waiting], seen: _Seen) -> tuple[Queued, ...]:
     held = [lease for lease in leases if lease.state != "dead"]
     room = Room(-1)
     for lease in held:
@@ -254,7 +272,7 @@ def _queue(leases: Sequence[Held], waiting: Sequence[Waiting], lockers: dict[str
         queue.append(
             Queued(
                 waiting=one,
-                pid=one.owner.pid if _is_here(one.owner) else lockers.get(one.name),
+                pid=seen.pid(one.owner, one.name),
                 since_s=now_s - waited_s,
                 held_by=tuple(_in_the_way(one.claim, held, room)),
                 behind=tuple(first for first in queue if first.waiting.claim.candidates & one.claim.candidates),
