@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..host.busy import BusyWatch
     from .lease import Lease
 
+_TOLD_AFTER_S = 1.0  # shorter waits are nobody's concern
 _BUSY = 0.5  # of the time: two of them would share a PU
 _LOOK_AT_LOAD_S = 1.0  # to look takes 12 ms on 4096 PUs
 _SAMPLE_S = 0.1  # ten ticks of the kernel's counters
@@ -33,13 +34,27 @@ _SAMPLE_S = 0.1  # ten ticks of the kernel's counters
 class Waiter:
     """Somebody of this process who waits. ``wake`` is safe in finalizers and may be called for nothing."""
 
-    __slots__ = ("claim", "name", "wake")
+    __slots__ = ("_on_wait", "claim", "name", "wake")
 
-    def __init__(self, claim: Claim, wake: Callable[[], object]) -> None:
+    def __init__(
+        self, claim: Claim, wake: Callable[[], object], on_wait: Callable[[str], object] | None = None
+    ) -> None:
         self.claim = claim
         self.wake = wake
+        self._on_wait = on_wait
         self.name = ""
         """Sorts by age among all who wait; given by the ledger."""
+
+    def told_in(self, waited_s: float) -> float | None:
+        """In how many seconds he is to be told whom he waits for; ``None``: never, or no more."""
+        return None if self._on_wait is None else max(0.0, _TOLD_AFTER_S - waited_s)
+
+    def due(self, waited_s: float) -> Callable[[str], object] | None:
+        """How to tell him, once, when it is time."""
+        if waited_s < _TOLD_AFTER_S:
+            return None
+        tell, self._on_wait = self._on_wait, None
+        return tell
 
 
 class Ledger:
