@@ -153,7 +153,7 @@ def _described(pid: int) -> str:
     """Process, parent, lease and open files."""
     try:
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        files = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+        files = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:
         return f"process {pid}, just ended"
     lease = [word.decode() for word in words if word.startswith(b"QCTHREADS_LEASE=")]
