@@ -20,6 +20,9 @@ from .claims import Claim
 if TYPE_CHECKING:
     from .lease import Lease
 
+TICKET_DIGITS = 18
+"""Nanoseconds since the boot, which all processes count alike, in the name of a ticket."""
+
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes an encoder each time
 
 _Pools = Mapping[str, tuple[int, int]]
@@ -156,6 +159,17 @@ def waiting(name: str, content: dict[str, Any], uid: int) -> Waiting | None:
         return Waiting(name=name, owner=_owner(content, uid), claim=claim)
     except (AttributeError, KeyError, TypeError, ValueError, InputError):
         return None
+
+
+def is_ticket(name: str) -> bool:
+    """Whether a file of this name may tell of a request that waits."""
+    number, dash, _ = name.partition("-")
+    return number[:1] == "w" and number[1:].isdigit() and len(number) == 1 + TICKET_DIGITS and bool(dash)
+
+
+def entered_at_ns(ticket: str) -> int:
+    """When he entered the line who has the ticket of this name, by ``time.monotonic_ns``."""
+    return int(ticket[1 : 1 + TICKET_DIGITS])
 
 
 def user_name(uid: int) -> str:

@@ -25,7 +25,7 @@ from ..errors import LeaseError
 from ..host import processes
 from . import records
 from .ledger import Ledger, Waiter
-from .place import DOOR, Place, make, nested
+from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, make, nested
 from .pools import MACHINE_MEMORY
 from .records import Holding, Waiting
 from .strays import Strays
@@ -46,8 +46,6 @@ _DOOR_PAUSE_S = 1e-3  # between two tries: many who try more often leave no CPU 
 _LOOK_S = 0.25  # what nothing tells of: another's stray has ended, an event was lost
 _BEHIND_S = 0.02  # for every one before it, until who waits looks whether they have left something over
 _SETTLE_S = 0.005  # between a killed process's files being closed and its locks being free
-_CPU_LOCK, _GPU_LOCK = "cpu{}".format, "gpu{}".format
-_TICKET_DIGITS = 18  # nanoseconds since the boot, which all processes count alike
 
 
 _ledgers: weakref.WeakSet[SharedLedger] = weakref.WeakSet()
@@ -123,7 +121,7 @@ class SharedLedger(Ledger):
     def enter(self, waiter: Waiter) -> None:
         """Put ``waiter`` last in line."""
         self._names += 1
-        waiter.name = f"w{time.monotonic_ns():0{_TICKET_DIGITS}}-{self.mark}-{self._names}"
+        waiter.name = f"w{time.monotonic_ns():0{records.TICKET_DIGITS}}-{self.mark}-{self._names}"
         super().enter(waiter)
 
     def leave(self, waiter: Waiter) -> None:
@@ -146,7 +144,7 @@ class SharedLedger(Ledger):
 
     def take(self, lease: Lease) -> int:
         """Give out ``lease``: all of it, or nothing where bits of PUs are returned that cannot be had after all."""
-        lease.locks = (*map(_CPU_LOCK, lease.reserved), *map(_GPU_LOCK, lease.gpus))
+        lease.locks = (*map(CPU_LOCK, lease.reserved), *map(GPU_LOCK, lease.gpus))
         taken = self._lock_all(lease.locks)
         if taken:
             return 1 << int(taken[3:]) if taken.startswith("cpu") else lease.reserved.bits
@@ -279,7 +277,7 @@ class SharedLedger(Ledger):
             ) from error
         content = records.decode(text)
         holding = records.holding(name, content, uid) if content and name.startswith("l") else None
-        ticket = records.waiting(name, content, uid) if content and _is_ticket(name) else None
+        ticket = records.waiting(name, content, uid) if content and records.is_ticket(name) else None
         if holding is not None:
             self._holdings[name] = _believed(holding)
             self._leased |= holding.reserved.bits
@@ -312,7 +310,7 @@ class SharedLedger(Ledger):
         if not holding.reserved.isdisjoint(ours):
             return True
         for cpu in holding.reserved:
-            name = _CPU_LOCK(cpu)
+            name = CPU_LOCK(cpu)
             try:
                 free = self._locks.try_lock(name)
             except FileNotFoundError:  # no such PU is here, and so nobody has it, whatever is told
@@ -407,8 +405,3 @@ def sum_bits(sets: Iterable[int]) -> int:
     for one in sets:
         bits |= one
     return bits
-
-
-def _is_ticket(name: str) -> bool:
-    number, dash, _ = name.partition("-")
-    return number[:1] == "w" and number[1:].isdigit() and len(number) == 1 + _TICKET_DIGITS and bool(dash)

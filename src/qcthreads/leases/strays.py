@@ -58,13 +58,13 @@ class Strays:
         """
         names, now = frozenset(holding.name for holding in dead), time.monotonic()
         if names - self._scanned or now - self._scanned_at > _RESCAN_S:
-            self.found = list(self._running(dead, now))
+            self.found = list(self.running(dead, now))
             self._scanned, self._scanned_at = names, now
             for stray in self.found:
                 self._end(stray, now)
         return {stray.holding.name for stray in self.found} & names
 
-    def _running(self, dead: Iterable[Holding], now: float) -> Iterator[Stray]:
+    def running(self, dead: Iterable[Holding], now: float) -> Iterator[Stray]:
         """Live processes under leases of ``dead`` holders. One that may run on none of a lease's PUs is another's."""
         boot, own = processes.boot_id(), os.getpid()
         dead = [holding for holding in dead if holding.owner.boot == boot]  # nothing survives a reboot
