@@ -12,8 +12,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-if sys.platform != "win32":
-    import fcntl
+assert sys.platform != "win32", "Windows has no flock"
+import fcntl  # noqa: E402
 
 _MOST_KEPT = 256  # of unlocked files that stay open; a soft limit of 1024 descriptors is common
 
@@ -34,6 +34,7 @@ class FileLocks:
         self._create = create
         self._folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._open: dict[str, int] = {}
+        self._locked: set[str] = set()
 
     def try_lock(self, name: str) -> bool:
         """Take the lock, or say that somebody else has it. OSError where the file cannot be opened."""
@@ -43,6 +44,7 @@ class FileLocks:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 return False
             raise
+        self._locked.add(name)
         return True
 
     def unlock(self, name: str) -> None:
@@ -50,22 +52,18 @@ class FileLocks:
         descriptor = self._open.get(name)
         if descriptor is not None:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
+            self._locked.discard(name)
 
     def leave(self, name: str) -> None:
         """Leave the lock to the children that have it: it is free when these have ended."""
         descriptor = self._open.pop(name, None)
         if descriptor is not None:
             os.close(descriptor)
+            self._locked.discard(name)
 
     def descriptor(self, name: str) -> int:
         """Of a lock that this process has; a process that gets it has the lock, too."""
         return self._open[name]
-
-    def trim(self, held: set[str]) -> None:
-        """Close files that are not ``held`` when there are many."""
-        if len(self._open) - len(held) > _MOST_KEPT:
-            for name in [name for name in self._open if name not in held]:
-                self.leave(name)
 
     def close(self) -> None:
         """Close everything: what no child has, is free."""
@@ -77,6 +75,7 @@ class FileLocks:
     def _descriptor(self, name: str) -> int:
         found = self._open.get(name)
         if found is None:
+            self._trim()
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
             try:
                 found = os.open(name, flags, dir_fd=self._folder)
@@ -86,6 +85,11 @@ class FileLocks:
                 found = os.open(name, flags | os.O_CREAT, 0o600, dir_fd=self._folder)
             self._open[name] = found
         return found
+
+    def _trim(self) -> None:
+        if len(self._open) - len(self._locked) > _MOST_KEPT:
+            for name in [name for name in self._open if name not in self._locked]:
+                self.leave(name)
 
 
 def holders_of_locks(directory: Path) -> dict[str, int]:

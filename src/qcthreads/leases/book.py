@@ -10,8 +10,9 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from dataclasses import replace
 from queue import Empty, SimpleQueue
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..cpuset import CpuSet
 from ..errors import CpusTakenError, InputError, LeaseError, OversubscriptionError, StopRequestedError
@@ -25,6 +26,9 @@ from .lease import Lease
 from .ledger import Ledger, Waiter
 from .pools import cpu_pools, memory_pools, node_pools
 from .records import Holding
+
+if TYPE_CHECKING:
+    from ..host.gpus import Gpu
 
 _numbers = itertools.count(1)
 
@@ -45,7 +49,10 @@ class LeaseBook:
     smt
         Hand out hyperthreads too.
     gpus
-        Numbers of the GPUs the book hands out.
+        The GPUs the book hands out.
+    busy
+        What to do about PUs that others keep busy who hold no lease: ``avoid`` them as long as there are others,
+        ``wait`` until they are idle, or ``ignore`` it.
     ledger
         Who else takes part: :func:`qcthreads.leases.node_ledger`'s are all processes on the node; ``None``: nobody.
     orphans
@@ -72,7 +79,8 @@ class LeaseBook:
         leave: int = 0,
         memory_bytes: int | None = None,
         smt: bool = False,
-        gpus: Iterable[int] = (),
+        gpus: Iterable[Gpu] = (),
+        busy: Literal["avoid", "wait", "ignore"] = "ignore",
         ledger: Ledger | None = None,
         orphans: Literal["end", "wait"] = "wait",
     ) -> None:
@@ -85,9 +93,10 @@ class LeaseBook:
                 f"{format_size(self.memory_bytes)} of memory were asked for, but {format_size(limits.memory_bytes)} "
                 "may be used; ask for less"
             )
-        self.gpus = tuple(gpus)
+        self.gpus = {gpu.index: gpu for gpu in gpus}
         self.ledger = Ledger() if ledger is None else ledger
         self.orphans = orphans
+        self._busy = busy
         self._smt = smt
         self._candidates = self.usable if leave else usable_cpus(machine, cpus or limits.cpus, smt=smt)
         self._siblings = limits.cpus.bits & machine.cpus_online.bits
@@ -108,6 +117,7 @@ class LeaseBook:
         near: CpuSet | None = None,
         exclusive_cores: bool = True,
         cancel: threading.Event | None = None,
+        on_wait: Callable[[str], object] | None = None,
     ) -> Lease:
         """Lease ``threads`` PUs chosen by topology.
 
@@ -126,6 +136,8 @@ class LeaseBook:
             Nobody else works on the cores of this lease, not even on PUs that the lease does not hold.
         cancel
             When set, waiting ends with StopRequestedError; whoever sets it calls :meth:`wake`.
+        on_wait
+            Called when it has waited for a second, once, with who holds what it lacks.
 
         Raises
         ------
@@ -134,8 +146,12 @@ class LeaseBook:
             who holds what it lacks.
         """
         claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores)
+        at_once = self._at_once(claim)
+        if at_once is not None:
+            return at_once
         woken: SimpleQueue[None] = SimpleQueue()
-        with contextlib.closing(self._attempts(claim, Waiter(claim, lambda: woken.put(None)), wait, timeout)) as tries:
+        waiter = Waiter(claim, lambda: woken.put(None), on_wait)
+        with contextlib.closing(self._attempts(claim, waiter, wait, timeout)) as tries:
             for lease, left_s in tries:
                 if lease is not None:
                     return lease
@@ -278,12 +294,19 @@ class LeaseBook:
             preferred=self.usable.bits,
             near=near.bits if near else 0,
             gpus=gpus,
-            gpu_candidates=self.gpus if gpus else (),
+            gpu_candidates=tuple(self.gpus) if gpus else (),
             memory_bytes=memory_bytes,
             draws=draws,
             nodes=self._node_pools,
             bound=self._bound,
         )
+
+    def _at_once(self, claim: Claim) -> Lease | None:
+        """Without waiting, and without overtaking those who wait."""
+        if self._busy != "ignore":
+            self.ledger.look_at_load()
+        with self.ledger.turn():
+            return self._try(claim)
 
     def _attempts(
         self, claim: Claim, waiter: Waiter, wait: bool, timeout: float | None
@@ -295,6 +318,8 @@ class LeaseBook:
         try:
             while True:
                 left = None if timeout is None else timeout - (time.monotonic() - began)
+                if self._busy != "ignore":
+                    self.ledger.look_at_load()
                 with self.ledger.turn():
                     lease = self._try(claim, waiter)
                     if lease is None:
@@ -305,6 +330,7 @@ class LeaseBook:
                         if not wait or (left is not None and left <= 0):
                             raise LeaseError(self._not_now(claim, waiter, 0 if not wait else timeout))
                         self.ledger.put_up(waiter)
+                        tell = waiter.due(time.monotonic() - began)
                 if lease is not None:
                     if entered:
                         self.ledger.leave(waiter)
@@ -312,12 +338,17 @@ class LeaseBook:
                         lease.waited_s, lease.waited_for = time.monotonic() - began, waits_for
                     yield lease, None
                     return
-                yield None, min((s for s in (left, self.ledger.longest_sleep_s) if s is not None), default=None)
+                if tell is not None:
+                    tell(waits_for)
+                limits_s = (left, self.ledger.longest_sleep_s, waiter.told_in(time.monotonic() - began))
+                yield None, min((s for s in limits_s if s is not None), default=None)
         finally:
             if entered:  # also on KeyboardInterrupt; whoever is next in line may fit now
                 self.ledger.leave(waiter)
 
-    def _try(self, claim: Claim, waiter: Waiter) -> Lease | None:
+    def _try(self, claim: Claim, waiter: Waiter | None = None) -> Lease | None:
+        claim = self._beside_others(claim)
+
         def made(room: Room) -> list[Lease]:
             found = claims.grant(self.machine, room, claim)
             if found is None:
@@ -328,9 +359,10 @@ class LeaseBook:
         leases, room = self._give_out(made, waiter)
         if leases:
             return leases[0]
-        claims.set_aside(self.machine, room, claim)
-        if room.free & self._candidates.bits:
-            self.ledger.next_in_line(waiter)
+        if waiter is not None:
+            claims.set_aside(self.machine, room, claim)
+            if room.free & self._candidates.bits:
+                self.ledger.next_in_line(waiter)
         return None
 
     def _give_out(
@@ -361,6 +393,19 @@ class LeaseBook:
                 return lost
         return 0
 
+    def _beside_others(self, claim: Claim) -> Claim:
+        """``claim`` less the PUs that others keep busy, or rather without them."""
+        if self._busy == "ignore":
+            return claim
+        strangers = self.ledger.strangers
+        if not strangers & claim.candidates:
+            return claim
+        if self._busy == "wait":
+            return replace(claim, candidates=claim.candidates & ~strangers, preferred=claim.preferred & ~strangers)
+        idle = claim.preferred & ~strangers
+        enough = idle.bit_count() >= claim.threads
+        return replace(claim, preferred=idle if enough else claim.candidates & ~strangers)
+
     def _lease_of(self, cpus: CpuSet, reserved: CpuSet) -> Lease:
         """Without memory."""
         draws = {pool: (len(cpus), holds) for pool, holds in self._cpu_pools.items()}
@@ -382,10 +427,12 @@ class LeaseBook:
             memory = sum(one.memory_bytes for one in holdings)
             also = f" and {format_size(memory)}" if memory else ""
             said.append(f"{holdings[0].owner} (CPUs {cpus}{also})")
+        if self._busy == "wait":
+            said += self.ledger.explain_busy(CpuSet.from_bits(self.ledger.strangers & claim.candidates))
         return ", ".join([*said, *self.ledger.strays()])
 
     def _not_now(self, claim: Claim, waiter: Waiter, waited_s: float | None) -> str:
-        room = self.ledger.room(self.machine)
+        room = self.ledger.unheld(self.machine)
         free = CpuSet.from_bits(room.free & self._candidates.bits)
         memory = min((room.left(pool, holds) for pool, holds in self._memory_pools.items()), default=0)
         asked = f"a lease of {format_count(claim.threads, 'CPU')}"

@@ -123,7 +123,8 @@ def whole_cores(machine: Machine, cpus: CpuSet, claim: Claim) -> CpuSet:
 
 def _choose(machine: Machine, room: Room, claim: Claim, free: int) -> int:
     """Of ``free``, which suffice: rather those preferred, and next to memory that is free."""
-    for some in (claim.preferred, _with_memory(machine, room, claim), claim.candidates):
+    roomy = _with_memory(machine, room, claim)
+    for some in (claim.preferred & roomy, claim.preferred, roomy, claim.candidates):
         if (some & free).bit_count() >= claim.threads:
             near = CpuSet.from_bits(claim.near) if claim.near else None
             chosen = choose(machine, CpuSet.from_bits(some & free), claim.threads, near=near)

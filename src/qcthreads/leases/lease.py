@@ -9,16 +9,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError
+from ..errors import BindingError, BindingNotSupportedError, ProcessGoneError
 from ..units import format_size
+from .place import LEASE_VARIABLE
 
 if TYPE_CHECKING:
     import subprocess
 
     from .book import LeaseBook
-
-VARIABLE = "QCTHREADS_LEASE"
-"""Environment variable of what runs under a lease, and of everything that it starts."""
 
 
 class Lease:
@@ -83,8 +81,12 @@ class Lease:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What belongs into the environment of everything that runs under it: whose it is."""
-        return {VARIABLE: self.mark}
+        """What belongs into the environment of everything that runs under it: whose it is, and which GPUs it sees."""
+        if not self.book.gpus:
+            return {LEASE_VARIABLE: self.mark}
+        from ..host.gpus import visibility
+
+        return {LEASE_VARIABLE: self.mark, **visibility(self.book.gpus[index] for index in self.gpus)}
 
     @contextlib.contextmanager
     def bound(self) -> Iterator[CpuSet]:
@@ -114,16 +116,26 @@ class Lease:
         """Start a process under this lease: bound from its first instruction, with :attr:`environment`.
 
         While the process lives, so does its hold on the PUs, also when this one is killed. ``options`` are
-        ``subprocess.Popen``'s. Where the system refuses to bind, BindingError says why, and nothing is started.
+        ``subprocess.Popen``'s. Where the platform cannot bind at all, it runs unbound, and the log says so, once; where
+        the system refuses, BindingError says why, and nothing is started.
         """
         import subprocess
 
-        environment = {**(options.pop("env", None) or os.environ), **self.environment}
+        from ..host import get_host
+
+        given = options.pop("env", None)
+        options["env"] = {**(os.environ if given is None else given), **self.environment}
+        locks = self.descriptors()
+        if locks:
+            options["pass_fds"] = (*options.get("pass_fds", ()), *locks)
         self.started = True
-        with self.bound():
-            return subprocess.Popen(
-                command, env=environment, pass_fds=(*options.pop("pass_fds", ()), *self.descriptors()), **options
-            )
+        if get_host().capabilities.inherit_binding:
+            with self.bound():
+                return subprocess.Popen(command, **options)
+        process = subprocess.Popen(command, **options)
+        with contextlib.suppress(ProcessGoneError, BindingNotSupportedError):  # which the back end has said, once
+            get_host().set_process_affinity(self.cpus, process.pid)
+        return process
 
     def descriptors(self) -> tuple[int, ...]:
         """Open files that carry the kernel's locks: a process that gets them holds the PUs, too. May be none."""

@@ -75,6 +75,7 @@ def _ledger(place: Place) -> Ledger:
 @cache
 def _process_book(pid: int) -> LeaseBook:  # noqa: ARG001 (a fork has nothing of its parent's)
     from ..host import read_machine
+    from ..host.gpus import read_gpus
     from ..host.limits import read_limits
 
-    return LeaseBook(read_machine(), read_limits(), ledger=node_ledger())
+    return LeaseBook(read_machine(), read_limits(), gpus=read_gpus(), busy="avoid", ledger=node_ledger())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,10 @@ SHARED = Path("/run/qcthreads")
 """What root makes for all users."""
 VARIABLE = "QCTHREADS_LEASES"
 """Environment variable that names another directory; ``process``: none."""
+LEASE_VARIABLE = "QCTHREADS_LEASE"
+"""Environment variable of everything that runs under a lease: whose, and which."""
 LOCKS, RECORDS, DOOR = "locks", "records", "door"
+_MARK = re.compile(r"[0-9a-f]{32}(\.[0-9]{1,18})?")
 _OVERFLOW_UID = 65534  # what a user namespace shows for owners that it has no number for, root outside among them
 
 
@@ -65,6 +69,9 @@ def find_place(environ: Mapping[str, str] | None = None) -> Place:
     named = environ.get(VARIABLE, "")
     if named == "process":
         return Place("process", None, f"{VARIABLE}=process")
+    outer = environ.get(LEASE_VARIABLE, "")
+    if outer:
+        return _within(outer, environ)
     if named:
         try:
             return _of_root(Path(named)) if _is_roots(Path(named)) else _of_user(Path(named), f"{VARIABLE}={named}")
@@ -73,8 +80,6 @@ def find_place(environ: Mapping[str, str] | None = None) -> Place:
                 f"{VARIABLE}={named}: {_because(error)}; name a directory of yours, or one that "
                 "`qcthreads leases --share` made"
             ) from error
-    if sys.platform == "win32":
-        return Place("process", None, "on Windows the book of leases is this process's alone")
     refusals = []
     try:
         return _of_root(SHARED)
@@ -88,6 +93,12 @@ def find_place(environ: Mapping[str, str] | None = None) -> Place:
         except OSError as error:
             refusals.append(_because(error))
     return Place("process", None, "; ".join(refusals))
+
+
+def nested(mark: str, environ: Mapping[str, str] | None = None) -> list[Path]:
+    """Where those share who run under the lease ``mark``, and divide its CPUs: removed when that has ended."""
+    environ = os.environ if environ is None else environ
+    return [home.with_name(f"{home.name}-in-{mark}") for home in _homes(environ)] if _MARK.fullmatch(mark) else []
 
 
 def make(place: Place) -> None:
@@ -145,9 +156,18 @@ def _of_user(path: Path, why: str) -> Place:
     return Place("user", path, why)
 
 
+def _within(outer: str, environ: Mapping[str, str]) -> Place:
+    """Of those who run under one lease themselves: its CPUs are theirs, and nobody else's to give."""
+    why = f"this runs under a lease ({LEASE_VARIABLE}={outer}), whose CPUs are divided here"
+    for candidate in nested(outer, environ):
+        with contextlib.suppress(OSError):
+            return _of_user(candidate, why)
+    return Place("process", None, why)
+
+
 def _homes(environ: Mapping[str, str]) -> list[Path]:
-    given = environ.get("XDG_RUNTIME_DIR")
-    homes = [Path(given, "qcthreads")] if given else []
+    named, given = environ.get(VARIABLE), environ.get("XDG_RUNTIME_DIR")
+    homes = [Path(named)] if named else [Path(given, "qcthreads")] if given else []
     return [*homes, Path("/dev/shm" if sys.platform == "linux" else "/tmp", f"qcthreads-{os.geteuid()}")]
 
 

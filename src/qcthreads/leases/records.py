@@ -7,19 +7,18 @@ A record is one line: the CRC-32 of the rest in hexadecimal, a blank, JSON. What
 from __future__ import annotations
 
 import json
-import os
-import stat
+import sys
 from binascii import crc32
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
 from ..errors import InputError
 from .claims import Claim
 
-LONGEST = 65536
-"""Bytes of a record at most: 4096 CPUs one by one take a third of it."""
+if TYPE_CHECKING:
+    from .lease import Lease
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes an encoder each time
 
@@ -69,29 +68,29 @@ class Waiting:
     claim: Claim
 
 
-def encode(content: Mapping[str, Any]) -> bytes:
-    """The text of a record."""
-    body = _to_json(content).encode()
-    return b"%08x %s\n" % (crc32(body), body)
+def encode(*bodies: str) -> bytes:
+    """The text of a record, from what :func:`body` made of its parts."""
+    text = f"{{{','.join(bodies)}}}".encode()
+    return b"%08x %s\n" % (crc32(text), text)
 
 
-def holding_content(owner: Mapping[str, Any], lease: Any) -> dict[str, Any]:
-    """What is told of a lease."""
-    return {
-        **owner,
-        "cpus": str(lease.cpus),
-        "reserved": str(lease.reserved),
-        "gpus": lease.gpus,
-        "memory_bytes": lease.memory_bytes,
-        "draws": lease.draws,
-        "orphans": lease.orphans,
-    }
+def body(content: Mapping[str, Any]) -> str:
+    """JSON of ``content`` without the braces: a part of a record, for it is made while others wait."""
+    return _to_json(content)[1:-1]
 
 
-def waiting_content(owner: Mapping[str, Any], claim: Claim) -> dict[str, Any]:
-    """What is told of a request."""
-    return {
-        **owner,
+def lease_body(lease: Lease) -> str:
+    """What is told of a lease, beside its owner."""
+    draws = _to_json(lease.draws) if lease.draws else "{}"
+    return (
+        f'"cpus":"{lease.cpus}","reserved":"{lease.reserved}","gpus":{list(lease.gpus)},'
+        f'"memory_bytes":{lease.memory_bytes},"draws":{draws},"orphans":"{lease.orphans}"'
+    )
+
+
+def claim_body(claim: Claim) -> str:
+    """What is told of a request, beside its owner."""
+    content = {
         "threads": claim.threads,
         "candidates": str(CpuSet.from_bits(claim.candidates)),
         "siblings": str(CpuSet.from_bits(claim.siblings)),
@@ -104,27 +103,19 @@ def waiting_content(owner: Mapping[str, Any], claim: Claim) -> dict[str, Any]:
         "nodes": claim.nodes,
         "bound": claim.bound,
     }
+    return body(content)
 
 
-def read(directory: int, name: str) -> tuple[dict[str, Any] | None, int]:
-    """The content and the owner of the file ``name``; ``None`` for what is torn, or is no record.
-
-    Raises FileNotFoundError when it has gone.
-    """
+def decode(text: bytes) -> dict[str, Any] | None:
+    """The content of a record; ``None`` for what is torn, or is no record."""
+    check, _, body = text.rstrip(b"\n").partition(b" ")
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        return None, -1
-    try:
-        found = os.fstat(descriptor)
-        # A second name could make somebody else the owner of what he has told of before.
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size > LONGEST:
-            return None, found.st_uid
-        return _decode(os.read(descriptor, LONGEST)), found.st_uid
-    finally:
-        os.close(descriptor)
+        if int(check, 16) != crc32(body):
+            return None
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def holding(name: str, content: dict[str, Any], uid: int) -> Holding | None:
@@ -166,23 +157,14 @@ def waiting(name: str, content: dict[str, Any], uid: int) -> Waiting | None:
 
 def user_name(uid: int) -> str:
     """The user's name, or number where it has none here."""
-    try:
-        import pwd
+    if sys.platform == "win32":
+        return "this user"
+    import pwd
 
+    try:
         return pwd.getpwuid(uid).pw_name
-    except (ImportError, KeyError):
+    except KeyError:
         return str(uid)
-
-
-def _decode(text: bytes) -> dict[str, Any] | None:
-    check, _, body = text.rstrip(b"\n").partition(b" ")
-    try:
-        if int(check, 16) != crc32(body):
-            return None
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _owner(content: dict[str, Any], uid: int) -> Owner:

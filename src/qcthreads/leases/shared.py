@@ -7,8 +7,8 @@ free is a dead process's, and what it held is free when nothing runs any more th
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import errno
 import logging
 import os
 import random
@@ -17,18 +17,25 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
 from ..errors import LeaseError
 from ..host import processes
-from ..host.locks import FileLocks, holders_of_locks
 from . import records
 from .ledger import Ledger, Waiter
-from .place import DOOR, Place, make
+from .place import DOOR, Place, make, nested
+from .pools import MACHINE_MEMORY
 from .records import Holding, Waiting
 from .strays import Strays, live_under
 
+if sys.platform == "win32":
+    from ..host.windows_folder import Folder
+    from ..host.windows_locks import FileLocks, holders_of_locks
+else:
+    from ..host.folder import Folder
+    from ..host.locks import FileLocks, holders_of_locks
 if TYPE_CHECKING:
     from .lease import Lease
 
@@ -49,6 +56,12 @@ def _after_fork() -> None:
         ledger.after_fork()
 
 
+def _at_exit() -> None:
+    for ledger in tuple(_ledgers):
+        ledger.close()
+
+
+atexit.register(_at_exit)
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_after_fork)
 
@@ -63,11 +76,15 @@ class SharedLedger(Ledger):
         self.place = place
         self._me = _myself(self.mark)
         self._locks: FileLocks
-        self._directory = -1
+        self._folder: Folder | None = None
+        self._fresh = True
+        """Nobody has looked yet for what the dead have left."""
         self._holdings: dict[str, Holding] = {}
         self._tickets: dict[str, Waiting] = {}
         self._nothing: set[str] = set()
         """Names of what is torn, dead or no record, and cannot be removed by this user."""
+        self._strange: set[str] = set()
+        """Names of what was not ours at the last look."""
         self._own: dict[str, Lease] = {}
         self._own_tickets: dict[str, int] = {}
         self._names = 0
@@ -79,12 +96,15 @@ class SharedLedger(Ledger):
     def turn(self) -> Iterator[None]:
         """Nobody else on the node reads or changes what is given out."""
         with self._lock:
-            if self._directory < 0 or not os.fstat(self._directory).st_nlink:
+            if self._folder is None or self._folder.gone:
                 self._open()
             self._enter_door()
             try:
                 self._count_given_back()
                 self._look()
+                if self._fresh:
+                    self._fresh = False
+                    self.reclaim()
                 yield
             finally:
                 self._locks.unlock(DOOR)
@@ -108,17 +128,16 @@ class SharedLedger(Ledger):
         """Take ``waiter`` out of the line, on the node too; whoever is first now is woken."""
         ticket = self._own_tickets.pop(waiter.name, None)
         if ticket is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(waiter.name, dir_fd=self._directory)
+            self._records.remove(waiter.name)
             os.close(ticket)
         super().leave(waiter)
 
     def put_up(self, waiter: Waiter) -> None:
         """Tell others that ``waiter`` is going to sleep until it is his turn, and see to it that he is woken."""
         if waiter.name not in self._own_tickets:
-            content = records.waiting_content(self._me, waiter.claim)
+            text = records.encode(records.claim_body(waiter.claim), self._me)
             with contextlib.suppress(OSError):  # no space: he is there, though nobody knows
-                self._own_tickets[waiter.name] = self._write(waiter.name, content, locked=True)
+                self._own_tickets[waiter.name] = self._records.hold(waiter.name, text)
         if self._listener is None or not self._listener.is_alive():
             self._listener = threading.Thread(target=self._listen, name="qcthreads-leases", daemon=True)
             self._listener.start()
@@ -145,6 +164,7 @@ class SharedLedger(Ledger):
         running = self._strays.of(dead)
         free = [holding for holding in dead if holding.name not in running]
         for holding in free:
+            _remove_nested(holding.name.removeprefix("l"))
             self._forget(holding.name)
         return bool(free)
 
@@ -160,8 +180,9 @@ class SharedLedger(Ledger):
             for name in lease.locks:
                 self._locks.leave(name)
         else:
-            with contextlib.suppress(OSError):
-                os.unlink(lease.name, dir_fd=self._directory)
+            if lease.started:
+                _remove_nested(lease.mark)
+            self._records.remove(lease.name)
             for name in lease.locks:
                 self._locks.unlock(name)
         self._given_back.append(lease)
@@ -173,16 +194,21 @@ class SharedLedger(Ledger):
 
     def _open(self) -> None:
         """At first, after a fork, and when a logout, say, has removed the directory: then all is told again."""
-        if self._directory >= 0:
+        if self._folder is not None:
             _log.warning("the book of leases in %s was removed; it is begun again", self.place.path)
             self._locks.close()
-            os.close(self._directory)
+            self._folder.close()
         make(self.place)
         self._locks = FileLocks(self.place.locks, create=self.place.kind == "user")
-        self._directory = os.open(self.place.records, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._folder = Folder(self.place.records)
         for lease in tuple(self._own.values()):
             if sum(map(self._try_lock, lease.locks)) < len(lease.locks):
                 _log.warning("CPUs of %r are also held by others, who began before it could be told of again", lease)
+
+    @property
+    def _records(self) -> Folder:
+        assert self._folder is not None, "within turn()"
+        return self._folder
 
     def _enter_door(self) -> None:
         if self._try_lock(DOOR):
@@ -209,7 +235,11 @@ class SharedLedger(Ledger):
 
     def _look(self) -> None:
         """Read what is new among the records, and tell again of what is ours and was removed."""
-        there = set(os.listdir(self._directory))  # noqa: PTH208 (by descriptor)
+        there = self._records.names()
+        strange = there - self._own.keys()
+        if strange == self._strange and len(there) - len(strange) == len(self._own):
+            return
+        self._strange = strange
         for known in (self._holdings, self._tickets):
             for name in known.keys() - there:
                 del known[name]
@@ -224,13 +254,15 @@ class SharedLedger(Ledger):
 
     def _read(self, name: str) -> None:
         try:
-            content, uid = records.read(self._directory, name)
+            text, uid = self._records.read(name)
         except FileNotFoundError:
             return
+        content = records.decode(text)
         holding = records.holding(name, content, uid) if content and name.startswith("l") else None
         ticket = records.waiting(name, content, uid) if content and _is_ticket(name) else None
         if holding is not None:
-            self._holdings[name] = holding
+            self._holdings[name] = _believed(holding)
+            self._leased |= holding.reserved.bits
         elif ticket is not None:
             self._tickets[name] = ticket
         else:  # nobody writes now, for we hold the door: whoever wrote this was killed, or never told of a lease
@@ -239,49 +271,19 @@ class SharedLedger(Ledger):
     def _tell(self, lease: Lease) -> None:
         """Write the record; without it the lease holds its PUs all the same, and its memory is not known to others."""
         with contextlib.suppress(OSError):
-            os.close(self._write(lease.name, records.holding_content(self._me, lease), locked=False))
-
-    def _write(self, name: str, content: dict[str, Any], *, locked: bool) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o644, dir_fd=self._directory)
-        try:
-            text = records.encode(content)
-            if os.write(descriptor, text) < len(text):
-                raise OSError(errno.ENOSPC, "written in part", name)
-            if locked:
-                import fcntl
-
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException:
-            os.close(descriptor)
-            with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=self._directory)
-            raise
-        return descriptor
+            self._records.write(lease.name, records.encode(records.lease_body(lease), self._me))
 
     def _lives(self, ticket: str) -> bool:
-        """Whether who waits holds the lock of his ticket; else it is removed."""
-        import fcntl
-
-        try:
-            descriptor = os.open(ticket, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        """Whether who waits still holds his ticket; else it is removed."""
+        if self._records.is_held(ticket):
             return True
-        finally:
-            os.close(descriptor)
         self._forget(ticket)
         return False
 
     def _forget(self, name: str) -> None:
         self._holdings.pop(name, None)
         self._tickets.pop(name, None)
-        try:
-            os.unlink(name, dir_fd=self._directory)
-        except OSError:  # another user's: nobody else's business but his, root's and the next boot's
+        if not self._records.remove(name):  # another user's: nobody's business but his, root's and the next boot's
             self._nothing.add(name)
 
     def _is_dead(self, holding: Holding) -> bool:
@@ -310,18 +312,24 @@ class SharedLedger(Ledger):
         finally:
             watch.close()
 
+    def close(self) -> None:
+        """Give everything back that this process still holds; what runs under it keeps it."""
+        for lease in tuple(self._own.values()):
+            lease.release()
+
     def after_fork(self) -> None:
         """In a child: what its parent holds is not its own, and may not be kept by it when the parent has ended."""
-        if self._directory >= 0:
+        if self._folder is not None:
             self._locks.close()
-            for descriptor in (*self._own_tickets.values(), self._directory):
+            self._folder.close()
+            for descriptor in self._own_tickets.values():
                 os.close(descriptor)
         self.__init__(self.place)  # type: ignore[misc]
 
 
-def _myself(mark: str) -> dict[str, Any]:
+def _myself(mark: str) -> str:
     """What this process tells of itself with every lease."""
-    return {
+    content: dict[str, Any] = {
         "pid": os.getpid(),
         "boot": processes.boot_id(),
         "pid_namespace": processes.pid_namespace(),
@@ -329,6 +337,25 @@ def _myself(mark: str) -> dict[str, Any]:
         "mark": mark,
         "command": processes.command(os.getpid()),
     }
+    return records.body(content)
+
+
+def _believed(holding: Holding) -> Holding:
+    """What is told of the machine's memory, as far as that can be: none holds more than there is."""
+    amount, holds = holding.draws.get(MACHINE_MEMORY, (0, 0))
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if sys.platform == "win32" or holds <= there:
+        return holding
+    return replace(holding, draws={**holding.draws, MACHINE_MEMORY: (amount, there)})
+
+
+def _remove_nested(mark: str) -> None:
+    """What those shared who ran under a lease that has ended."""
+    for path in nested(mark):
+        if path.is_dir():
+            import shutil
+
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def sum_bits(sets: Iterable[int]) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..host import processes
-from .lease import VARIABLE
+from .place import LEASE_VARIABLE
 from .records import Holding
 
 GRACE_S = 1.0
@@ -72,7 +72,7 @@ class Strays:
             environment = processes.environment(pid)
             for holding in dead:
                 if environment:
-                    known = _has(environment, f"{VARIABLE}={holding.owner.mark}".encode())
+                    known = _has(environment, f"{LEASE_VARIABLE}={holding.owner.mark}".encode())
                 else:
                     known = self._may_be(pid, holding, now, readable=environment is not None)
                 if known and pid != own and processes.lives(pid) and _within(pid, holding):
@@ -94,7 +94,7 @@ class Strays:
 
 def live_under(mark: str) -> list[int]:
     """Processes, of those whose environment may be read, that run under the lease or the holder that ``mark`` names."""
-    wanted, own = f"{VARIABLE}={mark}".encode(), os.getpid()
+    wanted, own = f"{LEASE_VARIABLE}={mark}".encode(), os.getpid()
     return [
         pid
         for pid in processes.all_processes()
@@ -126,7 +126,7 @@ def _send(stray: Stray, *, hard: bool) -> None:
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(stray.pid)
             try:
-                if _has(processes.environment(stray.pid), f"{VARIABLE}={stray.holding.owner.mark}".encode()):
+                if _has(processes.environment(stray.pid), f"{LEASE_VARIABLE}={stray.holding.owner.mark}".encode()):
                     signal.pidfd_send_signal(handle, signal.SIGKILL if hard else signal.SIGTERM)
             finally:
                 os.close(handle)
