@@ -360,7 +360,6 @@ def test_the_dry_runs_snippet_has_the_same_effect_in_a_shell(tmp_path: Path) -> 
 
 
 @linux
-@pytest.mark.xfail(reason="a book knows nothing of the lease that it is asked under yet", strict=True)
 def test_exec_inside_exec_is_given_a_part_of_the_outer_lease() -> None:
     done = run("--cpus", "0", "--", *EXEC, "--timeout", "1", "--", *MASK)
     assert (done.returncode, done.stdout.split()[-1:]) == (0, ["0"])

@@ -31,6 +31,9 @@ COMMANDS = {
     "doctor": "what works here, what is missing, and what for",
 }
 
+if sys.platform == "win32":
+    del COMMANDS["exec"]  # no process groups, no signals to pass on
+
 _RELAYS = {"exec": 125}
 """Commands that run what comes behind `--` and return its status, with the status of their own failures, as env(1)."""
 

@@ -10,9 +10,12 @@ from typing import Any
 
 from ..cpuset import CpuSet
 from ..errors import InputError
-from ..execution import command
-from ..execution.command import Outcome, Prepared, Request
 from ..units import parse_size
+
+if sys.platform != "win32":
+    from ..execution import command
+    from ..execution.command import Outcome, Prepared, Request
+assert sys.platform != "win32", "Windows has no signals to pass on"
 
 _EPILOG = """examples:
   qcthreads exec --threads 4 -- ./relax.sh water.inp
@@ -46,6 +49,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     waits.add_argument("--no-wait", action="store_true", help="fail where it cannot be given now (the default)")
     parser.add_argument("--timeout", metavar="S", type=float, help="wait so many seconds at most; implies --wait")
+    parser.add_argument(
+        "--busy",
+        choices=("ignore", "avoid", "wait"),
+        default="ignore",
+        help="CPUs that others keep busy who hold no lease: do not look (the default), use others first, or wait until "
+        "they are idle; to look takes 0.1 s",
+    )
     parser.add_argument(
         "--strays",
         choices=("wait", "end"),
@@ -97,6 +107,7 @@ def _request(args: Namespace) -> Request:
         gpus=args.gpus,
         wait=args.wait or args.timeout is not None,
         timeout_s=args.timeout,
+        busy=args.busy,
         strays=args.strays,
     )
 
@@ -162,7 +173,7 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 def _status(exit_code: int) -> int:
     """The command's exit status; where a signal ended it, this process ends by the same."""
-    if exit_code < 0 and sys.platform != "win32":
+    if exit_code < 0:
         from ..execution.foreground import end_by
 
         sys.stdout.flush()

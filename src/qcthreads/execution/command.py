@@ -12,26 +12,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ..cpuset import CpuSet
 from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseError, MachineError
-from ..host import processes, read_gpus, read_machine, visibility
+from ..host import processes, read_gpus, read_machine
 from ..host.limits import read_limits
 from ..leases import Lease, LeaseBook, node_ledger
-from ..leases.lease import VARIABLE
-from ..programs import precedence, registry
+from ..leases.place import LEASE_VARIABLE
+from ..programs import precedence
 from ..programs.settings import settings_for
 from ..programs.spec import Settings
 from ..programs.unknown import unknown
 from ..units import format_count
 
-if TYPE_CHECKING:
+if sys.platform != "win32":
     from .foreground import Foreground
+assert sys.platform != "win32", "Windows has no signals to pass on"
 
 Say = Callable[[str], object]
 
-_SOON_S = 1.0  # a wait that is over sooner needs no explanation
 _SETTLE_S = 0.2  # what is ending together with the command has left nothing behind
 
 
@@ -50,6 +50,8 @@ class Request:
     wait: bool = False
     timeout_s: float | None = None
     """The longest wait for the lease."""
+    busy: Literal["ignore", "avoid", "wait"] = "ignore"
+    """About CPUs that others keep busy who hold no lease; to look takes a tenth of a second."""
     strays: Literal["wait", "end"] = "wait"
     """What becomes of processes that outlive the command."""
 
@@ -97,7 +99,7 @@ def prepared(request: Request, say: Say) -> Iterator[Prepared]:
     settings = _settings(request, say)
     with _lease(request, settings.threads, say) as lease:
         told = precedence.settle(settings, os.environ)
-        if VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
+        if LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
             for note in told.notes:
                 say(note)
         yield Prepared(executable=executable, lease=lease, told=told)
@@ -108,10 +110,6 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
 
     Signals belong to the command from now on: whoever calls this has no other threads and no other children.
     """
-    if sys.platform == "win32":
-        raise MachineError("on Windows commands cannot be run under a lease yet; `qcthreads run` works there")
-    from .foreground import Foreground
-
     lease, foreground = prepared.lease, Foreground()
     for descriptor in lease.descriptors():
         os.set_inheritable(descriptor, True)  # so that the command holds the lease when this process is killed
@@ -151,9 +149,7 @@ def environment_of(prepared: Prepared) -> dict[str, str]:
 
 def additions(prepared: Prepared) -> dict[str, str]:
     """The variables that are set for the command."""
-    gpus = read_gpus()
-    shown = visibility(gpu for gpu in gpus if gpu.index in prepared.lease.gpus) if gpus else {}
-    return {**prepared.told.environment, **shown, **prepared.lease.environment}
+    return {**prepared.told.environment, **prepared.lease.environment}
 
 
 def _find(name: str) -> str:
@@ -173,6 +169,8 @@ def _settings(request: Request, say: Say) -> Settings:
     width = request.threads if request.cpus is None else len(request.cpus)
     if request.program is None:
         return settings_for(unknown(""), width)
+    from ..programs import registry  # with subprocess, tempfile and more that others can do without
+
     settings = settings_for(registry.get(request.program), width)
     for note in settings.notes:
         say(note)
@@ -186,39 +184,31 @@ def _lease(request: Request, threads: int, say: Say) -> Lease:
         read_limits(),
         cpus=request.cpus,
         smt=exactly,
-        gpus=[gpu.index for gpu in read_gpus()],
+        gpus=read_gpus(),
+        busy=request.busy,
         ledger=node_ledger(),
     )
     asked = (len(request.cpus) if request.cpus else threads, request.memory_bytes, request.gpus)
     book.check(*asked)
     try:
-        return book.acquire(*asked, wait=False, exclusive_cores=not exactly)
+        return book.acquire(
+            *asked,
+            wait=request.wait,
+            timeout=request.timeout_s,
+            exclusive_cores=not exactly,
+            on_wait=lambda holders: say(f"waits for {format_count(asked[0], 'CPU')}, held by {holders}"),
+        )
     except LeaseError as error:
-        if not request.wait:
-            raise LeaseError(f"{error}; with --wait the command waits for it") from None
-    with _explained(book, format_count(asked[0], "CPU"), say):
-        return book.acquire(*asked, timeout=request.timeout_s, exclusive_cores=not exactly)
-
-
-@contextlib.contextmanager
-def _explained(book: LeaseBook, asked: str, say: Say) -> Iterator[None]:
-    """Say what is waited for if it takes long; afterwards this process has one thread again."""
-
-    def explain() -> None:
-        with contextlib.suppress(LeaseError), book.ledger.turn():
-            held = [f"{one.owner} (CPUs {one.cpus})" for one in book.ledger.others() if one.cpus & book.usable]
-            say(f"waits for {asked}; held by {', '.join([*held, *book.ledger.strays()]) or 'nobody any more'}")
-
-    explainer = threading.Timer(_SOON_S, explain)
-    explainer.daemon = True
-    explainer.start()
-    try:
-        yield
+        raise error if request.wait else LeaseError(f"{error}; --wait waits for it") from None
     finally:
-        explainer.cancel()
-        for thread in threading.enumerate():  # a signal must find the one that waits for the command
-            if thread is not threading.current_thread():
-                thread.join()
+        _join_others()
+
+
+def _join_others() -> None:
+    """The book's thread, which ends soon when nobody waits: a signal must find the one that waits for the command."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join()
 
 
 @contextlib.contextmanager
