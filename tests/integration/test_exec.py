@@ -328,6 +328,35 @@ def test_a_command_that_leaves_its_lease_is_told_of() -> None:
 
 
 @linux
+@needs_two
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs Open MPI")
+def test_the_ranks_of_two_mpiruns_at_once_stay_in_their_leases(started: Callable[..., subprocess.Popen[str]]) -> None:
+    # By itself mpirun binds each job's first rank to core 0, whatever mask it has inherited.
+    rank = [
+        "mpirun",
+        "-n",
+        "1",
+        "--allow-run-as-root",
+        "sh",
+        "-c",
+        "sleep 0.5; grep Cpus_allowed_list /proc/self/status",
+    ]
+    two = [started("--cpus", cpu, "--program", "nwchem", "--", *rank) for cpu in "01"]
+    assert [process.communicate(timeout=60)[0].split()[-1] for process in two] == ["0", "1"]
+
+
+@linux
+def test_where_the_system_refuses_to_bind_the_command_runs_unbound_and_says_so(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    refuse = [sys.executable, str(Path(__file__).with_name("refuse.py")), "EPERM", "sched_setaffinity"]
+    command = [*refuse, *EXEC, "--json-file", str(report), "--", "sh", "-c", "echo $OMP_NUM_THREADS"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "1\n"
+    assert "runs unbound" in done.stderr
+    assert json.loads(report.read_text())["bound"] is None
+
+
+@linux
 def test_the_document_tells_what_happened(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     burn = "import time\nheap = bytearray(300 * 1024**2)\nwhile time.process_time() < 0.4: pass"
@@ -435,7 +464,7 @@ def test_ctrl_c_reaches_the_command_once(terminal: Terminal, tmp_path: Path) -> 
 
 
 def test_ctrl_c_ends_a_shells_loop_as_without_exec(terminal: Terminal) -> None:
-    terminal.type(f"for i in 1 2 3; do {' '.join(EXEC)} -- sh -c 'echo turn=$((6*7)); sleep 60'; done\n")
+    terminal.type(f"for i in 1 2 3; do {' '.join(EXEC)} -- sh -c 'echo turn=$((6*7)); exec sleep 60'; done\n")
     terminal.read_until("turn=42")
     terminal.type("\x03")
     terminal.type("echo status=$?\n")

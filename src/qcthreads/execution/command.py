@@ -122,7 +122,7 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
             lease.started = False
             raise _not_started(request.command[0], error) from error
     seen = _Seen(lease.cpus if bound else None)
-    foreground.wait(lambda: seen.look(foreground.pid))
+    foreground.wait(seen.look)
     wall_s = time.monotonic() - began
     strays = _outlast(request, foreground, lease, say)
     assert foreground.exit_code is not None
@@ -234,11 +234,11 @@ class _Seen:
         self._cpus = cpus
         self.outside: dict[int, str] = {}
 
-    def look(self, pid: int) -> None:
-        """At the command ``pid`` and everything below it."""
+    def look(self, pids: list[int]) -> None:
+        """At these processes of the command."""
         if self._cpus is None:
             return
-        for one in (pid, *processes.descendants(pid)):
+        for one in pids:
             mask = processes.mask_of_threads(one)
             if mask is not None and not mask <= self._cpus and one not in self.outside:
                 self.outside[one] = (

@@ -47,8 +47,8 @@ class Foreground:
             # A script without its first line: shells and env(1) have sh run it.
             self.pid = _spawn("/bin/sh", ["sh", path, *command[1:]], environment, before)
 
-    def wait(self, look: Callable[[], None]) -> None:
-        """Until the command has ended. ``look`` is called now and then, and once it has ended and is still there."""
+    def wait(self, look: Callable[[list[int]], None]) -> None:
+        """Until the command has ended. ``look`` gets its processes now and then, and once it has ended its own."""
         pause_s = _FIRST_LOOK_S
         while self.exit_code is None:
             number, to_us_alone = _next_signal(pause_s, self.pid)
@@ -56,10 +56,12 @@ class Foreground:
                 if to_us_alone:
                     os.kill(self.pid, number)
                 continue
-            if not number:
+            if number:
+                look([self.pid])  # it may have ended, but is there until it is reaped
+                self._reap()
+            else:
+                look([self.pid, *processes.descendants(self.pid)])
                 pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
-            look()
-            self._reap()
 
     def outlived(self, settle_s: float = _EVER_S) -> bool:
         """Whether what the command started still runs when so many seconds are over or a signal has come.
