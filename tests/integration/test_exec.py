@@ -73,20 +73,29 @@ def usable() -> int:
 needs_two = pytest.mark.skipif((os.cpu_count() or 1) < 2 or usable() < 2, reason="needs two CPUs")
 
 
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    give_up = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < give_up, f"never: {what}"
+        time.sleep(0.01)
+
+
 def wait_for(path: Path) -> str:
     """What a command of the test writes once it runs."""
-    give_up = time.monotonic() + 60
-    while not (path.exists() and path.read_text().endswith("\n")):
-        assert time.monotonic() < give_up, f"{path} was not written"
-        time.sleep(0.01)
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), f"{path} is written")
     return path.read_text().strip()
 
 
-def ended(pid: int) -> bool:
+def state_of(pid: int) -> str | None:
+    """The letter of /proc/PID/stat; ``None`` when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return True
+        return None
+
+
+def ended(pid: int) -> bool:
+    return state_of(pid) in (None, "Z", "X")
 
 
 # What passes through.
@@ -472,12 +481,13 @@ def test_ctrl_c_ends_a_shells_loop_as_without_exec(terminal: Terminal) -> None:
     assert "turn=42" not in terminal.seen
 
 
+@linux
 def test_ctrl_z_stops_and_fg_goes_on(terminal: Terminal, tmp_path: Path) -> None:
     terminal.type(f"{shell_line(tmp_path, COUNTS_INTERRUPTS)}; echo status=$?\n")
     pid = int(terminal.read_until(r"pid=(\d+)").group(1))
     terminal.type("\x1a")
     terminal.read_until("Stopped")
-    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    wait_until(lambda: state_of(pid) == "T", "the command stops")
     terminal.type("fg\n")
     terminal.read_until("goes on")
     terminal.type("\x03")
