@@ -78,22 +78,28 @@ def test_two_runs_share_the_node(tmp_path: Path) -> None:
 
 
 HOLD = """
-import time
+import sys
 import qcthreads
 with qcthreads.lease(len(qcthreads.read_limits().cpus)):
     print("held", flush=True)
-    time.sleep(4)
+    sys.stdin.read()
 """
 
 
 def test_a_run_says_whom_it_waits_for_and_whom_it_waited_for(tmp_path: Path) -> None:
     environment = {**os.environ, "QCTHREADS_LEASES": str(tmp_path / "leases")}
-    with subprocess.Popen([sys.executable, "-c", HOLD], env=environment, stdout=subprocess.PIPE, text=True) as holder:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD], env=environment, **pipes) as holder:  # type: ignore[call-overload]
         assert holder.stdout is not None
+        assert holder.stdin is not None
         assert holder.stdout.readline() == "held\n"
         driver = start(tmp_path, "one")
+        deadline = time.monotonic() + 120
+        while f"waits for what is held by process {holder.pid} " not in (tmp_path / "one.log").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1.0)
+        holder.stdin.close()
         assert driver.wait() == 0
-    log = (tmp_path / "one.log").read_text()
-    assert f"waits for what is held by process {holder.pid} " in log
     findings = json.loads((tmp_path / "one.json").read_text())["findings"]
     assert any(f"process {holder.pid} " in finding["message"] for finding in findings), findings

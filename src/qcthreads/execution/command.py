@@ -115,12 +115,11 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
         os.set_inheritable(descriptor, True)  # so that the command holds the lease when this process is killed
     began = time.monotonic()
     with _bound(lease, say) as bound:
-        lease.started = True
         try:
             foreground.start(prepared.executable, [*request.command], environment_of(prepared))
         except OSError as error:
-            lease.started = False
             raise _not_started(request.command[0], error) from error
+    lease.children.append(foreground)  # type: ignore[arg-type]  # all it is asked is poll()
     seen = _Seen(lease.cpus if bound else None)
     foreground.wait(seen.look)
     wall_s = time.monotonic() - began
@@ -256,7 +255,8 @@ def _lost(lease: Lease, bound: CpuSet | None) -> list[str]:
 def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -> tuple[str, ...]:
     """Name what the command left behind, and wait for its end, or end it; a signal to this process ends it, too."""
     if not foreground.outlived(_SETTLE_S):
-        lease.started = sys.platform != "linux"  # there, nothing can be left where no child is: no need to look for it
+        if sys.platform == "linux":  # where nothing can be left when no child is: no need to look through /proc for it
+            lease.children.clear()
         return ()
     from . import trees
 

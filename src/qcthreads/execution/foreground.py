@@ -63,6 +63,10 @@ class Foreground:
                 look([self.pid, *processes.descendants(self.pid)])
                 pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
 
+    def poll(self) -> int | None:
+        """As ``subprocess.Popen``'s."""
+        return self.exit_code
+
     def outlived(self, settle_s: float = _EVER_S) -> bool:
         """Whether what the command started still runs when so many seconds are over or a signal has come.
 

@@ -385,13 +385,18 @@ class LeaseBook:
 
     def _take_all(self, leases: list[Lease]) -> int:
         """Bits of PUs that could not be had after all, and with them nothing."""
-        for number, lease in enumerate(leases):
-            lost = self.ledger.take(lease)
-            if lost:
-                for taken in leases[:number]:
-                    taken.release()
-                return lost
-        return 0
+        taken: list[Lease] = []
+        try:
+            for lease in leases:
+                lost = self.ledger.take(lease)
+                if lost:
+                    return lost
+                taken.append(lease)
+            taken.clear()
+            return 0
+        finally:
+            for lease in taken:
+                lease.release()
 
     def _beside_others(self, claim: Claim) -> Claim:
         """``claim`` less the PUs that others keep busy, or rather without them."""

@@ -19,7 +19,6 @@ from ..cpuset import CpuSet
 from ..machine import Machine
 from .claims import Claim, Room, set_aside
 from .records import Holding, Waiting
-from .strays import live_under
 
 if TYPE_CHECKING:
     from ..host.busy import BusyWatch
@@ -176,7 +175,7 @@ class Ledger:
 
     def reclaim(self) -> bool:
         """Look for what is held by nobody who lives; whether there was any. To be called when there is not enough."""
-        ended = [lease for lease in self._outlived if not live_under(lease.mark)]
+        ended = [lease for lease in self._outlived if not lease.in_use()]
         for lease in ended:
             self._outlived.remove(lease)
             self._held.pop(lease.lease_id, None)
@@ -184,7 +183,7 @@ class Ledger:
 
     def give_back(self, lease: Lease) -> None:
         """The end of ``lease``; from anywhere. What still runs under it keeps what it has."""
-        if lease.started and live_under(lease.mark):
+        if lease.in_use():
             self._outlived.append(lease)
         else:
             self._given_back.append(lease)
