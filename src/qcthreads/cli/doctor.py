@@ -91,14 +91,10 @@ def _print(found: dict[str, Any]) -> None:
     if not all(works.values()):
         print(f"does not:   {_names(works, False)}")
     print(f"limits: {found['limits_in_short']}; {format_size(found['limits']['memory_bytes'])} of memory")
-    print("programs:")
-    for program in found["programs"]:
-        state = (
-            f"{program['version'] or 'found'}, {program['path']}"
-            if program["found"]
-            else f"not found; {program['install_hint']}"
-        )
-        print(f"  {program['name']}: {state}")
+    here = [program for program in found["programs"] if program["found"]]
+    print(f"programs: {len(here)} of {len(found['programs'])} known; `qcthreads programs NAME` says how to install one")
+    for program in here:
+        print(f"  {program['name']}: {program['version'] or 'found'}, {program['path']}")
     missing = [package for package in found["optional_packages"] if package["version"] is None]
     print(
         "optional packages: "
