@@ -19,7 +19,7 @@ from qcthreads.programs.registry import find, get
 from qcthreads.programs.settings import child_environment
 from qcthreads.programs.spec import Settings
 
-INSTALLABLE = ("mopac", "nwchem", "psi4", "pyscf", "xtb")
+INSTALLABLE = ("dftd4", "mopac", "nwchem", "psi4", "pyscf", "s-dftd3", "tblite", "xtb")
 
 _COMPUTE = """
 import importlib, json, sys
@@ -32,7 +32,8 @@ result = qcengine.compute(
 )
 if not result["success"]:
     sys.exit(result["error"]["error_message"])
-json.dump({"energy": result["return_result"], "stdout": result["stdout"]}, sys.stdout)
+energy = result["return_result"] if "return_result" in result else result["properties"]["return_energy"]
+json.dump({"energy": energy, "stdout": result["stdout"]}, sys.stdout)
 """
 
 
@@ -54,11 +55,12 @@ def needs() -> Callable[..., None]:
 
 @pytest.fixture
 def calculate(tmp_path: Path) -> Callable[..., Run]:
-    """Runs one calculation in a process of its own under its settings, and watches the threads below it."""
+    """Runs one calculation in a process under its settings, bound to as many CPUs, and watches the threads below."""
 
-    def _calculate(settings: Settings, atomic_input: Mapping[str, Any]) -> Run:
+    def _calculate(settings: Settings, atomic_input: Mapping[str, Any], procedure: str | None = None) -> Run:
+        mask = sorted(os.sched_getaffinity(0))[-settings.threads :]
         job = {
-            "program": settings.program,
+            "program": procedure or settings.program,
             "harness_module": settings.harness_module,
             "task_config": dict(settings.task_config),
             "input": atomic_input,
@@ -70,7 +72,7 @@ def calculate(tmp_path: Path) -> Callable[..., Run]:
             (tmp_path / "err").open("w") as err,
         ):
             process = subprocess.Popen(
-                [sys.executable, "-c", _COMPUTE],
+                ["taskset", "-c", ",".join(map(str, mask)), sys.executable, "-c", _COMPUTE],
                 stdin=given,
                 stdout=out,
                 stderr=err,
@@ -78,11 +80,17 @@ def calculate(tmp_path: Path) -> Callable[..., Run]:
                 env=child_environment(settings, os.environ),
             )
             cpu_s: dict[tuple[str, int, int], float] = {}
+            masks: dict[tuple[str, int, int], set[int]] = {}
             while process.poll() is None:
-                cpu_s.update(_threads_below(process.pid))
+                for thread, (seconds, cpus) in _threads_below(process.pid).items():
+                    cpu_s[thread] = seconds
+                    # As last seen: libpsm2, which Open MPI loads, puts itself on CPU 0 for some ms and back.
+                    masks[thread] = cpus
                 time.sleep(0.02)
         assert process.returncode == 0, (tmp_path / "err").read_text()
         result = json.loads((tmp_path / "out").read_text())
+        escaped = {thread: cpus for thread, cpus in masks.items() if not cpus <= set(mask)}
+        assert not escaped, f"bound to {mask}"
         return Run(energy=result["energy"], stdout=result["stdout"], cpu_s=cpu_s)
 
     return _calculate
@@ -113,19 +121,21 @@ class Run:
         ]
 
 
-def _threads_below(pid: int) -> dict[tuple[str, int, int], float]:
-    """CPU seconds of the threads of ``pid`` and its descendants, from /proc."""
-    seconds = {}
+def _threads_below(pid: int) -> dict[tuple[str, int, int], tuple[float, set[int]]]:
+    """CPU seconds, and the CPUs of its mask, of each thread of ``pid`` and its descendants, from /proc."""
+    found = {}
     root = psutil.Process(pid)
     for process in [root, *_children(root)]:
         try:
             name = process.name()
+            if name == "taskset":  # not bound yet
+                continue
             for task in Path(f"/proc/{process.pid}/task").iterdir():
                 on_cpu_ns = int((task / "schedstat").read_text().split()[0])
-                seconds[name, process.pid, int(task.name)] = on_cpu_ns / 1e9
+                found[name, process.pid, int(task.name)] = (on_cpu_ns / 1e9, os.sched_getaffinity(int(task.name)))
         except (psutil.NoSuchProcess, OSError):
             continue
-    return seconds
+    return found
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

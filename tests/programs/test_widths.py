@@ -12,6 +12,7 @@ from qcthreads.programs.settings import settings_for
 
 WATER = {"symbols": ["O", "H", "H"], "geometry": [0, 0, 0.22, 0, 1.43, -0.9, 0, -1.43, -0.9]}
 MEMORY = 2 * 1024**3
+D3BJ = {"level_hint": "d3bj"}
 
 
 def atomic_input(method, basis=None, molecule=WATER, keywords=None):
@@ -29,28 +30,45 @@ def waters(number):
     return {"symbols": symbols, "geometry": geometry}
 
 
-@pytest.mark.parametrize("width", [1, 2])
-def test_pyscf_works_with_the_threads_it_was_given(width, needs, calculate):
+def same_energy(runs, within_hartree):
+    assert [run.energy for run in runs] == pytest.approx([runs[0].energy] * len(runs), abs=within_hartree, rel=0)
+
+
+def test_pyscf_works_with_the_threads_it_was_given(needs, calculate):
     needs("pyscf")
     job = atomic_input("hf", "cc-pvdz", waters(4))
-    run = calculate(settings_for(get("pyscf"), width, MEMORY), job)
-    assert run.working_threads("python") == [width]
+    runs = [calculate(settings_for(get("pyscf"), width, MEMORY), job) for width in (1, 2)]
+    assert [run.working_threads("python") for run in runs] == [[1], [2]]
+    same_energy(runs, 1e-8)
 
 
 @pytest.mark.psi4
-@pytest.mark.parametrize("width", [1, 2])
-def test_psi4_works_with_the_threads_it_was_given(width, needs, calculate, tmp_path):
+def test_psi4_works_with_the_threads_it_was_given(needs, calculate, tmp_path):
     needs("psi4")
     job = atomic_input("hf", "cc-pvtz", waters(2), {"scf_type": "df"})
-    run = calculate(settings_for(get("psi4"), width, MEMORY, str(tmp_path)), job)
-    assert run.working_threads("psi4") == [width]
+    runs = [calculate(settings_for(get("psi4"), width, MEMORY, str(tmp_path)), job) for width in (1, 2)]
+    assert [run.working_threads("psi4") for run in runs] == [[1], [2]]
+    same_energy(runs, 1e-7)
 
 
-@pytest.mark.parametrize("width", [1, 2])
-def test_xtb_works_with_no_more_threads_than_it_was_given(width, needs, calculate):
-    needs("xtb")
-    run = calculate(settings_for(get("xtb"), width), atomic_input("GFN2-xTB", molecule=waters(32)))
-    assert run.working_threads("python")[0] <= width
+@pytest.mark.parametrize("program", ["xtb", "tblite"])
+def test_xtb_and_tblite_work_with_the_threads_they_were_given(program, needs, calculate):
+    needs(program)
+    job = atomic_input("GFN2-xTB", molecule=waters(32))
+    runs = [calculate(settings_for(get(program), width), job) for width in (1, 2)]
+    assert [run.working_threads("python") for run in runs] == [[1], [2]]
+    same_energy(runs, 1e-8)
+
+
+@pytest.mark.parametrize("program", ["dftd4", "s-dftd3"])
+def test_dispersion_gets_one_thread_and_says_so(program, needs, calculate):
+    needs(program)
+    settings = settings_for(get(program), 2)
+    assert "1 is used instead of 2" in settings.notes[0]
+    job = atomic_input("pbe", molecule=waters(32), keywords={"level_hint": "d4"} if program == "dftd4" else D3BJ)
+    run = calculate(settings, job)
+    assert run.working_threads("python") == [1]
+    assert run.energy < 0
 
 
 def test_xtb_agrees_with_its_command_line(needs, calculate, tmp_path):
@@ -67,15 +85,15 @@ def test_xtb_agrees_with_its_command_line(needs, calculate, tmp_path):
 @pytest.mark.nwchem
 def test_nwchem_runs_as_many_ranks_as_it_was_given(needs, calculate, tmp_path):
     needs("nwchem")
-    energies = []
+    runs = []
     for width in (1, 2):
         scratch = tmp_path / str(width)
         scratch.mkdir()
         run = calculate(settings_for(get("nwchem"), width, MEMORY, str(scratch)), atomic_input("hf", "cc-pvdz"))
         assert int(re.search(r"nproc\s+=\s+(\d+)", run.stdout)[1]) == width
         assert set(run.working_threads("nwchem")) == {1}  # of each rank, and of QCEngine's version probe
-        energies.append(run.energy)
-    assert energies[0] == pytest.approx(energies[1], abs=1e-8, rel=0)
+        runs.append(run)
+    same_energy(runs, 1e-8)
 
 
 def test_mopac_gets_one_thread_and_agrees_with_its_command_line(needs, calculate, tmp_path):

@@ -74,6 +74,12 @@ SPEC = ProgramSpec(
             Known.SOURCE,
             "nwchem a79c4e25: src/nwchem.F:174",
         ),
+        Fact(
+            "trap",
+            "libpsm2, where Open MPI loads it, puts each rank on CPU 0 for some milliseconds and back into its mask.",
+            Known.MEASURED,
+            "7.0.2 and Open MPI 4.1.4 under taskset",
+        ),
         Fact("check", "The output says nproc.", Known.MEASURED, "7.0.2"),
     ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from typing import Any, ClassVar
 
 import qcengine
@@ -47,7 +49,8 @@ class TBLiteHarness(ProgramHarness):  # type: ignore[misc]
         self.found(raise_error=True)
         from tblite.qcschema import run_schema
 
-        result = run_schema(input_data)
+        with redirect_stdout(io.StringIO()):  # it prints what it also returns
+            result = run_schema(input_data)
         if isinstance(result, AtomicResult):
             return result
         wrong_input = result.error.error_type == "input_error"
