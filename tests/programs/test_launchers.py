@@ -49,12 +49,18 @@ def mpirun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return str(environment / "bin/mpirun")
 
 
+@pytest.fixture(autouse=True)
+def _left(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LEFT.items():
+        monkeypatch.setenv(name, value)
+
+
 def start(mpirun: str, cpu: int, ranks: int, threads: int) -> subprocess.Popen[str]:
     """``ranks`` processes below a parent bound to ``cpu``, in an environment that would have them elsewhere."""
     settings = settings_for(get("cp2k"), ranks * threads, ranks=ranks)
     return subprocess.Popen(
         ["taskset", "-c", str(cpu), mpirun, "-n", str(ranks), sys.executable, "-c", RANK],
-        env=child_environment(settings, {**os.environ, **LEFT}),
+        env=child_environment(settings, os.environ),
         stdout=subprocess.PIPE,
         text=True,
     )

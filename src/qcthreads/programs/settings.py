@@ -56,13 +56,14 @@ def settings_for(
     if spec.gpu and gpus is None:
         notes.append(f"{spec.title} computes on every GPU that it sees, and its lease says nothing of GPUs")
     unset = (*runtimes.UNSET, *launchers.ESCAPES, *spec.unset)
+    if spec.starts_mpi:
+        unset += launchers.of_outer_launcher(os.environ)
     return Settings(
         program=spec.name,
         threads=ranks * threads_each,
         ranks=ranks,
         environment=environment,
         unset=tuple(name for name in unset if name not in environment),
-        starts_mpi=spec.starts_mpi,
         task_config=_task_config(spec, told, memory_bytes, scratch),
         harness_module=spec.harness_module,
         notes=tuple(notes),
@@ -77,8 +78,7 @@ def check_threads(threads: int) -> None:
 
 def child_environment(settings: Settings, parent: Mapping[str, str]) -> dict[str, str]:
     """``parent`` as a child under ``settings`` must see it."""
-    unset = {*settings.unset, *(launchers.of_outer_launcher(parent) if settings.starts_mpi else ())}
-    environment = {name: value for name, value in parent.items() if name not in unset}
+    environment = {name: value for name, value in parent.items() if name not in settings.unset}
     environment.update(settings.environment)
     return environment
 

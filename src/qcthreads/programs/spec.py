@@ -156,8 +156,6 @@ class Settings:
     environment: Mapping[str, str]
     unset: tuple[str, ...]
     """Variables removed from the child's environment."""
-    starts_mpi: bool = False
-    """Whatever a batch system or a launcher left goes too."""
     task_config: Mapping[str, Any]
     """For ``qcengine.compute(..., task_config=...)``: ncores, memory (GiB), scratch_directory, ..."""
     harness_module: str | None = None

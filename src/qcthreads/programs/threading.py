@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..units import nearest
-from .registry import get, names
+from .registry import BUILT_IN, get, names
 from .settings import check_threads, settings_for
 
 
@@ -59,7 +59,9 @@ class QCProgramThreading:
 
     def __getattr__(self, name: str) -> Callable[[int], dict[str, Any]]:
         """The method of any other program, those that other packages bring among them."""
-        methods = {_method(program): program for program in names()}
+        methods = {_method(program): program for program in BUILT_IN}
+        if name not in methods and name.startswith("configure_"):
+            methods = {_method(program): program for program in names()}
         if name not in methods:
             near = nearest(name, methods) if name.startswith("configure_") else None
             raise AttributeError(
