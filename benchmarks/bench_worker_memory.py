@@ -16,7 +16,7 @@ from typing import Any
 
 from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.engine import LocalEngine
-from qcthreads.leases.book import process_book
+from qcthreads.leases import process_book
 from qcthreads.monitoring.sampler import look
 from qcthreads.programs.registry import get
 from qcthreads.programs.settings import child_environment, settings_for

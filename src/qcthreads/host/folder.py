@@ -1,0 +1,106 @@
+"""A directory in which processes tell each other of something by small files; trusts nobody, and follows nothing.
+
+Everything goes by the directory's descriptor, so that nobody can put another in its place. What a file says is for
+others to judge; that its owner is the one who wrote it is seen to here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from pathlib import Path
+
+assert sys.platform != "win32", "host.windows_folder has the same for Windows"
+import fcntl  # noqa: E402
+
+LONGEST = 65536
+"""Bytes of a file at most: 4096 CPUs one by one take a third of it."""
+
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Folder:
+    """The directory ``path``, which must not be a link; one thread at a time, but for :meth:`remove`."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+
+    @property
+    def gone(self) -> bool:
+        """Whether somebody has removed the directory."""
+        return not os.fstat(self._descriptor).st_nlink
+
+    def names(self) -> set[str]:
+        """Of everything that is there."""
+        return set(os.listdir(self._descriptor))  # noqa: PTH208 (by descriptor)
+
+    def read(self, name: str) -> tuple[bytes, int]:
+        """What the file says and the user who wrote it; nothing for what is no plain file of one name, or too long.
+
+        A second name could make somebody the owner of what he told of elsewhere. Raises FileNotFoundError.
+        """
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _FLAGS, dir_fd=self._descriptor)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return b"", -1
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size > LONGEST:
+                return b"", found.st_uid
+            return os.read(descriptor, LONGEST), found.st_uid
+        finally:
+            os.close(descriptor)
+
+    def write(self, name: str, text: bytes) -> None:
+        """Make the file, whole or not at all. OSError where it exists or there is no space."""
+        os.close(self._write(name, text))
+
+    def hold(self, name: str, text: bytes) -> int:
+        """Make the file, and keep it locked until its descriptor is closed, by whatever end."""
+        descriptor = self._write(name, text)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+
+    def is_held(self, name: str) -> bool:
+        """Whether who made it by :meth:`hold` still has it open."""
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _FLAGS, dir_fd=self._descriptor)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def remove(self, name: str) -> bool:
+        """Whether it is gone; another user's stays."""
+        try:
+            os.unlink(name, dir_fd=self._descriptor)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Look at it no longer."""
+        os.close(self._descriptor)
+
+    def _write(self, name: str, text: bytes) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
+        descriptor = os.open(name, flags, 0o644, dir_fd=self._descriptor)
+        try:
+            if os.write(descriptor, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        except BaseException:
+            os.close(descriptor)
+            self.remove(name)
+            raise
+        return descriptor

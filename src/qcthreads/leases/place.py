@@ -1,0 +1,206 @@
+"""Where the book of leases is kept, and with whom it is shared; makes what belongs to this user, trusts only root's.
+
+A root-made directory is shared by all users: root's are the directory, the files that are locked and the directory of
+records; in that, which is sticky, everybody makes and removes records of his own. Without one, a directory of this user
+is shared by his processes; without that, a book is this process's alone. Nothing is followed that could lead elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import InputError, LeaseError, MachineError
+
+SHARED = Path("/run/qcthreads")
+"""What root makes for all users."""
+VARIABLE = "QCTHREADS_LEASES"
+"""Environment variable that names another directory; ``process``: none."""
+LEASE_VARIABLE = "QCTHREADS_LEASE"
+"""Environment variable of everything that runs under a lease: whose, and which."""
+LOCKS, RECORDS, DOOR = "locks", "records", "door"
+_MARK = re.compile(r"[0-9a-f]{32}(\.[0-9]{1,18})?")
+_OVERFLOW_UID = 65534  # what a user namespace shows for owners that it has no number for, root outside among them
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A book's place. ``kind``: ``node`` is shared by all users, ``user`` by one's processes, ``process`` by nobody."""
+
+    kind: Literal["node", "user", "process"]
+    path: Path | None
+    why: str
+    """Why it is this one, for messages."""
+
+    @property
+    def locks(self) -> Path:
+        """The directory of the files that are locked."""
+        assert self.path is not None
+        return self.path / LOCKS
+
+    @property
+    def records(self) -> Path:
+        """The directory of what holders and waiters tell of themselves."""
+        assert self.path is not None
+        return self.path / RECORDS
+
+
+def find_place(environ: Mapping[str, str] | None = None) -> Place:
+    """The best place that this process may use.
+
+    Parameters
+    ----------
+    environ
+        Where ``QCTHREADS_LEASES`` and ``XDG_RUNTIME_DIR`` are looked for; ``None``: this process's environment.
+
+    Raises
+    ------
+    InputError
+        ``QCTHREADS_LEASES`` names a directory that cannot be used; the message says why.
+    """
+    environ = os.environ if environ is None else environ
+    named = environ.get(VARIABLE, "")
+    if named == "process":
+        return Place("process", None, f"{VARIABLE}=process")
+    outer = environ.get(LEASE_VARIABLE, "")
+    if outer:
+        return _within(outer, environ)
+    if named:
+        try:
+            return _of_root(Path(named)) if _is_roots(Path(named)) else _of_user(Path(named), f"{VARIABLE}={named}")
+        except OSError as error:
+            raise InputError(
+                f"{VARIABLE}={named}: {_because(error)}; name a directory of yours, or one that "
+                "`qcthreads leases --share` made"
+            ) from error
+    refusals = []
+    try:
+        return _of_root(SHARED)
+    except FileNotFoundError:
+        refusals.append(f"there is no {SHARED}")
+    except OSError as error:
+        refusals.append(_because(error))
+    for candidate in _homes(environ):
+        try:
+            return _of_user(candidate, "; ".join(refusals))
+        except OSError as error:
+            refusals.append(_because(error))
+    return Place("process", None, "; ".join(refusals))
+
+
+def nested(mark: str, environ: Mapping[str, str] | None = None) -> list[Path]:
+    """Where those share who run under the lease ``mark``, and divide its CPUs: removed when that has ended."""
+    environ = os.environ if environ is None else environ
+    return [home.with_name(f"{home.name}-in-{mark}") for home in _homes(environ)] if _MARK.fullmatch(mark) else []
+
+
+def make(place: Place) -> None:
+    """Make sure that ``place`` is there, and still what it was found to be. LeaseError where it is not."""
+    assert place.path is not None
+    try:
+        _of_user(place.path, "") if place.kind == "user" else _of_root(place.path)
+    except OSError as error:
+        raise LeaseError(f"the book of leases cannot be used: {_because(error)}") from error
+
+
+def share(path: Path, names: Iterable[str]) -> None:
+    """As root: make or complete the directory that all users share, with files of these ``names`` to be locked.
+
+    Raises MachineError for anybody else, and where something else is in the way.
+    """
+    if sys.platform == "win32" or os.geteuid() != 0:
+        raise MachineError(f"{path} is to be shared by all users, so root has to make it; run this as root")
+    try:
+        for directory, mode in ((path, 0o755), (path / LOCKS, 0o755), (path / RECORDS, 0o1777)):
+            directory.mkdir(exist_ok=True)
+            _require(directory, owner=0, others_write=mode == 0o1777)
+            directory.chmod(mode)
+        for name in (DOOR, *names):
+            flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW
+            descriptor = os.open(path / LOCKS / name, flags, 0o444)
+            os.fchmod(descriptor, 0o444)
+            os.close(descriptor)
+    except OSError as error:
+        raise MachineError(f"{path} cannot be made: {_because(error)}") from error
+
+
+def tmpfiles(path: Path, names: Iterable[str]) -> str:
+    """What makes the same at every boot: lines for a file in /etc/tmpfiles.d, see tmpfiles.d(5)."""
+    directories = [f"d {path} 0755 root root -", f"d {path / LOCKS} 0755 root root -"]
+    files = [f"f {path / LOCKS / name} 0444 root root -" for name in (DOOR, *names)]
+    return "\n".join([*directories, f"d {path / RECORDS} 1777 root root -", *files]) + "\n"
+
+
+def _of_root(path: Path) -> Place:
+    for part in (path, path / LOCKS):
+        _require(part, owner=0, others_write=False)
+    _require(path / RECORDS, owner=0, others_write=True)
+    os.close(os.open(path / LOCKS / DOOR, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    if not os.access(path / RECORDS, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path / RECORDS} may not be written by this user")
+    return Place("node", path, f"root made {path} for all users")
+
+
+def _of_user(path: Path, why: str) -> Place:
+    for part in (path, path / LOCKS, path / RECORDS):
+        with contextlib.suppress(FileExistsError):
+            part.mkdir(mode=0o700)
+        _require(part, owner=os.geteuid(), others_write=False)
+    return Place("user", path, why)
+
+
+def _within(outer: str, environ: Mapping[str, str]) -> Place:
+    """Of those who run under one lease themselves: its CPUs are theirs, and nobody else's to give."""
+    why = f"this runs under a lease ({LEASE_VARIABLE}={outer}), whose CPUs are divided here"
+    for candidate in nested(outer, environ):
+        with contextlib.suppress(OSError):
+            return _of_user(candidate, why)
+    return Place("process", None, why)
+
+
+def _homes(environ: Mapping[str, str]) -> list[Path]:
+    named, given = environ.get(VARIABLE), environ.get("XDG_RUNTIME_DIR")
+    homes = [Path(named)] if named else [Path(given, "qcthreads")] if given else []
+    return [*homes, Path("/dev/shm" if sys.platform == "linux" else "/tmp", f"qcthreads-{os.geteuid()}")]
+
+
+def _is_roots(path: Path) -> bool:
+    """Whether it was made to be shared: then this user may not fall back to calling it his own."""
+    try:
+        return bool((path / RECORDS).lstat().st_mode & stat.S_ISVTX)
+    except OSError:
+        return False
+
+
+def _require(path: Path, *, owner: int, others_write: bool) -> None:
+    """OSError unless it is a directory, no link, of ``owner``'s, that others may write into only if it is sticky."""
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(f"{path} is no directory of its own, or a link to one")
+    outside = owner == 0 and found.st_uid == _OVERFLOW_UID and _in_user_namespace()
+    if found.st_uid != owner and not outside:
+        raise PermissionError(f"{path} belongs to user {found.st_uid}, not to {owner}")
+    writable = found.st_mode & 0o022
+    if writable and not (others_write and found.st_mode & stat.S_ISVTX):
+        raise PermissionError(f"others may write into {path} (mode {stat.S_IMODE(found.st_mode):o})")
+
+
+def _in_user_namespace() -> bool:
+    """Whether root outside has no number here, as in an unprivileged container."""
+    try:
+        lines = Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return False
+    return not any(line.split()[1] == "0" for line in lines)
+
+
+def _because(error: OSError) -> str:
+    """Of the system's errors the words, of ours the message."""
+    return str(error) if error.strerror is None else f"{error.filename}: {error.strerror}"
