@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from qcthreads.programs import launchers, registry
+from qcthreads.programs import launchers, registry, runtimes
 from qcthreads.programs.settings import settings_for
 from qcthreads.programs.spec import Fact, ProgramSpec
 
@@ -27,7 +27,15 @@ _TOPICS = {
 def page() -> str:
     """The whole page."""
     specs = [registry.get(name) for name in registry.BUILT_IN]
-    parts = [_part("_head"), _table(specs), _part("_every"), _launchers(), *map(_section, specs), _part("_tail")]
+    parts = [
+        _part("_head"),
+        _table(specs),
+        _part("_every"),
+        _runtimes(),
+        _launchers(),
+        *map(_section, specs),
+        _part("_tail"),
+    ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
@@ -44,6 +52,20 @@ def _table(specs: list[ProgramSpec]) -> str:
         through = "QCEngine" if spec.qcengine else "`exec`"
         link = f"[{spec.title}](#{_anchor(spec)}) `{spec.name}`"
         lines.append(f"| {link} | {spec.parallel_model.value} | {through} | {spec.provenance} |")
+    return "\n".join(lines)
+
+
+def _runtimes() -> str:
+    constants = ", ".join(f"`{name}={value}`" for name, value in runtimes.CONSTANTS.items())
+    counts = ", ".join(f"`{name}`" for name in runtimes.COUNTS)
+    unset = ", ".join(f"`{name}`" for name in runtimes.UNSET)
+    lines = [
+        "## Runtimes",
+        "",
+        f"- Set to the threads of one process: {counts}",
+        f"- Set always: {constants}",
+        f"- Removed: {unset}",
+    ]
     return "\n".join(lines)
 
 

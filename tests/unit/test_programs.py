@@ -138,15 +138,12 @@ def test_a_program_that_does_not_thread_gets_one_and_says_so():
         assert (wide.threads == 1 and "1 is used instead of 4" in wide.notes[0]) == (name in ONE_THREAD)
 
 
-def test_a_program_sees_the_gpus_of_its_lease_and_no_others():
-    mace = registry.get("mace")
-    assert settings_for(mace, 1, gpus=("2", "3")).environment["CUDA_VISIBLE_DEVICES"] == "2,3"
-    none = settings_for(mace, 1, gpus=())
-    assert {none.environment[name] for name in runtimes.GPU_VISIBILITY} == {"-1"}
-    unsaid = settings_for(mace, 1)
-    assert not unsaid.environment.keys() & set(runtimes.GPU_VISIBILITY)
-    assert unsaid.notes == ("MACE computes on every GPU that it sees, and its lease says nothing of GPUs",)
+def test_which_programs_compute_on_every_gpu_that_they_see():
+    """Those in whose harness QCEngine asks torch for cuda, and TeraChem."""
     assert {name for name in registry.BUILT_IN if registry.get(name).gpu} == {"mace", "orb", "terachem", "torchani"}
+    programs = Path(pytest.importorskip("qcengine", reason="its source is read").__file__).parent / "programs"
+    asks_torch = {path.stem for path in programs.glob("*.py") if "cuda.is_available()" in path.read_text()}
+    assert asks_torch == {"mace", "orb", "torchani"}
 
 
 def test_a_list_of_cores_of_its_own_is_taken_from_gaussian():
@@ -186,6 +183,23 @@ def test_an_outer_launchers_variables_go_whole_or_in_part_and_only_for_mpi(monke
     assert child("psi4") >= outer.keys() | own.keys()
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
     assert "OMPI_MCA_btl" not in child("nwchem")  # Open MPI's, who started us
+
+
+@pytest.mark.parametrize(
+    ("command", "ranks"),
+    [
+        ("mpirun -np 4 cp2k.psmp -i in", 4),
+        ("env X=1 /opt/mpi/bin/mpiexec --oversubscribe -n 2 pw.x -n 8", 2),  # the second is pw.x's own
+        ("srun --ntasks=3 --mpi=pmix orca", 3),
+        ("mpirun -n 2 a : -n 1 b", 3),
+        ("mpirun a", None),  # as many as the launcher likes
+        ("mpirun -n many a", None),
+        ("psi4 -n 4 in.dat", None),
+        ("", None),
+    ],
+)
+def test_a_commands_own_number_of_processes(command, ranks):
+    assert launchers.ranks_of(command.split()) == ranks
 
 
 def test_every_launcher_is_bound_or_inherits_the_mask():

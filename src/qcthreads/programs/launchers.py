@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from .spec import Known
 
@@ -93,8 +94,29 @@ ESCAPES = tuple(name for launcher in LAUNCHERS for name in launcher.escapes)
 OPEN_MPI_AS_ROOT: Mapping[str, str] = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 OPEN_MPI_OVERSUBSCRIBE: Mapping[str, str] = {"OMPI_MCA_rmaps_base_oversubscribe": "1"}
 
+COMMANDS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "srun")
+_RANKS = ("-n", "-np", "--n", "--np", "--ntasks")
+
 _OUTER = ("SLURM_", "PMI_", "PMIX_", "HYDI_")
 _OPEN_MPI_RANK = "OMPI_COMM_WORLD_RANK"
+
+
+def ranks_of(command: Sequence[str]) -> int | None:
+    """How many processes ``command`` starts, as its launcher is told; None: it starts no launcher, or does not say.
+
+    Each of several programs at once (``mpirun -n 2 a : -n 1 b``) says its own number.
+    """
+    called = [place for place, word in enumerate(command) if PurePath(word).name in COMMANDS]
+    if not called:
+        return None
+    parts: list[list[str]] = [[]]
+    for word in command[called[0] + 1 :]:
+        if word == ":":
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    ranks = [_first_number(part) for part in parts]
+    return None if None in ranks else sum(number for number in ranks if number)
 
 
 def of_outer_launcher(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -106,3 +128,13 @@ def of_outer_launcher(environ: Mapping[str, str]) -> tuple[str, ...]:
     """
     prefixes = (*_OUTER, "OMPI_") if _OPEN_MPI_RANK in environ else _OUTER
     return tuple(sorted(name for name in environ if name.startswith(prefixes)))
+
+
+def _first_number(words: Sequence[str]) -> int | None:
+    """The value of the first option for a number of processes: what comes later is the program's own."""
+    for place, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name in _RANKS:
+            value = value or (words[place + 1] if place + 1 < len(words) else "")
+            return int(value) if value.isdigit() and int(value) > 0 else None
+    return None

@@ -58,7 +58,3 @@ UNSET = (
     "QCENGINE_MPIEXEC_COMMAND",
 )
 """Removed from every child."""
-
-GPU_VISIBILITY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
-"""Set to the GPUs of a lease, or to -1, which is no device and shows none (documented; no GPU was here). Not
-ROCR_VISIBLE_DEVICES: it is read first, and the numbers in HIP_VISIBLE_DEVICES then count what it left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -21,7 +21,6 @@ def settings_for(
     scratch: str | None = None,
     *,
     ranks: int | None = None,
-    gpus: Sequence[str] | None = None,
 ) -> Settings:
     """What a calculation with ``spec`` at ``threads`` PUs is started with: only settings that really work.
 
@@ -36,8 +35,6 @@ def settings_for(
         Directory for the program's temporary files.
     ranks
         Processes that share the width, where the caller's own command starts them. None: the record decides.
-    gpus
-        Numbers or UUIDs of the lease's GPUs; the program sees no others. None: the lease does not say.
 
     Raises
     ------
@@ -52,9 +49,7 @@ def settings_for(
         ranks = width if spec.processes_scale else 1
     threads_each = _threads_each(spec, width, ranks)
     told = {"threads": threads_each, "ranks": ranks, "width": ranks * threads_each}
-    environment = _environment(spec, told, scratch) | _visible_gpus(gpus)
-    if spec.gpu and gpus is None:
-        notes.append(f"{spec.title} computes on every GPU that it sees, and its lease says nothing of GPUs")
+    environment = _environment(spec, told, scratch)
     unset = (*runtimes.UNSET, *launchers.ESCAPES, *spec.unset)
     if spec.starts_mpi:
         unset += launchers.of_outer_launcher(os.environ)
@@ -160,7 +155,3 @@ def _launcher_permissions(ranks: int) -> Mapping[str, str]:
     if ranks > (psutil.cpu_count(logical=False) or 1):
         permissions |= launchers.OPEN_MPI_OVERSUBSCRIBE
     return permissions
-
-
-def _visible_gpus(gpus: Sequence[str] | None) -> dict[str, str]:
-    return {} if gpus is None else dict.fromkeys(runtimes.GPU_VISIBILITY, ",".join(gpus) or "-1")
