@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,45 +56,64 @@ def needs() -> Callable[..., None]:
 
 @pytest.fixture
 def calculate(tmp_path: Path) -> Callable[..., Run]:
-    """Runs one calculation in a process under its settings, bound to as many CPUs, and watches the threads below."""
+    """Runs one calculation by QCEngine in a process under its settings, and watches the threads below."""
 
-    def _calculate(settings: Settings, atomic_input: Mapping[str, Any], procedure: str | None = None) -> Run:
-        mask = sorted(os.sched_getaffinity(0))[-settings.threads :]
+    def _calculate(settings: Settings, atomic_input: Mapping[str, Any]) -> Run:
         job = {
-            "program": procedure or settings.program,
+            "program": settings.program,
             "harness_module": settings.harness_module,
             "task_config": dict(settings.task_config),
             "input": atomic_input,
         }
-        (tmp_path / "job").write_text(json.dumps(job))
-        with (
-            (tmp_path / "job").open() as given,
-            (tmp_path / "out").open("w") as out,
-            (tmp_path / "err").open("w") as err,
-        ):
-            process = subprocess.Popen(
-                ["taskset", "-c", ",".join(map(str, mask)), sys.executable, "-c", _COMPUTE],
-                stdin=given,
-                stdout=out,
-                stderr=err,
-                cwd=tmp_path,
-                env=child_environment(settings, os.environ),
-            )
-            cpu_s: dict[tuple[str, int, int], float] = {}
-            masks: dict[tuple[str, int, int], set[int]] = {}
-            while process.poll() is None:
-                for thread, (seconds, cpus) in _threads_below(process.pid).items():
-                    cpu_s[thread] = seconds
-                    # As last seen: libpsm2, which Open MPI loads, puts itself on CPU 0 for some ms and back.
-                    masks[thread] = cpus
-                time.sleep(0.02)
-        assert process.returncode == 0, (tmp_path / "err").read_text()
-        result = json.loads((tmp_path / "out").read_text())
-        escaped = {thread: cpus for thread, cpus in masks.items() if not cpus <= set(mask)}
-        assert not escaped, f"bound to {mask}"
+        said, cpu_s = _watch([sys.executable, "-c", _COMPUTE], settings, tmp_path, json.dumps(job))
+        result = json.loads(said)
         return Run(energy=result["energy"], stdout=result["stdout"], cpu_s=cpu_s)
 
     return _calculate
+
+
+@pytest.fixture
+def run_command(tmp_path: Path) -> Callable[..., Run]:
+    """Runs a program's own command, as its record writes it, under its settings, and watches the threads below."""
+
+    def _run(settings: Settings, files: Mapping[str, str]) -> Run:
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+        threads = settings.threads // settings.ranks
+        command = get(settings.program).command.format(threads=threads, ranks=settings.ranks, width=settings.threads)
+        said, cpu_s = _watch(shlex.split(command), settings, tmp_path)
+        return Run(energy=float("nan"), stdout=said, cpu_s=cpu_s)
+
+    return _run
+
+
+def _watch(
+    command: Sequence[str], settings: Settings, folder: Path, given: str = ""
+) -> tuple[str, dict[tuple[str, int, int], float]]:
+    """What ``command`` said, bound to as many CPUs as its settings are for, and the CPU seconds of every thread."""
+    mask = sorted(os.sched_getaffinity(0))[-settings.threads :]
+    (folder / "in").write_text(given)
+    with (folder / "in").open() as stdin, (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        process = subprocess.Popen(
+            ["taskset", "-c", ",".join(map(str, mask)), *command],
+            stdin=stdin,
+            stdout=out,
+            stderr=err,
+            cwd=folder,
+            env=child_environment(settings, os.environ),
+        )
+        cpu_s: dict[tuple[str, int, int], float] = {}
+        masks: dict[tuple[str, int, int], set[int]] = {}
+        while process.poll() is None:
+            for thread, (seconds, cpus) in _threads_below(process.pid).items():
+                cpu_s[thread] = seconds
+                # As last seen: libpsm2, which Open MPI loads, puts itself on CPU 0 for some ms and back.
+                masks[thread] = cpus
+            time.sleep(0.02)
+    assert process.returncode == 0, (folder / "err").read_text()
+    escaped = {thread: cpus for thread, cpus in masks.items() if not cpus <= set(mask)}
+    assert not escaped, f"bound to {mask}"
+    return (folder / "out").read_text(), cpu_s
 
 
 @dataclass(frozen=True)

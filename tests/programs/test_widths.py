@@ -12,12 +12,43 @@ from qcthreads.programs.settings import settings_for
 
 WATER = {"symbols": ["O", "H", "H"], "geometry": [0, 0, 0.22, 0, 1.43, -0.9, 0, -1.43, -0.9]}
 MEMORY = 2 * 1024**3
+PSI4 = """
+molecule {
+O 0 0 0.12
+H 0 0.76 -0.48
+H 0 -0.76 -0.48
+O 0 0 3.12
+H 0 0.76 2.52
+H 0 -0.76 2.52
+}
+set basis cc-pvtz
+set scf_type df
+energy("scf")
+"""
+NWCHEM = """
+geometry
+O 0 0 0.12
+H 0 0.76 -0.48
+H 0 -0.76 -0.48
+end
+basis
+* library cc-pvdz
+end
+task scf
+"""
 D3BJ = {"level_hint": "d3bj"}
 
 
 def atomic_input(method, basis=None, molecule=WATER, keywords=None):
     model = {"method": method} if basis is None else {"method": method, "basis": basis}
     return {"molecule": molecule, "specification": {"driver": "energy", "model": model, "keywords": keywords or {}}}
+
+
+def coord(molecule):
+    """xtb's own format, which is Turbomole's."""
+    bohr = [molecule["geometry"][3 * i : 3 * i + 3] for i in range(len(molecule["symbols"]))]
+    atoms = [f"{x} {y} {z} {s}" for (x, y, z), s in zip(bohr, molecule["symbols"], strict=True)]
+    return "\n".join(["$coord", *atoms, "$end", ""])
 
 
 def waters(number):
@@ -71,15 +102,30 @@ def test_dispersion_gets_one_thread_and_says_so(program, needs, calculate):
     assert run.energy < 0
 
 
-def test_xtb_agrees_with_its_command_line(needs, calculate, tmp_path):
-    needs("xtb")
-    bohr = [WATER["geometry"][3 * i : 3 * i + 3] for i in range(3)]
-    lines = ["$coord", *(f"{x} {y} {z} {s}" for (x, y, z), s in zip(bohr, WATER["symbols"], strict=True)), "$end"]
-    (tmp_path / "coord").write_text("\n".join(lines) + "\n")
-    done = subprocess.run(["xtb", "coord", "--gfn", "2"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    theirs = float(re.search(r"TOTAL ENERGY\s+(-?\d+\.\d+)", done.stdout)[1])
-    ours = calculate(settings_for(get("xtb"), 1), atomic_input("GFN2-xTB")).energy
+@pytest.mark.parametrize("program", ["xtb", "tblite"])
+def test_xtb_and_tblite_agree_with_the_command_line_of_xtb(program, needs, calculate, run_command):
+    needs(program)
+    said = run_command(settings_for(get("xtb"), 1), {"coord": coord(WATER)}).stdout
+    theirs = float(re.search(r"TOTAL ENERGY\s+(-?\d+\.\d+)", said)[1])
+    ours = calculate(settings_for(get(program), 1), atomic_input("GFN2-xTB")).energy
     assert ours == pytest.approx(theirs, abs=1e-6, rel=0)
+
+
+@pytest.mark.parametrize(
+    ("program", "files", "said"),
+    [
+        ("xtb", {"coord": lambda: coord(waters(32))}, "TOTAL ENERGY"),
+        ("psi4", {"input.dat": lambda: PSI4}, ""),
+        ("nwchem", {"input.nw": lambda: NWCHEM}, "nproc           =        2"),
+    ],
+    ids=["xtb", "psi4", "nwchem"],
+)
+def test_a_programs_own_command_runs_at_the_width_of_its_lease(program, files, said, needs, run_command):
+    needs(program)
+    settings = settings_for(get(program), 2)
+    run = run_command(settings, {name: content() for name, content in files.items()})
+    assert said in run.stdout
+    assert run.working_threads(program) == [settings.threads // settings.ranks] * settings.ranks
 
 
 @pytest.mark.nwchem

@@ -1,8 +1,10 @@
-"""The variables of every threading runtime: what a child is given, and what is taken from it; names no program."""
+"""The variables of every threading and MPI runtime: what a child is given, and what taken from it; names no program."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from . import launchers
 
 COUNTS = (
     "OMP_NUM_THREADS",
@@ -31,10 +33,12 @@ CONSTANTS: Mapping[str, str] = {
     "OMP_DYNAMIC": "false",  # true shrinks teams by the machine's load: other results at every run
     "OMP_MAX_ACTIVE_LEVELS": "1",  # nested teams make threads squared (psi4 issue 671)
     "MKL_DYNAMIC": "FALSE",  # true looks at the machine's cores, not at the mask (measured)
+    **launchers.BINDING,
 }
 """Set for every program, whatever its width."""
 
 UNSET = (
+    *launchers.ESCAPES,
     "GOMP_CPU_AFFINITY",  # leaves the inherited mask (measured)
     "KMP_AFFINITY",  # does so with norespect (measured)
     "KMP_HW_SUBSET",

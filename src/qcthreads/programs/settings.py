@@ -50,7 +50,7 @@ def settings_for(
     threads_each = _threads_each(spec, width, ranks)
     told = {"threads": threads_each, "ranks": ranks, "width": ranks * threads_each}
     environment = _environment(spec, told, scratch)
-    unset = (*runtimes.UNSET, *launchers.ESCAPES, *spec.unset)
+    unset = (*runtimes.UNSET, *spec.unset)
     if spec.starts_mpi:
         unset += launchers.of_outer_launcher(os.environ)
     return Settings(
@@ -134,7 +134,6 @@ def _told_memory_gib(spec: ProgramSpec, memory_bytes: int) -> float:
 def _environment(spec: ProgramSpec, told: Mapping[str, int], scratch: str | None) -> dict[str, str]:
     environment = dict.fromkeys(runtimes.COUNTS, str(told["threads"]))
     environment |= runtimes.CONSTANTS
-    environment |= launchers.BINDING
     if spec.starts_mpi:
         environment |= _launcher_permissions(told["ranks"])
     for name, template in spec.environment.items():
