@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 
 import pytest
 
 from qcthreads.programs.registry import get
-from qcthreads.programs.settings import settings_for
+from qcthreads.programs.settings import child_environment, settings_for
 
 WATER = {"symbols": ["O", "H", "H"], "geometry": [0, 0, 0.22, 0, 1.43, -0.9, 0, -1.43, -0.9]}
 MEMORY = 2 * 1024**3
@@ -71,6 +73,21 @@ def test_pyscf_works_with_the_threads_it_was_given(needs, calculate):
     runs = [calculate(settings_for(get("pyscf"), width, MEMORY), job) for width in (1, 2)]
     assert [run.working_threads("python") for run in runs] == [[1], [2]]
     same_energy(runs, 1e-8)
+
+
+def test_an_import_does_not_shrink_the_mask_of_its_process(needs, monkeypatch):
+    """llnl/mpibind issue 41, OpenBLAS issue 4653: bound by OpenMP, the first thread leaves its children one CPU."""
+    needs("pyscf")
+    code = "import os, pyscf.lib; pyscf.lib.num_threads(); print(*sorted(os.sched_getaffinity(0)))"
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    monkeypatch.setenv("OMP_PLACES", "cores")
+    left = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for environment in (os.environ, child_environment(settings_for(get("pyscf"), 2), os.environ))
+    ]
+    bare, ours = [[int(cpu) for cpu in cpus.split()] for cpus in left]
+    assert ours == sorted(os.sched_getaffinity(0))
+    assert len(bare) < len(ours) or len(ours) == 1  # else this shows nothing
 
 
 @pytest.mark.psi4
