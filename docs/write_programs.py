@@ -42,7 +42,7 @@ def page() -> str:
 def _part(name: str) -> str:
     """What was written by hand."""
     path = PARTS / f"{name}.md"
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _table(specs: list[ProgramSpec]) -> str:
@@ -135,6 +135,6 @@ def _anchor(spec: ProgramSpec) -> str:
 
 if __name__ == "__main__":
     if "--check" not in sys.argv:
-        PAGE.write_text(page())
-    elif PAGE.read_text() != page():
+        PAGE.write_text(page(), encoding="utf-8", newline="\n")
+    elif PAGE.read_text(encoding="utf-8") != page():
         sys.exit(f"{PAGE} is not what the records say: run python {__file__}")
