@@ -19,7 +19,7 @@ from pathlib import Path
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.host.limits import Limits, Rule
-from qcthreads.leases import Lease, LeaseBook
+from qcthreads.leases import Lease, LeaseBook, shared
 from qcthreads.leases.place import find_place
 from qcthreads.leases.shared import SharedLedger
 from qcthreads.machine import Machine
@@ -32,6 +32,7 @@ for file in /proc/$$/fd/*; do
 done
 exec sleep "$1"
 """
+_PF_EXITING = 0x4  # linux/sched.h
 TOTAL_BYTES = 64 * 1024**3
 
 
@@ -46,6 +47,13 @@ def book_in(directory: Path, machine: Machine, orphans: str = "wait") -> LeaseBo
     return LeaseBook(machine, limits, ledger=ledger, orphans=orphans)  # type: ignore[arg-type]
 
 
+def close(directory: Path) -> None:
+    """Close the files of all ledgers of this process that are in ``directory``: they would stay open until it ends."""
+    for ledger in tuple(shared._ledgers):
+        if ledger.place.path == directory:
+            ledger.after_fork()
+
+
 def contend(directory: Path, machine: Machine, seed: int) -> None:
     """Lease, start something, wait for it or leave it behind, release; until killed."""
     rng = random.Random(seed)
@@ -55,7 +63,7 @@ def contend(directory: Path, machine: Machine, seed: int) -> None:
         width = rng.choice([1, 1, 1, 2, max(1, most // 2), most])
         lease = book.acquire(width, rng.randint(0, 20) * TOTAL_BYTES // 40, exclusive_cores=rng.random() < 0.5)
         child = start(lease, f"{rng.random() * 0.02:.4f}", keeps_locks=rng.random() < 0.7)
-        if rng.random() < 0.8 or not lease.started:
+        if rng.random() < 0.8:
             child.wait()
         lease.release()
         if child.poll() is None:
@@ -68,9 +76,11 @@ def start(lease: Lease, seconds: str, *, keeps_locks: bool) -> subprocess.Popen[
     command = ["sleep", seconds] if keeps_locks else ["bash", "-c", CLOSES_FILES, "bash", seconds]
     if lease.cpus <= CpuSet(range(os.cpu_count() or 1)):
         return lease.popen(command, env={**os.environ, **told}, start_new_session=True)
-    lease.started = True  # as popen does, but there are no such CPUs to bind to
+    # As popen does, but there are no such CPUs to bind to.
     environment = {**os.environ, **lease.environment, **told}
-    return subprocess.Popen(command, env=environment, pass_fds=lease.descriptors(), start_new_session=True)
+    child = subprocess.Popen(command, env=environment, pass_fds=lease.descriptors(), start_new_session=True)
+    lease.children.append(child)
+    return child
 
 
 @dataclass
@@ -118,12 +128,12 @@ def workers() -> Iterator[tuple[int, str, CpuSet, int]]:
 
 
 def start_of(pid: int) -> str | None:
-    """When ``pid`` started; ``None`` when it has ended."""
+    """When ``pid`` started; ``None`` when it has ended, or is ending and runs its program no more."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in ("Z", "X") else fields[19]
+    return None if fields[0] in ("Z", "X") or int(fields[6]) & _PF_EXITING else fields[19]
 
 
 class Contenders:

@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "write the results in a store as CSV, JSON or ZIP",
     "topo": "what this machine has: packages, cores, caches, memory nodes",
     "limits": "what may be used of it, and which rule is the tightest",
+    "leases": "who holds what of this node, and who waits for it",
     "programs": "the quantum-chemistry programs known and found here",
     "doctor": "what works here, what is missing, and what for",
 }

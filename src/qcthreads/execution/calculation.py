@@ -67,4 +67,4 @@ class Progress:
     message: str = ""
     outcome: Outcome | None = None
     kind: str = ""
-    """Of a note: ``unbound`` or ``lost`` where it is about the binding, ``waited`` where about a lease."""
+    """Of a note: ``unbound`` or ``lost`` where it is about the binding, ``waits`` where about a lease."""

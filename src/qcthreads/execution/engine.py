@@ -29,7 +29,6 @@ from .supervisor import Worker, WorkerEndedError, end_all, scratch_of
 # Windows cannot interrupt a wait for a lock; a second later is soon enough for Ctrl-C.
 _WAIT_S = 1.0 if sys.platform == "win32" else None
 
-_TOLD_S = 1.0  # shorter waits are nobody's concern
 _LOOK_AGAIN_S = 1.0
 
 _Key = tuple[Any, ...]
@@ -223,12 +222,14 @@ class LocalEngine:
     def _supervise(self, run: _Run, job: _Job) -> None:
         calculation, label = job.calculation, job.calculation.label
         near = next((worker.bound for key, worker in tuple(self._idle) if key == job.key), None)
-        with self._book.acquire(job.settings.threads, calculation.memory_bytes, near=near, cancel=run.stopped) as lease:
+
+        def on_wait(held_by: str) -> None:
+            self._note(run, label, f"waits for what is held by {held_by}", "waits")
+
+        with self._book.acquire(
+            job.settings.threads, calculation.memory_bytes, near=near, cancel=run.stopped, on_wait=on_wait
+        ) as lease:
             run.events.put(Progress(event="started", label=label, message=f"CPUs {lease.cpus}"))
-            if lease.waited_for and lease.waited_s >= _TOLD_S:
-                self._note(
-                    run, label, f"waited {lease.waited_s:.0f} s for what is held by {lease.waited_for}", "waited"
-                )
             for note in job.settings.notes:
                 self._note(run, label, note)
             for attempt in range(1, self._retries + 2):

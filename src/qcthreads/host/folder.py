@@ -18,6 +18,7 @@ import fcntl  # noqa: E402
 LONGEST = 65536
 """Bytes of a file at most: 4096 CPUs one by one take a third of it."""
 
+_NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -39,13 +40,14 @@ class Folder:
     def read(self, name: str) -> tuple[bytes, int]:
         """What the file says and the user who wrote it; nothing for what is no plain file of one name, or too long.
 
-        A second name could make somebody the owner of what he told of elsewhere. Raises FileNotFoundError.
+        A second name could make somebody the owner of what he told of elsewhere. Raises FileNotFoundError, and OSError
+        where what the file is cannot be found out.
         """
         try:
             descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _FLAGS, dir_fd=self._descriptor)
-        except FileNotFoundError:
-            raise
-        except OSError:
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno in _NOT_THE_FILES_FAULT:
+                raise
             return b"", -1
         try:
             found = os.fstat(descriptor)
@@ -97,6 +99,7 @@ class Folder:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
         descriptor = os.open(name, flags, 0o644, dir_fd=self._descriptor)
         try:
+            os.fchmod(descriptor, 0o644)  # for others to read, whatever the umask
             if os.write(descriptor, text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
         except BaseException:

@@ -93,17 +93,20 @@ class FileLocks:
 
 
 def holders_of_locks(directory: Path) -> dict[str, int]:
-    """By file in ``directory``, the process that locked it, as far as /proc/locks tells; its child may have it now."""
+    """By file in ``directory``, the process that locked it, as far as /proc/locks tells; its child may have it now.
+
+    Nobody where the file system counts its devices otherwise than the kernel's locks (btrfs): better than a stranger.
+    """
     try:
         lines = Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines()
-        names = {entry.inode(): entry.name for entry in os.scandir(directory)}
+        device = directory.stat().st_dev
+        on = f"{os.major(device):02x}:{os.minor(device):02x}"
+        names = {f"{on}:{entry.inode()}": entry.name for entry in os.scandir(directory)}
     except OSError:
         return {}
     found: dict[str, int] = {}
     for line in lines:  # 1: FLOCK  ADVISORY  WRITE 1234 00:19:5678 0 EOF
         words = line.split()
-        if len(words) >= 6 and words[1] == "FLOCK" and words[4].isdigit():
-            inode = words[5].rpartition(":")[2]
-            if inode.isdigit() and int(inode) in names:
-                found[names[int(inode)]] = int(words[4])
+        if len(words) >= 6 and words[1] == "FLOCK" and words[4].isdigit() and words[5] in names:
+            found[names[words[5]]] = int(words[4])
     return found

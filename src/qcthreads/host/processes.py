@@ -35,6 +35,10 @@ if sys.platform == "linux":
         """Whether it is there and has not ended; a zombie has."""
         return _stat(pid)[:1] not in ([], [b"Z"], [b"X"])
 
+    def is_stopped(pid: int) -> bool:
+        """Whether it was stopped by a signal or a debugger, and goes on when told."""
+        return _stat(pid)[:1] in ([b"T"], [b"t"])
+
     def is_kernel_thread(pid: int) -> bool:
         """Whether it is no program at all."""
         fields = _stat(pid)
@@ -120,6 +124,13 @@ else:
         """Whether it is there and has not ended; a zombie has."""
         try:
             return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    def is_stopped(pid: int) -> bool:
+        """Whether it was stopped by a signal or a debugger, and goes on when told."""
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_STOPPED
         except psutil.Error:
             return False
 

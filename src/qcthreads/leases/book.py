@@ -117,6 +117,7 @@ class LeaseBook:
         near: CpuSet | None = None,
         exclusive_cores: bool = True,
         cancel: threading.Event | None = None,
+        on_wait: Callable[[str], object] | None = None,
     ) -> Lease:
         """Lease ``threads`` PUs chosen by topology.
 
@@ -135,6 +136,8 @@ class LeaseBook:
             Nobody else works on the cores of this lease, not even on PUs that the lease does not hold.
         cancel
             When set, waiting ends with StopRequestedError; whoever sets it calls :meth:`wake`.
+        on_wait
+            Called when it has waited for a second, once, with who holds what it lacks.
 
         Raises
         ------
@@ -147,7 +150,8 @@ class LeaseBook:
         if at_once is not None:
             return at_once
         woken: SimpleQueue[None] = SimpleQueue()
-        with contextlib.closing(self._attempts(claim, Waiter(claim, lambda: woken.put(None)), wait, timeout)) as tries:
+        waiter = Waiter(claim, lambda: woken.put(None), on_wait)
+        with contextlib.closing(self._attempts(claim, waiter, wait, timeout)) as tries:
             for lease, left_s in tries:
                 if lease is not None:
                     return lease
@@ -326,6 +330,7 @@ class LeaseBook:
                         if not wait or (left is not None and left <= 0):
                             raise LeaseError(self._not_now(claim, waiter, 0 if not wait else timeout))
                         self.ledger.put_up(waiter)
+                        tell = waiter.due(time.monotonic() - began)
                 if lease is not None:
                     if entered:
                         self.ledger.leave(waiter)
@@ -333,7 +338,10 @@ class LeaseBook:
                         lease.waited_s, lease.waited_for = time.monotonic() - began, waits_for
                     yield lease, None
                     return
-                yield None, min((s for s in (left, self.ledger.longest_sleep_s) if s is not None), default=None)
+                if tell is not None:
+                    tell(waits_for)
+                limits_s = (left, self.ledger.longest_sleep_s, waiter.told_in(time.monotonic() - began))
+                yield None, min((s for s in limits_s if s is not None), default=None)
         finally:
             if entered:  # also on KeyboardInterrupt; whoever is next in line may fit now
                 self.ledger.leave(waiter)
@@ -377,13 +385,18 @@ class LeaseBook:
 
     def _take_all(self, leases: list[Lease]) -> int:
         """Bits of PUs that could not be had after all, and with them nothing."""
-        for number, lease in enumerate(leases):
-            lost = self.ledger.take(lease)
-            if lost:
-                for taken in leases[:number]:
-                    taken.release()
-                return lost
-        return 0
+        taken: list[Lease] = []
+        try:
+            for lease in leases:
+                lost = self.ledger.take(lease)
+                if lost:
+                    return lost
+                taken.append(lease)
+            taken.clear()
+            return 0
+        finally:
+            for lease in taken:
+                lease.release()
 
     def _beside_others(self, claim: Claim) -> Claim:
         """``claim`` less the PUs that others keep busy, or rather without them."""

@@ -160,7 +160,8 @@ def _spread(machine: Machine, room: Room, claim: Claim, cpus: int) -> dict[str, 
 
 
 def _siblings(machine: Machine, bits: int) -> int:
-    """All PUs of the cores that have one of ``bits``."""
+    """All PUs of the cores that have one of ``bits``; others may tell of PUs that are not here."""
+    bits &= machine.region.bits
     cores = machine.region.cores
     if len(cores) == machine.region.bits.bit_count():
         return bits

@@ -12,6 +12,7 @@ from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, BindingNotSupportedError, ProcessGoneError
 from ..units import format_size
 from .place import LEASE_VARIABLE
+from .strays import live_under
 
 if TYPE_CHECKING:
     import subprocess
@@ -41,7 +42,7 @@ class Lease:
     """
 
     __slots__ = (
-        "_unreleased", "book", "cpus", "draws", "gpus", "lease_id", "locks", "memory_bytes", "name",
+        "_unreleased", "book", "children", "cpus", "draws", "gpus", "lease_id", "locks", "memory_bytes", "name",
         "orphans", "reserved", "started", "waited_for", "waited_s",
     )  # fmt: skip
 
@@ -55,7 +56,7 @@ class Lease:
         draws: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         self.book = book
-        self.started = False
+        self.children: list[subprocess.Popen[Any]] = []
         self._unreleased = [True]
         self.lease_id = book.ledger.new_id()
         self.cpus = cpus
@@ -128,11 +129,12 @@ class Lease:
         locks = self.descriptors()
         if locks:
             options["pass_fds"] = (*options.get("pass_fds", ()), *locks)
-        self.started = True
         if get_host().capabilities.inherit_binding:
             with self.bound():
-                return subprocess.Popen(command, **options)
+                self.children.append(subprocess.Popen(command, **options))
+            return self.children[-1]
         process = subprocess.Popen(command, **options)
+        self.children.append(process)
         with contextlib.suppress(ProcessGoneError, BindingNotSupportedError):  # which the back end has said, once
             get_host().set_process_affinity(self.cpus, process.pid)
         return process
@@ -140,6 +142,15 @@ class Lease:
     def descriptors(self) -> tuple[int, ...]:
         """Open files that carry the kernel's locks: a process that gets them holds the PUs, too. May be none."""
         return self.book.ledger.descriptors(self)
+
+    def in_use(self) -> bool:
+        """Whether something still runs that was started under it: a child, or what bears its mark.
+
+        A child in execve(2) bears none for a moment.
+        """
+        return bool(self.children) and (
+            any(child.poll() is None for child in self.children) or bool(live_under(self.mark))
+        )
 
     def release(self) -> None:
         """Give everything back; a second call does nothing. From anywhere, finalizers and signal handlers too.

@@ -19,12 +19,12 @@ from ..cpuset import CpuSet
 from ..machine import Machine
 from .claims import Claim, Room, set_aside
 from .records import Holding, Waiting
-from .strays import live_under
 
 if TYPE_CHECKING:
     from ..host.busy import BusyWatch
     from .lease import Lease
 
+_TOLD_AFTER_S = 1.0  # shorter waits are nobody's concern
 _BUSY = 0.5  # of the time: two of them would share a PU
 _LOOK_AT_LOAD_S = 1.0  # to look takes 12 ms on 4096 PUs
 _SAMPLE_S = 0.1  # ten ticks of the kernel's counters
@@ -33,13 +33,27 @@ _SAMPLE_S = 0.1  # ten ticks of the kernel's counters
 class Waiter:
     """Somebody of this process who waits. ``wake`` is safe in finalizers and may be called for nothing."""
 
-    __slots__ = ("claim", "name", "wake")
+    __slots__ = ("_on_wait", "claim", "name", "wake")
 
-    def __init__(self, claim: Claim, wake: Callable[[], object]) -> None:
+    def __init__(
+        self, claim: Claim, wake: Callable[[], object], on_wait: Callable[[str], object] | None = None
+    ) -> None:
         self.claim = claim
         self.wake = wake
+        self._on_wait = on_wait
         self.name = ""
         """Sorts by age among all who wait; given by the ledger."""
+
+    def told_in(self, waited_s: float) -> float | None:
+        """In how many seconds he is to be told whom he waits for; ``None``: never, or no more."""
+        return None if self._on_wait is None else max(0.0, _TOLD_AFTER_S - waited_s)
+
+    def due(self, waited_s: float) -> Callable[[str], object] | None:
+        """How to tell him, once, when it is time."""
+        if waited_s < _TOLD_AFTER_S:
+            return None
+        tell, self._on_wait = self._on_wait, None
+        return tell
 
 
 class Ledger:
@@ -161,7 +175,7 @@ class Ledger:
 
     def reclaim(self) -> bool:
         """Look for what is held by nobody who lives; whether there was any. To be called when there is not enough."""
-        ended = [lease for lease in self._outlived if not live_under(lease.mark)]
+        ended = [lease for lease in self._outlived if not lease.in_use()]
         for lease in ended:
             self._outlived.remove(lease)
             self._held.pop(lease.lease_id, None)
@@ -169,7 +183,7 @@ class Ledger:
 
     def give_back(self, lease: Lease) -> None:
         """The end of ``lease``; from anywhere. What still runs under it keeps what it has."""
-        if lease.started and live_under(lease.mark):
+        if lease.in_use():
             self._outlived.append(lease)
         else:
             self._given_back.append(lease)

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ VARIABLE = "QCTHREADS_LEASES"
 LEASE_VARIABLE = "QCTHREADS_LEASE"
 """Environment variable of everything that runs under a lease: whose, and which."""
 LOCKS, RECORDS, DOOR = "locks", "records", "door"
+CPU_LOCK, GPU_LOCK = "cpu{}".format, "gpu{}".format
 _MARK = re.compile(r"[0-9a-f]{32}(\.[0-9]{1,18})?")
 _OVERFLOW_UID = 65534  # what a user namespace shows for owners that it has no number for, root outside among them
 
@@ -52,13 +53,15 @@ class Place:
         return self.path / RECORDS
 
 
-def find_place(environ: Mapping[str, str] | None = None) -> Place:
+def find_place(environ: Mapping[str, str] | None = None, *, create: bool = True) -> Place:
     """The best place that this process may use.
 
     Parameters
     ----------
     environ
         Where ``QCTHREADS_LEASES`` and ``XDG_RUNTIME_DIR`` are looked for; ``None``: this process's environment.
+    create
+        Make the user's own directory; else the answer may be one that is not there yet.
 
     Raises
     ------
@@ -71,10 +74,12 @@ def find_place(environ: Mapping[str, str] | None = None) -> Place:
         return Place("process", None, f"{VARIABLE}=process")
     outer = environ.get(LEASE_VARIABLE, "")
     if outer:
-        return _within(outer, environ)
+        return _within(outer, environ, create=create)
     if named:
         try:
-            return _of_root(Path(named)) if _is_roots(Path(named)) else _of_user(Path(named), f"{VARIABLE}={named}")
+            if is_shared(Path(named)):
+                return _of_root(Path(named))
+            return _of_user(Path(named), f"{VARIABLE}={named}", create=create)
         except OSError as error:
             raise InputError(
                 f"{VARIABLE}={named}: {_because(error)}; name a directory of yours, or one that "
@@ -89,7 +94,7 @@ def find_place(environ: Mapping[str, str] | None = None) -> Place:
         refusals.append(_because(error))
     for candidate in _homes(environ):
         try:
-            return _of_user(candidate, "; ".join(refusals))
+            return _of_user(candidate, "; ".join(refusals), create=create)
         except OSError as error:
             refusals.append(_because(error))
     return Place("process", None, "; ".join(refusals))
@@ -105,9 +110,26 @@ def make(place: Place) -> None:
     """Make sure that ``place`` is there, and still what it was found to be. LeaseError where it is not."""
     assert place.path is not None
     try:
-        _of_user(place.path, "") if place.kind == "user" else _of_root(place.path)
+        _of_user(place.path, "", create=True) if place.kind == "user" else _of_root(place.path)
     except OSError as error:
         raise LeaseError(f"the book of leases cannot be used: {_because(error)}") from error
+
+
+def is_shared(path: Path) -> bool:
+    """Whether it was made to be shared: then a user may not fall back to calling it his own."""
+    try:
+        return bool((path / RECORDS).lstat().st_mode & stat.S_ISVTX)
+    except OSError:
+        return False
+
+
+def lock_names() -> list[str]:
+    """What is locked on this machine: every CPU that it may ever have, also those added while it runs, and GPUs."""
+    from ..host.gpus import read_gpus
+    from ..host.sysfs import CPU_DIRECTORY, read_cpus
+
+    possible = read_cpus("/", None, f"{CPU_DIRECTORY}/possible") or range(os.cpu_count() or 1)
+    return [*map(CPU_LOCK, possible), *(GPU_LOCK(gpu.index) for gpu in read_gpus({}))]
 
 
 def share(path: Path, names: Iterable[str]) -> None:
@@ -118,7 +140,7 @@ def share(path: Path, names: Iterable[str]) -> None:
     if sys.platform == "win32" or os.geteuid() != 0:
         raise MachineError(f"{path} is to be shared by all users, so root has to make it; run this as root")
     try:
-        for directory, mode in ((path, 0o755), (path / LOCKS, 0o755), (path / RECORDS, 0o1777)):
+        for directory, mode in _parts(path):
             directory.mkdir(exist_ok=True)
             _require(directory, owner=0, others_write=mode == 0o1777)
             directory.chmod(mode)
@@ -128,14 +150,45 @@ def share(path: Path, names: Iterable[str]) -> None:
             os.fchmod(descriptor, 0o444)
             os.close(descriptor)
     except OSError as error:
-        raise MachineError(f"{path} cannot be made: {_because(error)}") from error
+        raise MachineError(
+            f"{path} cannot be made: {_because(error)}; remove what is in the way, or make the directory above it"
+        ) from error
 
 
 def tmpfiles(path: Path, names: Iterable[str]) -> str:
     """What makes the same at every boot: lines for a file in /etc/tmpfiles.d, see tmpfiles.d(5)."""
-    directories = [f"d {path} 0755 root root -", f"d {path / LOCKS} 0755 root root -"]
+    if not re.fullmatch(r"/[\w./+-]+", str(path), re.ASCII):
+        raise InputError(f"{path}: in tmpfiles.d a path is written from the root, in letters, digits and ._+-/")
+    directories = [f"d {directory} {mode:04o} root root -" for directory, mode in _parts(path)]
     files = [f"f {path / LOCKS / name} 0444 root root -" for name in (DOOR, *names)]
-    return "\n".join([*directories, f"d {path / RECORDS} 1777 root root -", *files]) + "\n"
+    return "\n".join([*directories, *files]) + "\n"
+
+
+def defects(path: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What keeps the directory at ``path`` from being shared by all users, each with the command that mends it."""
+    completes = f"sudo qcthreads leases --share {path}"
+    for part, mode in _parts(path):
+        try:
+            _require(part, owner=0, others_write=mode == 0o1777)
+        except PermissionError as error:
+            yield str(error), f"sudo chown root:root {part} && sudo chmod {mode:o} {part}"
+        except OSError as error:
+            yield _because(error), completes
+            return
+        else:
+            found = stat.S_IMODE(part.lstat().st_mode)
+            if mode & ~found:
+                yield f"{part} is not open to all users (mode {found:o})", f"sudo chmod {mode:o} {part}"
+    there = {entry.name for entry in os.scandir(path / LOCKS) if entry.stat(follow_symlinks=False).st_mode & 0o004}
+    missing = [name for name in (DOOR, *names) if name not in there]
+    if missing:
+        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        yield f"{path / LOCKS} lacks {shown}, or they are not for all to read: nobody can lease these", completes
+
+
+def _parts(path: Path) -> tuple[tuple[Path, int], ...]:
+    """The directories that root makes, with their modes."""
+    return (path, 0o755), (path / LOCKS, 0o755), (path / RECORDS, 0o1777)
 
 
 def _of_root(path: Path) -> Place:
@@ -148,20 +201,28 @@ def _of_root(path: Path) -> Place:
     return Place("node", path, f"root made {path} for all users")
 
 
-def _of_user(path: Path, why: str) -> Place:
+def _of_user(path: Path, why: str, *, create: bool) -> Place:
+    if not create and not os.path.lexists(path):
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(
+                f"{path} cannot be made: this user may not write into {path.parent}, or it is missing"
+            )
+        return Place("user", path, why)
     for part in (path, path / LOCKS, path / RECORDS):
-        with contextlib.suppress(FileExistsError):
-            part.mkdir(mode=0o700)
-        _require(part, owner=os.geteuid(), others_write=False)
+        if create:
+            with contextlib.suppress(FileExistsError):
+                part.mkdir(mode=0o700)
+        if create or os.path.lexists(part):
+            _require(part, owner=os.geteuid(), others_write=False)
     return Place("user", path, why)
 
 
-def _within(outer: str, environ: Mapping[str, str]) -> Place:
+def _within(outer: str, environ: Mapping[str, str], *, create: bool) -> Place:
     """Of those who run under one lease themselves: its CPUs are theirs, and nobody else's to give."""
     why = f"this runs under a lease ({LEASE_VARIABLE}={outer}), whose CPUs are divided here"
     for candidate in nested(outer, environ):
         with contextlib.suppress(OSError):
-            return _of_user(candidate, why)
+            return _of_user(candidate, why, create=create)
     return Place("process", None, why)
 
 
@@ -169,14 +230,6 @@ def _homes(environ: Mapping[str, str]) -> list[Path]:
     named, given = environ.get(VARIABLE), environ.get("XDG_RUNTIME_DIR")
     homes = [Path(named)] if named else [Path(given, "qcthreads")] if given else []
     return [*homes, Path("/dev/shm" if sys.platform == "linux" else "/tmp", f"qcthreads-{os.geteuid()}")]
-
-
-def _is_roots(path: Path) -> bool:
-    """Whether it was made to be shared: then this user may not fall back to calling it his own."""
-    try:
-        return bool((path / RECORDS).lstat().st_mode & stat.S_ISVTX)
-    except OSError:
-        return False
 
 
 def _require(path: Path, *, owner: int, others_write: bool) -> None:

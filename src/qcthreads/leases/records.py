@@ -20,6 +20,9 @@ from .claims import Claim
 if TYPE_CHECKING:
     from .lease import Lease
 
+TICKET_DIGITS = 18
+"""Nanoseconds since the boot, which all processes count alike, in the name of a ticket."""
+
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes an encoder each time
 
 _Pools = Mapping[str, tuple[int, int]]
@@ -121,11 +124,14 @@ def decode(text: bytes) -> dict[str, Any] | None:
 def holding(name: str, content: dict[str, Any], uid: int) -> Holding | None:
     """A lease, if that is what ``content`` tells of."""
     try:
+        cpus, reserved = CpuSet.parse(_text(content["cpus"])), CpuSet.parse(_text(content["reserved"]))
+        if not cpus or not cpus <= reserved:  # whether its holder lives would not be seen by any lock
+            return None
         return Holding(
             name=name,
             owner=_owner(content, uid),
-            cpus=CpuSet.parse(_text(content["cpus"])),
-            reserved=CpuSet.parse(_text(content["reserved"])),
+            cpus=cpus,
+            reserved=reserved,
             gpus=_numbers(content["gpus"]),
             memory_bytes=_amount(content["memory_bytes"]),
             draws=_pools(content["draws"]),
@@ -141,7 +147,7 @@ def waiting(name: str, content: dict[str, Any], uid: int) -> Waiting | None:
         words = ("candidates", "siblings", "preferred", "near")
         sets = {word: CpuSet.parse(_text(content[word])).bits for word in words}
         claim = Claim(
-            threads=_amount(content["threads"]),
+            threads=_amount(content["threads"], least=1),
             gpus=_amount(content["gpus"]),
             gpu_candidates=_numbers(content["gpu_candidates"]),
             memory_bytes=_amount(content["memory_bytes"]),
@@ -153,6 +159,17 @@ def waiting(name: str, content: dict[str, Any], uid: int) -> Waiting | None:
         return Waiting(name=name, owner=_owner(content, uid), claim=claim)
     except (AttributeError, KeyError, TypeError, ValueError, InputError):
         return None
+
+
+def is_ticket(name: str) -> bool:
+    """Whether a file of this name may tell of a request that waits."""
+    number, dash, _ = name.partition("-")
+    return number[:1] == "w" and number[1:].isdigit() and len(number) == 1 + TICKET_DIGITS and bool(dash)
+
+
+def entered_at_ns(ticket: str) -> int:
+    """When he entered the line who has the ticket of this name, by ``time.monotonic_ns``."""
+    return int(ticket[1 : 1 + TICKET_DIGITS])
 
 
 def user_name(uid: int) -> str:
@@ -173,7 +190,7 @@ def _owner(content: dict[str, Any], uid: int) -> Owner:
         pid=_amount(content["pid"]),
         boot=_text(content["boot"]),
         pid_namespace=_text(content["pid_namespace"]),
-        since=float(content["since"]),
+        since=_time(content["since"]),
         mark=_text(content["mark"]),
         command=_text(content["command"]),
     )
@@ -186,9 +203,15 @@ def _text(value: object) -> str:
     return value
 
 
-def _amount(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
+def _amount(value: object, *, least: int = 0) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 62:
         raise TypeError(f"no amount: {value!r}")
+    return value
+
+
+def _time(value: object) -> float:
+    if not isinstance(value, float) or not 0.0 <= value < 1e11:
+        raise TypeError(f"no time: {value!r}")
     return value
 
 

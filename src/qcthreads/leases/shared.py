@@ -25,10 +25,10 @@ from ..errors import LeaseError
 from ..host import processes
 from . import records
 from .ledger import Ledger, Waiter
-from .place import DOOR, Place, make, nested
+from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, make, nested
 from .pools import MACHINE_MEMORY
 from .records import Holding, Waiting
-from .strays import Strays, live_under
+from .strays import Strays
 
 if sys.platform == "win32":
     from ..host.windows_folder import Folder
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("qcthreads.leases")
 
 _DOOR_S = 10.0  # a turn takes a tenth of a millisecond; who holds the door this long was stopped, or means harm
+_DOOR_PAUSE_S = 1e-3  # between two tries: many who try more often leave no CPU to who holds it
 _LOOK_S = 0.25  # what nothing tells of: another's stray has ended, an event was lost
+_BEHIND_S = 0.02  # for every one before it, until who waits looks whether they have left something over
 _SETTLE_S = 0.005  # between a killed process's files being closed and its locks being free
-_CPU_LOCK, _GPU_LOCK = "cpu{}".format, "gpu{}".format
-_TICKET_DIGITS = 18  # nanoseconds since the boot, which all processes count alike
 
 
 _ledgers: weakref.WeakSet[SharedLedger] = weakref.WeakSet()
@@ -98,8 +98,8 @@ class SharedLedger(Ledger):
         with self._lock:
             if self._folder is None or self._folder.gone:
                 self._open()
-            self._enter_door()
-            try:
+            try:  # from here on: an interrupt that comes with the lock would leave the door shut
+                self._enter_door()
                 self._count_given_back()
                 self._look()
                 if self._fresh:
@@ -121,7 +121,7 @@ class SharedLedger(Ledger):
     def enter(self, waiter: Waiter) -> None:
         """Put ``waiter`` last in line."""
         self._names += 1
-        waiter.name = f"w{time.monotonic_ns():0{_TICKET_DIGITS}}-{self.mark}-{self._names}"
+        waiter.name = f"w{time.monotonic_ns():0{records.TICKET_DIGITS}}-{self.mark}-{self._names}"
         super().enter(waiter)
 
     def leave(self, waiter: Waiter) -> None:
@@ -144,13 +144,11 @@ class SharedLedger(Ledger):
 
     def take(self, lease: Lease) -> int:
         """Give out ``lease``: all of it, or nothing where bits of PUs are returned that cannot be had after all."""
-        lease.locks = (*map(_CPU_LOCK, lease.reserved), *map(_GPU_LOCK, lease.gpus))
-        for number, name in enumerate(lease.locks):
-            if not self._try_lock(name):
-                for taken in lease.locks[:number]:
-                    self._locks.unlock(taken)
-                return 1 << int(name[3:]) if name.startswith("cpu") else lease.reserved.bits
-        lease.name = f"l{lease.mark}"
+        lease.locks = (*map(CPU_LOCK, lease.reserved), *map(GPU_LOCK, lease.gpus))
+        taken = self._lock_all(lease.locks)
+        if taken:
+            return 1 << int(taken[3:]) if taken.startswith("cpu") else lease.reserved.bits
+        lease.name = f"l{lease.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
         self._own[lease.name] = lease
         self._tell(lease)
         return super().take(lease)
@@ -164,7 +162,8 @@ class SharedLedger(Ledger):
         running = self._strays.of(dead)
         free = [holding for holding in dead if holding.name not in running]
         for holding in free:
-            _remove_nested(holding.name.removeprefix("l"))
+            if holding.owner.uid == processes.owner(os.getpid()):  # else anybody could name a lease of ours that lives
+                _remove_nested(holding.name.removeprefix("l").partition("-")[0])
             self._forget(holding.name)
         return bool(free)
 
@@ -176,11 +175,11 @@ class SharedLedger(Ledger):
         """The end of ``lease``; from anywhere. What still runs under it keeps the PUs, without us."""
         if self._own.pop(lease.name, None) is None:  # a fork's copy of its parent's
             return
-        if lease.started and live_under(lease.mark):
+        if lease.in_use():
             for name in lease.locks:
                 self._locks.leave(name)
         else:
-            if lease.started:
+            if lease.children:
                 _remove_nested(lease.mark)
             self._records.remove(lease.name)
             for name in lease.locks:
@@ -213,7 +212,7 @@ class SharedLedger(Ledger):
     def _enter_door(self) -> None:
         if self._try_lock(DOOR):
             return
-        give_up = time.monotonic() + _DOOR_S
+        give_up, pause_s = time.monotonic() + _DOOR_S, 20e-6
         while not self._try_lock(DOOR):
             if time.monotonic() > give_up:
                 pid = holders_of_locks(self.place.locks).get(DOOR)
@@ -222,7 +221,22 @@ class SharedLedger(Ledger):
                     f"the book of leases in {self.place.path} could not be opened for {_DOOR_S:g} s: {who}; "
                     "where that process is stopped (`kill -CONT`) or hangs, let it go on or end it"
                 )
-            time.sleep(random.uniform(20e-6, 200e-6))
+            time.sleep(random.uniform(pause_s / 2, pause_s))
+            pause_s = min(2 * pause_s, _DOOR_PAUSE_S)
+
+    def _lock_all(self, names: Sequence[str]) -> str:
+        """Lock ``names``, or none of them where one is somebody else's, which is returned, or cannot be locked."""
+        locked: list[str] = []
+        try:
+            for name in names:
+                locked.append(name)
+                if not self._try_lock(name):
+                    return name
+            locked.clear()
+            return ""
+        finally:
+            for name in locked:
+                self._locks.unlock(name)
 
     def _try_lock(self, name: str) -> bool:
         try:
@@ -239,7 +253,6 @@ class SharedLedger(Ledger):
         strange = there - self._own.keys()
         if strange == self._strange and len(there) - len(strange) == len(self._own):
             return
-        self._strange = strange
         for known in (self._holdings, self._tickets):
             for name in known.keys() - there:
                 del known[name]
@@ -251,15 +264,20 @@ class SharedLedger(Ledger):
             lease = self._own.get(name)
             if lease is not None:
                 self._tell(lease)
+        self._strange = strange  # not before all of it could be read
 
     def _read(self, name: str) -> None:
         try:
             text, uid = self._records.read(name)
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise LeaseError(
+                f"{self.place.records / name} cannot be read: {error.strerror}; without it nobody can say what is free"
+            ) from error
         content = records.decode(text)
         holding = records.holding(name, content, uid) if content and name.startswith("l") else None
-        ticket = records.waiting(name, content, uid) if content and _is_ticket(name) else None
+        ticket = records.waiting(name, content, uid) if content and records.is_ticket(name) else None
         if holding is not None:
             self._holdings[name] = _believed(holding)
             self._leased |= holding.reserved.bits
@@ -292,8 +310,12 @@ class SharedLedger(Ledger):
         if not holding.reserved.isdisjoint(ours):
             return True
         for cpu in holding.reserved:
-            name = _CPU_LOCK(cpu)
-            if self._try_lock(name):
+            name = CPU_LOCK(cpu)
+            try:
+                free = self._locks.try_lock(name)
+            except FileNotFoundError:  # no such PU is here, and so nobody has it, whatever is told
+                return True
+            if free:
                 self._locks.unlock(name)
                 return True
         return False
@@ -303,14 +325,33 @@ class SharedLedger(Ledger):
         from ..host.watch import DirectoryWatch
 
         watch = DirectoryWatch(self.place.records, self.place.locks)
+        look_at = 0.0
         try:
-            while self._waiting:
-                if watch.wait(_LOOK_S):
+            while self._waiting or not self._ends():
+                heard = watch.wait(max(0.0, look_at - time.monotonic()) if look_at else _LOOK_S)
+                ahead = self._ahead()
+                if heard and not ahead:
                     self._wake_first()
                     time.sleep(_SETTLE_S)
-                self._wake_first()
+                elif heard and not look_at:  # first those before, for if all looked at once nobody would get to it
+                    look_at = time.monotonic() + ahead * _BEHIND_S
+                if not ahead or time.monotonic() >= look_at:
+                    look_at = 0.0
+                    self._wake_first()
         finally:
             watch.close()
+
+    def _ends(self) -> bool:
+        """Whether nobody waits in this process; who begins to wait from now on needs another thread."""
+        with self._lock:
+            if not self._waiting:
+                self._listener = None
+            return not self._waiting
+
+    def _ahead(self) -> int:
+        """How many of other processes wait before the first of this one."""
+        first = min((waiter.name for waiter in tuple(self._waiting)), default="")
+        return sum(name < first for name in self._records.names() - self._own_tickets.keys() if name[:1] == "w")
 
     def close(self) -> None:
         """Give everything back that this process still holds; what runs under it keeps it."""
@@ -364,8 +405,3 @@ def sum_bits(sets: Iterable[int]) -> int:
     for one in sets:
         bits |= one
     return bits
-
-
-def _is_ticket(name: str) -> bool:
-    number, dash, _ = name.partition("-")
-    return number[:1] == "w" and number[1:].isdigit() and len(number) == 1 + _TICKET_DIGITS and bool(dash)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from ..host import processes
 from .place import LEASE_VARIABLE
-from .records import Holding
+from .records import Holding, user_name
 
 GRACE_S = 1.0
 """Between SIGTERM and SIGKILL: enough for an MPI launcher to end its ranks."""
@@ -36,8 +36,8 @@ class Stray:
 
     def __str__(self) -> str:
         return (
-            f"process {self.pid} ({self.name}, user {self.uid}) still runs on CPUs {self.holding.cpus} under a lease "
-            f"of process {self.holding.owner.pid}, which has ended"
+            f"process {self.pid} ({self.name}, user {user_name(self.uid)}) still runs on CPUs {self.holding.cpus} "
+            f"under a lease of process {self.holding.owner.pid}, which has ended"
         )
 
 
@@ -58,13 +58,13 @@ class Strays:
         """
         names, now = frozenset(holding.name for holding in dead), time.monotonic()
         if names - self._scanned or now - self._scanned_at > _RESCAN_S:
-            self.found = list(self._running(dead, now))
+            self.found = list(self.running(dead, now))
             self._scanned, self._scanned_at = names, now
             for stray in self.found:
                 self._end(stray, now)
         return {stray.holding.name for stray in self.found} & names
 
-    def _running(self, dead: Iterable[Holding], now: float) -> Iterator[Stray]:
+    def running(self, dead: Iterable[Holding], now: float) -> Iterator[Stray]:
         """Live processes under leases of ``dead`` holders. One that may run on none of a lease's PUs is another's."""
         boot, own = processes.boot_id(), os.getpid()
         dead = [holding for holding in dead if holding.owner.boot == boot]  # nothing survives a reboot
@@ -73,6 +73,8 @@ class Strays:
             for holding in dead:
                 if environment:
                     known = _has(environment, f"{LEASE_VARIABLE}={holding.owner.mark}".encode())
+                    # Nobody's record speaks of another's processes, whatever mark he writes into it.
+                    known = known and holding.owner.uid in (0, processes.owner(pid))
                 else:
                     known = self._may_be(pid, holding, now, readable=environment is not None)
                 if known and pid != own and processes.lives(pid) and _within(pid, holding):
@@ -124,7 +126,8 @@ def _send(stray: Stray, *, hard: bool) -> None:
     """SIGTERM or SIGKILL, unless the process has ended and its number is another's now."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            handle = os.pidfd_open(stray.pid)
+            # Not pidfd_open(2): /proc may be that of another PID namespace, where the number is somebody else's.
+            handle = os.open(f"/proc/{stray.pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 if _has(processes.environment(stray.pid), f"{LEASE_VARIABLE}={stray.holding.owner.mark}".encode()):
                     signal.pidfd_send_signal(handle, signal.SIGKILL if hard else signal.SIGTERM)

@@ -97,7 +97,7 @@ class Run:
             leave=request.leave,
             memory_bytes=request.memory_bytes,
             smt=request.smt,
-            busy="avoid",
+            busy=request.busy,
             ledger=node_ledger(),
             orphans="end",
         )

@@ -78,7 +78,14 @@ class Tally:
         """What a user should know, in plain words, with the number and the remedy; ``memory_bytes`` is one worker's."""
         unbound = [outcome for outcome in self.outcomes.values() if outcome.bound is None] if affinity else []
         why = [note for note, kind in self.notes.items() if kind == "unbound"] if unbound else []
-        found = [_finding("note", note) for note, kind in self.notes.items() if note not in why and kind != "waited"]
+        waited = [outcome for outcome in self.outcomes.values() if outcome.waited_for]
+        if sum(outcome.waited_s for outcome in waited) < _TELLING_S:
+            waited = []
+        found = [
+            _finding("note", note)
+            for note, kind in self.notes.items()
+            if note not in why and not (waited and kind == "waits")
+        ]
         wide = [outcome for outcome in self.outcomes.values() if outcome.threads > 1 and outcome.wall_s >= _TELLING_S]
         cpu_s = sum(outcome.cpu_s for outcome in wide)
         thread_s = sum(outcome.threads * outcome.wall_s for outcome in wide)
@@ -92,8 +99,7 @@ class Tally:
                     "unless others had the CPUs",
                 )
             )
-        waited = [outcome for outcome in self.outcomes.values() if outcome.waited_for]
-        if sum(outcome.waited_s for outcome in waited) >= _TELLING_S:
+        if waited:
             found.append(_waited(waited))
         fat = max(self.outcomes.values(), key=lambda outcome: outcome.peak_memory_bytes, default=None)
         if fat is not None and memory_bytes and fat.peak_memory_bytes > memory_bytes:
