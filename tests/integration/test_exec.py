@@ -382,6 +382,13 @@ def test_the_document_tells_what_happened(tmp_path: Path) -> None:
 
 
 @linux
+def test_more_memory_than_was_leased_is_told_of() -> None:
+    grow = [sys.executable, "-c", "heap = bytearray(200 * 1024**2)"]
+    assert run("--memory", "1GiB", "--", *grow).stderr == ""
+    assert "100 MiB are leased" in run("--memory", "100MiB", "--", *grow).stderr
+
+
+@linux
 def test_the_dry_runs_snippet_has_the_same_effect_in_a_shell(tmp_path: Path) -> None:
     show = [
         "sh",
