@@ -57,6 +57,8 @@ def close(directory: Path) -> None:
 def contend(directory: Path, machine: Machine, seed: int) -> None:
     """Lease, start something, wait for it or leave it behind, release; until killed."""
     rng = random.Random(seed)
+    if rng.random() < 0.2:
+        os.write = write_slowly  # to be killed in the middle of a record
     book = book_in(directory, machine, rng.choice(["wait", "end"]))
     most = len(book.usable)
     while True:
@@ -70,13 +72,21 @@ def contend(directory: Path, machine: Machine, seed: int) -> None:
             child.wait()
 
 
+def write_slowly(descriptor: int, text: bytes) -> int:
+    """As os.write, in two parts."""
+    return os.pwrite(descriptor, text[:50], 0) + (time.sleep(0.003) or os.pwrite(descriptor, text[50:], 50))
+
+
 def start(lease: Lease, seconds: str, *, keeps_locks: bool) -> subprocess.Popen[bytes]:
-    """Something that works under ``lease`` for so long; like many programs it may close what it has inherited."""
+    """Something that works under ``lease`` for so long; like many programs it may close what it has inherited.
+
+    Not where it cannot be bound: then its mask says that it runs elsewhere, under a lease of another.
+    """
     told = {CPUS: str(lease.cpus), MEMORY: str(lease.memory_bytes)}
     command = ["sleep", seconds] if keeps_locks else ["bash", "-c", CLOSES_FILES, "bash", seconds]
     if lease.cpus <= CpuSet(range(os.cpu_count() or 1)):
         return lease.popen(command, env={**os.environ, **told}, start_new_session=True)
-    # As popen does, but there are no such CPUs to bind to.
+    command = ["sleep", seconds]
     environment = {**os.environ, **lease.environment, **told}
     child = subprocess.Popen(command, env=environment, pass_fds=lease.descriptors(), start_new_session=True)
     lease.children.append(child)
@@ -91,6 +101,8 @@ class Observer:
     looks: int = 0
     seen: set[tuple[int, str]] = field(default_factory=set)
     most_bytes: int = 0
+    working: list[tuple[int, str]] = field(default_factory=list)
+    """At the last look."""
 
     def look(self) -> None:
         """Once through /proc. Two on one CPU overlap if the first still lives when the second has been seen."""
@@ -104,8 +116,9 @@ class Observer:
                 other = by_cpu.setdefault(cpu, (pid, started))
                 if other != (pid, started):
                     if start_of(other[0]) == other[1]:
-                        self.overlaps.append(f"CPU {cpu}: processes {other[0]} and {pid}")
+                        self.overlaps.append(f"CPU {cpu}: {_described(other[0])} and {_described(pid)}")
                     by_cpu[cpu] = (pid, started)
+        self.working = list(memory)
         total = sum(memory_bytes for (pid, started), memory_bytes in memory.items() if start_of(pid) == started)
         self.most_bytes = max(self.most_bytes, total)
 
@@ -136,6 +149,25 @@ def start_of(pid: int) -> str | None:
     return None if fields[0] in ("Z", "X") or int(fields[6]) & _PF_EXITING else fields[19]
 
 
+def _described(pid: int) -> str:
+    """Process, parent, lease and open files."""
+    try:
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        files = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return f"process {pid}, just ended"
+    lease = [word.decode() for word in words if word.startswith(b"QCTHREADS_LEASE=")]
+    return f"process {pid} of {parent_of(pid)} {lease} {files} started {start_of(pid)}"
+
+
+def parent_of(pid: int) -> int:
+    """0 where it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 class Contenders:
     """So many forks of this process that contend; those that are killed are replaced."""
 
@@ -144,7 +176,6 @@ class Contenders:
         self._rng = random.Random(seed)
         self.pids: set[int] = set()
         self.kills = 0
-        self.killed_workers = 0
         self.faults = directory.with_suffix(".faults")
 
     def fill(self) -> None:
@@ -156,21 +187,20 @@ class Contenders:
                 self._be_one(seed)
             self.pids.add(pid)
 
-    def kill_one(self) -> None:
-        """Kill -9: mostly a contender, sometimes what works under a lease."""
-        if self._rng.random() < 0.2:
-            found = list(workers())
-            if found:
-                with suppress(ProcessLookupError):
-                    os.kill(self._rng.choice(found)[0], signal.SIGKILL)
+    def kill(self, working: list[tuple[int, str]]) -> None:
+        """Kill -9: any contender, or one of those that are ``working`` under a lease, its driver, or both at once."""
+        worker = next((one for one in self._rng.sample(working, len(working)) if start_of(one[0]) == one[1]), None)
+        victims = [self._rng.choice(sorted(self.pids))]
+        if worker is not None:
+            driver = [pid for pid in (parent_of(worker[0]),) if pid in self.pids]
+            victims = self._rng.choice([victims, driver, driver, [worker[0]], [*driver, worker[0]]])
+        for pid in victims:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
                 self.kills += 1
-                self.killed_workers += 1
-            return
-        pid = self._rng.choice(sorted(self.pids))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        self.pids.discard(pid)
-        self.kills += 1
+        for pid in self.pids.intersection(victims):
+            os.waitpid(pid, 0)
+            self.pids.discard(pid)
 
     def end(self) -> None:
         """Kill them all."""
@@ -197,12 +227,11 @@ def kill_many(
     try:
         while contenders.kills < kills:
             contenders.fill()
-            until = time.monotonic() + rng.random() * 0.01
-            while True:
+            began, pause_s = time.monotonic(), rng.random() * 0.02
+            while time.monotonic() < began + pause_s or (not observer.working and time.monotonic() < began + 0.1):
                 observer.look()
-                if time.monotonic() >= until:
-                    break
-            contenders.kill_one()
+            contenders.kill(observer.working)
+            observer.working = []
     finally:
         contenders.end()
     return contenders, observer

@@ -21,15 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contenders import TOTAL_BYTES, book_in, close, start
+from contenders import TOTAL_BYTES, book_in, close, kill_many, start
 from others import Say, other, state_of, until
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError, StopRequestedError
+from qcthreads.host import read_machine
 from qcthreads.host.locks import holders_of_locks
 from qcthreads.leases import LeaseBook, records, shared
 from qcthreads.leases.claims import Claim
 from qcthreads.leases.records import user_name
+from qcthreads.machine import Machine
 from qcthreads.machine.synthetic import synthetic_machine
 
 pytestmark = pytest.mark.skipif(
@@ -40,6 +42,7 @@ MACHINE = synthetic_machine(packages=2, cores=4)
 CORES = synthetic_machine(packages=2, cores=4, threads=2)
 PUS = len(MACHINE.cpus_online)
 GIB = 1024**3
+KILLS = int(os.environ.get("QCTHREADS_KILLS", "200"))
 
 
 @pytest.fixture
@@ -245,7 +248,7 @@ def test_what_is_no_record_is_put_aside_and_nothing_else_is_touched(
     ],
     ids=lambda told: str(told)[:30],
 )
-def test_a_well_formed_record_of_nonsense_holds_nothing(place: Path, machine: Any, told: dict[str, Any]) -> None:
+def test_a_well_formed_record_of_nonsense_holds_nothing(place: Path, machine: Machine, told: dict[str, Any]) -> None:
     book = book_in(place, machine)
     book.acquire(1).release()
     plant(place, "lm.1", holding(**told))
@@ -264,6 +267,25 @@ def test_nonsense_of_one_who_waits_stops_nobody(place: Path, told: dict[str, Any
     with ticket.open("rb") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
         assert book.acquire(2, timeout=10).cpus <= book.usable
+
+
+# Whoever is killed, whenever
+
+
+@pytest.mark.timeout(3 * 3600)
+@pytest.mark.parametrize("machine", [read_machine(), CORES], ids=["this machine", "16 PUs that are not here"])
+def test_whoever_is_killed_nobody_is_trampled_and_nothing_is_lost(place: Path, machine: Machine) -> None:
+    contenders, observer = kill_many(place, machine, KILLS // 2)
+    print(f"{contenders.kills} kills, {len(observer.seen)} workers seen in {observer.looks} looks")
+    assert observer.overlaps == []
+    assert observer.most_bytes <= TOTAL_BYTES
+    assert not contenders.faults.exists(), contenders.faults.read_text()
+    assert len(observer.seen) > KILLS // 8
+    book = book_in(place, machine)
+    with book.acquire(len(book.usable), TOTAL_BYTES, exclusive_cores=False, timeout=60) as lease:
+        assert lease.cpus == book.usable
+    assert not list((place / "records").iterdir())
+    assert holders_of_locks(place / "locks") == {}
 
 
 # What the system refuses

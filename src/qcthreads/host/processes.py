@@ -32,8 +32,9 @@ if sys.platform == "linux":
             return b""
 
     def lives(pid: int) -> bool:
-        """Whether it is there and has not ended; a zombie has."""
-        return _stat(pid)[:1] not in ([], [b"Z"], [b"X"])
+        """Whether it is there and has not ended; a zombie has, and who is about to be one runs no more."""
+        fields = _stat(pid)
+        return len(fields) > 6 and fields[0] not in (b"Z", b"X") and not int(fields[6]) & 0x4  # PF_EXITING
 
     def is_stopped(pid: int) -> bool:
         """Whether it was stopped by a signal or a debugger, and goes on when told."""

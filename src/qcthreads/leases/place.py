@@ -150,7 +150,9 @@ def share(path: Path, names: Iterable[str]) -> None:
             os.fchmod(descriptor, 0o444)
             os.close(descriptor)
     except OSError as error:
-        raise MachineError(f"{path} cannot be made: {_because(error)}") from error
+        raise MachineError(
+            f"{path} cannot be made: {_because(error)}; remove what is in the way, or make the directory above it"
+        ) from error
 
 
 def tmpfiles(path: Path, names: Iterable[str]) -> str:
