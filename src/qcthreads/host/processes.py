@@ -151,14 +151,14 @@ else:
         """Whether it is there and has not ended; a zombie has."""
         try:
             return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return False
 
     def is_stopped(pid: int) -> bool:
         """Whether it was stopped by a signal or a debugger, and goes on when told."""
         try:
             return psutil.Process(pid).status() == psutil.STATUS_STOPPED
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return False
 
     def is_kernel_thread(pid: int) -> bool:
@@ -169,7 +169,7 @@ else:
         """Seconds since the epoch."""
         try:
             return psutil.Process(pid).create_time()
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return 0.0
 
     def mask(pid: int) -> CpuSet | None:  # noqa: ARG001
@@ -192,28 +192,30 @@ else:
 
     def owner(pid: int) -> int:
         """The real user, -1 where that is not told."""
+        if sys.platform == "win32":
+            return -1
         try:
-            return psutil.Process(pid).uids().real if sys.platform != "win32" else -1
-        except psutil.Error:
+            return psutil.Process(pid).uids().real
+        except (psutil.Error, OSError):
             return -1
 
     def name(pid: int) -> str:
         """What the process calls itself."""
         try:
             return printable(psutil.Process(pid).name())
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return ""
 
     def command(pid: int) -> str:
         """Its command line."""
         try:
             return printable(" ".join(psutil.Process(pid).cmdline()))
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return ""
 
     def boot_id() -> str:
-        """Another after every boot."""
-        return f"{psutil.boot_time():.0f}"
+        """Not told: the time of the boot, which is, changes when the clock is set."""
+        return ""
 
     def pid_namespace() -> str:
         """In which process numbers mean what they mean here: there is one."""
