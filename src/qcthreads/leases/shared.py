@@ -45,6 +45,7 @@ _DOOR_S = 10.0  # a turn takes a tenth of a millisecond; who holds the door this
 _DOOR_PAUSE_S = 1e-3  # between two tries: many who try more often leave no CPU to who holds it
 _LOOK_S = 0.25  # what nothing tells of: another's stray has ended, an event was lost
 _BEHIND_S = 0.02  # for every one before it, until who waits looks whether they have left something over
+_SILENT_S = 10.0  # who waits looks once a second; one who does not is stopped, or his whole machine was
 _SETTLE_S = 0.005  # between a killed process's files being closed and its locks being free
 
 
@@ -114,8 +115,9 @@ class SharedLedger(Ledger):
         return tuple(self._holdings.values())
 
     def queue(self) -> list[Waiter | Waiting]:
-        """All who wait and live, the first first."""
+        """All who wait and live, the first first; not those who are stopped, for whom nothing is kept meanwhile."""
         told = [ticket for ticket in tuple(self._tickets.values()) if self._lives(ticket.name)]
+        told = [ticket for ticket in told if self._records.silent_s(ticket.name) < _SILENT_S]
         return sorted([*self._waiting, *told], key=lambda one: one.name)
 
     def enter(self, waiter: Waiter) -> None:
@@ -138,6 +140,8 @@ class SharedLedger(Ledger):
             text = records.encode(records.claim_body(waiter.claim), self._me)
             with contextlib.suppress(OSError):  # no space: he is there, though nobody knows
                 self._own_tickets[waiter.name] = self._records.hold(waiter.name, text)
+        else:
+            self._records.touch(self._own_tickets[waiter.name])
         if self._listener is None or not self._listener.is_alive():
             self._listener = threading.Thread(target=self._listen, name="qcthreads-leases", daemon=True)
             self._listener.start()
