@@ -106,14 +106,10 @@ def _print(found: dict[str, Any]) -> None:
     print(f"book of leases: {found['leases']['in_words']}")
     for trouble in found["leases"]["troubles"]:
         print(f"  {trouble['what']}\n    mend it: {trouble['mend']}")
-    print("programs:")
-    for program in found["programs"]:
-        state = (
-            f"{program['version'] or 'found'}, {program['path']}"
-            if program["found"]
-            else f"not found; {program['install_hint']}"
-        )
-        print(f"  {program['name']}: {state}")
+    here = [program for program in found["programs"] if program["found"]]
+    print(f"programs: {len(here)} of {len(found['programs'])} known; `qcthreads programs NAME` says how to install one")
+    for program in here:
+        print(f"  {program['name']}: {program['version'] or 'found'}, {program['path']}")
     missing = [package for package in found["optional_packages"] if package["version"] is None]
     print(
         "optional packages: "

@@ -27,12 +27,17 @@ class Folder:
     """The directory ``path``, which must not be a link; one thread at a time, but for :meth:`remove`."""
 
     def __init__(self, path: Path) -> None:
+        self._path = os.fspath(path)
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+        self._identity = _identity(os.fstat(self._descriptor))
 
     @property
     def gone(self) -> bool:
-        """Whether somebody has removed the directory."""
-        return not os.fstat(self._descriptor).st_nlink
+        """Whether somebody has removed the directory; the number of its links says so on Linux alone."""
+        try:
+            return _identity(os.lstat(self._path)) != self._identity
+        except OSError:
+            return True
 
     def names(self) -> set[str]:
         """Of everything that is there."""
@@ -119,3 +124,7 @@ class Folder:
             self.remove(name)
             raise
         return descriptor
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino

@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 assert sys.platform != "win32", "Windows has no flock"
 import fcntl  # noqa: E402
@@ -90,6 +92,11 @@ class FileLocks:
         if len(self._open) - len(self._locked) > _MOST_KEPT:
             for name in [name for name in self._open if name not in self._locked]:
                 self.leave(name)
+
+
+def handed_over(descriptors: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` of ``subprocess.Popen`` with which a child gets ``descriptors`` as well."""
+    return {**options, "pass_fds": (*options.get("pass_fds", ()), *descriptors)}
 
 
 def holders_of_locks(directory: Path) -> dict[str, int]:

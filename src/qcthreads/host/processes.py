@@ -60,6 +60,26 @@ if sys.platform == "linux":
         except InputError:
             return None
 
+    def mask_of_threads(pid: int) -> CpuSet | None:
+        """The CPUs that any of its threads may use."""
+        texts = {_status(pid, b"Cpus_allowed_list", f"task/{thread}/status") for thread in _threads(pid)}
+        return CpuSet.parse(b",".join(filter(None, texts)).decode()) or None
+
+    def descendants(pid: int) -> list[int]:
+        """Its children, their children and so on; none where the kernel has no CONFIG_PROC_CHILDREN."""
+        found = [pid]
+        for parent in found:
+            for thread in _threads(parent):
+                found += map(int, (_read(parent, f"task/{thread}/children") or b"").split())
+        return found[1:]
+
+    def adopt_orphans() -> None:
+        """Become the parent of every process below this one that loses its own, so that none is lost from sight."""
+        import ctypes
+
+        pr_set_child_subreaper = 36  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
     def owner(pid: int) -> int:
         """The real user, -1 where that is not told."""
         words = _status(pid, b"Uid").split()
@@ -99,8 +119,14 @@ if sys.platform == "linux":
         """The fields of /proc/PID/stat from the third on: a name may hold blanks and parentheses."""
         return (_read(pid, "stat") or b"").rpartition(b")")[2].split()
 
-    def _status(pid: int, field: bytes) -> bytes:
-        for line in (_read(pid, "status") or b"").splitlines():
+    def _threads(pid: int) -> list[str]:
+        try:
+            return os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
+        except OSError:
+            return []
+
+    def _status(pid: int, field: bytes, file: str = "status") -> bytes:
+        for line in (_read(pid, file) or b"").splitlines():
             if line.startswith(field):
                 return line.partition(b":")[2].strip()
         return b""
@@ -125,14 +151,14 @@ else:
         """Whether it is there and has not ended; a zombie has."""
         try:
             return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return False
 
     def is_stopped(pid: int) -> bool:
         """Whether it was stopped by a signal or a debugger, and goes on when told."""
         try:
             return psutil.Process(pid).status() == psutil.STATUS_STOPPED
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return False
 
     def is_kernel_thread(pid: int) -> bool:
@@ -143,37 +169,53 @@ else:
         """Seconds since the epoch."""
         try:
             return psutil.Process(pid).create_time()
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return 0.0
 
     def mask(pid: int) -> CpuSet | None:  # noqa: ARG001
         """Not told."""
         return None
 
+    def mask_of_threads(pid: int) -> CpuSet | None:  # noqa: ARG001
+        """Not told."""
+        return None
+
+    def descendants(pid: int) -> list[int]:
+        """Its children, their children and so on."""
+        try:
+            return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        except psutil.Error:
+            return []
+
+    def adopt_orphans() -> None:
+        """Nothing does that here: the first process adopts them."""
+
     def owner(pid: int) -> int:
         """The real user, -1 where that is not told."""
+        if sys.platform == "win32":
+            return -1
         try:
-            return psutil.Process(pid).uids().real if sys.platform != "win32" else -1
-        except psutil.Error:
+            return psutil.Process(pid).uids().real
+        except (psutil.Error, OSError):
             return -1
 
     def name(pid: int) -> str:
         """What the process calls itself."""
         try:
             return printable(psutil.Process(pid).name())
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return ""
 
     def command(pid: int) -> str:
         """Its command line."""
         try:
             return printable(" ".join(psutil.Process(pid).cmdline()))
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return ""
 
     def boot_id() -> str:
-        """Another after every boot."""
-        return f"{psutil.boot_time():.0f}"
+        """Not told: the time of the boot, which is, changes when the clock is set."""
+        return ""
 
     def pid_namespace() -> str:
         """In which process numbers mean what they mean here: there is one."""

@@ -20,11 +20,11 @@ class DirectoryWatch:
     """Of files removed from ``removed``, and of files in ``closed`` that are closed; used by one thread."""
 
     def __init__(self, removed: Path, closed: Path) -> None:
-        self._events = _inotify({removed: _IN_DELETE, closed: _IN_CLOSE}) if sys.platform == "linux" else None
+        self._events = _inotify({removed: _IN_DELETE, closed: _IN_CLOSE})
 
     def wait(self, timeout_s: float) -> bool:
         """Whether something may have happened, or false after ``timeout_s`` seconds. Many things at once are one."""
-        if self._events is None:
+        if sys.platform != "linux" or self._events is None:
             time.sleep(min(timeout_s, _POLL_S))
             return True
         ready = select.poll()
@@ -42,7 +42,9 @@ class DirectoryWatch:
 
 
 def _inotify(directories: dict[Path, int]) -> int | None:
-    """``None`` where the user has used up what the system grants (fs.inotify.max_user_instances)."""
+    """``None`` elsewhere, and where the user has used up what the system grants (fs.inotify.max_user_instances)."""
+    if sys.platform != "linux":
+        return None
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -118,29 +119,40 @@ class Lease:
 
         While the process lives, so does its hold on the PUs, also when this one is killed. ``options`` are
         ``subprocess.Popen``'s. Where the platform cannot bind at all, it runs unbound, and the log says so, once; where
-        the system refuses, BindingError says why, and nothing is started.
+        the system refuses, BindingError says why, and nothing is started. On Windows, where children do not inherit the
+        mask of a thread, it is bound a moment after its start.
         """
         import subprocess
 
         from ..host import get_host
 
+        if sys.platform == "win32":
+            from ..host.windows_locks import handed_over
+        else:
+            from ..host.locks import handed_over
         given = options.pop("env", None)
         options["env"] = {**(os.environ if given is None else given), **self.environment}
-        locks = self.descriptors()
-        if locks:
-            options["pass_fds"] = (*options.get("pass_fds", ()), *locks)
+        options = handed_over(self.descriptors(), options)
         if get_host().capabilities.inherit_binding:
             with self.bound():
                 self.children.append(subprocess.Popen(command, **options))
             return self.children[-1]
         process = subprocess.Popen(command, **options)
         self.children.append(process)
-        with contextlib.suppress(ProcessGoneError, BindingNotSupportedError):  # which the back end has said, once
-            get_host().set_process_affinity(self.cpus, process.pid)
+        try:
+            with contextlib.suppress(ProcessGoneError, BindingNotSupportedError):  # which the back end has said, once
+                get_host().set_process_affinity(self.cpus, process.pid)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         return process
 
     def descriptors(self) -> tuple[int, ...]:
-        """Open files that carry the kernel's locks: a process that gets them holds the PUs, too. May be none."""
+        """Open files, on Windows handles, that carry the kernel's locks: a process that gets them holds the PUs, too.
+
+        May be none.
+        """
         return self.book.ledger.descriptors(self)
 
     def in_use(self) -> bool:

@@ -19,8 +19,11 @@ from typing import Literal
 
 from ..errors import InputError, LeaseError, MachineError
 
-SHARED = Path("/run/qcthreads")
-"""What root makes for all users."""
+if sys.platform == "win32":
+    from ..host.windows_folder import is_link
+
+SHARED = Path("/var/run/qcthreads" if sys.platform == "darwin" else "/run/qcthreads")
+"""What root makes for all users; of no meaning on Windows."""
 VARIABLE = "QCTHREADS_LEASES"
 """Environment variable that names another directory; ``process``: none."""
 LEASE_VARIABLE = "QCTHREADS_LEASE"
@@ -28,6 +31,7 @@ LEASE_VARIABLE = "QCTHREADS_LEASE"
 LOCKS, RECORDS, DOOR = "locks", "records", "door"
 CPU_LOCK, GPU_LOCK = "cpu{}".format, "gpu{}".format
 _MARK = re.compile(r"[0-9a-f]{32}(\.[0-9]{1,18})?")
+_CACHE_OF_USER = 65538  # _CS_DARWIN_USER_CACHE_DIR in macOS's unistd.h; in /tmp old files are removed, and their locks
 _OVERFLOW_UID = 65534  # what a user namespace shows for owners that it has no number for, root outside among them
 
 
@@ -89,7 +93,8 @@ def find_place(environ: Mapping[str, str] | None = None, *, create: bool = True)
     try:
         return _of_root(SHARED)
     except FileNotFoundError:
-        refusals.append(f"there is no {SHARED}")
+        windows = sys.platform == "win32"
+        refusals.append("on Windows each user has a book of his own" if windows else f"there is no {SHARED}")
     except OSError as error:
         refusals.append(_because(error))
     for candidate in _homes(environ):
@@ -137,7 +142,9 @@ def share(path: Path, names: Iterable[str]) -> None:
 
     Raises MachineError for anybody else, and where something else is in the way.
     """
-    if sys.platform == "win32" or os.geteuid() != 0:
+    if sys.platform == "win32":
+        raise MachineError(f"{path} cannot be made: on Windows each user has a book of leases of his own")
+    if os.geteuid() != 0:
         raise MachineError(f"{path} is to be shared by all users, so root has to make it; run this as root")
     try:
         for directory, mode in _parts(path):
@@ -192,6 +199,8 @@ def _parts(path: Path) -> tuple[tuple[Path, int], ...]:
 
 
 def _of_root(path: Path) -> Place:
+    if sys.platform == "win32":
+        raise FileNotFoundError(f"there is no {path} for all users on Windows")
     for part in (path, path / LOCKS):
         _require(part, owner=0, others_write=False)
     _require(path / RECORDS, owner=0, others_write=True)
@@ -213,7 +222,7 @@ def _of_user(path: Path, why: str, *, create: bool) -> Place:
             with contextlib.suppress(FileExistsError):
                 part.mkdir(mode=0o700)
         if create or os.path.lexists(part):
-            _require(part, owner=os.geteuid(), others_write=False)
+            _require(part, owner=_user(), others_write=False)
     return Place("user", path, why)
 
 
@@ -229,14 +238,31 @@ def _within(outer: str, environ: Mapping[str, str], *, create: bool) -> Place:
 def _homes(environ: Mapping[str, str]) -> list[Path]:
     named, given = environ.get(VARIABLE), environ.get("XDG_RUNTIME_DIR")
     homes = [Path(named)] if named else [Path(given, "qcthreads")] if given else []
+    if sys.platform == "win32":
+        local = environ.get("LOCALAPPDATA")
+        return [*homes, *([Path(local, "qcthreads")] if local else [])]
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError, ValueError):
+            homes += [Path(cache, "qcthreads") for cache in [os.confstr(_CACHE_OF_USER)] if cache]
     return [*homes, Path("/dev/shm" if sys.platform == "linux" else "/tmp", f"qcthreads-{os.geteuid()}")]
 
 
+def _user() -> int:
+    if sys.platform == "win32":
+        return -1
+    return os.geteuid()
+
+
 def _require(path: Path, *, owner: int, others_write: bool) -> None:
-    """OSError unless it is a directory, no link, of ``owner``'s, that others may write into only if it is sticky."""
+    """OSError unless it is a directory, no link, of ``owner``'s, that others may write into only if it is sticky.
+
+    Whose it is and who may write into it is for the rights on the user's profile to say on Windows.
+    """
     found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(found.st_mode) or (sys.platform == "win32" and is_link(found)):
         raise NotADirectoryError(f"{path} is no directory of its own, or a link to one")
+    if sys.platform == "win32":
+        return
     outside = owner == 0 and found.st_uid == _OVERFLOW_UID and _in_user_namespace()
     if found.st_uid != owner and not outside:
         raise PermissionError(f"{path} belongs to user {found.st_uid}, not to {owner}")

@@ -7,6 +7,7 @@ A record is one line: the CRC-32 of the rest in hexadecimal, a blank, JSON. What
 from __future__ import annotations
 
 import json
+import os
 import sys
 from binascii import crc32
 from collections.abc import Mapping
@@ -175,7 +176,7 @@ def entered_at_ns(ticket: str) -> int:
 def user_name(uid: int) -> str:
     """The user's name, or number where it has none here."""
     if sys.platform == "win32":
-        return "this user"
+        return os.environ.get("USERNAME", "not named")  # nobody else is told of
     import pwd
 
     try:

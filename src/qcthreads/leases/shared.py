@@ -130,8 +130,8 @@ class SharedLedger(Ledger):
         """Take ``waiter`` out of the line, on the node too; whoever is first now is woken."""
         ticket = self._own_tickets.pop(waiter.name, None)
         if ticket is not None:
+            os.close(ticket)  # before it is removed, which Windows allows nobody while it is open
             self._records.remove(waiter.name)
-            os.close(ticket)
         super().leave(waiter)
 
     def put_up(self, waiter: Waiter) -> None:
@@ -387,9 +387,11 @@ def _myself(mark: str) -> str:
 
 def _believed(holding: Holding) -> Holding:
     """What is told of the machine's memory, as far as that can be: none holds more than there is."""
+    if sys.platform == "win32":  # others are this user himself
+        return holding
     amount, holds = holding.draws.get(MACHINE_MEMORY, (0, 0))
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if sys.platform == "win32" or holds <= there:
+    if holds <= there:
         return holding
     return replace(holding, draws={**holding.draws, MACHINE_MEMORY: (amount, there)})
 

@@ -124,15 +124,18 @@ def _has(environment: bytes | None, wanted: bytes) -> bool:
 
 def _send(stray: Stray, *, hard: bool) -> None:
     """SIGTERM or SIGKILL, unless the process has ended and its number is another's now."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
+    mark = f"{LEASE_VARIABLE}={stray.holding.owner.mark}".encode()
+    with contextlib.suppress(OSError):
+        if sys.platform == "linux":
             # Not pidfd_open(2): /proc may be that of another PID namespace, where the number is somebody else's.
             handle = os.open(f"/proc/{stray.pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                if _has(processes.environment(stray.pid), f"{LEASE_VARIABLE}={stray.holding.owner.mark}".encode()):
+                if _has(processes.environment(stray.pid), mark):
                     signal.pidfd_send_signal(handle, signal.SIGKILL if hard else signal.SIGTERM)
             finally:
                 os.close(handle)
-    else:
-        with contextlib.suppress(OSError):
-            os.kill(stray.pid, signal.SIGTERM if sys.platform == "win32" or not hard else signal.SIGKILL)
+        elif _has(processes.environment(stray.pid), mark):
+            if sys.platform == "win32":
+                os.kill(stray.pid, signal.SIGTERM)  # which ends it at once
+            else:
+                os.kill(stray.pid, signal.SIGKILL if hard else signal.SIGTERM)
