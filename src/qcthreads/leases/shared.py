@@ -354,8 +354,12 @@ class SharedLedger(Ledger):
 
     def _ahead(self) -> int:
         """How many of other processes wait before the first of this one."""
-        first = min((waiter.name for waiter in tuple(self._waiting)), default="")
-        return sum(name < first for name in self._records.names() - self._own_tickets.keys() if name[:1] == "w")
+        first, folder = min((waiter.name for waiter in tuple(self._waiting)), default=""), self._folder
+        try:
+            names = folder.names() if folder is not None else set()
+        except OSError:  # the directory is just being begun again
+            names = set()
+        return sum(name < first for name in names - self._own_tickets.keys() if name[:1] == "w")
 
     def close(self) -> None:
         """Give everything back that this process still holds; what runs under it keeps it."""
