@@ -24,7 +24,7 @@ from qcthreads.leases.place import find_place
 from qcthreads.leases.shared import SharedLedger
 from qcthreads.machine import Machine
 
-CPUS, MEMORY = "QCT_TEST_CPUS", "QCT_TEST_MEMORY"
+BOOK, CPUS, MEMORY = "QCT_TEST_BOOK", "QCT_TEST_CPUS", "QCT_TEST_MEMORY"
 CLOSES_FILES = """
 for file in /proc/$$/fd/*; do
   file=${file##*/}
@@ -72,6 +72,12 @@ def contend(directory: Path, machine: Machine, seed: int) -> None:
             child.wait()
 
 
+def _book_of(lease: Lease) -> str:
+    ledger = lease.book.ledger
+    assert isinstance(ledger, SharedLedger)
+    return str(ledger.place.path)
+
+
 def write_slowly(descriptor: int, text: bytes) -> int:
     """As os.write, in two parts."""
     return os.pwrite(descriptor, text[:50], 0) + (time.sleep(0.003) or os.pwrite(descriptor, text[50:], 50))
@@ -82,7 +88,7 @@ def start(lease: Lease, seconds: str, *, keeps_locks: bool) -> subprocess.Popen[
 
     Not where it cannot be bound: then its mask says that it runs elsewhere, under a lease of another.
     """
-    told = {CPUS: str(lease.cpus), MEMORY: str(lease.memory_bytes)}
+    told = {BOOK: _book_of(lease), CPUS: str(lease.cpus), MEMORY: str(lease.memory_bytes)}
     command = ["sleep", seconds] if keeps_locks else ["bash", "-c", CLOSES_FILES, "bash", seconds]
     if lease.cpus <= CpuSet(range(os.cpu_count() or 1)):
         return lease.popen(command, env={**os.environ, **told}, start_new_session=True)
@@ -95,8 +101,9 @@ def start(lease: Lease, seconds: str, *, keeps_locks: bool) -> subprocess.Popen[
 
 @dataclass
 class Observer:
-    """Looks at all processes again and again."""
+    """Looks at all processes again and again; only those of one book need be disjoint."""
 
+    book: Path
     overlaps: list[str] = field(default_factory=list)
     looks: int = 0
     seen: set[tuple[int, str]] = field(default_factory=set)
@@ -109,7 +116,7 @@ class Observer:
         self.looks += 1
         by_cpu: dict[int, tuple[int, str]] = {}
         memory: dict[tuple[int, str], int] = {}
-        for pid, started, cpus, memory_bytes in workers():
+        for pid, started, cpus, memory_bytes in workers(self.book):
             memory[pid, started] = memory_bytes
             self.seen.add((pid, started))
             for cpu in cpus:
@@ -123,14 +130,15 @@ class Observer:
         self.most_bytes = max(self.most_bytes, total)
 
 
-def workers() -> Iterator[tuple[int, str, CpuSet, int]]:
-    """Every live process that works under a lease: number, start, CPUs, memory."""
+def workers(book: Path) -> Iterator[tuple[int, str, CpuSet, int]]:
+    """Every live process that works under a lease of ``book``: number, start, CPUs, memory."""
+    wanted = f"{BOOK}={book}\0".encode()
     for name in os.listdir("/proc"):  # noqa: PTH208
         if not name.isdigit():
             continue
         try:
             environment = Path(f"/proc/{name}/environ").read_bytes()
-            if f"{CPUS}=".encode() not in environment or Path(f"/proc/{name}/comm").read_text() != "sleep\n":
+            if wanted not in environment or Path(f"/proc/{name}/comm").read_text() != "sleep\n":
                 continue
             said = dict(part.partition("=")[::2] for part in environment.decode().split("\0") if part)
         except (OSError, UnicodeDecodeError):
@@ -223,7 +231,7 @@ def kill_many(
     directory: Path, machine: Machine, kills: int, *, count: int = 16, seed: int = 1
 ) -> tuple[Contenders, Observer]:
     """``kills`` kills of contenders and of their workers at random moments, observed all the while."""
-    contenders, observer, rng = Contenders(directory, machine, count, seed), Observer(), random.Random(seed)
+    contenders, observer, rng = Contenders(directory, machine, count, seed), Observer(directory), random.Random(seed)
     try:
         while contenders.kills < kills:
             contenders.fill()

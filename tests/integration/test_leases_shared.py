@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from contenders import TOTAL_BYTES, book_in, close, kill_many, start
-from others import Say, other, state_of, until
+from others import Other, Say, other, state_of, until
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError, StopRequestedError
@@ -466,6 +466,34 @@ def test_who_holds_the_door_and_is_stopped_is_named(place: Path, monkeypatch: py
         holder.signal(signal.SIGCONT)
         assert holder.said() == "out"
         assert everything_is_free(place, book)
+
+
+def stop_outside_the_door(place: Path, process: Other) -> None:
+    """SIGSTOP, and again where it came while the process had the door."""
+    holder = process.pid
+    while holder == process.pid:
+        process.signal(signal.SIGCONT)
+        time.sleep(0.01)
+        process.signal(signal.SIGSTOP)
+        until(lambda: state_of(process.pid) == "T")
+        holder = holders_of_locks(place / "locks").get("door", 0)
+
+
+def test_nobody_waits_behind_one_who_is_stopped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Ctrl-Z: what comes free is his turn to take, and he does not."""
+    book = book_in(place, MACHINE)
+    held = book.acquire(1)
+    with other(waits(place, PUS)) as stopped:
+        in_line(place, 1)
+        stop_outside_the_door(place, stopped)
+        with pytest.raises(LeaseError, match="1 ahead of it in the queue"):
+            book.acquire(1, wait=False)
+        monkeypatch.setattr(shared, "_SILENT_S", 0.5)
+        with book.acquire(1, timeout=30):
+            stopped.signal(signal.SIGCONT)
+        assert stopped.said() == "asks"
+        held.release()
+        assert stopped.said() == str(book.usable)
 
 
 # Waiting

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 
 assert sys.platform != "win32", "host.windows_folder has the same for Windows"
@@ -75,6 +76,17 @@ class Folder:
         descriptor = self._write(name, text)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return descriptor
+
+    def touch(self, descriptor: int) -> None:
+        """Say that who holds this file is still about."""
+        os.utime(descriptor)
+
+    def silent_s(self, name: str) -> float:
+        """For how many seconds nobody has touched the file; 0 where it is gone."""
+        try:
+            return time.time() - os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def is_held(self, name: str) -> bool:
         """Whether who made it by :meth:`hold` still has it open."""

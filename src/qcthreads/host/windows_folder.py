@@ -89,6 +89,13 @@ class Folder:
             raise
         return descriptor
 
+    def touch(self, descriptor: int) -> None:
+        """Nothing: who holds a file here is not told from one who is stopped."""
+
+    def silent_s(self, name: str) -> float:  # noqa: ARG002
+        """Not told."""
+        return 0.0
+
     def is_held(self, name: str) -> bool:
         """Whether who made it by :meth:`hold` still has it open; else it is gone now."""
         try:

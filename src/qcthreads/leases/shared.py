@@ -45,6 +45,7 @@ _DOOR_S = 10.0  # a turn takes a tenth of a millisecond; who holds the door this
 _DOOR_PAUSE_S = 1e-3  # between two tries: many who try more often leave no CPU to who holds it
 _LOOK_S = 0.25  # what nothing tells of: another's stray has ended, an event was lost
 _BEHIND_S = 0.02  # for every one before it, until who waits looks whether they have left something over
+_SILENT_S = 10.0  # who waits looks once a second; one who does not is stopped, or his whole machine was
 _SETTLE_S = 0.005  # between a killed process's files being closed and its locks being free
 
 
@@ -116,8 +117,9 @@ class SharedLedger(Ledger):
         return tuple(self._holdings.values())
 
     def queue(self) -> list[Waiter | Waiting]:
-        """All who wait and live, the first first."""
+        """All who wait and live, the first first; not those who are stopped, for whom nothing is kept meanwhile."""
         told = [ticket for ticket in tuple(self._tickets.values()) if self._lives(ticket.name)]
+        told = [ticket for ticket in told if self._records.silent_s(ticket.name) < _SILENT_S]
         return sorted([*self._waiting, *told], key=lambda one: one.name)
 
     def enter(self, waiter: Waiter) -> None:
@@ -139,6 +141,8 @@ class SharedLedger(Ledger):
             text = records.encode(records.claim_body(waiter.claim), self._me)
             with contextlib.suppress(OSError):  # no space: he is there, though nobody knows
                 self._own_tickets[waiter.name] = self._records.hold(waiter.name, text)
+        else:
+            self._records.touch(self._own_tickets[waiter.name])
         if self._listener is None or not self._listener.is_alive():
             self._listener = threading.Thread(target=self._listen, name="qcthreads-leases", daemon=True)
             self._listener.start()
@@ -360,8 +364,12 @@ class SharedLedger(Ledger):
 
     def _ahead(self) -> int:
         """How many of other processes wait before the first of this one."""
-        first = min((waiter.name for waiter in tuple(self._waiting)), default="")
-        return sum(name < first for name in self._records.names() - self._own_tickets.keys() if name[:1] == "w")
+        first, folder = min((waiter.name for waiter in tuple(self._waiting)), default=""), self._folder
+        try:
+            names = folder.names() if folder is not None else set()
+        except OSError:  # the directory is just being begun again
+            names = set()
+        return sum(name < first for name in names - self._own_tickets.keys() if name[:1] == "w")
 
     def close(self) -> None:
         """Give everything back that this process still holds; what runs under it keeps it."""
