@@ -26,6 +26,9 @@
 /* A number is given some microseconds before its thread can be seen; it is asked for again for this long at least. */
 #define SETTLED_NS 250000000LL
 
+/* And not sooner than after this time, where no other number was given meanwhile. */
+#define LOOK_AGAIN_NS 20000000LL
+
 /* Everything is listed again after this time, and much sooner where no last number is told. */
 #define RESCAN_NS 10000000000LL
 #define BLIND_RESCAN_NS 1000000000LL
@@ -83,7 +86,8 @@ struct qct_sampler {
     int settled, unsettled;    /* last numbers: everything up to the first has been seen; as of changed_at */
     int probed;                /* the highest number that was asked for */
     bool foreign[MOST_PROBED]; /* by number % MOST_PROBED: seen, and no descendant, which it cannot become */
-    long long changed_at, scanned_at, at_ns, unread;
+    int looked_last;           /* the last number when it was looked for what is new, at looked_at */
+    long long looked_at, changed_at, scanned_at, at_ns, unread;
 };
 
 /* Fields of stat behind the name, see proc_pid_stat(5). */
@@ -300,8 +304,11 @@ static int discover(struct qct_sampler *s) {
     bool first = s->scanned_at == 0, wrapped = last < s->settled;
     bool told = last && !wrapped && last - s->settled <= MOST_PROBED;
     bool everything = first || now - s->scanned_at >= (told ? RESCAN_NS : BLIND_RESCAN_NS);
-    if (told && last == s->settled && !everything)
+    bool again = last != s->settled && now - s->looked_at >= LOOK_AGAIN_NS;
+    if (told && last == s->looked_last && !again && !everything)
         return 0;
+    s->looked_last = last;
+    s->looked_at = now;
     mark_changed(s);
     int rc = 0;
     if (s->children && everything)

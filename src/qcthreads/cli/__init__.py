@@ -25,32 +25,41 @@ COMMANDS = {
     "failures": "which calculations of a run failed, and why",
     "show": "everything a store holds about one calculation",
     "export": "write the results in a store as CSV, JSON or ZIP",
+    "monitor": "watch any command or process: what its threads did, and what held them up",
     "topo": "what this machine has: packages, cores, caches, memory nodes",
     "limits": "what may be used of it, and which rule is the tightest",
     "programs": "the quantum-chemistry programs known and found here",
     "doctor": "what works here, what is missing, and what for",
 }
 
+_RELAYS = {"monitor": 125}
+"""Commands that run what comes behind `--` and return its status, with the status of their own failures, as env(1)."""
+
 _EPILOG = """exit codes:
   0  done                                   3  valid, but this machine cannot
   1  some calculation failed                4  stopped before the end; the store can be resumed
   2  malformed or contradictory usage or input
 
+`qcthreads monitor` returns the status of the command it runs; its own failures are 125.
 `qcthreads COMMAND --help` explains a command, with examples."""
 
 
 class _Parser(ArgumentParser):
     """argparse with one line for an error, where its usage takes a dozen before it says what is wrong."""
 
+    failure = 2
+
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where the options are explained; exit code 2."""
+        """Say what is wrong and where the options are explained; exit code 2, or 125 where another's is passed on."""
         unknown, colon, given = message.partition("unrecognized arguments: ")
         if colon and not unknown:
             option = next((word for word in given.split() if word.startswith("-")), given).partition("=")[0]
             near = get_close_matches(option, self._option_string_actions, n=1)
             message = f"no option {option}" if option.startswith("-") else f"nothing is expected here: {option}"
             message += f"; did you mean {near[0]}?" if near else ""
-        self.exit(2, f"{self.prog}: error: {message}\n`{self.prog} --help` lists the options, with examples\n")
+        self.exit(
+            self.failure, f"{self.prog}: error: {message}\n`{self.prog} --help` lists the options, with examples\n"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except QCThreadsError as error:
         print(f"qcthreads: error: {error}", file=sys.stderr)
-        return error.exit_code
+        return max(error.exit_code, _RELAYS.get(arguments[0], 0))
     except KeyboardInterrupt:
         print("qcthreads: stopped", file=sys.stderr)
         return 4
@@ -93,8 +102,22 @@ def _dispatch(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    code: int = module.execute(parser.parse_args(_with_negative_values(rest)))
+    command: list[str] | None = None
+    if name in _RELAYS:
+        parser.failure = _RELAYS[name]
+        rest, command = _split_command(rest)
+    args = parser.parse_args(_with_negative_values(rest))
+    args.command = command
+    code: int = module.execute(args)
     return code
+
+
+def _split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What is ours, before the first ``--``, and the command, which is nobody's business but its own."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
 
 
 def _with_negative_values(arguments: list[str]) -> list[str]:

@@ -178,15 +178,18 @@ class BackgroundSampler:
         while (sample := self._recorder.take()) is not None:
             yield sample
 
+    def wait(self, timeout_s: float) -> None:
+        """Until the sampling has ended, which it does by itself only when it fails; raises what ended it."""
+        self._thread.join(timeout_s)
+        self._raise_failure()
+
     def stop(self) -> None:
         """End sampling; what was sampled can still be taken. Raises what ended it before."""
         self._recorder.stop()
         if self._thread.ident is not None:
             self._thread.join()
         self._threads.close()
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+        self._raise_failure()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -196,6 +199,11 @@ class BackgroundSampler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
 
     def _run(self) -> None:
         try:

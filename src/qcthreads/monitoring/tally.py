@@ -43,12 +43,16 @@ class _Totals:
 
 
 class Tally:
-    """Counts the samples of one worker, which are those of one root; the first and the last have details."""
+    """Counts the samples of one worker, which are those of one root; the first and the last have details.
 
-    def __init__(self, first: Sample) -> None:
+    ``allowed``: the CPUs that its threads may run on at first. ``began_ns``: when the root was started, where
+    everything that it has done since is to be counted, not only what follows the first sample.
+    """
+
+    def __init__(self, first: Sample, allowed: CpuSet | None = None, began_ns: int | None = None) -> None:
         self._threads: dict[tuple[int, int], _Thread] = {}
         self._cpus_seen: set[int] = set()
-        self._allowed = CpuSet()
+        self._allowed = allowed or CpuSet()
         self._migrations = self._looks = self._disk_looks = self._peak_bytes = 0
         self._states_told = False
         self._moments: list[Moment] = []
@@ -56,8 +60,11 @@ class Tally:
         self._last = first
         self._begin = self._window_begin = self._now = _totals(first)
         self._take_times(first)
-        for thread in self._threads.values():
-            thread.begin_cpu_ns = thread.window_cpu_ns = thread.detail_cpu_ns = thread.cpu_ns
+        if began_ns is None:
+            for thread in self._threads.values():
+                thread.begin_cpu_ns = thread.window_cpu_ns = thread.detail_cpu_ns = thread.cpu_ns
+        else:
+            self._begin = self._window_begin = _Totals(began_ns, 0, 0, 0, self._now.wait_ns and 0)
         self._take_details(first)
 
     @property
