@@ -44,16 +44,22 @@ long bare(const int *files, long count) {
 SLEEPERS = """
 import os, sys, threading
 threading.stack_size(65536)
-processes, threads = map(int, sys.argv[1:])
+processes, threads, interval_s = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+def member():
+    while True:
+        threading.Event().wait(interval_s or None)
 for _ in range(processes - 1):
     if os.fork() == 0:
         break
 for _ in range(threads - 1):
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    threading.Thread(target=member, daemon=True).start()
 os.write(1, b"%d\\n" % os.getpid())
 os.read(0, 1)
 os._exit(0)
 """
+
+# In a second, of all threads together; they cost a tenth of a core.
+WAKE_UPS = 5000
 
 # Work of fixed size that is neither memory nor disk.
 WORK = "import hashlib\nfor _ in range(700): hashlib.sha256(bytes(1 << 20)).digest()"
@@ -110,17 +116,24 @@ def compare(processes: int, threads: int, rounds: int) -> None:
         if 2 * 3 * total > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 / 4:
             print("  left out: too few descriptors", flush=True)
             return
-        with Bare(pids, ["schedstat", "stat", "status"]) as bare, ThreadSampler(pids) as sampler:
-            contenders = {"bare": bare.read, "ours": lambda: sampler.look(detail=True)}
-            detailed = {name: median / total for name, median in medians_us(contenders, rounds).items()}
+    # The details of a thread that has not run since the last sample are not read again: all of these have.
+    interval_s = max(0.01, total / WAKE_UPS)
+    with (
+        sleepers(processes, threads, interval_s) as pids,
+        Bare(pids, ["schedstat", "stat", "status"]) as bare,
+        ThreadSampler(pids) as sampler,
+    ):
+        contenders = {"bare": bare.read, "ours": lambda: sampler.look(detail=True)}
+        found = medians_us(contenders, min(rounds, 21), pause_s=1.5 * interval_s)
+        detailed = {name: median / total for name, median in found.items()}
     ratio = detailed["ours"] / detailed["bare"]
     print(f"  {detailed['bare']:8.2f} {detailed['ours']:8.2f} {ratio:7.2f}", flush=True)
 
 
 @contextmanager
-def sleepers(processes: int, threads: int) -> Iterator[list[int]]:
-    """Processes of so many threads each that sleep."""
-    command = [sys.executable, "-c", SLEEPERS, str(processes), str(threads)]
+def sleepers(processes: int, threads: int, interval_s: float = 0) -> Iterator[list[int]]:
+    """Processes of so many threads each that sleep, or wake up at this interval."""
+    command = [sys.executable, "-c", SLEEPERS, str(processes), str(threads), str(interval_s)]
     # They end with their standard input, whatever happens here.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -166,11 +179,12 @@ def built() -> Path:
     return library
 
 
-def medians_us(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The contenders take turns; the first round of each is not counted."""
+def medians_us(contenders: Mapping[str, Callable[[], object]], rounds: int, pause_s: float = 0) -> dict[str, float]:
+    """The contenders take turns, each after a pause; the first round of each is not counted."""
     times_us: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, run in contenders.items():
+            time.sleep(pause_s)
             start_ns = time.perf_counter_ns()
             run()
             if number:
@@ -180,13 +194,15 @@ def medians_us(contenders: Mapping[str, Callable[[], object]], rounds: int) -> d
 
 def overhead(seconds: float) -> None:
     """The default rates on 128 threads, by the sampler's own CPU clock."""
-    with sleepers(2, 64) as pids, BackgroundSampler(pids) as background:
-        time.sleep(seconds)
-    counts = background.counts
-    print(
-        f"\nbackground sampler, default rates (10 Hz, with details 1 Hz), 128 threads, {seconds:g} s: "
-        f"{counts.own_cpu_ns / seconds / 1e9:.3%} of a core, {counts.samples} samples, {counts.overruns} overruns"
-    )
+    print(f"\nbackground sampler, default rates (10 Hz, with details 1 Hz), 128 threads, {seconds:g} s")
+    for what, interval_s in (("asleep", 0.0), ("that wake up 10 times a second", 0.1)):
+        with sleepers(2, 64, interval_s) as pids, BackgroundSampler(pids) as background:
+            time.sleep(seconds)
+        counts = background.counts
+        print(
+            f"{what}: {counts.own_cpu_ns / seconds / 1e9:.3%} of a core, {counts.samples} samples, "
+            f"{counts.overruns} overruns"
+        )
     kept = list(background.take())
     size = sum(sample.size_bytes for sample in kept)
     print(

@@ -5,7 +5,8 @@
  * Numbers are given to threads in order, and /proc/loadavg tells the last one: where it has not moved, nothing was
  * started anywhere, and a sample reads what it knows. Else the link counts of the task/ directories tell which process
  * has started threads, and the numbers given meanwhile are asked for one by one. A thread that has ended is noticed by
- * its own file, whose descriptor never becomes that of a later thread of the same number.
+ * its own file, whose descriptor never becomes that of a later thread of the same number. Of a thread that has not run
+ * since, no detail can have changed.
  */
 #define _GNU_SOURCE
 #include "qct.h"
@@ -58,6 +59,8 @@ struct process {
 struct files {
     struct process *process;
     int times, stat, status;
+    long long read_slices; /* when its details were read last */
+    bool asleep;           /* and it has not run since they were read before that */
 };
 
 struct parentage {
@@ -525,7 +528,7 @@ static int add_thread(struct qct_sampler *s, struct process *process, int tid) {
     s->threads[at] = (struct qct_thread){.pid = process->row.pid, .tid = tid};
     s->details[at] = (struct qct_thread_detail){
         .started_ticks = fields[STARTED], .last_cpu = (int)fields[LAST_CPU], .state = (char)fields[STATE]};
-    s->files[at] = (struct files){process, open_kept(s, process->tasks, tid, times_name(s)), -1, -1};
+    s->files[at] = (struct files){process, open_kept(s, process->tasks, tid, times_name(s)), -1, -1, -1, false};
     process->row.threads++;
     if (tid == process->row.pid)
         process->row.started_ticks = fields[STARTED];
@@ -629,6 +632,11 @@ static void read_details(struct qct_sampler *s, size_t i) {
     char stat[STAT_ROOM], status[STATUS_ROOM];
     struct files *files = &s->files[i];
     int tid = s->threads[i].tid;
+    long long slices = s->threads[i].slices;
+    bool ran = slices < 0 || slices != files->read_slices;
+    /* One of each process is read for what is the process's. */
+    if (!ran && files->asleep && files->process->sized && files->process->detailed)
+        return;
     if (files->stat < 0)
         files->stat = open_kept(s, files->process->tasks, tid, "stat");
     if (files->status < 0)
@@ -639,6 +647,9 @@ static void read_details(struct qct_sampler *s, size_t i) {
     size = read_of(s, files, files->status, tid, "status", status, sizeof status);
     if (size > 0)
         take_status(files->process, &s->details[i], status, (size_t)size);
+    /* About to sleep it may have been read half awake: the second time, nothing can change until it runs. */
+    files->asleep = !ran && s->details[i].state != 'R';
+    files->read_slices = slices;
 }
 
 static void close_kept(struct qct_sampler *s, int file) {

@@ -128,9 +128,20 @@ static void test_times(enum qct_times_source source) {
     CHECK(detail->state == 'S' || detail->state == 'R');
     CHECK(detail->last_cpu >= 0 && detail->last_cpu < sysconf(_SC_NPROCESSORS_CONF));
     CHECK(detail->started_ticks > 0 && detail->voluntary_switches > 0);
+    long long switches = detail->voluntary_switches, started = detail->started_ticks;
     const struct qct_process *process = process_of(&sample, getpid());
     CHECK(process && process->root == getpid() && !process->ended);
     CHECK(process->threads == (int)sample.thread_count);
+    for (int times = 0; times < 4; times++) { /* while it sleeps or wakes up, what is told stays true */
+        struct qct_sample later = sampled(sampler, 1);
+        row = row_of(&later, burner.tid);
+        CHECK(later.details[row].voluntary_switches >= switches && later.details[row].started_ticks == started);
+        switches = later.details[row].voluntary_switches;
+        usleep(5000);
+    }
+    sample = sampled(sampler, 1);
+    process = process_of(&sample, getpid());
+    CHECK(switches > 2); /* it wakes up every millisecond */
     CHECK(process->memory_bytes > 0 && process->memory_peak_bytes >= process->memory_bytes);
     CHECK(process->cpu_ns >= burner.used_ns && process->cpu_ns <= clock_ns(CLOCK_PROCESS_CPUTIME_ID));
     end(&burner);

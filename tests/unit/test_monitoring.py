@@ -112,7 +112,10 @@ def test_more_threads_than_given_are_found(source: TimesSource) -> None:
 @pytest.mark.parametrize("source", SOURCES)
 def test_threads_that_do_nothing_are_found(source: TimesSource) -> None:
     with running(BURN.format(threads=1)) as pid:
-        stats = watch(pid, source, threads_asked=4)
+        for _ in range(10):
+            stats = watch(pid, source, threads_asked=4)
+            if stats.threads_working == 1:
+                break
     message = next(finding.message for finding in stats.findings if finding.kind == "ignored-width")
     assert message.startswith(
         f"worker 7 (process {pid}) was given 4 threads, but 1 worked: the program ignores its width"
@@ -122,7 +125,10 @@ def test_threads_that_do_nothing_are_found(source: TimesSource) -> None:
 
 def test_fewer_threads_than_given_are_found() -> None:
     with running(BURN.format(threads=2)) as pid:
-        stats = watch(pid, threads_asked=3)
+        for _ in range(10):  # on a machine that others keep busy not both run in every half second
+            stats = watch(pid, threads_asked=3)
+            if stats.threads_working == 2:
+                break
     message = next(finding.message for finding in stats.findings if finding.kind == "undersubscribed")
     assert message == f"worker 7 (process {pid}) was given 3 threads, but 2 worked; ask for 2 threads"
 
