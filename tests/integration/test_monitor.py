@@ -130,12 +130,12 @@ def test_memory_over_the_grant_is_a_finding() -> None:
 
 
 def wait_until_it_watches(monitor: int, pid: int) -> None:
-    """The extension keeps the process's directory open; without it there is nothing to be seen, and 3 s must do."""
+    """The extension keeps the files of its threads open; without it there is nothing to be seen, and 3 s must do."""
     end = time.monotonic() + (60 if native_status()[0] else 3)
     while time.monotonic() < end:
         for file in Path(f"/proc/{monitor}/fd").iterdir():
             try:
-                if str(file.readlink()) == f"/proc/{pid}/task":
+                if str(file.readlink()).startswith(f"/proc/{pid}/task/{pid}/"):
                     return
             except FileNotFoundError:
                 continue
@@ -154,6 +154,7 @@ def test_a_running_process_is_watched_until_it_ends_or_the_watching_is_stopped(t
         assert burner.poll() is None
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as watching:
             wait_until_it_watches(watching.pid, burner.pid)
+            time.sleep(0.5)
             burner.kill()
             burner.wait()
             assert watching.wait(timeout=60) == 0
