@@ -8,7 +8,7 @@
  * On Windows CPU n is bit n % 64 of processor group n / 64: numbers are missing where a group has fewer than 64 CPUs.
  *
  * Affinity: linux_affinity.c and windows.c. Topology: linux_topology.c; raw values only: windows.c and darwin.c. Memory
- * policy: linux_mempolicy.c. Thread times: windows.c and darwin.c.
+ * policy: linux_mempolicy.c. Thread times: linux_sampler.c, windows.c and darwin.c; over time: linux_recorder.c.
  */
 #ifndef QCT_H
 #define QCT_H
@@ -155,6 +155,115 @@ struct qct_thread_time {
  * -ERANGE: there are more than `room`. -ESRCH: the process has ended; -EPERM: its threads may not be seen.
  */
 int qct_thread_times(int pid, struct qct_thread_time *times, size_t room, size_t *count);
+
+/*
+ * Linux: what threads used, from the files of /proc, which stay open between two samples. Times since a thread began.
+ * A thread that runs while it is read lags by up to a tick of the scheduler; the clock of its process does not.
+ */
+enum qct_times_source {
+    QCT_SCHEDSTAT, /* nanoseconds on a CPU and in the run queue */
+    QCT_STAT,      /* for kernels without CONFIG_SCHED_INFO: clock ticks on a CPU; of waits and slices -1 */
+};
+
+struct qct_thread {
+    int pid, tid;
+    long long cpu_ns, wait_ns, slices;
+};
+
+/* What a detailed sample adds to a thread; from the last one of its kind in other samples. */
+struct qct_thread_detail {
+    long long started_ticks; /* since boot, in 1 / sysconf(_SC_CLK_TCK) s: tells it from a later one of its number */
+    long long minor_faults, major_faults, voluntary_switches, involuntary_switches;
+    int last_cpu;
+    char state; /* as in proc_pid_stat(5) */
+    char padding[3];
+};
+
+/*
+ * `root` is the nearest of the pids given to the sampler that it descends from. ended_*: of its threads that are no
+ * more, as they were last seen. gone_*: of descendants that are no more, at their root alone, which is never left out.
+ */
+struct qct_process {
+    int pid, root, threads, ended; /* a number of threads; whether all of it has ended */
+    long long started_ticks;
+    long long cpu_ns;        /* by its own clock, its ended threads included */
+    long long waited_for_ns; /* children that it has waited for, and theirs, in clock ticks */
+    long long memory_bytes, memory_peak_bytes;
+    long long ended_threads, ended_cpu_ns, ended_wait_ns, ended_slices;
+    long long gone_processes, gone_threads, gone_cpu_ns, gone_wait_ns, gone_slices;
+};
+
+/* A sample; the arrays are the sampler's, until it samples again. threads[i] and details[i] are one thread. */
+struct qct_sample {
+    long long at_ns; /* of CLOCK_MONOTONIC */
+    size_t thread_count, process_count;
+    const struct qct_thread *threads;
+    const struct qct_thread_detail *details;
+    const struct qct_process *processes;
+};
+
+struct qct_sampler;
+
+/* Whether /proc/self/schedstat is kept here: QCT_SCHEDSTAT, else QCT_STAT. */
+enum qct_times_source qct_times_best(void);
+
+/*
+ * Watch these processes, and all their descendants if `children`. A process that is not there has a row that says it
+ * has ended. *sampler is the caller's, to be freed with qct_sampler_free. It may be used by one thread at a time.
+ * -EMFILE: not even one descriptor is left for each process; -ENOMEM; -ENOENT: there is no /proc.
+ */
+int qct_sampler_new(const int *pids, size_t count, int children, enum qct_times_source source,
+                    struct qct_sampler **sampler);
+
+void qct_sampler_free(struct qct_sampler *sampler);
+
+/*
+ * Look at every thread once; *sample is filled. Descriptors beyond three quarters of RLIMIT_NOFILE are opened anew each
+ * time. `detail` reads stat and status too, and the clocks of the processes.
+ */
+int qct_sampler_sample(struct qct_sampler *sampler, int detail, struct qct_sample *sample);
+
+/* Only the clocks of the processes, now; threads and memory are those of the last sample. */
+int qct_sampler_processes(struct qct_sampler *sampler, struct qct_sample *sample);
+
+/* How often a thread could not be read although it was there (no descriptor was left); its last times stand. */
+long long qct_sampler_unread(const struct qct_sampler *sampler);
+
+/*
+ * Linux: samples at fixed times, kept in a ring of bytes that forgets the oldest. One thread runs it; any may take,
+ * stop and count.
+ */
+struct qct_recorder;
+
+/* The head of a record; its threads follow, their details if `detailed`, and its processes if `detailed`. */
+struct qct_record {
+    long long at_ns;
+    size_t detailed, thread_count, process_count;
+};
+
+struct qct_recorder_counts {
+    long long samples, detailed; /* taken; of them with details */
+    long long overruns;          /* deadlines that had passed before a sample could be taken, and were left out */
+    long long dropped;           /* samples that the ring had no room for any more */
+    long long own_cpu_ns;        /* CPU time of the thread that runs it, since it began */
+};
+
+/* *recorder is the caller's, with `bytes` of room, to be freed with qct_recorder_free after qct_recorder_run. */
+int qct_recorder_new(size_t bytes, struct qct_recorder **recorder);
+
+void qct_recorder_free(struct qct_recorder *recorder);
+
+/* Sample every `fast_ns`, with details every `detail_ns`, at once and a last time with details, until it is stopped. */
+int qct_recorder_run(struct qct_recorder *recorder, struct qct_sampler *sampler, long long fast_ns,
+                     long long detail_ns);
+
+void qct_recorder_stop(struct qct_recorder *recorder);
+
+/* Move the oldest record into `record`; *size becomes its bytes, 0 where there is none. -ERANGE: it has more than room.
+ */
+int qct_recorder_take(struct qct_recorder *recorder, void *record, size_t room, size_t *size);
+
+void qct_recorder_count(struct qct_recorder *recorder, struct qct_recorder_counts *counts);
 
 /*
  * Windows: what GetLogicalProcessorInformationEx(RelationAll) writes, byte for byte. *size is the room in `buffer`

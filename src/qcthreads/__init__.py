@@ -9,6 +9,7 @@ _HOME = {
     "QCThreadConfig": "manager",
     "ThreadAllocation": "manager",
     "ThreadUsageStats": "monitoring.statistics",
+    "ThreadSampler": "monitoring.sampler",
     "HybridParallelConfig": "manybody.config",
     "ParallelConfig": "manybody.config",
     "ParallelManyBodyExecutor": "manybody.executor",

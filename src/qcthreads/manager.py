@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from .cpuset import CpuSet
 from .errors import (
@@ -33,13 +33,15 @@ from .host import get_host
 from .host.interface import Binding
 from .leases import Lease, LeaseBook, process_book
 from .leases.place import LEASE_VARIABLE
-from .monitoring.sampler import Tree, Watched, best_source, descendants, look
-from .monitoring.statistics import ThreadUsageStats
-from .monitoring.usage import usage_between
+from .monitoring.processes import descendants
+from .monitoring.statistics import Grant, ThreadUsageStats
 from .planning.split import oversubscription
 from .programs.registry import get
 from .programs.settings import settings_for
 from .units import format_split
+
+if TYPE_CHECKING:
+    from .monitoring.watch import Watch
 
 _log = logging.getLogger("qcthreads.manager")
 
@@ -104,7 +106,7 @@ class _Worker:
     pid: int | None = None
     bound_to: CpuSet | None = None
     """What its process was bound to, read back."""
-    seen: Tree | None = None
+    watch: Watch | None = None
 
     @property
     def cpus(self) -> CpuSet:
@@ -281,17 +283,22 @@ class QCThreadManager:
         """
         with self._exclusive():
             worker = self._known(worker_id)
-            seen = look([pid])[pid]
-            if seen.started is None:
+            from .monitoring.watch import Watch  # with numpy, which those who only lease never need
+
+            try:
+                watch = Watch(pid)
+            except ProcessGoneError:
+                watch = None
+            if watch is None or watch.ended:
                 raise ProcessGoneError(f"process {pid} was to be worker {worker_id}, but there is no such process")
             for other in self._state.workers.values():
-                same = other.seen is not None and (other.pid, other.seen.started) == (pid, seen.started)
+                same = other.watch is not None and other.watch.identity == watch.identity
                 if same and other is not worker:
                     raise InputError(
                         f"process {pid} was to be worker {worker_id}, but is worker {other.worker_id} already; "
                         "give every worker its own process"
                     )
-            worker.pid, worker.seen, worker.bound_to = pid, seen, None
+            worker.pid, worker.watch, worker.bound_to = pid, watch, None
             if worker.mask is None and self._config is not None and self._config.enable_thread_affinity:
                 worker.mask = worker.cpus
             return self._bind(worker)
@@ -300,28 +307,22 @@ class QCThreadManager:
         """Monitor real-time thread utilization: of every attached worker, since the previous call or its attachment."""
         with self._exclusive():
             watched = [
-                (worker, worker.pid, worker.seen, worker.cpus, worker.bound_to)
-                for worker in self._state.workers.values()
-                if worker.pid is not None and worker.seen is not None
-            ]
-        trees = look(pid for _, pid, *_ in watched)
-        seen = []
-        with self._exclusive():
-            for worker, pid, before, cpus, bound_to in watched:
-                now = trees[pid]
-                seen.append(
-                    Watched(
+                (
+                    worker.watch,
+                    Grant(
                         worker_id=worker.worker_id,
                         threads_asked=worker.threads,
-                        leased=cpus,
-                        bound_to=bound_to,
-                        before=before,
-                        now=now,
-                    )
+                        leased=worker.cpus,
+                        bound_to=worker.bound_to,
+                        memory_bytes=self._config.memory_limit_mb * 10**6 if self._config is not None else 0,
+                    ),
                 )
-                if worker.seen is before:  # else somebody looked or attached in between
-                    worker.seen = now
-        return usage_between(seen, len(self.book.usable), best_source())
+                for worker in self._state.workers.values()
+                if worker.watch is not None
+            ]
+        from .monitoring.watch import report_on
+
+        return report_on(watched, len(self.book.usable))
 
     def release(self, allocation: ThreadAllocation) -> None:
         """Give back the CPUs of ``allocation``; a second call does nothing. Its processes are not ended."""

@@ -102,6 +102,11 @@ def test_what_the_book_of_leases_relies_on_under_wine(run_windows):
     run_windows("tests/test_windows_locks.c")
 
 
+def test_the_sampler_builds_on_aarch64(build):
+    """It is not run: qemu-user's own threads are in /proc with those of the program."""
+    build("aarch64-linux-gnu.2.31", "linux_sampler.c", "linux_recorder.c", "tests/test_sampler.c", flags=["-pthread"])
+
+
 @pytest.mark.parametrize("part", ["affinity", "mempolicy", "topology"])
 def test_linux_on_aarch64_under_qemu(build, part, tmp_path):
     qemu = find("qemu-user-static", "qemu-aarch64-static", "qemu-aarch64")

@@ -26,6 +26,7 @@ COMMANDS = {
     "show": "everything a store holds about one calculation",
     "export": "write the results in a store as CSV, JSON or ZIP",
     "exec": "run any command under a lease: on cores of its own, told its width",
+    "monitor": "watch any command or process: what its threads did, and what held them up",
     "topo": "what this machine has: packages, cores, caches, memory nodes",
     "limits": "what may be used of it, and which rule is the tightest",
     "leases": "who holds what of this node, and who waits for it",
@@ -36,7 +37,7 @@ COMMANDS = {
 if sys.platform == "win32":
     del COMMANDS["exec"]  # no process groups, no signals to pass on
 
-_RELAYS = {"exec": 125}
+_RELAYS = {"exec": 125, "monitor": 125}
 """Commands that run what comes behind `--` and return its status, with the status of their own failures, as env(1)."""
 
 _EPILOG = """exit codes:
@@ -44,7 +45,7 @@ _EPILOG = """exit codes:
   1  some calculation failed                4  stopped before the end; the store can be resumed
   2  malformed or contradictory usage or input
 
-`qcthreads exec` returns the status of the command it runs; its own failures are 125.
+`qcthreads exec` and `monitor` return the status of the command they run; their own failures are 125.
 `qcthreads COMMAND --help` explains a command, with examples."""
 
 

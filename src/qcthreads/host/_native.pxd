@@ -54,6 +54,53 @@ cdef extern from "qct.h" nogil:
     size_t qct_page_count(const void *start, size_t bytes)
     int qct_page_nodes(const void *start, size_t bytes, int *nodes)
 
+    ctypedef enum qct_times_source "enum qct_times_source":
+        QCT_SCHEDSTAT
+        QCT_STAT
+
+    ctypedef struct qct_thread "struct qct_thread":
+        int pid
+
+    ctypedef struct qct_thread_detail "struct qct_thread_detail":
+        char state
+
+    ctypedef struct qct_process "struct qct_process":
+        int pid
+
+    ctypedef struct qct_sample "struct qct_sample":
+        long long at_ns
+        size_t thread_count, process_count
+        const qct_thread *threads
+        const qct_thread_detail *details
+        const qct_process *processes
+
+    ctypedef struct qct_sampler "struct qct_sampler":
+        pass
+
+    qct_times_source qct_times_best()
+    int qct_sampler_new(const int *pids, size_t count, int children, qct_times_source source, qct_sampler **sampler)
+    void qct_sampler_free(qct_sampler *sampler)
+    int qct_sampler_sample(qct_sampler *sampler, int detail, qct_sample *sample)
+    int qct_sampler_processes(qct_sampler *sampler, qct_sample *sample)
+    long long qct_sampler_unread(const qct_sampler *sampler)
+
+    ctypedef struct qct_record "struct qct_record":
+        long long at_ns
+        size_t detailed, thread_count, process_count
+
+    ctypedef struct qct_recorder_counts "struct qct_recorder_counts":
+        long long samples, detailed, overruns, dropped, own_cpu_ns
+
+    ctypedef struct qct_recorder "struct qct_recorder":
+        pass
+
+    int qct_recorder_new(size_t bytes, qct_recorder **recorder)
+    void qct_recorder_free(qct_recorder *recorder)
+    int qct_recorder_run(qct_recorder *recorder, qct_sampler *sampler, long long fast_ns, long long detail_ns)
+    void qct_recorder_stop(qct_recorder *recorder)
+    int qct_recorder_take(qct_recorder *recorder, void *record, size_t room, size_t *size)
+    void qct_recorder_count(qct_recorder *recorder, qct_recorder_counts *counts)
+
     ctypedef struct qct_thread_time "struct qct_thread_time":
         unsigned long long id
         long long cpu_ns

@@ -7,6 +7,7 @@ Sets of CPUs come and go as the bits of one int. No function holds the GIL while
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 include "_affinity.pxi"
+include "_sampler.pxi"
 
 
 def probe_memory_policy():

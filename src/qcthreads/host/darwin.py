@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..cpuset import CpuSet
 from ..errors import BindingNotSupportedError, MachineError
@@ -16,6 +16,11 @@ from .live import flat_machine, read_linux_machine
 from .memory import MemoryPolicies
 from .sysfs import read_facts
 from .times import thread_times_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .sampling import Sampler, TimesSource
 
 _WHY = "macOS binds neither threads nor processes to CPUs; leases still count CPUs: run with affinity turned off"
 
@@ -69,6 +74,12 @@ class DarwinHost(MemoryPolicies):
             return self._calls.thread_times(pid)
         except OSError as error:
             raise thread_times_error(error, pid) from error
+
+    def open_sampler(self, pids: Iterable[int], children: bool = True, source: TimesSource | None = None) -> Sampler:
+        """What samples the threads of these processes, and of their descendants if ``children``."""
+        from .python_sampler import open_python_sampler
+
+        return open_python_sampler(self, pids, children, source)
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """Packages, cores, caches and kinds of cores; a recorded Linux tree in full."""

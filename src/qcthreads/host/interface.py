@@ -9,9 +9,12 @@ from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingNotEnforcedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Buffer
 
     from ..machine import Machine
+    from .sampling import Sampler, TimesSource
 
 MemoryKind = Literal["default", "preferred", "bind", "interleave", "local", "preferred-many"]
 """What a memory policy does with its nodes, in the kernel's order (``MPOL_*`` in include/uapi/linux/mempolicy.h).
@@ -136,6 +139,12 @@ class Host(Protocol):
 
         Raises a BindingError subclass: ProcessGoneError; BindingNotPermittedError where the threads of other processes
         cannot be seen (``thread_times`` of the capabilities).
+        """
+
+    def open_sampler(self, pids: Iterable[int], children: bool = True, source: TimesSource | None = None) -> Sampler:
+        """What samples the threads of these processes, and of their descendants if ``children``.
+
+        ``source``: where the times come from; without one, the best of those that work here.
         """
 
     def read_machine(self, sysroot: str | None = None) -> Machine:

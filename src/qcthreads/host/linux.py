@@ -16,7 +16,10 @@ from .sysfs import Facts
 from .times import psutil_thread_times, thread_times_error
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..machine import Machine
+    from .sampling import Sampler, TimesSource
 assert sys.platform == "linux", "the extension has these functions on Linux alone"
 
 
@@ -67,6 +70,16 @@ class LinuxHost(MemoryPolicies):
             return psutil_thread_times(pid)
         except OSError as error:
             raise thread_times_error(error, pid) from error
+
+    def open_sampler(self, pids: Iterable[int], children: bool = True, source: TimesSource | None = None) -> Sampler:
+        """What samples the threads of these processes, and of their descendants if ``children``."""
+        if source == "psutil":
+            from .python_sampler import PsutilSampler
+
+            return PsutilSampler(self, pids, children)
+        from .native_sampler import NativeSampler
+
+        return NativeSampler(pids, children, source or _native.times_source())
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""

@@ -20,7 +20,10 @@ from .times import psutil_thread_times, thread_times_error
 _PASSES = 64  # a process that starts threads faster than this many passes over /proc can bind them is left as it is
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..machine import Machine
+    from .sampling import Sampler, TimesSource
 
 
 class PortableHost(MemoryPolicies):
@@ -78,6 +81,12 @@ class PortableHost(MemoryPolicies):
             return psutil_thread_times(pid)
         except OSError as error:
             raise thread_times_error(error, pid) from error
+
+    def open_sampler(self, pids: Iterable[int], children: bool = True, source: TimesSource | None = None) -> Sampler:
+        """What samples the threads of these processes, and of their descendants if ``children``."""
+        from .python_sampler import open_python_sampler
+
+        return open_python_sampler(self, pids, children, source)
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""

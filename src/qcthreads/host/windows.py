@@ -7,7 +7,7 @@ import os
 import threading
 from dataclasses import replace
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..cpuset import CpuSet
 from ..errors import BindingError, MachineError
@@ -20,6 +20,11 @@ from .memory import MemoryPolicies
 from .sysfs import read_facts
 from .times import thread_times_error
 from .windows_topology import GROUP_BITS, parse_topology
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .sampling import Sampler, TimesSource
 
 
 class Calls(Protocol):
@@ -97,6 +102,12 @@ class WindowsHost(MemoryPolicies):
             return self._calls.thread_times(pid)
         except OSError as error:
             raise thread_times_error(error, pid) from error
+
+    def open_sampler(self, pids: Iterable[int], children: bool = True, source: TimesSource | None = None) -> Sampler:
+        """What samples the threads of these processes, and of their descendants if ``children``."""
+        from .python_sampler import open_python_sampler
+
+        return open_python_sampler(self, pids, children, source)
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """Groups, packages, cores, caches, memory nodes and kinds of cores; a recorded Linux tree in full.

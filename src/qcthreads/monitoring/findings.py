@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..units import format_size
-from .sampler import Watched
-from .statistics import Finding, WorkerUsage
+from ..units import format_count, format_size
+from .statistics import Finding, Grant, WorkerUsage
 
 # Below this, a worker that just began, or a look that follows at once on another, would be called idle.
 _ENOUGH_TO_JUDGE_NS = 50_000_000
@@ -14,82 +13,131 @@ _ENOUGH_TO_JUDGE_NS = 50_000_000
 # Of the time that threads wanted to run. Two that share a CPU wait half of it; interrupts cost well under a tenth.
 _CONTENDED_SHARE = 0.10
 
+# Of the wall time. What sleeps and only wakes up now and then says nothing of the CPUs that it is woken on.
+_WANTED_SHARE = 0.05
 
-def findings_of(watched: Watched, usage: WorkerUsage) -> Iterator[Finding]:
-    """Everything found about one worker; kinds: ended, oversubscribed, undersubscribed, escaped, memory, contended."""
-    who = f"worker {usage.worker_id} (process {usage.pid})"
-    if watched.ended:
-        yield Finding(
-            kind="ended",
-            message=f"{who} has ended; attach the process that follows it, or release its allocation",
-            worker_id=usage.worker_id,
+# A team whose members do the same work stays below; one thread that works half of the time beside one that does all of
+# it is 0.25.
+_IMBALANCED_SHARE = 0.25
+
+# In so many looks chance calls no thread a waiter for disk that waits for a moment.
+_LOOKS_FOR_DISK = 5
+_DISK_SHARE = 0.20
+
+# Of the CPUs that a worker is bound to. What the system does for itself stays well below.
+_OTHERS_SHARE = 0.10
+
+
+def findings_of(grant: Grant, usage: WorkerUsage) -> Iterator[Finding]:
+    """Everything found about one worker.
+
+    Kinds: ``ended``, ``oversubscribed``, ``undersubscribed``, ``ignored-width``, ``imbalanced``, ``contended``,
+    ``others``, ``disk``, ``escaped``, ``memory``.
+    """
+    who = f"worker {grant.worker_id} (process {usage.pid})"
+    found: list[tuple[str, str]] = []
+    if usage.ended:
+        found.append(
+            ("ended", f"{who} has ended; attach the process that follows it, or release its allocation"),
         )
-        return
+    else:
+        found += judge(who, grant, usage)
+    for kind, message in found:
+        yield Finding(kind=kind, message=message, worker_id=grant.worker_id)
+
+
+def judge(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+    """Kind and message of everything that was found about ``who``, ended or not."""
     if usage.wall_ns >= _ENOUGH_TO_JUDGE_NS:
         yield from _threads(who, usage)
+        yield from _imbalanced(who, usage)
         yield from _contended(who, usage)
-    yield from _escaped(who, watched, usage)
-    yield from _memory(who, watched, usage)
+        yield from _others(who, grant, usage)
+        yield from _disk(who, usage)
+    yield from _escaped(who, grant, usage)
+    yield from _memory(who, grant, usage)
 
 
-def _threads(who: str, usage: WorkerUsage) -> Iterator[Finding]:
+def _threads(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
     asked, worked = usage.threads_asked, usage.threads_working
+    given = f"{who} was given {format_count(asked, 'thread')}, but"
     if worked > asked:
-        yield Finding(
-            kind="oversubscribed",
-            message=f"{who} was given {_threads_text(asked)}, but {worked} worked; tell every "
-            "threading runtime its width (OPENBLAS_NUM_THREADS as well as OMP_NUM_THREADS), or ask for "
-            f"{worked} threads",
-            worker_id=usage.worker_id,
+        yield (
+            "oversubscribed",
+            f"{given} {worked} worked; tell every threading runtime its width (OPENBLAS_NUM_THREADS as well as "
+            f"OMP_NUM_THREADS), or ask for {worked} threads",
+        )
+    elif worked == 0:
+        yield "undersubscribed", f"{given} none worked: it waits or sleeps"
+    elif worked == 1 < asked:
+        yield (
+            "ignored-width",
+            f"{given} 1 worked: the program ignores its width, or this calculation does not thread; ask for 1 thread",
         )
     elif worked < asked:
-        remedy = "it waits or sleeps"
-        if worked:
-            remedy = f"the program may ignore its width; ask for {_threads_text(worked)}"
-        yield Finding(
-            kind="undersubscribed",
-            message=f"{who} was given {_threads_text(asked)}, but {worked or 'none'} worked: {remedy}",
-            worker_id=usage.worker_id,
+        yield "undersubscribed", f"{given} {worked} worked; ask for {format_count(worked, 'thread')}"
+
+
+def _imbalanced(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+    if usage.imbalance is not None and usage.imbalance > _IMBALANCED_SHARE:
+        yield (
+            "imbalanced",
+            f"the threads of {who} worked {1 - usage.imbalance:.0%} of the time of the busiest one on average: they "
+            "wait for it; ask for fewer threads and run more calculations side by side",
         )
 
 
-def _contended(who: str, usage: WorkerUsage) -> Iterator[Finding]:
-    if usage.wait_ns is None or not usage.cpu_ns:
+def _contended(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+    wanted_ns = usage.cpu_ns + (usage.wait_ns or 0)
+    if usage.wait_share is None or wanted_ns < _WANTED_SHARE * usage.wall_ns:
         return
-    share = usage.wait_ns / (usage.wait_ns + usage.cpu_ns)
-    if share > _CONTENDED_SHARE:
-        yield Finding(
-            kind="contended",
-            message=f"{who} waited for a CPU {share:.0%} of the time that it wanted to run: more threads than CPUs, "
+    if usage.wait_share > _CONTENDED_SHARE:
+        yield (
+            "contended",
+            f"{who} waited for a CPU {usage.wait_share:.0%} of the time that it wanted to run: more threads than CPUs, "
             f"its own or other people's, run on {usage.cpus_allowed}; use other CPUs or fewer threads",
-            worker_id=usage.worker_id,
         )
 
 
-def _escaped(who: str, watched: Watched, usage: WorkerUsage) -> Iterator[Finding]:
-    if watched.bound_to is None:
+def _others(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+    if usage.other_cpu_ns is None or not grant.bound_to:
         return
-    ran_beyond = usage.cpus_outside - watched.bound_to
-    if ran_beyond or usage.cpus_allowed - watched.bound_to:
+    busy = usage.other_cpu_ns / usage.wall_ns
+    if busy > _OTHERS_SHARE * len(grant.bound_to):
+        yield (
+            "others",
+            f"other processes kept {busy:.2g} of the {format_count(len(grant.bound_to), 'CPU')} busy that {who} is "
+            f"bound to ({grant.bound_to}); end them, or leave these CPUs out",
+        )
+
+
+def _disk(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+    if usage.disk_share is not None and usage.looks >= _LOOKS_FOR_DISK and usage.disk_share > _DISK_SHARE:
+        yield (
+            "disk",
+            f"{who} waited for its disk {usage.disk_share:.0%} of the time; give it a faster scratch directory, more "
+            "memory, or a method that keeps its integrals in memory",
+        )
+
+
+def _escaped(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+    if grant.bound_to is None:
+        return
+    ran_beyond = usage.cpus_outside - grant.bound_to
+    if ran_beyond or usage.cpus_allowed - grant.bound_to:
         ran = f" and ran on {ran_beyond}" if ran_beyond else ""
-        yield Finding(
-            kind="escaped",
-            message=f"{who} was bound to CPUs {watched.bound_to}, but may run on {usage.cpus_allowed}{ran}: "
-            "something in it sets its own mask (mpirun's binding, GOMP_CPU_AFFINITY, KMP_AFFINITY, taskset); "
-            "switch that off",
-            worker_id=usage.worker_id,
+        yield (
+            "escaped",
+            f"{who} was bound to CPUs {grant.bound_to}, but may run on {usage.cpus_allowed}{ran}: something in it sets "
+            "its own mask (mpirun's binding, GOMP_CPU_AFFINITY, KMP_AFFINITY, taskset); switch that off",
         )
 
 
-def _memory(who: str, watched: Watched, usage: WorkerUsage) -> Iterator[Finding]:
-    if watched.memory_bytes and usage.memory_bytes > watched.memory_bytes:
-        yield Finding(
-            kind="memory",
-            message=f"{who} was granted {format_size(watched.memory_bytes)}, but holds "
-            f"{format_size(usage.memory_bytes)}; tell the program less, or use fewer workers",
-            worker_id=usage.worker_id,
-        )
-
-
-def _threads_text(count: int) -> str:
-    return f"{count} thread" if count == 1 else f"{count} threads"
+def _memory(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+    if not grant.memory_bytes or usage.memory_peak_bytes <= grant.memory_bytes:
+        return
+    yield (
+        "memory",
+        f"{who} was granted {format_size(grant.memory_bytes)}, but has held {format_size(usage.memory_peak_bytes)}; "
+        "tell the program less, or use fewer workers",
+    )

@@ -1,260 +1,235 @@
-"""Looks at processes and their descendants: which threads there are, what they used, where they ran; changes nothing.
+"""Samples the threads of processes and their descendants, at once or at fixed times; changes nothing it looks at.
 
 Linux: ``/proc/PID/task/TID/{schedstat,stat,status}``; elsewhere psutil, which knows neither run-queue delay nor CPUs.
-CPU time of a thread that is running now lags by up to a scheduler tick (1 to 10 ms).
+The CPU time of a thread that is running while it is read lags by up to ``error_ns``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Self
 
-from ..cpuset import CpuSet
-from ..errors import BindingError, MachineError, ProcessGoneError
+import numpy as np
+
+from ..errors import InputError, ProcessGoneError
 from ..host import get_host
-from .statistics import ThreadUsage
+from ..host.sampling import DETAIL, THREAD, RecorderCounts, Rows, Sample, TimesSource, require_pids
 
-_PROC = Path("/proc")
+# Of a sample with details: the fast one's fields, then these.
+_DETAIL_FIELDS = (
+    *("state", "last_cpu", "minor_faults", "major_faults", "voluntary_switches", "involuntary_switches"),
+    "started_ticks",
+)
+_DETAILED = np.dtype([(name, THREAD[name]) for name in THREAD.names or ()] + [(n, DETAIL[n]) for n in _DETAIL_FIELDS])
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenThread:
-    """One thread at one moment. ``started``: tells it from a later thread with the same number."""
-
-    usage: ThreadUsage
-    started: float
-    cpus_allowed: CpuSet
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tree:
-    """A process and its descendants at one moment; no threads when it has ended."""
-
-    pid: int
-    at_ns: int
-    """Of the monotonic clock."""
-    started: float | None
-    """Tells the process from a later one with the same number; ``None`` when it has ended."""
-    threads: tuple[SeenThread, ...]
-    cpu_ns: int
-    """CPU time of its living processes and of their children that have ended and been waited for, to a clock tick."""
-    memory_bytes: int
-    memory_peak_bytes: int
-    """The sum of every living process's own peak: an upper bound."""
+# One of 128 threads is 4.1 kB, with details 11.5 kB: of 10 and 1 in a second, 24 minutes.
+RING_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """A worker to be watched: what it was given, and what was seen of it before and now."""
+class ThreadSampler:
+    """Samples the threads of processes again and again; may be used by several threads.
 
-    worker_id: int
-    threads_asked: int
-    leased: CpuSet
-    bound_to: CpuSet | None
-    """The mask it was given; ``None``: none."""
-    before: Tree
-    now: Tree
-    memory_bytes: int = 0
-    """Granted; 0: no limit."""
+    What is needed of each thread stays open between two samples, up to three quarters of the limit on open files; close
+    it, or use it as a context manager.
+
+    Parameters
+    ----------
+    pids
+        The processes to look at.
+    children
+        Whether to look at all their descendants too, also those started later.
+    source
+        ``schedstat`` (nanoseconds and run-queue delay), ``stat`` (clock ticks) or ``psutil``; ``None``: the best of
+        those that work here.
+
+    Raises
+    ------
+    ProcessGoneError
+        When one of ``pids`` is no process.
+    """
+
+    def __init__(self, pids: Iterable[int], children: bool = True, *, source: TimesSource | None = None) -> None:
+        wanted = require_pids(pids)
+        self._sampler = get_host().open_sampler(wanted, children, source)
+        self._lock = threading.Lock()
+        gone = [int(row["pid"]) for row in self._sampler.processes() if row["ended"]]
+        if gone:
+            self.close()
+            raise ProcessGoneError(f"processes {wanted} were to be sampled, but there is no process {gone[0]}")
 
     @property
-    def ended(self) -> bool:
-        """Whether the process is no more; another may have its number by now."""
-        return self.now.started is None or self.now.started != self.before.started
+    def source(self) -> TimesSource:
+        """Where the times come from."""
+        return self._sampler.source
+
+    @property
+    def error_ns(self) -> int:
+        """By how much the CPU time of a thread that runs while it is read may lag; of one that does not, by nothing."""
+        return error_ns(self.source)
+
+    @property
+    def unread(self) -> int:
+        """How often a thread that was there could not be read, because no descriptor was left; its last times stand."""
+        return self._sampler.unread()
+
+    def sample(self, detail: bool = False) -> Rows:
+        """Look at every thread once.
+
+        Returns
+        -------
+        numpy.ndarray
+            One row for each thread that lives: ``pid, tid, cpu_ns, wait_ns`` (run-queue delay) and ``slices``, since it
+            began. With ``detail`` also ``state, last_cpu, minor_faults, major_faults, voluntary_switches,
+            involuntary_switches`` and ``started_ticks``, which tells a thread from a later one of its number. What the
+            platform does not tell is -1, a state ``?``.
+        """
+        seen = self.look(detail)
+        if seen.details is None:
+            return seen.threads
+        rows = np.empty(len(seen.threads), _DETAILED)
+        for name in THREAD.names or ():
+            rows[name] = seen.threads[name]
+        for name in _DETAIL_FIELDS:
+            rows[name] = seen.details[name]
+        return rows
+
+    def look(self, detail: bool = True) -> Sample:
+        """Look at every thread once: when, the threads, and with ``detail`` their details and the processes."""
+        with self._lock:
+            return self._sampler.sample(detail)
+
+    def processes(self) -> Rows:
+        """The processes as of the last sample, one row each; their clocks are read now.
+
+        ``cpu_ns`` is the process's own clock, exact, with its ended threads. ``ended_*`` are the last known times of
+        threads that ended; ``gone_*`` those of descendants that ended, in the row of the pid that they descended from.
+        ``memory_bytes`` and ``memory_peak_bytes`` are resident memory, of the last sample with details.
+        """
+        with self._lock:
+            return self._sampler.processes()
+
+    def close(self) -> None:
+        """Close what is open; it can sample no more."""
+        self._sampler.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def look(pids: Iterable[int], source: str | None = None) -> dict[int, Tree]:
-    """See every process of ``pids`` with all its descendants, once; the trees by the pid of their root.
+class BackgroundSampler:
+    """Samples at fixed times in a thread of its own, from entering the context until leaving it.
 
-    ``source``: ``schedstat`` or ``psutil``; without one, the better of those that work here. A process that has ended,
-    or may not be seen, is a tree without threads.
+    Deadlines do not drift: a sample that comes late moves none of the later ones. The samples are kept until they are
+    taken, and beyond ``ring_bytes`` the oldest are dropped, and counted.
+
+    Parameters
+    ----------
+    pids, children, source
+        As for :class:`ThreadSampler`.
+    fast_hz
+        Samples of times alone in a second.
+    detail_hz
+        Samples with details in a second.
+    ring_bytes
+        The memory that samples not taken yet may fill.
     """
-    wanted = list(dict.fromkeys(pids))
-    if (source or best_source()) == "schedstat":
-        return _look_through_proc(wanted)
-    return {pid: _tree_through_psutil(pid) for pid in wanted}
 
+    def __init__(
+        self,
+        pids: Iterable[int],
+        children: bool = True,
+        *,
+        source: TimesSource | None = None,
+        fast_hz: float = 10.0,
+        detail_hz: float = 1.0,
+        ring_bytes: int = RING_BYTES,
+    ) -> None:
+        if fast_hz <= 0 or detail_hz <= 0 or ring_bytes < 1:
+            raise InputError(f"rates of {fast_hz} and {detail_hz} Hz into {ring_bytes} bytes: each must be above 0")
+        self._threads = ThreadSampler(pids, children, source=source)
+        self._intervals_ns = round(1e9 / fast_hz), round(1e9 / detail_hz)
+        self._recorder = self._threads._sampler.recorder(ring_bytes)
+        self._thread = threading.Thread(target=self._run, name="qcthreads-sampler", daemon=True)
+        self._failure: BaseException | None = None
 
-def descendants(pid: int) -> list[int]:
-    """``pid`` and every process below it, parents first; empty when it has ended."""
-    import psutil
+    @property
+    def source(self) -> TimesSource:
+        """Where the times come from."""
+        return self._threads.source
 
-    try:
-        root = psutil.Process(pid)
-        return [pid, *(child.pid for child in root.children(recursive=True))]
-    except psutil.Error:
-        return []
+    @property
+    def counts(self) -> RecorderCounts:
+        """What it did so far: samples, overruns, what was dropped, and the CPU time that it cost."""
+        return self._recorder.counts()
+
+    def take(self) -> Iterator[Sample]:
+        """The samples since the last call, oldest first; the last of all has details, and is of the moment it ends."""
+        while (sample := self._recorder.take()) is not None:
+            yield sample
+
+    def wait(self, timeout_s: float) -> None:
+        """Until the sampling has ended, which it does by itself only when it fails; raises what ended it."""
+        self._thread.join(timeout_s)
+        self._raise_failure()
+
+    def stop(self) -> None:
+        """End sampling; what was sampled can still be taken. Raises what ended it before."""
+        self._recorder.stop()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._threads.close()
+        self._raise_failure()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _run(self) -> None:
+        try:
+            self._recorder.run(*self._intervals_ns)
+        except BaseException as failure:  # told by stop()
+            self._failure = failure
 
 
 @cache
-def best_source() -> str:
-    """``schedstat`` where this kernel fills it (without CONFIG_SCHED_INFO it is absent or zero), else ``psutil``."""
+def best_source() -> TimesSource:
+    """Where the times of threads come from on this machine, unless another source is asked for."""
+    with ThreadSampler([os.getpid()], children=False) as own:
+        return own.source
+
+
+@cache
+def error_ns(source: TimesSource) -> int:
+    """By how much the CPU time of a running thread may lag.
+
+    The kernel brings ``schedstat`` up to date at each tick of its scheduler, which the coarse clock advances by, and
+    ``stat`` counts in clock ticks.
+    """
     if sys.platform != "linux":
-        return "psutil"
-    try:
-        return "schedstat" if int((_PROC / "self" / "schedstat").read_text().split()[0]) > 0 else "psutil"
-    except (OSError, ValueError, IndexError):
-        return "psutil"
+        return 0  # the native calls of macOS and Windows count up to the moment, as far as they say
+    tick_ns = round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
+    return tick_ns if source == "schedstat" else max(tick_ns, 10**9 // os.sysconf("SC_CLK_TCK"))
 
 
-# --- Linux ---
-
-
-@dataclass(frozen=True, slots=True)
-class _Stat:
-    """Of /proc/PID/stat or /proc/PID/task/TID/stat, see proc_pid_stat(5). Times in clock ticks."""
-
-    parent: int
-    own: int
-    waited_for: int
-    started: int
-    last_cpu: int
-    ended: bool
-    """Waits to be waited for; a main thread alone may have ended before the others."""
-
-
-def _look_through_proc(pids: list[int]) -> dict[int, Tree]:
-    if sys.platform != "linux":
-        raise MachineError(f"there is no /proc on {sys.platform}; leave the source out, or ask for psutil")
-    stats = {pid: stat for pid in _all_pids() if (stat := _stat(_PROC / str(pid))) is not None}
-    children: dict[int, list[int]] = {}
-    for pid, stat in stats.items():
-        children.setdefault(stat.parent, []).append(pid)
-    tick_ns = 10**9 // os.sysconf("SC_CLK_TCK")
-    trees = {}
-    for root in pids:
-        at_ns = time.monotonic_ns()
-        members = [pid for pid in _below(root, children) if pid in stats]
-        living = [pid for pid in members if not stats[pid].ended]
-        memory = [_memory(pid) for pid in living]
-        trees[root] = Tree(
-            pid=root,
-            at_ns=at_ns,
-            started=stats[root].started if root in living else None,
-            threads=tuple(thread for pid in living for thread in _threads(pid)),
-            cpu_ns=sum(stats[pid].own + stats[pid].waited_for for pid in members) * tick_ns,
-            memory_bytes=sum(now for now, _ in memory),
-            memory_peak_bytes=sum(peak for _, peak in memory),
-        )
-    return trees
-
-
-def _all_pids() -> Iterator[int]:
-    return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
-
-
-def _below(root: int, children: dict[int, list[int]]) -> list[int]:
-    found = [root]
-    for pid in found:  # grows while it is read
-        found.extend(children.get(pid, ()))
-    return found
-
-
-def _stat(directory: Path) -> _Stat | None:
-    try:
-        text = (directory / "stat").read_text(errors="replace")
-    except OSError:
-        return None
-    fields = text[text.rindex(")") + 2 :].split()  # the name before it may hold anything
-    ticks = [int(fields[index]) for index in (11, 12, 13, 14)]
-    return _Stat(
-        parent=int(fields[1]),
-        own=ticks[0] + ticks[1],
-        waited_for=ticks[2] + ticks[3],
-        started=int(fields[19]),
-        last_cpu=int(fields[36]),
-        ended=fields[0] in "ZX" and int(fields[17]) <= 1,
-    )
-
-
-def _threads(pid: int) -> Iterator[SeenThread]:
-    tasks = _PROC / str(pid) / "task"
-    try:
-        tids = [int(entry.name) for entry in tasks.iterdir()]
-    except OSError:
-        return
-    for tid in tids:
-        directory = tasks / str(tid)
-        stat = _stat(directory)
-        try:
-            cpu_ns, wait_ns = (directory / "schedstat").read_text().split()[:2]
-            status = (directory / "status").read_text(errors="replace")
-        except OSError:  # ended in between
-            continue
-        if stat is not None:
-            yield SeenThread(
-                usage=ThreadUsage(pid=pid, tid=tid, cpu_ns=int(cpu_ns), wait_ns=int(wait_ns), last_cpu=stat.last_cpu),
-                started=stat.started,
-                cpus_allowed=CpuSet.parse(_field(status, "Cpus_allowed_list:")),
-            )
-
-
-def _memory(pid: int) -> tuple[int, int]:
-    """Resident memory now and at its peak, bytes; status counts in KiB."""
-    try:
-        status = (_PROC / str(pid) / "status").read_text(errors="replace")
-    except OSError:
-        return 0, 0
-    now, peak = (int(_field(status, name).split()[0] or 0) * 1024 for name in ("VmRSS:", "VmHWM:"))
-    return now, peak
-
-
-def _field(status: str, name: str) -> str:
-    at = status.find(f"\n{name}")
-    return status[at + len(name) + 1 : status.index("\n", at + 1)].strip() if at >= 0 else "0"
-
-
-# --- everywhere ---
-
-
-def _tree_through_psutil(root: int) -> Tree:
-    import psutil
-
-    threads: list[SeenThread] = []
-    at_ns = time.monotonic_ns()
-    started, cpu_s, memory_bytes, peak_bytes = None, 0.0, 0, 0
-    for pid in descendants(root):
-        try:
-            process = psutil.Process(pid)
-            with process.oneshot():
-                times, ended = process.cpu_times(), process.status() == psutil.STATUS_ZOMBIE
-                memory, born = process.memory_info(), process.create_time()
-            cpu_s += sum(times[:4])  # user, system, and of children waited for; no more than the first two on Windows
-            if ended:
-                continue
-            if pid == root:
-                started = born
-            memory_bytes += memory.rss
-            peak_bytes += getattr(memory, "peak_wset", memory.rss)  # only Windows keeps the peak
-            threads += _threads_through_host(process, born)
-        except (psutil.Error, BindingError):
-            continue
-    return Tree(
-        pid=root,
-        at_ns=at_ns,
-        started=started,
-        threads=tuple(threads),
-        cpu_ns=int(cpu_s * 1e9),
-        memory_bytes=memory_bytes,
-        memory_peak_bytes=peak_bytes,
-    )
-
-
-def _threads_through_host(process: Any, born: float) -> Iterator[SeenThread]:
-    host = get_host()
-    for tid, cpu_ns in host.thread_times(process.pid).items():
-        try:
-            allowed = host.get_affinity(tid) if host.capabilities.bind_thread else CpuSet()
-        except ProcessGoneError:  # ended in between
-            continue
-        yield SeenThread(
-            usage=ThreadUsage(pid=process.pid, tid=tid, cpu_ns=cpu_ns, wait_ns=None, last_cpu=None),
-            started=born,
-            cpus_allowed=allowed,
-        )
+_CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h; Python has no name for it

@@ -1,0 +1,773 @@
+/*
+ * Samples of the threads of processes and their descendants, from files of /proc that stay open between two samples.
+ * Changes nothing that it looks at, and judges nothing.
+ *
+ * Numbers are given to threads in order, and /proc/loadavg tells the last one: where it has not moved, nothing was
+ * started anywhere, and a sample reads what it knows. Else the link counts of the task/ directories tell which process
+ * has started threads, and the numbers given meanwhile are asked for one by one. A thread that has ended is noticed by
+ * its own file, whose descriptor never becomes that of a later thread of the same number. Of a thread that has not run
+ * since, no detail can have changed.
+ */
+#define _GNU_SOURCE
+#include "qct.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* A number is given some microseconds before its thread can be seen; it is asked for again for this long at least. */
+#define SETTLED_NS 250000000LL
+
+/* And not sooner than after this time, where no other number was given meanwhile. */
+#define LOOK_AGAIN_NS 20000000LL
+
+/* Everything is listed again after this time, and much sooner where no last number is told. */
+#define RESCAN_NS 10000000000LL
+#define BLIND_RESCAN_NS 1000000000LL
+
+/* So many numbers cost what listing a /proc of a hundred processes does: 0.4 us each against 5. */
+#define MOST_PROBED 1024
+
+/* Of the last numbers given before the first look so many may be of threads that cannot be seen yet. */
+#define FORKING 64
+
+/* Most of a status file are masks: 2,300 letters on 8192 CPUs, and again as many where there are lists of holes. */
+#define STATUS_ROOM 16384
+#define STAT_ROOM 2048
+#define TIMES_ROOM 128
+
+struct process {
+    struct qct_process row;
+    struct process *root; /* itself if it is one */
+    int tasks;            /* /proc/PID/task, or -1 when it has ended */
+    clockid_t clock;
+    bool stale;    /* one of its threads has ended: list them again */
+    bool detailed; /* its own numbers were found in this sample */
+    bool sized;
+};
+
+/* The process of a thread, and its descriptors: -1 where none is kept. */
+struct files {
+    struct process *process;
+    int times, stat, status;
+    long long read_slices; /* when its details were read last */
+    bool asleep;           /* and it has not run since they were read before that */
+};
+
+struct parentage {
+    int pid, parent;
+};
+
+struct qct_sampler {
+    struct process **processes;
+    size_t process_count, process_room;
+    struct qct_thread *threads;
+    struct qct_thread_detail *details;
+    struct files *files;
+    size_t thread_count, thread_room;
+    struct qct_process *rows; /* those of `processes`, for the caller */
+    size_t row_room;
+    int *numbers; /* of the directory listed last */
+    size_t number_count, number_room;
+    int *known; /* of the process listed last, in order */
+    size_t known_room;
+    int proc, loadavg;
+    bool children;
+    enum qct_times_source source;
+    long long tick_ns;
+    long open, most_open;      /* descriptors that are kept */
+    long affordable;           /* of them, by experience */
+    int settled, unsettled;    /* last numbers: everything up to the first has been seen; as of changed_at */
+    int probed;                /* the highest number that was asked for */
+    bool foreign[MOST_PROBED]; /* by number % MOST_PROBED: seen, and no descendant, which it cannot become */
+    int looked_last;           /* the last number when it was looked for what is new, at looked_at */
+    long long looked_at, changed_at, scanned_at, at_ns, unread;
+};
+
+/* Fields of stat behind the name, see proc_pid_stat(5). */
+enum {
+    STATE,
+    PARENT,
+    MINOR_FAULTS = 7,
+    MAJOR_FAULTS = 9,
+    USER_TIME = 11,
+    SYSTEM_TIME,
+    WAITED_USER,
+    WAITED_SYSTEM,
+    STARTED = 19,
+    LAST_CPU = 36,
+    STAT_FIELDS
+};
+
+static int discover(struct qct_sampler *s);
+static void mark_changed(struct qct_sampler *s);
+static int scan(struct qct_sampler *s);
+static int probe(struct qct_sampler *s, int first, int last);
+static int add_root(struct qct_sampler *s, int pid);
+static int add_process(struct qct_sampler *s, int pid, struct process *root);
+static int list_threads(struct qct_sampler *s, struct process *process);
+static size_t read_from(struct qct_sampler *s, size_t first, bool detail);
+static int settle(struct qct_sampler *s);
+static int fill(struct qct_sampler *s, bool clocks, struct qct_sample *sample);
+static void close_thread(struct qct_sampler *s, struct files *files);
+
+static long long now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (long long)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+enum qct_times_source qct_times_best(void) {
+    char text[TIMES_ROOM] = "";
+    int file = open("/proc/self/schedstat", O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return QCT_STAT;
+    ssize_t size = read(file, text, sizeof text - 1);
+    close(file);
+    /* A kernel that keeps none writes "0 0 0"; whoever reads it has run at least once. */
+    return size > 0 && strspn(text, "0 \n") < (size_t)size ? QCT_SCHEDSTAT : QCT_STAT;
+}
+
+int qct_sampler_new(const int *pids, size_t count, int children, enum qct_times_source source,
+                    struct qct_sampler **sampler) {
+    struct qct_sampler *s = calloc(1, sizeof *s);
+    if (!s)
+        return -ENOMEM;
+    s->children = children;
+    s->source = source;
+    s->tick_ns = 1000000000 / sysconf(_SC_CLK_TCK);
+    s->loadavg = -1;
+    s->affordable = INT_MAX;
+    s->proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = s->proc < 0 ? -errno : 0;
+    if (rc == 0)
+        s->loadavg = openat(s->proc, "loadavg", O_RDONLY | O_CLOEXEC);
+    for (size_t i = 0; i < count && rc == 0; i++)
+        rc = add_root(s, pids[i]);
+    if (rc == 0)
+        rc = discover(s);
+    if (rc) {
+        qct_sampler_free(s);
+        return rc;
+    }
+    *sampler = s;
+    return 0;
+}
+
+void qct_sampler_free(struct qct_sampler *s) {
+    if (!s)
+        return;
+    for (size_t i = 0; i < s->thread_count; i++)
+        close_thread(s, &s->files[i]);
+    for (size_t i = 0; i < s->process_count; i++) {
+        if (s->processes[i]->tasks >= 0)
+            close(s->processes[i]->tasks);
+        free(s->processes[i]);
+    }
+    if (s->loadavg >= 0)
+        close(s->loadavg);
+    if (s->proc >= 0)
+        close(s->proc);
+    free(s->processes);
+    free(s->threads);
+    free(s->details);
+    free(s->files);
+    free(s->rows);
+    free(s->numbers);
+    free(s->known);
+    free(s);
+}
+
+int qct_sampler_sample(struct qct_sampler *s, int detail, struct qct_sample *sample) {
+    int rc = discover(s);
+    s->at_ns = now_ns();
+    for (size_t i = 0; detail && i < s->process_count; i++)
+        s->processes[i]->detailed = s->processes[i]->sized = false;
+    /* Where threads have ended, others may have been started; these are read too. */
+    for (size_t read = 0; rc == 0 && read < s->thread_count;) {
+        read = read_from(s, read, detail);
+        rc = settle(s);
+    }
+    return rc ? rc : fill(s, detail, sample);
+}
+
+int qct_sampler_processes(struct qct_sampler *s, struct qct_sample *sample) { return fill(s, true, sample); }
+
+long long qct_sampler_unread(const struct qct_sampler *s) { return s->unread; }
+
+/* --- what there is --- */
+
+/* `array` with room for `count` members, at least doubled; NULL where there is no memory, and the array stays. */
+static void *roomy(void *array, size_t *room, size_t count, size_t size) {
+    if (count <= *room)
+        return array;
+    size_t wanted = count < 2 * *room ? 2 * *room : count;
+    void *grown = realloc(array, wanted * size);
+    if (grown)
+        *room = wanted;
+    return grown;
+}
+
+/* Read a file from its beginning; the bytes read, 0 for one that is empty, or a negative errno. */
+static ssize_t read_text(int file, char *text, size_t room) {
+    ssize_t size = pread(file, text, room - 1, 0);
+    if (size < 0)
+        return -errno;
+    text[size] = '\0';
+    return size;
+}
+
+/* Where the process has no descriptor left: half of those of threads, and never again so many. */
+static void give_back(struct qct_sampler *s) {
+    long kept = 0;
+    for (size_t i = 0; i < s->thread_count; i++)
+        kept += (s->files[i].times >= 0) + (s->files[i].stat >= 0) + (s->files[i].status >= 0);
+    s->affordable = s->most_open = s->open - (kept + 1) / 2;
+    for (size_t i = s->thread_count; i-- > 0 && s->open > s->most_open;)
+        close_thread(s, &s->files[i]);
+}
+
+static int open_at(struct qct_sampler *s, int directory, const char *name, int flags) {
+    int file = openat(directory, name, flags | O_CLOEXEC);
+    if (file >= 0 || (errno != EMFILE && errno != ENFILE))
+        return file;
+    give_back(s);
+    return openat(directory, name, flags | O_CLOEXEC);
+}
+
+static ssize_t read_named(struct qct_sampler *s, int directory, const char *name, char *text, size_t room) {
+    int file = open_at(s, directory, name, O_RDONLY);
+    if (file < 0)
+        return -errno;
+    ssize_t size = read_text(file, text, room);
+    close(file);
+    return size;
+}
+
+static bool is_gone(ssize_t rc) { return rc == 0 || rc == -ENOENT || rc == -ESRCH; }
+
+/* The number that begins at or behind `text`; moves behind it. Wraps where the kernel writes "no limit". */
+static long long number(const char **text) {
+    const char *at = *text;
+    while (*at == ' ' || *at == '\t')
+        at++;
+    bool negative = *at == '-';
+    at += negative;
+    unsigned long long value = 0;
+    for (; *at >= '0' && *at <= '9'; at++)
+        value = value * 10 + (unsigned long long)(*at - '0');
+    *text = at;
+    return negative ? -(long long)value : (long long)value;
+}
+
+/* The fields behind the name, which may hold anything, also parentheses and line feeds. -EINVAL: it is no such file. */
+static int parse_stat(const char *text, size_t size, long long fields[STAT_FIELDS]) {
+    const char *at = memrchr(text, ')', size);
+    if (!at || at[1] != ' ' || !at[2])
+        return -EINVAL;
+    fields[STATE] = at[2];
+    at += 3;
+    for (int i = PARENT; i < STAT_FIELDS; i++) {
+        if (*at != ' ')
+            return -EINVAL;
+        fields[i] = number(&at);
+    }
+    return 0;
+}
+
+/* The number that the kernel gave last in our PID namespace; 0: not told. */
+static int last_number(const struct qct_sampler *s) {
+    char text[TIMES_ROOM];
+    if (s->loadavg < 0 || read_text(s->loadavg, text, sizeof text) <= 0)
+        return 0;
+    const char *at = strrchr(text, ' ');
+    return at ? (int)number(&at) : 0;
+}
+
+static struct process *find(const struct qct_sampler *s, int pid) {
+    for (size_t i = 0; i < s->process_count; i++)
+        if (s->processes[i]->row.pid == pid && s->processes[i]->tasks >= 0)
+            return s->processes[i];
+    return NULL;
+}
+
+/* Everything that was started since the last time. */
+static int discover(struct qct_sampler *s) {
+    long long now = now_ns();
+    int last = last_number(s);
+    bool first = s->scanned_at == 0, wrapped = last < s->settled;
+    bool told = last && !wrapped && last - s->settled <= MOST_PROBED;
+    bool everything = first || now - s->scanned_at >= (told ? RESCAN_NS : BLIND_RESCAN_NS);
+    bool again = last != s->settled && now - s->looked_at >= LOOK_AGAIN_NS;
+    if (told && last == s->looked_last && !again && !everything)
+        return 0;
+    s->looked_last = last;
+    s->looked_at = now;
+    mark_changed(s);
+    int rc = 0;
+    if (s->children && everything)
+        rc = scan(s);
+    else if (s->children && told)
+        rc = probe(s, s->settled + 1, last);
+    if (everything)
+        s->scanned_at = now;
+    if (everything && !told) {
+        s->settled = s->probed = last > FORKING ? last - FORKING : 0;
+        s->unsettled = last;
+        s->changed_at = now;
+    } else if (told && now - s->changed_at >= SETTLED_NS) {
+        s->settled = s->unsettled;
+        s->unsettled = last;
+        s->changed_at = now;
+    }
+    return rc ? rc : settle(s);
+}
+
+/* The link count of task/ is that of the threads and two more. */
+static void mark_changed(struct qct_sampler *s) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
+        s->most_open = limit.rlim_cur > INT_MAX ? INT_MAX : (long)(limit.rlim_cur / 4 * 3);
+    if (s->most_open > s->affordable)
+        s->most_open = s->affordable;
+    for (size_t i = 0; i < s->process_count; i++) {
+        struct process *process = s->processes[i];
+        struct stat status;
+        if (process->tasks >= 0 && fstat(process->tasks, &status) == 0 &&
+            (long long)status.st_nlink - 2 != process->row.threads)
+            process->stale = true;
+    }
+}
+
+static int parent_of(struct qct_sampler *s, int pid) {
+    char name[32], text[STAT_ROOM];
+    long long fields[STAT_FIELDS];
+    snprintf(name, sizeof name, "%d/stat", pid);
+    ssize_t size = read_named(s, s->proc, name, text, sizeof text);
+    if (size <= 0 || parse_stat(text, (size_t)size, fields))
+        return 0;
+    return (int)fields[PARENT];
+}
+
+/* As getdents64(2) lays it out. */
+struct entry {
+    uint64_t number;
+    int64_t offset;
+    unsigned short size;
+    unsigned char type;
+    char name[];
+};
+
+/* Store in `numbers` the names of a directory that are numbers. */
+static int list_numbers(struct qct_sampler *s, int directory) {
+    _Alignas(struct entry) char buffer[8192];
+    s->number_count = 0;
+    if (lseek(directory, 0, SEEK_SET) < 0)
+        return -errno;
+    for (;;) {
+        long size = syscall(SYS_getdents64, directory, buffer, sizeof buffer);
+        if (size <= 0)
+            return size ? -errno : 0;
+        for (long at = 0; at < size;) {
+            const struct entry *entry = (const struct entry *)(buffer + at);
+            at += entry->size;
+            int found = atoi(entry->name);
+            if (found <= 0)
+                continue;
+            int *numbers = roomy(s->numbers, &s->number_room, s->number_count + 1, sizeof *numbers);
+            if (!numbers)
+                return -ENOMEM;
+            s->numbers = numbers;
+            numbers[s->number_count++] = found;
+        }
+    }
+}
+
+/* All of /proc: descendants may be listed before those they descend from. */
+static int scan(struct qct_sampler *s) {
+    int rc = list_numbers(s, s->proc);
+    if (rc)
+        return rc;
+    size_t count = s->number_count;
+    struct parentage *found = malloc((count + 1) * sizeof *found);
+    if (!found)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++)
+        found[i] = (struct parentage){s->numbers[i], parent_of(s, s->numbers[i])};
+    for (bool again = true; again && rc == 0;) {
+        again = false;
+        for (size_t i = 0; i < count && rc == 0; i++) {
+            struct process *parent = found[i].parent ? find(s, found[i].parent) : NULL;
+            if (!parent || find(s, found[i].pid))
+                continue;
+            rc = add_process(s, found[i].pid, parent->root);
+            found[i].parent = 0;
+            again = true;
+        }
+    }
+    free(found);
+    return rc;
+}
+
+/* Of these numbers those that are processes: threads have no process clock. At most MOST_PROBED. */
+static int probe(struct qct_sampler *s, int first, int last) {
+    int rc = 0;
+    for (int pid = first; pid <= last && rc == 0; pid++) {
+        bool *foreign = &s->foreign[pid % MOST_PROBED];
+        clockid_t clock;
+        if (pid > s->probed)
+            *foreign = false;
+        if (*foreign || clock_getcpuclockid(pid, &clock) || find(s, pid))
+            continue;
+        int parent_pid = parent_of(s, pid);
+        struct process *parent = parent_pid ? find(s, parent_pid) : NULL;
+        *foreign = parent_pid && !parent;
+        if (parent)
+            rc = add_process(s, pid, parent->root);
+    }
+    s->probed = last;
+    return rc;
+}
+
+static int add_root(struct qct_sampler *s, int pid) {
+    for (size_t i = 0; i < s->process_count; i++)
+        if (s->processes[i]->row.pid == pid)
+            return 0;
+    return add_process(s, pid, NULL);
+}
+
+/* Without a root it is one. A process that has ended already is added only as a root. */
+static int add_process(struct qct_sampler *s, int pid, struct process *root) {
+    char name[32];
+    snprintf(name, sizeof name, "%d/task", pid);
+    int tasks = open_at(s, s->proc, name, O_RDONLY | O_DIRECTORY);
+    if (tasks < 0 && root) {
+        s->unread += !is_gone(-errno);
+        return 0;
+    }
+    if (tasks < 0 && !is_gone(-errno))
+        return -errno;
+    struct process **processes = roomy(s->processes, &s->process_room, s->process_count + 1, sizeof *processes);
+    if (processes)
+        s->processes = processes;
+    struct process *process = processes ? calloc(1, sizeof *process) : NULL;
+    if (!process) {
+        if (tasks >= 0)
+            close(tasks);
+        return -ENOMEM;
+    }
+    process->tasks = tasks;
+    process->root = root ? root : process;
+    process->row.pid = pid;
+    process->row.root = process->root->row.pid;
+    process->row.ended = tasks < 0;
+    process->stale = tasks >= 0;
+    if (clock_getcpuclockid(pid, &process->clock))
+        process->clock = -1;
+    s->open += tasks >= 0;
+    s->processes[s->process_count++] = process;
+    return 0;
+}
+
+static int by_number(const void *left, const void *right) {
+    return (*(const int *)left > *(const int *)right) - (*(const int *)left < *(const int *)right);
+}
+
+/* A descriptor if one more may be kept, else -1. */
+static int open_kept(struct qct_sampler *s, int tasks, int tid, const char *name) {
+    char path[48];
+    if (s->open >= s->most_open)
+        return -1;
+    snprintf(path, sizeof path, "%d/%s", tid, name);
+    int file = open_at(s, tasks, path, O_RDONLY);
+    s->open += file >= 0;
+    return file;
+}
+
+static const char *times_name(const struct qct_sampler *s) { return s->source == QCT_STAT ? "stat" : "schedstat"; }
+
+/* Room for one more in all of the three arrays. */
+static int reserve_thread(struct qct_sampler *s) {
+    size_t count = s->thread_count + 1, room[] = {s->thread_room, s->thread_room, s->thread_room};
+    struct qct_thread *threads = roomy(s->threads, &room[0], count, sizeof *threads);
+    if (threads)
+        s->threads = threads;
+    struct qct_thread_detail *details = roomy(s->details, &room[1], count, sizeof *details);
+    if (details)
+        s->details = details;
+    struct files *files = roomy(s->files, &room[2], count, sizeof *files);
+    if (files)
+        s->files = files;
+    if (!threads || !details || !files)
+        return -ENOMEM;
+    s->thread_room = room[0];
+    return 0;
+}
+
+static int add_thread(struct qct_sampler *s, struct process *process, int tid) {
+    char path[48], text[STAT_ROOM];
+    long long fields[STAT_FIELDS];
+    snprintf(path, sizeof path, "%d/stat", tid);
+    ssize_t size = read_named(s, process->tasks, path, text, sizeof text);
+    if (size <= 0 || parse_stat(text, (size_t)size, fields)) {
+        s->unread += !is_gone(size);
+        return 0;
+    }
+    if (reserve_thread(s))
+        return -ENOMEM;
+    size_t at = s->thread_count++;
+    s->threads[at] = (struct qct_thread){.pid = process->row.pid, .tid = tid};
+    s->details[at] = (struct qct_thread_detail){
+        .started_ticks = fields[STARTED], .last_cpu = (int)fields[LAST_CPU], .state = (char)fields[STATE]};
+    s->files[at] = (struct files){process, open_kept(s, process->tasks, tid, times_name(s)), -1, -1, -1, false};
+    process->row.threads++;
+    if (tid == process->row.pid)
+        process->row.started_ticks = fields[STARTED];
+    return 0;
+}
+
+/* Add those threads of a process that are not known; -ESRCH: it has ended. */
+static int list_threads(struct qct_sampler *s, struct process *process) {
+    int rc = list_numbers(s, process->tasks);
+    if (rc)
+        return rc == -ENOENT ? -ESRCH : rc;
+    size_t known = 0;
+    int *room = roomy(s->known, &s->known_room, (size_t)process->row.threads + 1, sizeof *room);
+    if (!room)
+        return -ENOMEM;
+    s->known = room;
+    for (size_t i = 0; i < s->thread_count; i++)
+        if (s->files[i].process == process)
+            s->known[known++] = s->threads[i].tid;
+    qsort(s->known, known, sizeof *s->known, by_number);
+    for (size_t i = 0; i < s->number_count && rc == 0; i++)
+        if (!bsearch(&s->numbers[i], s->known, known, sizeof *s->known, by_number))
+            rc = add_thread(s, process, s->numbers[i]);
+    return rc;
+}
+
+/* --- what they did --- */
+
+/* Through the descriptor that is kept, or one of the moment. */
+static ssize_t read_of(struct qct_sampler *s, const struct files *files, int file, int tid, const char *name,
+                       char *text, size_t room) {
+    char path[48];
+    ssize_t size;
+    if (file >= 0) {
+        size = read_text(file, text, room);
+    } else {
+        snprintf(path, sizeof path, "%d/%s", tid, name);
+        size = read_named(s, files->process->tasks, path, text, room);
+    }
+    if (size < 0 && !is_gone(size))
+        s->unread++;
+    return size;
+}
+
+static void take_times(struct qct_sampler *s, struct qct_thread *thread, const char *text, size_t size) {
+    long long fields[STAT_FIELDS];
+    if (s->source == QCT_SCHEDSTAT) {
+        thread->cpu_ns = number(&text);
+        thread->wait_ns = number(&text);
+        thread->slices = number(&text);
+    } else if (parse_stat(text, size, fields) == 0) {
+        thread->cpu_ns = (fields[USER_TIME] + fields[SYSTEM_TIME]) * s->tick_ns;
+        thread->wait_ns = thread->slices = -1;
+    }
+}
+
+static void take_stat(const struct qct_sampler *s, struct process *process, struct qct_thread_detail *detail,
+                      const char *text, size_t size) {
+    long long fields[STAT_FIELDS];
+    if (parse_stat(text, size, fields))
+        return;
+    detail->state = (char)fields[STATE];
+    detail->last_cpu = (int)fields[LAST_CPU];
+    detail->minor_faults = fields[MINOR_FAULTS];
+    detail->major_faults = fields[MAJOR_FAULTS];
+    if (!process->detailed)
+        process->row.waited_for_ns = (fields[WAITED_USER] + fields[WAITED_SYSTEM]) * s->tick_ns;
+    process->detailed = true;
+}
+
+/* The number behind a name at the beginning of a line, at or behind *text, which moves there; -1: there is none. */
+static long long field(const char **text, const char *name) {
+    const char *at = strstr(*text, name);
+    if (!at)
+        return -1;
+    at += strlen(name);
+    *text = at;
+    return number(text);
+}
+
+static void take_status(struct process *process, struct qct_thread_detail *detail, const char *text, size_t size) {
+    const char *at = text;
+    /* A thread that has ended has no memory any more, even where its process has. */
+    if (!process->sized) {
+        long long peak_kib = field(&at, "\nVmHWM:"), now_kib = field(&at, "\nVmRSS:");
+        process->sized = now_kib >= 0;
+        process->row.memory_bytes = process->sized ? now_kib * 1024 : 0;
+        process->row.memory_peak_bytes = process->sized ? peak_kib * 1024 : process->row.memory_peak_bytes;
+    }
+    /* The switches are the last two lines, behind masks that may be long. */
+    at = size > 128 ? text + size - 128 : text;
+    long long voluntary = field(&at, "\nvoluntary_ctxt_switches:");
+    long long involuntary = field(&at, "\nnonvoluntary_ctxt_switches:");
+    if (voluntary >= 0 && involuntary >= 0) {
+        detail->voluntary_switches = voluntary;
+        detail->involuntary_switches = involuntary;
+    }
+}
+
+static void read_details(struct qct_sampler *s, size_t i) {
+    char stat[STAT_ROOM], status[STATUS_ROOM];
+    struct files *files = &s->files[i];
+    int tid = s->threads[i].tid;
+    long long slices = s->threads[i].slices;
+    bool ran = slices < 0 || slices != files->read_slices;
+    /* One of each process is read for what is the process's. */
+    if (!ran && files->asleep && files->process->sized && files->process->detailed)
+        return;
+    if (files->stat < 0)
+        files->stat = open_kept(s, files->process->tasks, tid, "stat");
+    if (files->status < 0)
+        files->status = open_kept(s, files->process->tasks, tid, "status");
+    ssize_t size = read_of(s, files, files->stat, tid, "stat", stat, sizeof stat);
+    if (size > 0)
+        take_stat(s, files->process, &s->details[i], stat, (size_t)size);
+    size = read_of(s, files, files->status, tid, "status", status, sizeof status);
+    if (size > 0)
+        take_status(files->process, &s->details[i], status, (size_t)size);
+    /* About to sleep it may have been read half awake: the second time, nothing can change until it runs. */
+    files->asleep = !ran && s->details[i].state != 'R';
+    files->read_slices = slices;
+}
+
+static void close_kept(struct qct_sampler *s, int file) {
+    if (file < 0)
+        return;
+    close(file);
+    s->open--;
+}
+
+static void close_thread(struct qct_sampler *s, struct files *files) {
+    close_kept(s, files->times);
+    close_kept(s, files->stat);
+    close_kept(s, files->status);
+    files->times = files->stat = files->status = -1;
+}
+
+/* Keep the last known times of a thread with its process. */
+static void end_thread(struct qct_sampler *s, size_t i) {
+    struct process *process = s->files[i].process;
+    const struct qct_thread *thread = &s->threads[i];
+    process->row.threads--;
+    process->row.ended_threads++;
+    process->row.ended_cpu_ns += thread->cpu_ns;
+    process->row.ended_wait_ns += thread->wait_ns > 0 ? thread->wait_ns : 0;
+    process->row.ended_slices += thread->slices > 0 ? thread->slices : 0;
+    process->stale = true;
+    close_thread(s, &s->files[i]);
+}
+
+/* Read every thread from the first on; those that have ended make room for those behind. How many are left. */
+static size_t read_from(struct qct_sampler *s, size_t first, bool detail) {
+    char text[STAT_ROOM];
+    size_t room = s->source == QCT_STAT ? sizeof text : TIMES_ROOM, kept = first;
+    for (size_t i = first; i < s->thread_count; i++) {
+        struct files *files = &s->files[i];
+        ssize_t size = read_of(s, files, files->times, s->threads[i].tid, times_name(s), text, room);
+        if (is_gone(size)) {
+            end_thread(s, i);
+            continue;
+        }
+        if (size > 0)
+            take_times(s, &s->threads[i], text, (size_t)size);
+        if (detail)
+            read_details(s, i);
+        if (kept != i) {
+            s->threads[kept] = s->threads[i];
+            s->details[kept] = s->details[i];
+            s->files[kept] = s->files[i];
+            s->files[i].times = s->files[i].stat = s->files[i].status = -1;
+        }
+        kept++;
+    }
+    s->thread_count = kept;
+    return kept;
+}
+
+/* A process without threads has ended: a root keeps its row, others add what they used to that of their root. */
+static bool end_process(struct qct_sampler *s, struct process *process) {
+    struct qct_process *row = &process->row, *root = &process->root->row;
+    close_kept(s, process->tasks);
+    process->tasks = -1;
+    process->stale = false;
+    row->ended = 1;
+    row->memory_bytes = 0;
+    if (row->cpu_ns < row->ended_cpu_ns)
+        row->cpu_ns = row->ended_cpu_ns;
+    if (root == row)
+        return false;
+    root->gone_processes++;
+    root->gone_threads += row->ended_threads;
+    root->gone_cpu_ns += row->cpu_ns;
+    root->gone_wait_ns += row->ended_wait_ns;
+    root->gone_slices += row->ended_slices;
+    free(process);
+    return true;
+}
+
+/* List again what has changed, until every process known is one that lives, or a root. */
+static int settle(struct qct_sampler *s) {
+    size_t kept = 0, count = s->process_count;
+    int rc = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct process *process = s->processes[i];
+        bool freed = false;
+        if (process->stale && rc == 0) {
+            int listed = list_threads(s, process);
+            process->stale = false;
+            if (process->row.threads == 0 && (listed == 0 || listed == -ESRCH))
+                freed = end_process(s, process);
+            else if (listed != -ESRCH) /* else its threads are yet to be found ended, one by one */
+                rc = listed;
+        }
+        if (!freed)
+            s->processes[kept++] = process;
+    }
+    s->process_count = kept;
+    return rc;
+}
+
+static void read_clock(struct process *process) {
+    struct timespec time;
+    if (process->tasks < 0 || process->clock == -1 || clock_gettime(process->clock, &time))
+        return;
+    process->row.cpu_ns = (long long)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static int fill(struct qct_sampler *s, bool clocks, struct qct_sample *sample) {
+    if (clocks) {
+        struct qct_process *rows = roomy(s->rows, &s->row_room, s->process_count + 1, sizeof *rows);
+        if (!rows)
+            return -ENOMEM;
+        s->rows = rows;
+    }
+    for (size_t i = 0; clocks && i < s->process_count; i++) {
+        read_clock(s->processes[i]);
+        s->rows[i] = s->processes[i]->row;
+    }
+    *sample =
+        (struct qct_sample){s->at_ns, s->thread_count, clocks ? s->process_count : 0, s->threads, s->details, s->rows};
+    return 0;
+}

@@ -1,0 +1,268 @@
+"""The books that samplers in plain Python keep, and the one that reads through psutil; changes nothing it looks at."""
+
+from __future__ import annotations
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import BindingError, MachineError
+from .interface import Host
+from .sampling import DETAIL, PROCESS, THREAD, PythonRecorder, Recorder, Rows, Sample, TimesSource
+
+_NOT_TOLD = -1
+
+
+@dataclass(slots=True)
+class SeenThread:
+    """One thread, as last seen; fields as in THREAD and DETAIL."""
+
+    started_ticks: int
+    cpu_ns: int = 0
+    wait_ns: int = _NOT_TOLD
+    slices: int = _NOT_TOLD
+    minor_faults: int = _NOT_TOLD
+    major_faults: int = _NOT_TOLD
+    voluntary_switches: int = _NOT_TOLD
+    involuntary_switches: int = _NOT_TOLD
+    last_cpu: int = _NOT_TOLD
+    state: bytes = b"?"
+
+
+@dataclass(slots=True)
+class SeenProcess:
+    """One process, as last seen; fields as in PROCESS."""
+
+    pid: int
+    root: int
+    ended: bool = False
+    started_ticks: int = 0
+    cpu_ns: int = 0
+    waited_for_ns: int = 0
+    memory_bytes: int = 0
+    memory_peak_bytes: int = 0
+    ended_threads: int = 0
+    ended_cpu_ns: int = 0
+    ended_wait_ns: int = 0
+    ended_slices: int = 0
+    gone_processes: int = 0
+    gone_threads: int = 0
+    gone_cpu_ns: int = 0
+    gone_wait_ns: int = 0
+    gone_slices: int = 0
+    threads: dict[int, SeenThread] = field(default_factory=dict)
+
+
+def open_python_sampler(
+    host: Host, pids: Iterable[int], children: bool, source: TimesSource | None = None
+) -> PythonSampler:
+    """The one for ``source``, or for the best that there is here."""
+    if sys.platform == "linux":
+        from .proc_sampler import ProcSampler, times_source
+
+        source = source or times_source()
+        return PsutilSampler(host, pids, children) if source == "psutil" else ProcSampler(pids, children, source)
+    if source in ("schedstat", "stat"):
+        raise MachineError(f"{source} was asked for, but there is no /proc on {sys.platform}; ask for psutil")
+    return PsutilSampler(host, pids, children)
+
+
+class PythonSampler(ABC):
+    """Keeps the books of processes, threads and what has ended; subclasses read."""
+
+    source: TimesSource
+
+    def __init__(self, pids: Iterable[int], children: bool) -> None:
+        self._children = children
+        self._known = {pid: SeenProcess(pid, pid) for pid in pids}
+        self._unread = 0
+        self.sample(detail=False)
+
+    def sample(self, detail: bool) -> Sample:
+        """Look at every thread once."""
+        if self._children:
+            self._add_descendants()
+        at_ns = time.monotonic_ns()
+        for process in [one for one in self._known.values() if not one.ended]:
+            self._look_at(process, detail)
+        threads = [
+            (process.pid, tid, thread.cpu_ns, thread.wait_ns, thread.slices)
+            for process in self._known.values()
+            for tid, thread in process.threads.items()
+        ]
+        if not detail:
+            return Sample(at_ns, np.array(threads, THREAD))
+        details = [
+            tuple(getattr(thread, name) for name in _DETAIL_NAMES)
+            for process in self._known.values()
+            for thread in process.threads.values()
+        ]
+        rows = np.zeros(len(details), DETAIL)
+        for name, column in zip(_DETAIL_NAMES, zip(*details, strict=True), strict=False):
+            rows[name] = column
+        return Sample(at_ns, np.array(threads, THREAD), rows, self.processes())
+
+    def processes(self) -> Rows:
+        """The processes as of the last sample, but for their clocks, which are read now."""
+        for process in self._known.values():
+            if not process.ended:
+                process.cpu_ns = max(process.cpu_ns, self.read_clock(process.pid))
+        columns = [name for name in PROCESS.names or () if name != "threads"]
+        rows = np.zeros(len(self._known), PROCESS)
+        for at, process in enumerate(self._known.values()):
+            for name in columns:
+                rows[name][at] = getattr(process, name)
+            rows["threads"][at] = len(process.threads)
+        return rows
+
+    def unread(self) -> int:
+        """How often a thread that was there could not be read."""
+        return self._unread
+
+    def recorder(self, room_bytes: int) -> Recorder:
+        """One that takes this sampler's samples at fixed times."""
+        return PythonRecorder(self, room_bytes)
+
+    def close(self) -> None:  # noqa: B027 - not abstract: nothing is kept open
+        """Nothing is kept open."""
+
+    @abstractmethod
+    def parents(self) -> dict[int, int]:
+        """The parent of every process that there is."""
+
+    @abstractmethod
+    def read_threads(self, process: SeenProcess, detail: bool) -> dict[int, SeenThread]:
+        """The threads of a process now, by number; empty when it has ended."""
+
+    @abstractmethod
+    def read_clock(self, pid: int) -> int:
+        """CPU time of a process, its ended threads included; 0: not told."""
+
+    @abstractmethod
+    def read_process(self, process: SeenProcess) -> None:
+        """Its memory and what it has waited for."""
+
+    def _add_descendants(self) -> None:
+        parents = self.parents()
+        again = True
+        while again:
+            again = False
+            for pid, parent in parents.items():
+                above = self._known.get(parent)
+                if pid not in self._known and above is not None and not above.ended:
+                    self._known[pid] = SeenProcess(pid, above.root)
+                    again = True
+
+    def _look_at(self, process: SeenProcess, detail: bool) -> None:
+        now = self.read_threads(process, detail)
+        for tid, before in process.threads.items():
+            after = now.get(tid)
+            if after is None or after.started_ticks != before.started_ticks:
+                process.ended_threads += 1
+                process.ended_cpu_ns += before.cpu_ns
+                process.ended_wait_ns += max(before.wait_ns, 0)
+                process.ended_slices += max(before.slices, 0)
+        process.threads = now
+        if not now:
+            self._end(process)
+            return
+        process.started_ticks = process.started_ticks or next(iter(now.values())).started_ticks
+        if detail:
+            self.read_process(process)
+
+    def _end(self, process: SeenProcess) -> None:
+        process.ended, process.memory_bytes = True, 0
+        process.cpu_ns = max(process.cpu_ns, process.ended_cpu_ns)
+        if process.root == process.pid:
+            return
+        root = self._known[process.root]
+        root.gone_processes += 1
+        root.gone_threads += process.ended_threads
+        root.gone_cpu_ns += process.cpu_ns
+        root.gone_wait_ns += process.ended_wait_ns
+        root.gone_slices += process.ended_slices
+        del self._known[process.pid]
+
+
+_DETAIL_NAMES = [name for name in DETAIL.names or () if name != "padding"]
+
+
+class PsutilSampler(PythonSampler):
+    """Anywhere: what psutil and the host tell; neither run-queue delay nor CPUs."""
+
+    source: TimesSource = "psutil"
+
+    def __init__(self, host: Host, pids: Iterable[int], children: bool) -> None:
+        self._host = host
+        super().__init__(pids, children)
+
+    def parents(self) -> dict[int, int]:
+        """The parent of every process that there is; of those below the roots."""
+        import psutil
+
+        found: dict[int, int] = {}
+        for pid in {process.root for process in self._known.values()}:
+            try:
+                found |= {child.pid: child.ppid() for child in psutil.Process(pid).children(recursive=True)}
+            except psutil.Error:
+                continue
+        return found
+
+    def read_threads(self, process: SeenProcess, detail: bool) -> dict[int, SeenThread]:  # noqa: ARG002 - it has none
+        """The threads of a process now, by number; empty when it has ended. None has a time where none is told."""
+        import psutil
+
+        seen = self._process(process)
+        if seen is None:
+            return {}
+        try:
+            times = self._host.thread_times(process.pid)
+        except ProcessLookupError:
+            return {}
+        except BindingError:  # not permitted: the process counts as one thread
+            times = {process.pid: self.read_clock(process.pid)}
+        try:
+            state = b"Z" if seen.status() == psutil.STATUS_ZOMBIE else b"?"
+        except psutil.Error:
+            return {}
+        return {tid: SeenThread(process.started_ticks, cpu_ns, state=state) for tid, cpu_ns in times.items()}
+
+    def read_clock(self, pid: int) -> int:
+        """CPU time of a process, its ended threads included; 0: not told."""
+        import psutil
+
+        try:
+            return int(sum(psutil.Process(pid).cpu_times()[:2]) * 1e9)
+        except psutil.Error:
+            return 0
+
+    def read_process(self, process: SeenProcess) -> None:
+        """Its memory and what it has waited for."""
+        import psutil
+
+        try:
+            seen = psutil.Process(process.pid)
+            memory, times = seen.memory_info(), seen.cpu_times()
+        except psutil.Error:
+            return
+        process.memory_bytes = memory.rss
+        peak = getattr(memory, "peak_wset", memory.rss)  # only Windows keeps the peak
+        process.memory_peak_bytes = max(process.memory_peak_bytes, peak)
+        process.waited_for_ns = int(sum(times[2:4]) * 1e9)
+
+    def _process(self, process: SeenProcess) -> Any:
+        """``None`` when it has ended, even where another has its number now."""
+        import psutil
+
+        try:
+            seen = psutil.Process(process.pid)
+            started = int(seen.create_time() * 100)  # ticks of the same length as Linux's, but since 1970
+        except psutil.Error:
+            return None
+        process.started_ticks = process.started_ticks or started
+        return seen if process.started_ticks == started else None
