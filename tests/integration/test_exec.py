@@ -276,10 +276,18 @@ def test_an_interrupted_wait_leaves_nothing(
 # What outlives something.
 
 
+def leaves_running(left: Path) -> str:
+    """A script that ends, and leaves behind a process in a session of its own, whose number it writes."""
+    return f"""
+setsid sh -c 'echo $$ >{left}; exec sleep 300' >/dev/null 2>&1 &
+while ! [ -s {left} ]; do sleep 0.01; done
+"""
+
+
 @linux
 def test_what_the_command_leaves_behind_is_named_and_waited_for(tmp_path: Path) -> None:
     left = tmp_path / "left"
-    leaves = f"setsid sh -c 'sleep 0.8; grep Cpus_allowed_list /proc/self/status >{left}' >/dev/null 2>&1 & exit 5"
+    leaves = f"setsid sh -c 'sleep 2; grep Cpus_allowed_list /proc/self/status >{left}' >/dev/null 2>&1 & exit 5"
     done = run("--", "sh", "-c", leaves)
     assert done.returncode == 5
     assert left.read_text().startswith("Cpus_allowed_list")
@@ -289,8 +297,7 @@ def test_what_the_command_leaves_behind_is_named_and_waited_for(tmp_path: Path) 
 @linux
 def test_what_the_command_leaves_behind_is_ended_where_that_is_asked(tmp_path: Path) -> None:
     left, report = tmp_path / "left", tmp_path / "report.json"
-    leaves = f"setsid sh -c 'echo $$ >{left}; exec sleep 300' >/dev/null 2>&1 & while ! [ -s {left} ]; do :; done"
-    done = run("--strays", "end", "--json-file", str(report), "--", "sh", "-c", leaves)
+    done = run("--strays", "end", "--json-file", str(report), "--", "sh", "-c", leaves_running(left))
     assert done.returncode == 0
     assert ended(int(left.read_text()))
     assert json.loads(report.read_text())["strays"]
@@ -301,7 +308,7 @@ def test_a_signal_ends_the_wait_for_what_was_left_behind(
     tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
 ) -> None:
     left = tmp_path / "left"
-    process = started("--", "sh", "-c", f"setsid sh -c 'echo $$ >{left}; exec sleep 300' & exit 0")
+    process = started("--", "sh", "-c", leaves_running(left))
     assert process.stderr is not None
     assert "left behind" in process.stderr.readline()
     process.terminate()
@@ -331,9 +338,9 @@ def test_a_killed_exec_leaves_the_lease_to_its_command(
 @needs_two
 def test_a_command_that_leaves_its_lease_is_told_of() -> None:
     assert run("--cpus", "0", "--", "taskset", "-c", "0", "sleep", "0.5").stderr == ""
-    done = run("--cpus", "0", "--", "sh", "-c", "taskset -c 1 sleep 0.8; exit 3")
+    done = run("--cpus", "0", "--", "sh", "-c", "taskset -c 1 sleep 2; exit 3")
     assert done.returncode == 3
-    assert re.search(r"\(sleep\) may run on CPUs 1, outside the lease of 0", done.stderr)
+    assert re.search(r"\((sleep|taskset)\) may run on CPUs 1, outside the lease of 0", done.stderr)
 
 
 @linux
@@ -379,6 +386,13 @@ def test_the_document_tells_what_happened(tmp_path: Path) -> None:
     assert (document["exit_status"], document["signal"]) == (0, None)
     assert 0.4 <= document["cpu_s"] <= document["wall_s"] + 0.05
     assert 300 * 1024**2 < document["peak_memory_bytes"] < 400 * 1024**2
+
+
+@linux
+def test_more_memory_than_was_leased_is_told_of() -> None:
+    grow = [sys.executable, "-c", "heap = bytearray(200 * 1024**2)"]
+    assert run("--memory", "1GiB", "--", *grow).stderr == ""
+    assert "100 MiB are leased" in run("--memory", "100MiB", "--", *grow).stderr
 
 
 @linux

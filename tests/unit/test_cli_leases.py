@@ -174,7 +174,7 @@ def test_holders_and_those_who_wait(book: Path, start: Callable[..., subprocess.
     assert lease["command"].startswith(sys.executable)
     locked = [line.split() for line in Path("/proc/locks").read_text().splitlines() if f" {holder.pid} " in line]
     inodes = {int(words[5].rpartition(":")[2]) for words in locked}
-    assert {(book / f"locks/cpu{cpu}").stat().st_ino for cpu in lease["reserved"]} == inodes
+    assert {(book / f"locks/cpu{cpu}").stat().st_ino for cpu in lease["reserved"]} <= inodes
     assert 0 < lease["age_s"] <= time.time() - psutil.Process(holder.pid).create_time() + 1
     assert [one["pid"] for one in found["waiting"]] == [process.pid for process in waiting]
     assert [one["held_by"] for one in found["waiting"]] == [[holder.pid]] * 2

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from ..cpuset import CpuSet
 from ..errors import InputError
+from ..leases.place import LEASE_VARIABLE
 from ..units import parse_size
 
 if sys.platform != "win32":
@@ -119,7 +120,8 @@ def _request(args: Namespace) -> Request:
 
 def _say(line: str) -> None:
     with suppress(OSError):  # nobody reads it any more
-        print(f"qcthreads exec: {line}", file=sys.stderr, flush=True)
+        if sys.stderr is not None:  # closed, and print() would take standard output, which is the command's
+            print(f"qcthreads exec: {line}", file=sys.stderr, flush=True)
 
 
 def _snippet(request: Request, prepared: Prepared) -> str:
@@ -132,7 +134,7 @@ def _snippet(request: Request, prepared: Prepared) -> str:
     lines += [
         f"export {name}={shlex.quote(value)}"
         for name, value in command.additions(prepared).items()
-        if name not in lease.environment
+        if name != LEASE_VARIABLE
     ]
     return "\n".join([*lines, f"taskset -c {lease.cpus} {shlex.join(request.command)}"])
 

@@ -24,7 +24,7 @@ from ..programs import precedence
 from ..programs.settings import settings_for
 from ..programs.spec import Settings
 from ..programs.unknown import unknown
-from ..units import format_count
+from ..units import format_count, format_size
 
 if sys.platform != "win32":
     from .foreground import Foreground
@@ -126,7 +126,7 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
     strays = _outlast(request, foreground, lease, say)
     assert foreground.exit_code is not None
     cpu_s, peak_memory_bytes = _usage()
-    mismatches = [*_lost(lease, bound), *seen.outside.values()]
+    mismatches = [*_lost(lease, bound), *seen.outside.values(), *_beyond(lease, peak_memory_bytes)]
     for mismatch in mismatches:
         say(mismatch)
     return Outcome(
@@ -250,6 +250,14 @@ def _lost(lease: Lease, bound: CpuSet | None) -> list[str]:
     if bound is None or bound == lease.cpus:
         return []
     return [f"the system dropped CPUs {lease.cpus - bound} from the mask: the command ran on {bound}"]
+
+
+def _beyond(lease: Lease, peak_memory_bytes: int) -> list[str]:
+    if not lease.memory_bytes or peak_memory_bytes <= lease.memory_bytes:
+        return []
+    return [
+        f"a process had {format_size(peak_memory_bytes)} of memory, and {format_size(lease.memory_bytes)} are leased"
+    ]
 
 
 def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -> tuple[str, ...]:

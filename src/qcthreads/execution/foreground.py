@@ -22,6 +22,7 @@ _BY_TERMINAL = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _WATCHED = (*_PASSED_ON, signal.SIGCHLD)
 _OURS = (signal.SIGPIPE, signal.SIGXFSZ)  # CPython ignores them, and whatever it starts would
 _EVER_S = 1e6
+_GOING_ON_S = 0.02  # the signal that lets a group go on reaches one after the other
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.25, 8.0  # the threads of 128 take some 2 ms to look at: under 0.1 % of a core
 
 
@@ -95,7 +96,8 @@ class Foreground:
 
     def _stop_too(self) -> None:
         """The command has stopped itself (a shell's ``suspend``): the shell above waits for us to stop, not for it."""
-        if _has_terminal():
+        time.sleep(_GOING_ON_S)
+        if processes.is_stopped(self.pid) and _has_terminal():
             os.kill(os.getpid(), signal.SIGSTOP)
             os.kill(self.pid, signal.SIGCONT)
 

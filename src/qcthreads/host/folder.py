@@ -63,9 +63,13 @@ class Folder:
         finally:
             os.close(descriptor)
 
-    def write(self, name: str, text: bytes) -> None:
-        """Make the file, whole or not at all. OSError where it exists or there is no space."""
-        os.close(self._write(name, text))
+    def announce(self, name: str, text: bytes) -> int | None:
+        """Make the file; others see by :meth:`is_open` whether its maker lives, where that can be seen."""
+        return self.hold(name, text)
+
+    def is_open(self, name: str) -> bool:
+        """Whether who made it by :meth:`announce` still has it open, as far as can be seen."""
+        return self.is_held(name)
 
     def hold(self, name: str, text: bytes) -> int:
         """Make the file, and keep it locked until its descriptor is closed, by whatever end."""
@@ -107,6 +111,12 @@ class Folder:
         except OSError:
             return False
         return True
+
+    def end(self, name: str, descriptor: int | None) -> None:
+        """Remove what :meth:`hold` made, and only then let go of it: at no time is it there and held by nobody."""
+        self.remove(name)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Look at it no longer."""

@@ -87,6 +87,8 @@ class SharedLedger(Ledger):
         self._strange: set[str] = set()
         """Names of what was not ours at the last look."""
         self._own: dict[str, Lease] = {}
+        self._told: dict[str, int] = {}
+        """Open records: one that nobody has open is an ended process's, whoever holds its locks now."""
         self._own_tickets: dict[str, int] = {}
         self._names = 0
         self._strays = Strays()
@@ -130,8 +132,7 @@ class SharedLedger(Ledger):
         """Take ``waiter`` out of the line, on the node too; whoever is first now is woken."""
         ticket = self._own_tickets.pop(waiter.name, None)
         if ticket is not None:
-            os.close(ticket)  # before it is removed, which Windows allows nobody while it is open
-            self._records.remove(waiter.name)
+            self._records.end(waiter.name, ticket)
         super().leave(waiter)
 
     def put_up(self, waiter: Waiter) -> None:
@@ -163,7 +164,8 @@ class SharedLedger(Ledger):
         What does run is ended or waited for, as the dead had it; :meth:`strays` names it.
         """
         dead = [holding for holding in self.others() if self._is_dead(holding)]
-        running = self._strays.of(dead)
+        left = [holding for holding in self.others() if not self._records.is_open(holding.name)]
+        running = self._strays.of([*dead, *(holding for holding in left if holding not in dead)])
         free = [holding for holding in dead if holding.name not in running]
         for holding in free:
             if holding.owner.uid == processes.owner(os.getpid()):  # else anybody could name a lease of ours that lives
@@ -179,13 +181,16 @@ class SharedLedger(Ledger):
         """The end of ``lease``; from anywhere. What still runs under it keeps the PUs, without us."""
         if self._own.pop(lease.name, None) is None:  # a fork's copy of its parent's
             return
+        told = self._told.pop(lease.name, None)
         if lease.in_use():
+            if told is not None:
+                os.close(told)
             for name in lease.locks:
                 self._locks.leave(name)
         else:
             if lease.children:
                 _remove_nested(lease.mark)
-            self._records.remove(lease.name)
+            self._records.end(lease.name, told)
             for name in lease.locks:
                 self._locks.unlock(name)
         self._given_back.append(lease)
@@ -293,7 +298,12 @@ class SharedLedger(Ledger):
     def _tell(self, lease: Lease) -> None:
         """Write the record; without it the lease holds its PUs all the same, and its memory is not known to others."""
         with contextlib.suppress(OSError):
-            self._records.write(lease.name, records.encode(records.lease_body(lease), self._me))
+            before = self._told.pop(lease.name, None)
+            if before is not None:
+                os.close(before)
+            told = self._records.announce(lease.name, records.encode(records.lease_body(lease), self._me))
+            if told is not None:
+                self._told[lease.name] = told
 
     def _lives(self, ticket: str) -> bool:
         """Whether who waits still holds his ticket; else it is removed."""
@@ -371,7 +381,7 @@ class SharedLedger(Ledger):
         if self._folder is not None:
             self._locks.close()
             self._folder.close()
-            for descriptor in self._own_tickets.values():
+            for descriptor in (*self._own_tickets.values(), *self._told.values()):
                 os.close(descriptor)
         self.__init__(self.place)  # type: ignore[misc]
 
