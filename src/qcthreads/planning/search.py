@@ -1,0 +1,160 @@
+"""The shortest timetable found: tries deadlines between a bound and the best so far; the same answer every time.
+
+A layout (timetable.py) that keeps a deadline proves that it can be kept; bisection finds the least that each way and
+order of laying out keeps. Then squeaky-wheel optimisation (Joslin and Clements, JAIR 10, 1999): who was late against a
+deadline a little shorter than the best goes forward in the order, and so on while the budget lasts.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .batch import Batch, Choices
+from .bounds import bounds_of
+from .timetable import Layout, Timetable, insert, pack, start
+from .uniform import promising
+
+# A plan this close to its lower bound is good enough; no estimate of a time is as good.
+CLOSE = 1.001
+# Layouts in all, so that 1,000 tasks take some 20 ms and 20 tasks no longer; never fewer, never more.
+_BUDGET, _FEWEST, _MOST = 6_000_000, 3, 1_500
+_BISECTIONS = 6
+_INSERT_UP_TO = 128  # tasks; beyond, a quadratic layout costs more than it gains
+_SHORTER = 0.997  # the next deadline to be tried, as a part of the best makespan
+
+
+@dataclass
+class _Way:
+    """One way to lay out tasks, and one order of them."""
+
+    lay_out: Callable[[Layout, Sequence[int], float], Timetable]
+    layout: Layout
+    order: list[int]
+    makespan_s: float = math.inf
+
+
+def shortest(batch: Batch) -> Timetable:
+    """The best timetable found for the batch within its capacity."""
+    if not len(batch):
+        return Timetable((), (), 0.0)
+    bounds = bounds_of(batch)
+    search = _Search(batch, max(bound_s for bound_s, _ in bounds))
+    search.sweep()
+    search.run(_ways(batch, bounds))
+    return search.best
+
+
+def binding(batch: Batch) -> bool:
+    """Whether memory or bandwidth may run short before CPUs do."""
+    most = min(len(batch), batch.capacity.cpus)
+    # Nobody is narrower than 1, so that no more than this many run at the same time.
+    memory = float(np.sort(batch.memory_bytes)[::-1][:most].sum())
+    if memory > batch.capacity.memory_bytes:
+        return True
+    if math.isinf(batch.capacity.bandwidth_bytes_per_s) or not batch.traffic_bytes.any():
+        return False
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rates = np.nan_to_num(batch.traffic_bytes / batch.shortest_s)
+    return float(np.sort(rates)[::-1][:most].sum()) > batch.capacity.bandwidth_bytes_per_s
+
+
+def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
+    """Each with the longest first, by the time at the width that the bound chooses, and with the largest first."""
+    tight = binding(batch)
+    small = len(batch) <= _INSERT_UP_TO
+    weighed = sorted(bounds, key=lambda bound: -bound[0])[:3] if tight else bounds[:1]
+    for bound_s, choices in weighed:
+        layout = Layout(batch, choices)
+        _, widths, times_s = (np.array(column) for column in layout.chosen(bound_s))
+        wide = widths @ times_s > 2 * float(times_s[widths == 1].sum())
+        methods = [start] if tight else [start, pack] if wide else [pack, start]
+        for keys in ((-times_s,), (-times_s * widths,), (-times_s, -widths)):
+            order: list[int] = np.lexsort(keys).tolist()
+            for lay_out in [*methods, insert] if small else methods:
+                yield _Way(lay_out, layout, order)
+
+
+class _Search:
+    """The best so far, and what is left of the budget."""
+
+    def __init__(self, batch: Batch, bound_s: float) -> None:
+        self._batch = batch
+        self._bound_s = bound_s
+        self._close_s = bound_s * CLOSE
+        self.best = Timetable([], [], math.inf)
+        self._left = min(_MOST, max(_FEWEST, _BUDGET // len(batch) ** 2))
+
+    def sweep(self) -> None:
+        """Every uniform width, longest first and in the order given: what is found must not be worse than these."""
+        if math.isfinite(self._batch.capacity.bandwidth_bytes_per_s):
+            return
+        for workers in promising(self._batch):
+            for order in (workers.longest_first(), range(len(self._batch))):
+                if workers.bound_s < self.best.makespan_s:
+                    self._keep(workers.give_out(order)[0])
+
+    def run(self, ways: Iterator[_Way]) -> None:
+        """All ways at the shortest deadline there can be, then each by bisection, then the better half by squeaking."""
+        tried = []
+        for way in ways:
+            if self._done:
+                return
+            self._try(way, self._close_s)
+            tried.append(way)
+        for way in tried:
+            self._bisect(way)
+        tried.sort(key=lambda way: way.makespan_s)
+        self._squeak(tried[: max(1, len(tried) // 2)])
+
+    @property
+    def _done(self) -> bool:
+        return self.best.makespan_s <= self._close_s or (self._left <= 0 and math.isfinite(self.best.makespan_s))
+
+    def _keep(self, found: Timetable) -> None:
+        if found.makespan_s < self.best.makespan_s:
+            self.best = found
+
+    def _try(self, way: _Way, deadline_s: float) -> Timetable:
+        self._left -= 1
+        found = way.lay_out(way.layout, way.order, deadline_s)
+        way.makespan_s = min(way.makespan_s, found.makespan_s)
+        self._keep(found)
+        return found
+
+    def _bisect(self, way: _Way) -> None:
+        low_s, high_s = self._close_s, self.best.makespan_s
+        for _ in range(_BISECTIONS):
+            if self._done or high_s <= low_s * CLOSE:
+                break
+            deadline_s = (low_s + high_s) / 2
+            found = self._try(way, deadline_s)
+            if found.late:
+                low_s = deadline_s
+            else:
+                high_s = min(deadline_s, found.makespan_s)
+
+    def _squeak(self, ways: list[_Way]) -> None:
+        rng = random.Random(0)
+        for number in range(self._left):
+            if self._done:
+                break
+            way = ways[number % len(ways)]
+            deadline_s = max(self._bound_s, self.best.makespan_s * _SHORTER)
+            way.order = _promoted(way.order, self._try(way, deadline_s).late, rng)
+
+
+def _promoted(order: Sequence[int], late: Sequence[int], rng: random.Random) -> list[int]:
+    """Who was late moves forward; and now and then two change places, or all would go round in circles."""
+    promoted = list(order)
+    for task in late:
+        at = promoted.index(task)
+        promoted.insert(max(0, at - 1 - rng.randrange(max(1, len(order) // 3))), promoted.pop(at))
+    if rng.random() < 0.2:
+        one, other = rng.randrange(len(order)), rng.randrange(len(order))
+        promoted[one], promoted[other] = promoted[other], promoted[one]
+    return promoted
