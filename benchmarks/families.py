@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from qcthreads.planning import Task
 
-GIB = 1024**3
+_UNIT = 256 * 1024**2  # of memory
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def memory_tight(cpus: int, count: int, seed: int) -> Problem:
     tasks = []
     for _ in range(count):
         size = rng.uniform(0.5, 2)
-        tasks.append((_amdahl(10 * size**5, cpus, 0.9), int(4 * size**4 * GIB)))
+        tasks.append((_amdahl(10 * size**5, cpus, 0.9), round(16 * size**4) * _UNIT))
     needs = sorted((need for _, need in tasks), reverse=True)
-    memory = max(needs[0], sum(needs[:cpus]) // 3)
+    memory = max(needs[0], sum(needs[:cpus]) // _UNIT // 3 * _UNIT)
     return _problem("memory-tight", cpus, [times for times, _ in tasks], [need for _, need in tasks], memory)
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "failures": "which calculations of a run failed, and why",
     "show": "everything a store holds about one calculation",
     "export": "write the results in a store as CSV, JSON or ZIP",
+    "plan": "a schedule for tasks with known times: widths, CPUs, start and end of each",
     "topo": "what this machine has: packages, cores, caches, memory nodes",
     "limits": "what may be used of it, and which rule is the tightest",
     "programs": "the quantum-chemistry programs known and found here",

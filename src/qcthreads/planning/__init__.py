@@ -70,7 +70,7 @@ def plan(
     machine, usable = usable_of(machine_or_cpus)
     for name, limit in (("memory_bytes", memory_bytes), ("bandwidth_bytes_per_s", bandwidth_bytes_per_s)):
         if limit is not None and not limit > 0:
-            raise InputError(f"{name} is {limit}; give a number above 0, or None where there is no limit")
+            raise InputError(f"{name} is {limit}; give a number above 0, or none where there is no limit")
     batch = Batch(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
     if width is not None and not 1 <= width <= len(usable):
         raise InputError(f"workers {width} threads wide were asked for, but there are {len(usable)} CPUs: {usable}")

@@ -18,8 +18,10 @@ from .model import Capacity, Task
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+_NARROWER_FIRST = 1e-12  # above rounding, below any measured difference
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Choices:
     """The widths worth having: a row for each task, the cheapest first, each further one dearer and faster.
 
@@ -35,7 +37,29 @@ class Choices:
         """Per task the column of the cheapest width that meets the deadline; of the fastest where none does."""
         listed = np.isfinite(self.times_s)
         late = listed & (self.times_s > deadline_s)
-        return np.minimum(late.sum(axis=1), listed.sum(axis=1) - 1)
+        columns: Integers = np.minimum(late.sum(axis=1), listed.sum(axis=1) - 1)
+        return columns
+
+    @cached_property
+    def bound_s(self) -> float:
+        """The smallest T for which the costs of the cheapest widths that meet T come to T at most."""
+        if not len(self.widths):
+            return 0.0
+        longest_s = float(self.times_s.min(axis=1).max())
+        total_s = float(self.costs_s[np.arange(len(self.widths)), self.cheapest(longest_s)].sum())
+        if total_s <= longest_s:
+            return longest_s
+        # Between the two, each cheaper width opens up once T reaches its time.
+        opens = (self.times_s[:, :-1] > longest_s) & (self.times_s[:, :-1] <= total_s)
+        opens &= np.isfinite(self.costs_s[:, 1:])
+        times_s = self.times_s[:, :-1][opens]
+        order = np.argsort(times_s, kind="stable")
+        saved_s = (self.costs_s[:, 1:][opens] - self.costs_s[:, :-1][opens])[order]
+        starts_s = np.concatenate(([longest_s], times_s[order]))
+        totals_s = total_s - np.concatenate(([0.0], np.cumsum(saved_s)))
+        bounds_s = np.maximum(starts_s, totals_s)
+        within = bounds_s <= np.append(starts_s[1:], np.inf)
+        return float(bounds_s[np.argmax(within)])
 
 
 class Batch(Sequence[Task]):
@@ -52,6 +76,7 @@ class Batch(Sequence[Task]):
     def __init__(self, tasks: Sequence[Task], capacity: Capacity) -> None:
         self.tasks = tuple(tasks)
         self.capacity = capacity
+        self._choices: dict[tuple[float, float, float], Choices] = {}
         self._check()
 
     @classmethod
@@ -97,19 +122,29 @@ class Batch(Sequence[Task]):
     @cached_property
     def shortest_s(self) -> Floats:
         """Each task's time at its best width."""
-        return self.times_s.min(axis=1)
+        shortest_s: Floats = self.times_s.min(axis=1)
+        return shortest_s
 
     def choices(self, cpus: float = 1.0, memory: float = 0.0, bandwidth: float = 0.0) -> Choices:
         """The widths worth having where shares of CPUs, of memory and of bandwidth have these weights (of 1)."""
-        widths, times_s = self._table
+        weights = cpus, memory, bandwidth
+        if weights not in self._choices:
+            self._choices[weights] = self._weighed(*weights)
+        return self._choices[weights]
+
+    def _weighed(self, cpus: float, memory: float, bandwidth: float) -> Choices:
+        widths, times_s = self.widths, self.times_s
+        listed = np.isfinite(times_s)
         share = widths * (cpus / self.capacity.cpus)
         if memory:
             share = share + memory * self.memory_bytes[:, None] / self.capacity.memory_bytes
-        costs_s = np.where(np.isfinite(times_s), times_s, 0.0) * share
-        if bandwidth:
-            costs_s += bandwidth * self.traffic_bytes[:, None] / self.capacity.bandwidth_bytes_per_s
-        costs_s[np.isinf(times_s)] = np.inf
-        order = np.lexsort((widths, times_s, costs_s), axis=1)
+        costs_s = np.where(listed, times_s, 0.0) * share
+        if bandwidth:  # who alone wants more than there is gets all of it
+            moved_s = self.traffic_bytes[:, None] / self.capacity.bandwidth_bytes_per_s
+            costs_s += bandwidth * np.minimum(moved_s, np.where(listed, times_s, 0.0))
+        costs_s[~listed] = np.inf
+        # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
+        order = np.argsort(costs_s * (1 + _NARROWER_FIRST * widths), axis=1)
         widths, times_s, costs_s = (np.take_along_axis(table, order, axis=1) for table in (widths, times_s, costs_s))
         worth = np.isfinite(times_s)
         worth[:, 1:] &= times_s[:, 1:] < np.minimum.accumulate(times_s, axis=1)[:, :-1]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from ..cpuset import CpuSet
 from ..machine import Machine
 from .batch import Batch, Choices
@@ -59,29 +57,7 @@ def bounds_of(batch: Batch) -> list[tuple[float, Choices]]:
         weights += [{"cpus": 1 - weight, "bandwidth": weight} for weight in _WEIGHTS]
     few_s = _few_side_by_side(batch) if len(weights) > 1 else 0.0
     weighed = [batch.choices(**weight) for weight in weights]
-    return [(max(_dual(choices), few_s if number else 0.0), choices) for number, choices in enumerate(weighed)]
-
-
-def _dual(choices: Choices) -> float:
-    """The smallest T for which the costs of the cheapest widths that meet T come to T at most."""
-    if not len(choices.widths):
-        return 0.0
-    rows = np.arange(len(choices.widths))
-    longest_s = float(np.where(np.isfinite(choices.times_s), choices.times_s, np.inf).min(axis=1).max())
-    total_s = float(choices.costs_s[rows, choices.cheapest(longest_s)].sum())
-    if total_s <= longest_s:
-        return longest_s
-    # Between the two, each cheaper width opens up once T reaches its time.
-    opens = (choices.times_s[:, :-1] > longest_s) & (choices.times_s[:, :-1] <= total_s)
-    opens &= np.isfinite(choices.costs_s[:, 1:])
-    times_s = choices.times_s[:, :-1][opens]
-    order = np.argsort(times_s, kind="stable")
-    saved_s = (choices.costs_s[:, 1:][opens] - choices.costs_s[:, :-1][opens])[order]
-    starts_s = np.concatenate(([longest_s], times_s[order]))
-    totals_s = total_s - np.concatenate(([0.0], np.cumsum(saved_s)))
-    bounds_s = np.maximum(starts_s, totals_s)
-    within = bounds_s <= np.append(starts_s[1:], np.inf)
-    return float(bounds_s[np.argmax(within)])
+    return [(max(choices.bound_s, few_s if number else 0.0), choices) for number, choices in enumerate(weighed)]
 
 
 def _few_side_by_side(batch: Batch) -> float:

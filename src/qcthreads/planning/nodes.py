@@ -114,22 +114,23 @@ class _Schedule:
         self._free = [node.cpus for node in nodes]
         self._memory = [float(node.memory_bytes) for node in nodes]
         self._total = batch.capacity.memory_bytes
-        self._bandwidth = batch.capacity.bandwidth_bytes_per_s
+        self._bandwidth = layout.bandwidth
 
     def run(self, order: Sequence[int]) -> list[Placement]:
         """Whenever something ends, those that fit start, the first in order first."""
         waiting = list(reversed(order))
         running: list[tuple[float, int, CpuSet]] = []
         placements: list[Placement] = []
-        now_s = 0.0
+        now_s, lonely = 0.0, False
         while waiting:
-            started = self._start_one(waiting, alone=not running)
+            started = None if lonely and running else self._start_one(waiting, alone=not running)
             if started is None:
                 now_s, task, place = heappop(running)
                 self._change(task, place, 1)
                 continue
             task, place = started
-            width, time_s, _ = self._choice(task)
+            width, time_s, most = self._choice(task)
+            lonely = not most
             self._change(task, place, -1)
             heappush(running, (now_s + time_s, task, place))
             placements.append(Placement(self._tasks[task].id, now_s, now_s + time_s, width, place))
@@ -148,7 +149,7 @@ class _Schedule:
     def _place(self, task: int, alone: bool) -> CpuSet | None:
         width, time_s, most = self._choice(task)
         need = self._tasks[task].memory_bytes
-        if need > self._total or self._rate(task, time_s) > self._bandwidth * (1 + 1e-9):
+        if need > self._total or self._rate(task, time_s) > self._bandwidth:
             return None
         free = [len(cpus) for cpus in self._free]
         if most:
@@ -179,7 +180,7 @@ class _Schedule:
             self._choices[task] = found
         return found
 
-    def _rate(self, task: int, time_s: float) -> float:
+    def _rate(self, task: int, time_s: float) -> int:
         return self._layout.rate(self._layout.needs[task][1], time_s)
 
     def _change(self, task: int, place: CpuSet, sign: int) -> None:

@@ -21,9 +21,11 @@ from .uniform import promising
 
 # A plan this close to its lower bound is good enough; no estimate of a time is as good.
 CLOSE = 1.001
-# Layouts in all, so that 1,000 tasks take some 20 ms and 20 tasks no longer; never fewer, never more.
-_BUDGET, _FEWEST, _MOST = 6_000_000, 3, 1_500
 _BISECTIONS = 6
+# Layouts in all, by the square of the number of tasks, and never more: 1,000 tasks shall take no longer than 20 ms.
+_BUDGET, _MOST = 6_000_000, 1_500
+# Never fewer: one way with its bisection; of very many tasks, where any order will do, two.
+_FEWEST, _FEWEST_OF_MANY, _MANY = _BISECTIONS + 1, 2, 10_000
 _INSERT_UP_TO = 128  # tasks; beyond, a quadratic layout costs more than it gains
 _SHORTER = 0.997  # the next deadline to be tried, as a part of the best makespan
 
@@ -46,6 +48,7 @@ def shortest(batch: Batch) -> Timetable:
     search = _Search(batch, max(bound_s for bound_s, _ in bounds))
     search.sweep()
     search.run(_ways(batch, bounds))
+    search.guarantee(_Way(start, Layout(batch, bounds[0][1]), list(range(len(batch)))))
     return search.best
 
 
@@ -87,29 +90,35 @@ class _Search:
         self._bound_s = bound_s
         self._close_s = bound_s * CLOSE
         self.best = Timetable([], [], math.inf)
-        self._left = min(_MOST, max(_FEWEST, _BUDGET // len(batch) ** 2))
+        fewest = _FEWEST if len(batch) <= _MANY else _FEWEST_OF_MANY
+        self._left = min(_MOST, max(fewest, _BUDGET // len(batch) ** 2))
 
     def sweep(self) -> None:
         """Every uniform width, longest first and in the order given: what is found must not be worse than these."""
         if math.isfinite(self._batch.capacity.bandwidth_bytes_per_s):
             return
         for workers in promising(self._batch):
-            for order in (workers.longest_first(), range(len(self._batch))):
-                if workers.bound_s < self.best.makespan_s:
-                    self._keep(workers.give_out(order)[0])
+            if workers.bound_s < self.best.makespan_s:
+                self._keep(workers.give_out(workers.longest_first())[0])
+            if workers.bound_s < self.best.makespan_s and not self._done:
+                self._keep(workers.give_out(range(len(self._batch)))[0])
 
     def run(self, ways: Iterator[_Way]) -> None:
-        """All ways at the shortest deadline there can be, then each by bisection, then the better half by squeaking."""
+        """Each way at the shortest deadline there can be, then by bisection; then the better half by squeaking."""
         tried = []
         for way in ways:
             if self._done:
-                return
-            self._try(way, self._close_s)
+                break
+            if self._try(way, self._close_s).late:
+                self._bisect(way)
             tried.append(way)
-        for way in tried:
-            self._bisect(way)
         tried.sort(key=lambda way: way.makespan_s)
         self._squeak(tried[: max(1, len(tried) // 2)])
+
+    def guarantee(self, way: _Way) -> None:
+        """List scheduling with the widths of the bound ends within twice the bound (Garey and Graham, 1975)."""
+        if self.best.makespan_s > 2 * self._bound_s:
+            self._try(way, self._bound_s)
 
     @property
     def _done(self) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from heapq import heappop, heappush
+
+import numpy as np
 
 from ..cpuset import CpuSet
 from ..machine import Machine
@@ -17,56 +20,58 @@ def seat(machine: Machine, usable: CpuSet, entries: Sequence[Entry]) -> list[Cpu
     Who starts takes over the place of one as wide that has ended, as a worker of that width would, unless that lay
     further apart than need be; else the closest that is free. Of those who start together the widest chooses first.
     """
-    room = _Room(machine, usable)
+    domains = [domain.cpus.bits for domain in machine.llc_domains]
+    fewest = _fewest_domains(machine, usable)
+
+    @cache
+    def span(bits: int) -> int:
+        return sum(1 for domain in domains if domain & bits)
+
+    made: dict[int, CpuSet] = {}
     places = [usable] * len(entries)
-    running: list[tuple[float, int]] = []
-    for task in sorted(range(len(entries)), key=lambda task: (entries[task][1], -entries[task][0])):
+    free = usable.bits  # sets as bits of ints, for speed
+    left: dict[int, list[int]] = {width: [] for width, _, _ in entries}
+    running: list[tuple[float, int, int]] = []
+    for task in _by_start(entries):
         width, start_s, end_s = entries[task]
         while running and running[0][0] <= start_s:
-            room.leave(places[heappop(running)[1]])
-        places[task] = room.take(width)
-        heappush(running, (end_s, task))
+            _, bits, as_wide = heappop(running)
+            free |= bits
+            left[as_wide].append(bits)
+        bits = _taken_over(left[width], free)
+        if not bits or (width > 1 and span(bits) > fewest[width]):
+            closest = compact(machine, CpuSet.from_bits(free), width).bits
+            if not bits or span(closest) < span(bits):
+                bits = closest
+        free &= ~bits
+        place = made.get(bits)
+        if place is None:
+            place = made[bits] = CpuSet.from_bits(bits)
+        places[task] = place
+        heappush(running, (end_s, bits, width))
     return places
 
 
-class _Room:
-    """The CPUs that are free, and the places that were left."""
+def _by_start(entries: Sequence[Entry]) -> list[int]:
+    widths = np.fromiter((width for width, _, _ in entries), dtype=np.int64, count=len(entries))
+    starts_s = np.fromiter((start_s for _, start_s, _ in entries), dtype=np.float64, count=len(entries))
+    order: list[int] = np.lexsort((-widths, starts_s)).tolist()
+    return order
 
-    def __init__(self, machine: Machine, usable: CpuSet) -> None:
-        self._machine = machine
-        self._free = usable.bits
-        self._left: dict[int, list[CpuSet]] = {}
-        self._spans: dict[int, int] = {}
-        self._domains = [domain.cpus.bits for domain in machine.llc_domains]
-        sizes = sorted((len(domain.cpus & usable) for domain in machine.llc_domains), reverse=True)
-        self._fewest = [0]  # domains that a place of so many CPUs needs at least
-        for number, size in enumerate(sizes, start=1):
-            self._fewest += [number] * size
 
-    def leave(self, place: CpuSet) -> None:
-        self._free |= place.bits
-        self._left.setdefault(len(place), []).append(place)
+def _taken_over(left: list[int], free: int) -> int:
+    """The place that was left last and is still free; 0 where there is none."""
+    while left:
+        bits = left.pop()
+        if not bits & ~free:
+            return bits
+    return 0
 
-    def take(self, width: int) -> CpuSet:
-        place = self._taken_over(width)
-        if place is None or self._span(place) > self._fewest[width]:
-            chosen = compact(self._machine, CpuSet.from_bits(self._free), width)
-            if place is None or self._span(chosen) < self._span(place):
-                place = chosen
-        self._free &= ~place.bits
-        return place
 
-    def _taken_over(self, width: int) -> CpuSet | None:
-        left = self._left.get(width)
-        while left:
-            place = left.pop()
-            if not place.bits & ~self._free:
-                return place
-        return None
-
-    def _span(self, place: CpuSet) -> int:
-        """Over how many LLC domains it lies."""
-        span = self._spans.get(place.bits)
-        if span is None:
-            span = self._spans[place.bits] = sum(1 for domain in self._domains if domain & place.bits)
-        return span
+def _fewest_domains(machine: Machine, usable: CpuSet) -> list[int]:
+    """How many LLC domains a place of so many CPUs needs at least."""
+    fewest = [0]
+    sizes = sorted((len(domain.cpus & usable) for domain in machine.llc_domains), reverse=True)
+    for number, size in enumerate(sizes, start=1):
+        fewest += [number] * size
+    return fewest

@@ -23,6 +23,7 @@ Entry = tuple[int, float, float]
 # How far beyond the first of a width is looked for one whose memory fits: the whole batch up to this many tasks.
 _LOOK_AHEAD = 64
 _ROUNDING = 1e-12
+_WHOLE_BANDWIDTH = 1 << 40  # shares of it are whole numbers, whose sums are exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Layout:
     def __init__(self, batch: Batch, choices: Choices) -> None:
         self.cpus = batch.capacity.cpus
         self.memory_bytes = batch.capacity.memory_bytes
-        self.bandwidth_bytes_per_s = batch.capacity.bandwidth_bytes_per_s
+        self.bandwidth = _WHOLE_BANDWIDTH
         self.choices = choices
         self._batch = batch
         self._rows: list[list[tuple[int, float]] | None] = [None] * len(batch)
@@ -69,15 +70,15 @@ class Layout:
 
     @cached_property
     def needs(self) -> list[tuple[float, float]]:
-        """(bytes of memory, bytes moved) of every task, of nothing that is not limited."""
+        """(bytes of memory, seconds to move its bytes with all of the bandwidth) of every task; 0: not limited."""
         zeros = np.zeros(len(self))
         memory = self._batch.memory_bytes if math.isfinite(self.memory_bytes) else zeros
-        traffic = self._batch.traffic_bytes if math.isfinite(self.bandwidth_bytes_per_s) else zeros
-        return list(zip(memory.tolist(), traffic.tolist(), strict=True))
+        moved_s = self._batch.traffic_bytes / self._batch.capacity.bandwidth_bytes_per_s
+        return list(zip(memory.tolist(), moved_s.tolist(), strict=True))
 
-    def rate(self, traffic_bytes: float, time_s: float) -> float:
-        """Bandwidth that a task uses; who alone wants more than there is gets all of it."""
-        return min(traffic_bytes / time_s, self.bandwidth_bytes_per_s) if traffic_bytes and time_s else 0.0
+    def rate(self, moved_s: float, time_s: float) -> int:
+        """The share of the bandwidth that a task uses; who alone wants more than there is gets all of it."""
+        return int(_WHOLE_BANDWIDTH * min(1.0, moved_s / time_s)) if moved_s and time_s else 0
 
 
 def pack(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable:
@@ -119,10 +120,10 @@ def insert(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable
     entries: list[Entry] = [(0, 0.0, 0.0)] * len(order)
     late: list[int] = []
     for task in order:
-        memory, traffic = layout.needs[task]
-        best: tuple[float, float, int, float] | None = None
+        memory, moved_s = layout.needs[task]
+        best: tuple[float, float, int, int] | None = None
         for width, time_s in layout.row(task)[columns[task] :]:
-            rate = layout.rate(traffic, time_s)
+            rate = layout.rate(moved_s, time_s)
             start_s = profile.earliest(time_s, width, memory, rate)
             if best is None or start_s + time_s < best[0]:
                 best = start_s + time_s, start_s, width, rate
@@ -142,8 +143,8 @@ def start(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable:
     _, widths, times_s = layout.chosen(deadline_s)
     latest_s = deadline_s * (1 + _ROUNDING)
     queues = _Queues(layout, order, widths, times_s)
-    free, memory, bandwidth = layout.cpus, layout.memory_bytes, layout.bandwidth_bytes_per_s
-    running: list[tuple[float, int, float, float]] = []
+    free, memory, bandwidth = layout.cpus, layout.memory_bytes, layout.bandwidth
+    running: list[tuple[float, int, float, int]] = []
     entries: list[Entry] = [(0, 0.0, 0.0)] * len(order)
     now_s = 0.0
     left = len(order)
@@ -173,9 +174,9 @@ class _Profile:
         self.times_s = [0.0]
         self.cpus = [layout.cpus]
         self.memory = [layout.memory_bytes]
-        self.bandwidth = [layout.bandwidth_bytes_per_s * (1 + _ROUNDING)]  # sums of rates are rounded
+        self.bandwidth = [layout.bandwidth]
 
-    def earliest(self, time_s: float, width: int, memory: float, rate: float) -> float:
+    def earliest(self, time_s: float, width: int, memory: float, rate: int) -> float:
         """When so much is free for so long."""
         times_s, cpus, memories, bandwidths = self.times_s, self.cpus, self.memory, self.bandwidth
         at, count = 0, len(times_s)
@@ -187,7 +188,7 @@ class _Profile:
             at += 1
         return start_s
 
-    def take(self, start_s: float, end_s: float, width: int, memory: float, rate: float) -> None:
+    def take(self, start_s: float, end_s: float, width: int, memory: float, rate: int) -> None:
         """Both times become ones at which something changes."""
         first, last = self._cut(start_s), self._cut(end_s)
         for at in range(first, last):
@@ -199,8 +200,9 @@ class _Profile:
         at = bisect_left(self.times_s, time_s)
         if at == len(self.times_s) or self.times_s[at] != time_s:
             self.times_s.insert(at, time_s)
-            for amounts in (self.cpus, self.memory, self.bandwidth):
-                amounts.insert(at, amounts[at - 1])  # type: ignore[attr-defined]
+            self.cpus.insert(at, self.cpus[at - 1])
+            self.memory.insert(at, self.memory[at - 1])
+            self.bandwidth.insert(at, self.bandwidth[at - 1])
         return at
 
 
@@ -209,17 +211,17 @@ class _Queues:
 
     def __init__(self, layout: Layout, order: Sequence[int], widths: list[int], times_s: list[float]) -> None:
         self._rank = [0] * len(order)
-        self._queues: dict[int, list[tuple[int, float, float]]] = {}
+        self._queues: dict[int, list[tuple[int, float, int]]] = {}
         for rank, task in enumerate(order):
             self._rank[task] = rank
         for task in reversed(order):  # lists give out their last
-            memory, traffic = layout.needs[task]
-            entry = task, memory, layout.rate(traffic, times_s[task])
+            memory, moved_s = layout.needs[task]
+            entry = task, memory, layout.rate(moved_s, times_s[task])
             self._queues.setdefault(widths[task], []).append(entry)
         self._widths = sorted(self._queues)
         self._ahead = len(order) if len(order) <= 8 * _LOOK_AHEAD else _LOOK_AHEAD
 
-    def take(self, free: int, memory: float, bandwidth: float) -> tuple[int, float, float] | None:
+    def take(self, free: int, memory: float, bandwidth: int) -> tuple[int, float, int] | None:
         """The first in order that fits, with its memory and bandwidth."""
         best, best_rank, best_at = 0, len(self._rank), -1
         for width in self._widths:
