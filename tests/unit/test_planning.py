@@ -45,7 +45,7 @@ def check(made: Plan, tasks: Sequence[Task], usable: CpuSet, memory_bytes: float
     assert made.makespan_s >= made.lower_bound_s * (1 - 1e-9)
 
 
-@settings(max_examples=150)
+@settings(max_examples=70)
 @given(tasks=BATCH, cpus=st.integers(8, 24), name=NAMES)
 def test_every_plan_is_valid_and_the_same_each_time(tasks: list[Task], cpus: int, name: str) -> None:
     made = plan(tasks, cpus, name)
@@ -53,7 +53,7 @@ def test_every_plan_is_valid_and_the_same_each_time(tasks: list[Task], cpus: int
     assert plan(tasks, cpus, name) == made
 
 
-@settings(max_examples=150)
+@settings(max_examples=70)
 @given(tasks=BATCH, memory=st.integers(4, 20), needs=st.lists(st.integers(0, 4), min_size=12, max_size=12), name=NAMES)
 def test_memory_is_never_over(tasks: list[Task], memory: int, needs: list[int], name: str) -> None:
     tasks = [Task(task.id, task.times_s, need) for task, need in zip(tasks, needs, strict=False)]
@@ -72,7 +72,7 @@ def test_plans_of_the_published_families_are_valid(
     check(made, problem.tasks, CpuSet(range(cpus)), problem.memory_bytes or math.inf)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(tasks=BATCH, traffic=st.lists(st.floats(0, 10), min_size=12, max_size=12))
 def test_bandwidth_is_never_over(tasks: list[Task], traffic: list[float]) -> None:
     tasks = [
@@ -91,7 +91,7 @@ def test_bandwidth_is_never_over(tasks: list[Task], traffic: list[float]) -> Non
         assert used <= 12.0 * (1 + 1e-9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(tasks=BATCH, needs=st.lists(st.integers(0, 100), min_size=12, max_size=12), nodes=st.integers(1, 4))
 def test_no_memory_node_holds_more_than_it_has(tasks: list[Task], needs: list[int], nodes: int) -> None:
     tasks = [Task(task.id, task.times_s, need) for task, need in zip(tasks, needs, strict=False)]
@@ -115,7 +115,7 @@ def test_what_no_memory_node_holds_runs_alone_and_what_the_machine_has_not_is_re
         plan([Task("large", {1: 1.0}, 201)], machine, "memory_aware")
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(tasks=BATCH, cpus=st.integers(8, 24))
 def test_adaptive_is_never_worse_than_any_uniform_width_nor_than_twice_the_bound(tasks: list[Task], cpus: int) -> None:
     made = plan(tasks, cpus, "adaptive")

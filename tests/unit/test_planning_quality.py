@@ -38,7 +38,7 @@ def test_many_tasks_end_near_the_lower_bound() -> None:
     assert max(ratios) <= 1.02
 
 
-@pytest.mark.parametrize("seed", [3, 4])
+@pytest.mark.parametrize("seed", [3])
 def test_few_tasks_end_as_soon_as_the_exact_solver_says(seed: int) -> None:
     ratios = []
     for family in FAMILIES:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import cycle
 
 import numpy as np
 
@@ -19,14 +20,18 @@ from .bounds import bounds_of
 from .timetable import Layout, Timetable, insert, pack, start
 from .uniform import promising
 
+_LayOut = Callable[[Layout, Sequence[int], float], Timetable]
+
 # A plan this close to its lower bound is good enough; no estimate of a time is as good.
 CLOSE = 1.001
 _BISECTIONS = 6
 # Layouts in all, by the square of the number of tasks, and never more: 1,000 tasks shall take no longer than 20 ms.
 _BUDGET, _MOST = 6_000_000, 1_500
+_COST: dict[_LayOut, int] = {pack: 1, start: 2, insert: 2}  # of a layout, measured
 # Never fewer: one way with its bisection; of very many tasks, where any order will do, two.
 _FEWEST, _FEWEST_OF_MANY, _MANY = _BISECTIONS + 1, 2, 10_000
 _INSERT_UP_TO = 128  # tasks; beyond, a quadratic layout costs more than it gains
+_PATIENCE = 10  # layouts, after which the best order is gone back to
 _SHORTER = 0.997  # the next deadline to be tried, as a part of the best makespan
 
 
@@ -34,10 +39,13 @@ _SHORTER = 0.997  # the next deadline to be tried, as a part of the best makespa
 class _Way:
     """One way to lay out tasks, and one order of them."""
 
-    lay_out: Callable[[Layout, Sequence[int], float], Timetable]
+    lay_out: _LayOut
     layout: Layout
     order: list[int]
+    best_order: list[int] = field(default_factory=list)
     makespan_s: float = math.inf
+    tries: int = 0
+    """Since the makespan was last as short as that."""
 
 
 def shortest(batch: Batch) -> Timetable:
@@ -104,7 +112,7 @@ class _Search:
                 self._keep(workers.give_out(range(len(self._batch)))[0])
 
     def run(self, ways: Iterator[_Way]) -> None:
-        """Each way at the shortest deadline there can be, then by bisection; then the better half by squeaking."""
+        """Each way at the shortest deadline there can be, then by bisection; then the best quarter by squeaking."""
         tried = []
         for way in ways:
             if self._done:
@@ -113,7 +121,7 @@ class _Search:
                 self._bisect(way)
             tried.append(way)
         tried.sort(key=lambda way: way.makespan_s)
-        self._squeak(tried[: max(1, len(tried) // 2)])
+        self._squeak(tried[: -(-len(tried) // 4)])
 
     def guarantee(self, way: _Way) -> None:
         """List scheduling with the widths of the bound ends within twice the bound (Garey and Graham, 1975)."""
@@ -129,9 +137,11 @@ class _Search:
             self.best = found
 
     def _try(self, way: _Way, deadline_s: float) -> Timetable:
-        self._left -= 1
+        self._left -= _COST[way.lay_out]
         found = way.lay_out(way.layout, way.order, deadline_s)
-        way.makespan_s = min(way.makespan_s, found.makespan_s)
+        way.tries += 1
+        if found.makespan_s <= way.makespan_s:
+            way.makespan_s, way.best_order, way.tries = found.makespan_s, way.order, 0
         self._keep(found)
         return found
 
@@ -149,12 +159,14 @@ class _Search:
 
     def _squeak(self, ways: list[_Way]) -> None:
         rng = random.Random(0)
-        for number in range(self._left):
+        for way in cycle(ways):
             if self._done:
                 break
-            way = ways[number % len(ways)]
             deadline_s = max(self._bound_s, self.best.makespan_s * _SHORTER)
-            way.order = _promoted(way.order, self._try(way, deadline_s).late, rng)
+            order, late = way.order, self._try(way, deadline_s).late
+            if way.tries >= _PATIENCE:
+                order, way.tries = way.best_order, 0
+            way.order = _promoted(order, late, rng)
 
 
 def _promoted(order: Sequence[int], late: Sequence[int], rng: random.Random) -> list[int]:

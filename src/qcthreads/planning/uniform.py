@@ -6,8 +6,9 @@ A task that does not list the workers' width runs at its largest listed width be
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import heapify, heapreplace
 
 import numpy as np
@@ -17,7 +18,7 @@ from .split import makespan
 from .timetable import Entry, Timetable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Workers:
     """So many workers of one width, with each task's width and time on them."""
 
@@ -26,7 +27,7 @@ class Workers:
     widths: Integers
     times_s: Floats
 
-    @property
+    @cached_property
     def bound_s(self) -> float:
         """What no distribution over these workers can be shorter than."""
         return max(float(self.times_s.max()), float(self.times_s.sum()) / self.count)
@@ -70,20 +71,20 @@ def narrowest_width(batch: Batch) -> int:
     return int(np.where(np.isfinite(batch.times_s), batch.widths, batch.capacity.cpus).min(axis=1).max())
 
 
-def promising(batch: Batch) -> Iterator[Workers]:
-    """Workers of every width that some task lists and all tasks can have, the narrowest first."""
+def promising(batch: Batch) -> list[Workers]:
+    """Workers of every width that some task lists and all can have: the most promising, then the narrowest first."""
     listed = np.unique(batch.widths[np.isfinite(batch.times_s)])
-    for width in listed[listed >= narrowest_width(batch)].tolist():
-        yield workers_of(batch, width)
+    workers = [workers_of(batch, width) for width in listed[listed >= narrowest_width(batch)].tolist()]
+    return sorted(workers, key=lambda one: one.bound_s)
 
 
 def best_workers(batch: Batch) -> Workers:
     """Those that end soonest under the LPT rule; the narrowest of equals."""
     best, best_s = None, math.inf
     for workers in promising(batch):
-        if workers.bound_s < best_s:  # else even a perfect packing is no better
+        if workers.bound_s <= best_s:  # else even a perfect packing is no better
             ends_s = makespan(workers.times_s.tolist(), workers.count)
-            if best is None or ends_s < best_s:
+            if best is None or (ends_s, workers.width) < (best_s, best.width):
                 best, best_s = workers, ends_s
     assert best is not None
     return best

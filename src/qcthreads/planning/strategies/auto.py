@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...cpuset import CpuSet
 from ...machine import Machine
-from ...units import format_count
+from ...units import format_count, format_split
 from ..batch import Batch
 from ..bounds import bound_of
 from ..model import Proposal, Task, capacity_of
@@ -38,14 +38,16 @@ def auto(
         )
         return Proposal(aware.placements, (f"memory_aware: {short}", *aware.reasons))
     workers = best_workers(batch)
-    uniform, _ = workers.give_out(workers.longest_first())
+    uniform_s = workers.give_out(workers.longest_first())[0].makespan_s
+    why = "nothing can end sooner"
+    if uniform_s > bound_of(batch) * CLOSE:
+        own = adaptive(batch, machine, usable, memory_bytes=memory_bytes)
+        own_s = max(placement.end_s for placement in own.placements)
+        if own_s * CLOSE < uniform_s:
+            less, wide = 100 * (1 - own_s / uniform_s), format_count(workers.width, "thread")
+            said = f"adaptive: a width for each task takes {less:.1f} % less time than {wide} each"
+            return Proposal(own.placements, (said,))
+        why = "no width per task ends sooner"
     same = balanced(batch, machine, usable, memory_bytes=memory_bytes, width=workers.width)
-    if uniform.makespan_s <= bound_of(batch) * CLOSE:
-        return Proposal(same.placements, (f"balanced, {same.reasons[0]}; nothing can end sooner",))
-    own = adaptive(batch, machine, usable, memory_bytes=memory_bytes)
-    ends_s = max(placement.end_s for placement in own.placements)
-    if uniform.makespan_s <= ends_s * CLOSE:
-        return Proposal(same.placements, (f"balanced, {same.reasons[0]}; no width per task ends sooner",))
-    less = 100 * (1 - ends_s / uniform.makespan_s)
-    wide = format_count(workers.width, "thread")
-    return Proposal(own.placements, (f"adaptive: a width for each task takes {less:.1f} % less time than {wide} each",))
+    chosen = format_split(workers.count, workers.width)
+    return Proposal(same.placements, (f"balanced, {chosen} for {format_count(len(batch), 'task')}: {why}",))

@@ -8,6 +8,7 @@ a part of the place.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import islice
 
 from ...cpuset import CpuSet
@@ -43,13 +44,15 @@ def balanced(
     workers = best_workers(batch) if width is None else workers_of(batch, width)
     timetable, worker_of = workers.give_out(workers.longest_first())
     places = split(machine, usable, workers.count, workers.width)
+
+    @cache
+    def part(worker: int, width: int) -> CpuSet:
+        place = places[worker]
+        return place if width == len(place) else CpuSet(islice(place, width))
+
     placements = [
-        Placement(task.id, start_s, end_s, own, _part(places[worker], own))
+        Placement(task.id, start_s, end_s, own, part(worker, own))
         for task, (own, start_s, end_s), worker in zip(batch.tasks, timetable.entries, worker_of, strict=True)
     ]
     chosen = f"{format_split(workers.count, workers.width)} for {format_count(len(batch), 'task')}"
     return Proposal(placements, (f"{chosen}: {'as asked' if width else 'the uniform width that ends soonest'}",))
-
-
-def _part(place: CpuSet, width: int) -> CpuSet:
-    return place if width == len(place) else CpuSet(islice(place, width))
