@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -18,7 +18,7 @@ import numpy as np
 from .batch import Batch, Choices
 from .bounds import bounds_of
 from .timetable import Layout, Timetable, insert, pack, start
-from .uniform import promising
+from .uniform import Workers, promising
 
 _LayOut = Callable[[Layout, Sequence[int], float], Timetable]
 
@@ -54,8 +54,11 @@ def shortest(batch: Batch) -> Timetable:
         return Timetable((), (), 0.0)
     bounds = bounds_of(batch)
     search = _Search(batch, max(bound_s for bound_s, _ in bounds))
-    search.sweep()
+    uniform = promising(batch) if math.isinf(batch.capacity.bandwidth_bytes_per_s) else []
+    search.give_out(workers for workers in uniform if workers.bound_s <= search.close_s)  # none can do much better
     search.run(_ways(batch, bounds))
+    search.give_out(workers for workers in uniform if workers.bound_s > search.close_s)
+    search.first_come(uniform)
     search.guarantee(_Way(start, Layout(batch, bounds[0][1]), list(range(len(batch)))))
     return search.best
 
@@ -96,19 +99,21 @@ class _Search:
     def __init__(self, batch: Batch, bound_s: float) -> None:
         self._batch = batch
         self._bound_s = bound_s
-        self._close_s = bound_s * CLOSE
+        self.close_s = bound_s * CLOSE
         self.best = Timetable([], [], math.inf)
         fewest = _FEWEST if len(batch) <= _MANY else _FEWEST_OF_MANY
         self._left = min(_MOST, max(fewest, _BUDGET // len(batch) ** 2))
 
-    def sweep(self) -> None:
-        """Every uniform width, longest first and in the order given: what is found must not be worse than these."""
-        if math.isfinite(self._batch.capacity.bandwidth_bytes_per_s):
-            return
-        for workers in promising(self._batch):
+    def give_out(self, uniform: Iterable[Workers]) -> None:
+        """Workers of one width, longest first: what is found must not be worse than any of these."""
+        for workers in uniform:
             if workers.bound_s < self.best.makespan_s:
                 self._keep(workers.give_out(workers.longest_first())[0])
-            if workers.bound_s < self.best.makespan_s and not self._done:
+
+    def first_come(self, uniform: Iterable[Workers]) -> None:
+        """The same, first come, first served."""
+        for workers in uniform:
+            if workers.bound_s < self.best.makespan_s and self.best.makespan_s > self.close_s:
                 self._keep(workers.give_out(range(len(self._batch)))[0])
 
     def run(self, ways: Iterator[_Way]) -> None:
@@ -117,7 +122,7 @@ class _Search:
         for way in ways:
             if self._done:
                 break
-            if self._try(way, self._close_s).late:
+            if self._try(way, self.close_s).late:
                 self._bisect(way)
             tried.append(way)
         tried.sort(key=lambda way: way.makespan_s)
@@ -130,7 +135,7 @@ class _Search:
 
     @property
     def _done(self) -> bool:
-        return self.best.makespan_s <= self._close_s or (self._left <= 0 and math.isfinite(self.best.makespan_s))
+        return self.best.makespan_s <= self.close_s or (self._left <= 0 and math.isfinite(self.best.makespan_s))
 
     def _keep(self, found: Timetable) -> None:
         if found.makespan_s < self.best.makespan_s:
@@ -146,7 +151,7 @@ class _Search:
         return found
 
     def _bisect(self, way: _Way) -> None:
-        low_s, high_s = self._close_s, self.best.makespan_s
+        low_s, high_s = self.close_s, self.best.makespan_s
         for _ in range(_BISECTIONS):
             if self._done or high_s <= low_s * CLOSE:
                 break

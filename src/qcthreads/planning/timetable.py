@@ -20,8 +20,8 @@ from .batch import Batch, Choices
 
 # (width, start, end)
 Entry = tuple[int, float, float]
-# How far beyond the first of a width is looked for one whose memory fits: the whole batch up to this many tasks.
-_LOOK_AHEAD = 64
+# How far beyond the first of a width is looked for one whose memory fits; all the way where there are few tasks.
+_LOOK_AHEAD, _FEW = 16, 512
 _ROUNDING = 1e-12
 _WHOLE_BANDWIDTH = 1 << 40  # shares of it are whole numbers, whose sums are exact
 
@@ -219,7 +219,7 @@ class _Queues:
             entry = task, memory, layout.rate(moved_s, times_s[task])
             self._queues.setdefault(widths[task], []).append(entry)
         self._widths = sorted(self._queues)
-        self._ahead = len(order) if len(order) <= 8 * _LOOK_AHEAD else _LOOK_AHEAD
+        self._ahead = len(order) if len(order) <= _FEW else _LOOK_AHEAD
 
     def take(self, free: int, memory: float, bandwidth: int) -> tuple[int, float, int] | None:
         """The first in order that fits, with its memory and bandwidth."""

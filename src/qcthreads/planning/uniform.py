@@ -78,8 +78,8 @@ def promising(batch: Batch) -> list[Workers]:
     return sorted(workers, key=lambda one: one.bound_s)
 
 
-def best_workers(batch: Batch) -> Workers:
-    """Those that end soonest under the LPT rule; the narrowest of equals."""
+def best_workers(batch: Batch) -> tuple[Workers, float]:
+    """Those that end soonest under the LPT rule, the narrowest of equals; and when."""
     best, best_s = None, math.inf
     for workers in promising(batch):
         if workers.bound_s <= best_s:  # else even a perfect packing is no better
@@ -87,4 +87,4 @@ def best_workers(batch: Batch) -> Workers:
             if best is None or (ends_s, workers.width) < (best_s, best.width):
                 best, best_s = workers, ends_s
     assert best is not None
-    return best
+    return best, best_s

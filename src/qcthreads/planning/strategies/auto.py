@@ -37,8 +37,7 @@ def auto(
             batch, machine, usable, memory_bytes=memory_bytes, bandwidth_bytes_per_s=bandwidth_bytes_per_s
         )
         return Proposal(aware.placements, (f"memory_aware: {short}", *aware.reasons))
-    workers = best_workers(batch)
-    uniform_s = workers.give_out(workers.longest_first())[0].makespan_s
+    workers, uniform_s = best_workers(batch)
     why = "nothing can end sooner"
     if uniform_s > bound_of(batch) * CLOSE:
         own = adaptive(batch, machine, usable, memory_bytes=memory_bytes)

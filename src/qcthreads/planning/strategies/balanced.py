@@ -41,7 +41,7 @@ def balanced(
             f"workers {width} threads wide were asked for, but {', '.join(names[:5])} need more; "
             f"ask for at least {narrowest}"
         )
-    workers = best_workers(batch) if width is None else workers_of(batch, width)
+    workers = best_workers(batch)[0] if width is None else workers_of(batch, width)
     timetable, worker_of = workers.give_out(workers.longest_first())
     places = split(machine, usable, workers.count, workers.width)
 
