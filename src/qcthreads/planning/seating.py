@@ -34,6 +34,9 @@ def seat(machine: Machine, usable: CpuSet, entries: Sequence[Entry]) -> list[Cpu
     running: list[tuple[float, int, int]] = []
     for task in _by_start(entries):
         width, start_s, end_s = entries[task]
+        if start_s == end_s:  # it takes no time, and keeps nobody waiting
+            places[task] = compact(machine, usable, width)
+            continue
         while running and running[0][0] <= start_s:
             _, bits, as_wide = heappop(running)
             free |= bits
@@ -55,9 +58,7 @@ def seat(machine: Machine, usable: CpuSet, entries: Sequence[Entry]) -> list[Cpu
 def _by_start(entries: Sequence[Entry]) -> list[int]:
     widths = np.fromiter((width for width, _, _ in entries), dtype=np.int64, count=len(entries))
     starts_s = np.fromiter((start_s for _, start_s, _ in entries), dtype=np.float64, count=len(entries))
-    lasts = np.fromiter((end_s > start_s for _, start_s, end_s in entries), dtype=np.bool_, count=len(entries))
-    # What takes no time makes room at once for what starts with it.
-    order: list[int] = np.lexsort((-widths, lasts, starts_s)).tolist()
+    order: list[int] = np.lexsort((-widths, starts_s)).tolist()
     return order
 
 

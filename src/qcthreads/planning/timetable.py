@@ -181,7 +181,7 @@ class _Profile:
         times_s, cpus, memories, bandwidths = self.times_s, self.cpus, self.memory, self.bandwidth
         at, count = 0, len(times_s)
         start_s, end_s = 0.0, time_s
-        while at < count and (times_s[at] < end_s or times_s[at] <= start_s):  # also what takes no time needs room
+        while at < count and times_s[at] < end_s:
             if cpus[at] < width or memories[at] < memory or bandwidths[at] < rate:
                 start_s = times_s[at + 1]
                 end_s = start_s + time_s
