@@ -1,56 +1,136 @@
-"""Plans, strategies and the lower bound: against brute force on small instances and by properties on all others."""
+"""Plans, strategies and the lower bound: against brute force on small instances and by properties on all others.
+
+How good the plans are is held against an exact solver in test_planning_quality.py.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 
 import pytest
+from families import FAMILIES, Problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, OversubscriptionError
 from qcthreads.machine.synthetic import synthetic_machine
-from qcthreads.planning import Plan, Task, get_strategy, lower_bound, plan, relative_cost, strategy_names
+from qcthreads.planning import Plan, Task, get_strategy, plan, relative_cost, strategy_names
+from qcthreads.planning.bounds import lower_bound
 from qcthreads.planning.cost import assumed_speedup, scaling_exponent
 
-TIMES = st.dictionaries(st.integers(1, 8), st.floats(0.01, 100.0), min_size=1, max_size=4)
+# Some take no time, or so little that rounding leaves none of it.
+TIMES = st.dictionaries(
+    st.integers(1, 8), st.floats(0.01, 100.0) | st.sampled_from([0.0, 1e-15]), min_size=1, max_size=4
+)
 BATCH = st.lists(TIMES, min_size=1, max_size=12).map(
     lambda batch: [Task(f"f{number}", times) for number, times in enumerate(batch)]
 )
+NAMES = st.sampled_from(strategy_names())
 
 
-def check(made: Plan, tasks: list[Task], usable: CpuSet) -> None:
+def check(made: Plan, tasks: Sequence[Task], usable: CpuSet, memory_bytes: float = math.inf) -> None:
     """Every task once, only listed widths and times, no CPU twice at a time, nothing better than the lower bound."""
     by_id = {task.id: task for task in tasks}
     assert sorted(placement.id for placement in made.placements) == sorted(by_id)
     for placement in made.placements:
         assert len(placement.cpus) == placement.threads
         assert placement.cpus <= usable
-        assert placement.end_s - placement.start_s == pytest.approx(by_id[placement.id].times_s[placement.threads])
+        time_s = by_id[placement.id].times_s[placement.threads]
+        assert placement.end_s - placement.start_s == pytest.approx(time_s, abs=1e-9)
     for one, other in itertools.combinations(made.placements, 2):
         if one.start_s < other.end_s and other.start_s < one.end_s:
             assert one.cpus.isdisjoint(other.cpus)
+    for now in made.placements:
+        running = [other for other in made.placements if other.start_s <= now.start_s < other.end_s]
+        assert sum(by_id[other.id].memory_bytes for other in running) <= memory_bytes
     assert made.makespan_s >= made.lower_bound_s * (1 - 1e-9)
 
 
-@given(tasks=BATCH, cpus=st.integers(8, 24), name=st.sampled_from(["auto", "balanced"]))
+@settings(max_examples=70)
+@given(tasks=BATCH, cpus=st.integers(8, 24), name=NAMES)
 def test_every_plan_is_valid_and_the_same_each_time(tasks: list[Task], cpus: int, name: str) -> None:
     made = plan(tasks, cpus, name)
     check(made, tasks, CpuSet(range(cpus)))
     assert plan(tasks, cpus, name) == made
 
 
-@given(tasks=BATCH, memory=st.integers(4, 20), needs=st.lists(st.integers(0, 4), min_size=12, max_size=12))
-def test_memory_is_never_over(tasks: list[Task], memory: int, needs: list[int]) -> None:
+@settings(max_examples=70)
+@given(tasks=BATCH, memory=st.integers(4, 20), needs=st.lists(st.integers(0, 4), min_size=12, max_size=12), name=NAMES)
+def test_memory_is_never_over(tasks: list[Task], memory: int, needs: list[int], name: str) -> None:
     tasks = [Task(task.id, task.times_s, need) for task, need in zip(tasks, needs, strict=False)]
-    made = plan(tasks, 16, memory_bytes=memory)
+    made = plan(tasks, 16, name, memory_bytes=memory)
+    check(made, tasks, CpuSet(range(16)), memory)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+@pytest.mark.parametrize("name", strategy_names())
+@pytest.mark.parametrize(("cpus", "count"), [(64, 150), (16, 700)])
+def test_plans_of_the_published_families_are_valid(
+    family: Callable[[int, int, int], Problem], name: str, cpus: int, count: int
+) -> None:
+    problem = family(cpus, count, 7)
+    made = plan(problem.tasks, cpus, name, memory_bytes=problem.memory_bytes)
+    check(made, problem.tasks, CpuSet(range(cpus)), problem.memory_bytes or math.inf)
+
+
+@settings(max_examples=40)
+@given(tasks=BATCH, traffic=st.lists(st.floats(0, 10), min_size=12, max_size=12))
+def test_bandwidth_is_never_over(tasks: list[Task], traffic: list[float]) -> None:
+    tasks = [
+        Task(task.id, task.times_s, bandwidth_bytes_per_s=rate) for task, rate in zip(tasks, traffic, strict=False)
+    ]
+    made = plan(tasks, 16, "memory_aware", bandwidth_bytes_per_s=12.0)
     check(made, tasks, CpuSet(range(16)))
+    by_id = {task.id: task for task in tasks}
+    for now in made.placements:
+        used = 0.0
+        for other in made.placements:
+            if other.start_s <= now.start_s < other.end_s:
+                task = by_id[other.id]
+                moved = task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)]
+                used += min(12.0, moved / task.times_s[other.threads])
+        assert used <= 12.0 * (1 + 1e-9)
+
+
+@settings(max_examples=40)
+@given(tasks=BATCH, needs=st.lists(st.integers(0, 100), min_size=12, max_size=12), nodes=st.integers(1, 4))
+def test_no_memory_node_holds_more_than_it_has(tasks: list[Task], needs: list[int], nodes: int) -> None:
+    tasks = [Task(task.id, task.times_s, need) for task, need in zip(tasks, needs, strict=False)]
+    machine = synthetic_machine(nodes=nodes, cores=8, memory_bytes=100)
+    made = plan(tasks, machine, "memory_aware")
+    check(made, tasks, machine.cpus_online)
     need = {task.id: task.memory_bytes for task in tasks}
     for now in made.placements:
         running = [other for other in made.placements if other.start_s <= now.start_s < other.end_s]
-        assert sum(need[other.id] for other in running) <= memory
+        for node in machine.numa_nodes:
+            held = sum(need[other.id] * len(other.cpus & node.cpus) / len(other.cpus) for other in running)
+            assert held <= node.memory_bytes * (1 + 1e-9)
+
+
+def test_what_no_memory_node_holds_runs_alone_and_what_the_machine_has_not_is_refused() -> None:
+    machine = synthetic_machine(nodes=2, cores=2, memory_bytes=100)
+    tasks = [Task("large", {1: 1.0}, 150), Task("small", {1: 1.0}, 10), Task("other", {1: 1.0}, 60)]
+    made = {placement.id: placement for placement in plan(tasks, machine, "memory_aware").placements}
+    assert made["large"].end_s <= made["small"].start_s or made["small"].end_s <= made["large"].start_s
+    with pytest.raises(OversubscriptionError, match="task 'large' needs 201 B, but the memory nodes have 200 B"):
+        plan([Task("large", {1: 1.0}, 201)], machine, "memory_aware")
+
+
+@settings(max_examples=40)
+@given(tasks=BATCH, cpus=st.integers(8, 24))
+def test_adaptive_is_never_worse_than_any_uniform_width_nor_than_twice_the_bound(tasks: list[Task], cpus: int) -> None:
+    made = plan(tasks, cpus, "adaptive")
+    assert made.makespan_s <= 2 * made.lower_bound_s * (1 + 1e-9)
+    for width in range(max(min(task.times_s) for task in tasks), cpus + 1):
+        assert made.makespan_s <= plan(tasks, cpus, "balanced", width=width).makespan_s * (1 + 1e-9)
+        workers = [0.0] * (cpus // width)
+        for task in tasks:  # first come, first served
+            own = max(own for own in task.times_s if own <= width)
+            workers[workers.index(min(workers))] += task.times_s[own]
+        assert made.makespan_s <= max(workers) * 1.001
 
 
 @given(tasks=BATCH, cpus=st.integers(8, 24))
@@ -93,6 +173,11 @@ def test_lower_bound_is_the_longest_task_at_its_best_width() -> None:
     assert lower_bound([], 4) == 0.0
 
 
+def test_lower_bound_with_bandwidth_is_what_must_be_moved() -> None:
+    tasks = [Task(str(number), {1: 10.0, 2: 5.0}, bandwidth_bytes_per_s=3.0) for number in range(4)]
+    assert lower_bound(tasks, 8, bandwidth_bytes_per_s=6.0) == pytest.approx(4 * 30 / 6)
+
+
 def test_longest_first_on_equal_workers() -> None:
     tasks = [Task("a", {1: 1.0}), Task("b", {1: 3.0}), Task("c", {1: 2.0})]
     made = plan(tasks, 2, "balanced")
@@ -115,15 +200,71 @@ def test_a_plan_for_given_cpus_uses_these() -> None:
     assert made.placements[0].cpus == CpuSet.parse("5,9")
 
 
+@pytest.mark.parametrize("strategy", ["adaptive", "memory_aware"])
+def test_tasks_stay_within_cache_domains_where_they_fit(strategy: str) -> None:
+    machine = synthetic_machine(packages=2, nodes=2, llcs=2, cores=4)
+    tasks = [Task(f"wide{number}", {4: 10.0}) for number in range(5)] + [Task(f"two{n}", {2: 3.0}) for n in range(30)]
+    for placement in plan(tasks, machine, strategy).placements:
+        assert any(placement.cpus <= domain.cpus for domain in machine.llc_domains)
+
+
+def test_a_task_wider_than_a_cache_domain_stays_on_one_memory_node() -> None:
+    machine = synthetic_machine(packages=2, nodes=2, llcs=2, cores=4)
+    made = plan([Task(str(number), {8: 1.0}) for number in range(8)], machine, "adaptive")
+    for placement in made.placements:
+        assert any(placement.cpus <= node.cpus for node in machine.numa_nodes)
+
+
 def test_strategies_come_from_the_entry_points_under_either_spelling() -> None:
-    assert set(strategy_names()) >= {"auto", "balanced"}
+    assert set(strategy_names()) >= {"adaptive", "auto", "balanced", "memory_aware"}
     assert get_strategy("Balanced") is get_strategy("balanced")
+    assert get_strategy("memory-aware") is get_strategy("memory_aware")
 
 
-@pytest.mark.parametrize("name", ["adaptive", "memory-aware", "memory_aware", "fastest"])
-def test_an_absent_strategy_is_refused_and_the_present_ones_are_listed(name: str) -> None:
-    with pytest.raises(InputError, match=r"there is no strategy '.*'; there are: .*auto, .*balanced"):
-        plan([Task("a", {1: 1.0})], 2, name)
+def test_an_absent_strategy_is_refused_and_the_present_ones_are_listed() -> None:
+    with pytest.raises(InputError, match=r"no strategy 'fastest'; there are: .*adaptive, auto, .*balanced"):
+        plan([Task("a", {1: 1.0})], 2, "fastest")
+
+
+@pytest.mark.parametrize("name", ["adaptive", "memory_aware"])
+def test_one_width_for_all_is_refused_where_each_has_its_own(name: str) -> None:
+    with pytest.raises(InputError, match=f"asked of the strategy {name}, which gives each task a width of its own"):
+        plan([Task("a", {1: 1.0})], 2, name, width=1)
+
+
+def test_auto_takes_the_simplest_that_ends_soonest_and_says_why() -> None:
+    small = [Task(str(number), {1: 1.0, 2: 0.9}) for number in range(64)]
+    assert plan(small, 16).reasons[0].startswith("balanced, 16 workers x 1 thread for 64 tasks")
+    large = [*small, Task("large", {1: 100.0, 2: 50.0, 4: 25.0, 8: 13.0})]
+    assert plan(large, 16).reasons[0].startswith("adaptive: a width for each task takes")
+    hungry = [Task(task.id, task.times_s, 2) for task in small]
+    assert plan(hungry, 16, memory_bytes=8).reasons[0].startswith("memory_aware: memory or its bandwidth")
+    machine = synthetic_machine(nodes=2, cores=8, memory_bytes=8)
+    assert plan(hungry, machine).reasons[0].startswith("memory_aware: a memory node may not hold")
+
+
+@pytest.mark.parametrize("name", strategy_names())
+def test_no_tasks_is_an_empty_plan(name: str) -> None:
+    made = plan([], 4, name)
+    assert (made.placements, made.makespan_s, made.lower_bound_s) == ((), 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", strategy_names())
+def test_tasks_that_take_no_time_are_placed(name: str) -> None:
+    tasks = [Task(str(number), {1: 0.0, 4: 0.0}, 5) for number in range(9)] + [Task("long", {2: 1.0}, 5)]
+    made = plan(tasks, 4, name, memory_bytes=10)
+    check(made, tasks, CpuSet(range(4)), 10)
+    assert made.makespan_s == 1.0
+
+
+@given(tasks=BATCH, needs=st.lists(st.integers(0, 4), min_size=12, max_size=12))
+def test_the_bound_with_memory_counts_both(tasks: list[Task], needs: list[int]) -> None:
+    tasks = [Task(task.id, task.times_s, need) for task, need in zip(tasks, needs, strict=False)]
+    bound_s = lower_bound(tasks, 16, memory_bytes=4)
+    area = sum(task.memory_bytes * min(task.times_s.values()) for task in tasks) / 4
+    large = sum(min(task.times_s.values()) for task in tasks if task.memory_bytes > 2)
+    assert bound_s >= max(lower_bound(tasks, 16), area, large) * (1 - 1e-9)
+    assert plan(tasks, 16, memory_bytes=4).makespan_s >= bound_s * (1 - 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +274,12 @@ def test_an_absent_strategy_is_refused_and_the_present_ones_are_listed(name: str
         ([Task("a", {})], InputError, "lists no width"),
         ([Task("a", {0: 1.0})], InputError, "widths start at 1"),
         ([Task("a", {1: math.inf})], InputError, "inf s at width 1"),
+        ([Task("a", {1: 1.0}, -1)], InputError, "memory_bytes is -1; give 0 or more"),
+        (
+            [Task("a", {1: 1.0}), Task("b", {1: 1.0}, bandwidth_bytes_per_s=math.nan)],
+            InputError,
+            "task 'b': bandwidth_bytes_per_s is nan",
+        ),
         ([Task("a", {8: 1.0})], OversubscriptionError, "needs 8 threads at least, but there are 4 CPUs"),
         ([Task("a", {1: 1.0}, 2048)], OversubscriptionError, "needs 2 KiB, but 1 KiB may be used"),
     ],

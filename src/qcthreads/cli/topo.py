@@ -62,12 +62,12 @@ def execute(args: Namespace) -> int:
     return 0
 
 
-def checked_sysroot(sysroot: Path | None) -> str | None:
-    """The recorded tree as host takes it; InputError when it is none."""
+def checked_sysroot(sysroot: Path | None, asked: str = "--sysroot") -> str | None:
+    """The recorded tree as host takes it; InputError when it is none, which says where it was ``asked`` for."""
     if sysroot is None:
         return None
     if not (sysroot / "sys").is_dir() and not (sysroot / "proc").is_dir():
-        raise InputError(f"--sysroot {sysroot}: no sys/ and no proc/ in it; give the directory that contains them")
+        raise InputError(f"{asked} {sysroot}: no sys/ and no proc/ in it; give the directory that contains them")
     return str(sysroot)
 
 

@@ -60,6 +60,11 @@ def choose(machine: Machine, free: CpuSet, width: int, *, near: CpuSet | None = 
     )
 
 
+def compact(machine: Machine, free: CpuSet, width: int) -> CpuSet:
+    """``width`` of the PUs in ``free``, which has so many, as close together as they come, whoever is beside them."""
+    return CpuSet.from_bits(_compact(machine, free.bits, width, None))
+
+
 def split(machine: Machine, usable: CpuSet, places: int, width: int) -> tuple[CpuSet, ...]:
     """Cut ``usable`` into ``places`` disjoint places of ``width`` PUs each, spread evenly over LLC domains and nodes.
 

@@ -14,7 +14,6 @@ from ..planning import strategy_names as registered_strategies
 
 EXECUTION_MODES = ("multiprocessing", "threading", "serial")
 STRATEGIES = ("auto", "balanced")
-LATER_STRATEGIES = ("adaptive", "memory-aware")
 
 # The fields of QCEngine 0.52's TaskConfig, which refuses any other in every single calculation.
 _TASK_CONFIG = (
@@ -179,7 +178,7 @@ def strategy_name(name: str) -> str:
     wanted = name.replace("_", "-").lower() if isinstance(name, str) else name
     if wanted in STRATEGIES:
         return wanted
-    why = "is not there yet" if wanted in LATER_STRATEGIES else "is not known"
+    why = "is not known"
     if isinstance(name, str) and name.replace("-", "_").lower() in registered_strategies():
         why = "plans (qcthreads.plan), but no run follows its plans yet"
     raise InputError(f"thread allocation strategy {name!r} {why}; there is: {', '.join(STRATEGIES)}")

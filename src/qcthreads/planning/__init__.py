@@ -1,4 +1,7 @@
-"""Tasks + machine + limits -> placements; pure functions that ask no operating system and keep no state."""
+"""Tasks + machine + limits -> placements; pure functions that ask no operating system and keep no state.
+
+Importing it does not load numpy, which who only divides a machine into equal workers does without.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,19 @@ from collections.abc import Sequence
 from ..cpuset import CpuSet
 from ..errors import InputError
 from ..machine import Machine
-from .bounds import lower_bound
 from .cost import relative_cost
-from .model import Placement, Plan, Split, Task, check_tasks, usable_of
+from .model import Placement, Plan, Proposal, Split, Task, capacity_of, usable_of
 from .split import choose_split
 from .strategies import get_strategy, strategy_names
 
 __all__ = [
     "Placement",
     "Plan",
+    "Proposal",
     "Split",
     "Task",
     "choose_split",
     "get_strategy",
-    "lower_bound",
     "plan",
     "relative_cost",
     "strategy_names",
@@ -33,6 +35,7 @@ def plan(
     strategy: str = "auto",
     *,
     memory_bytes: int | None = None,
+    bandwidth_bytes_per_s: float | None = None,
     width: int | None = None,
 ) -> Plan:
     """Place every task once, on concrete CPUs that no two tasks have at the same time.
@@ -47,8 +50,11 @@ def plan(
         A name from :func:`strategy_names`; ``-`` and ``_`` are the same.
     memory_bytes
         Memory for all tasks that run at the same time; ``None``: no limit.
+    bandwidth_bytes_per_s
+        What the memory delivers to all tasks that run at the same time; ``None``: no limit. The strategies
+        ``memory_aware`` and ``auto`` keep to it.
     width
-        Threads of every worker; ``None``: the strategy chooses.
+        Threads of every worker, for the strategies ``balanced`` and ``auto``; ``None``: the strategy chooses.
 
     Raises
     ------
@@ -57,11 +63,24 @@ def plan(
     OversubscriptionError
         When a task fits neither the CPUs nor the memory at any of its widths.
     """
-    place = get_strategy(strategy)
+    from .batch import Batch
+    from .bounds import bound_of
+
+    propose = get_strategy(strategy)
     machine, usable = usable_of(machine_or_cpus)
-    check_tasks(tasks, len(usable), memory_bytes)
+    for name, limit in (("memory_bytes", memory_bytes), ("bandwidth_bytes_per_s", bandwidth_bytes_per_s)):
+        if limit is not None and not limit > 0:
+            raise InputError(f"{name} is {limit}; give a number above 0, or none where there is no limit")
+    batch = Batch(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
     if width is not None and not 1 <= width <= len(usable):
         raise InputError(f"workers {width} threads wide were asked for, but there are {len(usable)} CPUs: {usable}")
-    placements = place(tasks, machine, usable, memory_bytes=memory_bytes, width=width)
-    ordered = tuple(sorted(placements, key=lambda placement: (placement.start_s, placement.cpus.first)))
-    return Plan(ordered, strategy.replace("-", "_"), lower_bound(tasks, usable))
+    proposal = propose(
+        batch,
+        machine,
+        usable,
+        memory_bytes=memory_bytes,
+        bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+        width=width,
+    )
+    ordered = tuple(sorted(proposal.placements, key=lambda placement: (placement.start_s, placement.cpus.first)))
+    return Plan(ordered, strategy.strip().lower().replace("-", "_"), bound_of(batch), proposal.reasons)

@@ -2,38 +2,68 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ..cpuset import CpuSet
 from ..machine import Machine
-from .model import Task, check_tasks, usable_of
+from .batch import Batch, Choices
+from .model import Task, capacity_of, usable_of
+
+# Of a task that leaves room for no more than this many of its kind the bound counts how many run side by side.
+_MOST_SIDE_BY_SIDE = 64
+# How much memory (or bandwidth) weighs beside CPUs in the bounds that count both.
+_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 
 
-def lower_bound(tasks: Sequence[Task], machine_or_cpus: Machine | CpuSet | int) -> float:
+def lower_bound(
+    tasks: Sequence[Task],
+    machine_or_cpus: Machine | CpuSet | int,
+    *,
+    memory_bytes: int | None = None,
+    bandwidth_bytes_per_s: float | None = None,
+) -> float:
     """Seconds below which no schedule of ``tasks`` can end.
 
     The smallest T for which the least work (width x time) that lets every task end within T fits into P x T, with P the
     number of usable PUs: the usual dual bound for moldable tasks (Turek, Wolf, Yu, SPAA 1992). It includes the longest
-    task at its best width. Memory and bandwidth are not counted.
+    task at its best width. With ``memory_bytes`` or ``bandwidth_bytes_per_s`` the answer is the largest of this, of the
+    same for memory (bytes x seconds) and bandwidth, and for what is between them.
+
+    Parameters
+    ----------
+    tasks
+        What is to be run.
+    machine_or_cpus
+        A machine (its allowed CPUs, one PU per core), a set of CPUs, or a number of CPUs.
+    memory_bytes, bandwidth_bytes_per_s
+        For all tasks that run at the same time; ``None``: no limit.
     """
-    cpus = len(usable_of(machine_or_cpus)[1])
-    check_tasks(tasks, cpus)
-    # Each (time, task, work) is a choice that opens up once T reaches its time.
-    choices = sorted(
-        (time_s, index, width * time_s)
-        for index, task in enumerate(tasks)
-        for width, time_s in task.times_s.items()
-        if width <= cpus
-    )
-    least: dict[int, float] = {}
-    total = 0.0
-    for at, (time_s, index, work) in enumerate(choices):
-        before = least.get(index)
-        if before is None or work < before:
-            least[index] = work
-            total += work - (before or 0.0)
-        if len(least) == len(tasks):
-            bound = max(time_s, total / cpus)
-            if at + 1 == len(choices) or bound <= choices[at + 1][0]:
-                return bound
-    return 0.0
+    usable = usable_of(machine_or_cpus)[1]
+    return bound_of(Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s)))
+
+
+def bound_of(batch: Batch) -> float:
+    """:func:`lower_bound` of a batch within its own capacity."""
+    return max(bound_s for bound_s, _ in bounds_of(batch))
+
+
+def bounds_of(batch: Batch) -> list[tuple[float, Choices]]:
+    """Bounds in seconds, and the widths worth having as each weighs them; the first counts CPUs alone."""
+    weights: list[dict[str, float]] = [{}]
+    if math.isfinite(batch.capacity.memory_bytes) and batch.memory_bytes.any():
+        weights += [{"cpus": 1 - weight, "memory": weight} for weight in _WEIGHTS]
+    if math.isfinite(batch.capacity.bandwidth_bytes_per_s) and batch.traffic_bytes.any():
+        weights += [{"cpus": 1 - weight, "bandwidth": weight} for weight in _WEIGHTS]
+    few_s = _few_side_by_side(batch) if len(weights) > 1 else 0.0
+    weighed = [batch.choices(**weight) for weight in weights]
+    return [(max(choices.bound_s, few_s if number else 0.0), choices) for number, choices in enumerate(weighed)]
+
+
+def _few_side_by_side(batch: Batch) -> float:
+    """Of tasks that each need more than 1/(k+1) of the memory at most k run at the same time."""
+    bound_s = 0.0
+    for together in range(1, _MOST_SIDE_BY_SIDE):
+        large = batch.memory_bytes * (together + 1) > batch.capacity.memory_bytes
+        bound_s = max(bound_s, float(batch.shortest_s[large].sum()) / together)
+    return bound_s

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..cpuset import CpuSet
-from ..errors import InputError, OversubscriptionError
+from ..errors import InputError
 from ..machine import Core, Machine, Package
 from ..machine.placement import usable_cpus
-from ..units import format_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +19,17 @@ class Task:
     id: str
     times_s: Mapping[int, float]
     memory_bytes: int = 0
+    bandwidth_bytes_per_s: float = 0.0
+    """Of memory, at the narrowest width listed; a faster run moves the same bytes in less time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What all tasks that run at the same time may have together; infinite where nobody set a limit."""
+
+    cpus: int
+    memory_bytes: float = math.inf
+    bandwidth_bytes_per_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +44,21 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a strategy answers: placements in any order, and in words what a user should know of how they came about."""
+
+    placements: Sequence[Placement]
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Placements in order of start, with their quality and the strategy that made them."""
 
     placements: tuple[Placement, ...]
     strategy: str
     lower_bound_s: float
+    reasons: tuple[str, ...] = ()
 
     @property
     def makespan_s(self) -> float:
@@ -58,6 +77,17 @@ class Split:
     reasons: tuple[str, ...]
 
 
+def capacity_of(
+    usable: CpuSet, memory_bytes: int | None = None, bandwidth_bytes_per_s: float | None = None
+) -> Capacity:
+    """The capacity of ``usable`` PUs; ``None``: no limit."""
+    return Capacity(
+        len(usable),
+        math.inf if memory_bytes is None else memory_bytes,
+        math.inf if bandwidth_bytes_per_s is None else bandwidth_bytes_per_s,
+    )
+
+
 def usable_of(machine_or_cpus: Machine | CpuSet | int) -> tuple[Machine, CpuSet]:
     """The machine to plan for and its PUs worth giving to threads; a bare number or set of CPUs is a flat machine."""
     if isinstance(machine_or_cpus, Machine):
@@ -70,25 +100,3 @@ def usable_of(machine_or_cpus: Machine | CpuSet | int) -> tuple[Machine, CpuSet]
     if not usable:
         raise InputError("there is no CPU to plan for; give a machine, a set of CPUs, or a number of at least 1")
     return machine, usable
-
-
-def check_tasks(tasks: Sequence[Task], cpus: int, memory_bytes: int | None = None) -> None:
-    """Raise InputError for tasks that make no sense, OversubscriptionError for one that can never run."""
-    seen = set()
-    for task in tasks:
-        if task.id in seen:
-            raise InputError(f"two tasks are called {task.id!r}; give every task its own id")
-        seen.add(task.id)
-        if not task.times_s:
-            raise InputError(f"task {task.id!r} lists no width; give its time at one width at least")
-        for width, time_s in task.times_s.items():
-            if width < 1 or not math.isfinite(time_s) or time_s < 0:
-                raise InputError(f"task {task.id!r}: {time_s} s at width {width}; widths start at 1, times at 0")
-        if min(task.times_s) > cpus:
-            raise OversubscriptionError(
-                f"task {task.id!r} needs {min(task.times_s)} threads at least, but there are {cpus} CPUs"
-            )
-        if memory_bytes is not None and task.memory_bytes > memory_bytes:
-            raise OversubscriptionError(
-                f"task {task.id!r} needs {format_size(task.memory_bytes)}, but {format_size(memory_bytes)} may be used"
-            )

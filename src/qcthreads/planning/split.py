@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heapreplace
 
 from ..errors import InputError, OversubscriptionError
 from ..units import format_count, format_size, format_split, smaller_split
 from .cost import assumed_speedup
 from .model import Split
-from .strategies.balanced import makespan
 
 # A wider split must beat the narrower by this factor: the speedup is an assumption, and further threads of a small
 # fragment bring nothing (PySCF MP2/DZ, 4 waters, 2 cores: 1 x 2 took 5.4-5.9 s, 2 x 1 3.0-3.2 s).
@@ -118,6 +118,14 @@ def choose_split(
     elif memory_bytes:
         reasons.append(f"{format_size(share)} for the worker")
     return Split(chosen_workers, chosen_threads, share, (headline, *reasons))
+
+
+def makespan(times_s: Sequence[float], workers: int) -> float:
+    """When the last of ``workers`` ends under the LPT rule."""
+    ends = [0.0] * workers
+    for time_s in sorted(times_s, reverse=True):
+        heapreplace(ends, ends[0] + time_s)
+    return max(ends)
 
 
 def oversubscription(workers: int, threads: int, cpus: int, explain: str) -> OversubscriptionError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from ...cpuset import CpuSet
 from ...errors import InputError
 from ...machine import Machine
-from ..model import Placement, Task
+from ..model import Proposal, Task
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -28,8 +28,9 @@ class Strategy(Protocol):
         usable: CpuSet,
         *,
         memory_bytes: int | None = None,
+        bandwidth_bytes_per_s: float | None = None,
         width: int | None = None,
-    ) -> Sequence[Placement]: ...
+    ) -> Proposal: ...
 
 
 def strategy_names() -> tuple[str, ...]:

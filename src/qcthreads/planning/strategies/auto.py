@@ -1,4 +1,4 @@
-"""What is used when nothing is asked for: the best uniform width, found by sweep; never one width per task."""
+"""What is used when nothing is asked for: the simplest of the strategies that ends soonest, and why; plans nothing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from collections.abc import Sequence
 
 from ...cpuset import CpuSet
 from ...machine import Machine
-from ..model import Placement, Task
+from ...units import format_count, format_split
+from ..batch import Batch
+from ..bounds import bound_of
+from ..model import Proposal, Task, capacity_of
+from ..search import CLOSE
+from ..uniform import best_workers
+from .adaptive import adaptive
 from .balanced import balanced
+from .memory_aware import memory_aware, needed
 
 
 def auto(
@@ -16,7 +23,30 @@ def auto(
     usable: CpuSet,
     *,
     memory_bytes: int | None = None,
+    bandwidth_bytes_per_s: float | None = None,
     width: int | None = None,
-) -> Sequence[Placement]:
-    """The balanced plan of the best uniform width."""
-    return balanced(tasks, machine, usable, memory_bytes=memory_bytes, width=width)
+) -> Proposal:
+    """memory_aware where memory or bandwidth run short; else balanced where no width per task ends sooner; else
+    adaptive. Balanced where a width is given."""
+    if not tasks or width is not None:
+        return balanced(tasks, machine, usable, memory_bytes=memory_bytes, width=width)
+    batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
+    short = needed(batch, machine, usable)
+    if short:
+        aware = memory_aware(
+            batch, machine, usable, memory_bytes=memory_bytes, bandwidth_bytes_per_s=bandwidth_bytes_per_s
+        )
+        return Proposal(aware.placements, (f"memory_aware: {short}", *aware.reasons))
+    workers, uniform_s = best_workers(batch)
+    why = "nothing can end sooner"
+    if uniform_s > bound_of(batch) * CLOSE:
+        own = adaptive(batch, machine, usable, memory_bytes=memory_bytes)
+        own_s = max(placement.end_s for placement in own.placements)
+        if own_s * CLOSE < uniform_s:
+            less, wide = 100 * (1 - own_s / uniform_s), format_count(workers.width, "thread")
+            said = f"adaptive: a width for each task takes {less:.1f} % less time than {wide} each"
+            return Proposal(own.placements, (said,))
+        why = "no width per task ends sooner"
+    same = balanced(batch, machine, usable, memory_bytes=memory_bytes, width=workers.width)
+    chosen = format_split(workers.count, workers.width)
+    return Proposal(same.placements, (f"balanced, {chosen} for {format_count(len(batch), 'task')}: {why}",))

@@ -1,0 +1,148 @@
+"""How good plans are, and how fast they are made, over the published families of families.py; asserts nothing.
+
+    python benchmarks/bench_planning.py [--seeds N] [--exact SECONDS]
+
+Every makespan is divided by the lower bound; beside the strategies stand two peers: first come, first served at width 1
+(or the narrowest), and the best uniform width found by sweep, in the order given, as a pool of workers would. With
+``--exact`` small batches are also given to OR-tools' CP-SAT for so many seconds each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from heapq import heapify, heapreplace
+
+from families import FAMILIES, Problem, memory_tight
+
+from qcthreads.planning import Plan, plan
+
+STRATEGIES = ("balanced", "adaptive", "auto")
+
+
+def main() -> None:
+    """Print the three tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--exact", type=float, default=0.0, metavar="SECONDS")
+    args = parser.parse_args()
+    print_quality(args.seeds)
+    print_times()
+    if args.exact:
+        print_exact(args.exact)
+
+
+def print_quality(seeds: int) -> None:
+    """Makespan over lower bound, by family and by tasks per CPU: median and worst."""
+    print("makespan / lower bound, median (worst); 16, 64 and 256 CPUs", f"{seeds} seeds each\n", sep=", ")
+    head = ("family", "tasks per CPU", "first come, width 1", "first come, best width", *STRATEGIES)
+    print_row(head)
+    print_row(["---"] * len(head))
+    overall: dict[str, list[float]] = {}
+    for family in FAMILIES:
+        for name, per_cpu in (("under 4", (0.5, 1, 2)), ("4 and more", (4, 10))):
+            ratios: dict[str, list[float]] = {}
+            for problem in problems(family, per_cpu, seeds):
+                for contender, ratio in compared(problem).items():
+                    ratios.setdefault(contender, []).append(ratio)
+            print_row([family.__name__, name, *(spread(found) for found in ratios.values())])
+            if per_cpu[0] >= 4 and family is not memory_tight:
+                for contender, found in ratios.items():
+                    overall.setdefault(contender, []).extend(found)
+    print_row(["all but memory_tight", "4 and more", *(spread(found) for found in overall.values())])
+    print()
+
+
+def problems(family: Callable[[int, int, int], Problem], per_cpu: tuple[float, ...], seeds: int) -> Iterator[Problem]:
+    """Also of one task more than fits."""
+    for cpus in (16, 64, 256):
+        for many in per_cpu:
+            for more in (0, 1):
+                for seed in range(seeds):
+                    yield family(cpus, int(many * cpus) + more, seed)
+
+
+def compared(problem: Problem) -> dict[str, float]:
+    """Ratios to the lower bound."""
+    plans = {name: planned(problem, name) for name in STRATEGIES}
+    bound_s = plans["auto"].lower_bound_s
+    served = first_come(problem)
+    found = {"width 1": served[min(served)], "best width": min(served.values())}
+    return {name: ends_s / bound_s for name, ends_s in found.items()} | {
+        name: made.makespan_s / bound_s for name, made in plans.items()
+    }
+
+
+def first_come(problem: Problem) -> dict[int, float]:
+    """Makespan by width of the workers, each of which takes the next task when it is free."""
+    largest = max(task.memory_bytes for task in problem.tasks)
+    most = problem.memory_bytes // largest if problem.memory_bytes and largest else len(problem.tasks)
+    narrowest = max(min(task.times_s) for task in problem.tasks)
+    ends: dict[int, float] = {}
+    for width in sorted({width for task in problem.tasks for width in task.times_s}):
+        if narrowest <= width <= problem.cpus:
+            free_s = [0.0] * min(problem.cpus // width, most)
+            heapify(free_s)
+            for task in problem.tasks:
+                own = max(listed for listed in task.times_s if listed <= width)
+                heapreplace(free_s, free_s[0] + task.times_s[own])
+            ends[width] = max(free_s)
+    return ends
+
+
+def print_times() -> None:
+    """The least of three rounds: what planning takes where nobody disturbs it."""
+    print("milliseconds of CPU to plan, median and worst over the families, the least of three rounds each\n")
+    print_row(("tasks", "CPUs", *STRATEGIES))
+    print_row(["---"] * (2 + len(STRATEGIES)))
+    for count, cpus in ((20, 16), (100, 64), (1_000, 64), (10_000, 256), (100_000, 256)):
+        times_ms: dict[str, list[float]] = {name: [] for name in STRATEGIES}
+        for family in FAMILIES:
+            problem = family(cpus, count, 0)
+            for name in STRATEGIES:
+                times_ms[name].append(min(taken_ms(problem, name) for _ in range(3)))
+        print_row([count, cpus, *(f"{statistics.median(found):.1f} ({max(found):.1f})" for found in times_ms.values())])
+    print()
+
+
+def taken_ms(problem: Problem, strategy: str) -> float:
+    start_s = time.process_time()
+    planned(problem, strategy)
+    return (time.process_time() - start_s) * 1e3
+
+
+def print_exact(limit_s: float) -> None:
+    """Beside CP-SAT, which is told our makespan and looks for a shorter one."""
+    from exact import best_known_s
+
+    print(f"auto / CP-SAT's optimum, or the best that it found in {limit_s:g} s\n")
+    print_row(("family", "tasks", "CPUs", "auto / CP-SAT", "proven"))
+    print_row(["---"] * 5)
+    ratios = []
+    for family in FAMILIES:
+        for count, cpus in ((8, 8), (12, 16), (17, 16), (32, 16)):
+            problem = family(cpus, count, 1)
+            makespan_s = planned(problem, "auto").makespan_s
+            exact_s, proven = best_known_s(problem, limit_s, makespan_s)
+            ratios.append(max(1.0, makespan_s / exact_s) if math.isfinite(exact_s) else 1.0)
+            print_row((family.__name__, count, cpus, f"{ratios[-1]:.4f}", "yes" if proven else "no"))
+    print(f"\nmedian {statistics.median(ratios):.4f}, worst {max(ratios):.4f}")
+
+
+def planned(problem: Problem, strategy: str) -> Plan:
+    return plan(problem.tasks, problem.cpus, strategy, memory_bytes=problem.memory_bytes)
+
+
+def spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.3f} ({max(ratios):.3f})"
+
+
+def print_row(cells: object) -> None:
+    print("|", " | ".join(map(str, cells)), "|", flush=True)  # type: ignore[call-overload]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The published families of planning problems, which tests and benchmarks share; made from a seed, solves nothing.
+
+Times follow Amdahl's law, with what real programs add: a width beyond which nothing is gained, an overhead that grows
+with the width, widths that cannot be used. Costs at width 1 are in seconds, memory in bytes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qcthreads.planning import Task
+
+_UNIT = 256 * 1024**2  # of memory
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Tasks for a node of so many CPUs and so much memory (``None``: as much as they like)."""
+
+    family: str
+    cpus: int
+    tasks: tuple[Task, ...]
+    memory_bytes: int | None = None
+
+
+def many_body(cpus: int, count: int, seed: int) -> Problem:
+    """Monomers, dimers and trimers of one kind of molecule with MP2's fifth power of the size: 1, 32 and 243."""
+    rng = random.Random(seed)
+    orders = rng.choices((1, 2, 3), (1, 4, 10), k=count)
+    return _problem("many-body", cpus, [_amdahl(order**5 * rng.uniform(0.9, 1.1), cpus, 0.6) for order in orders])
+
+
+def mixed_clusters(cpus: int, count: int, seed: int) -> Problem:
+    """Dimers of molecules of all sizes: costs over two orders of magnitude, a parallel share that grows with them."""
+    rng = random.Random(seed)
+    sizes = [rng.uniform(10, 60) for _ in range(count)]
+    return _problem("mixed clusters", cpus, [_amdahl((size / 20) ** 5, cpus, min(0.98, size / 50)) for size in sizes])
+
+
+def equal(cpus: int, count: int, seed: int) -> Problem:
+    """All alike."""
+    fraction = random.Random(seed).choice((0.57, 0.9, 0.98))
+    return _problem("equal", cpus, [_amdahl(10.0, cpus, fraction)] * count)
+
+
+def heavy_tail(cpus: int, count: int, seed: int) -> Problem:
+    """Pareto with exponent 1.1: a few tasks have most of the work."""
+    rng = random.Random(seed)
+    costs = [min(rng.paretovariate(1.1), 1e4) for _ in range(count)]
+    return _problem("heavy tail", cpus, [_amdahl(cost, cpus, rng.uniform(0.8, 0.99)) for cost in costs])
+
+
+def saturating(cpus: int, count: int, seed: int) -> Problem:
+    """Nothing is gained beyond 2 to 8 threads: the memory's bandwidth is used up."""
+    rng = random.Random(seed)
+    tasks = [_amdahl(rng.lognormvariate(2, 1), cpus, 0.9, most=rng.choice((2, 4, 8))) for _ in range(count)]
+    return _problem("saturating", cpus, tasks)
+
+
+def non_monotone(cpus: int, count: int, seed: int) -> Problem:
+    """Every further thread costs something: the widest is not the fastest, and 2 threads may lose to 1."""
+    rng = random.Random(seed)
+    tasks = [
+        _amdahl(rng.lognormvariate(2, 1), cpus, rng.uniform(0.4, 0.95), overhead=rng.uniform(0.005, 0.1))
+        for _ in range(count)
+    ]
+    return _problem("non-monotone", cpus, tasks)
+
+
+def odd_widths(cpus: int, count: int, seed: int) -> Problem:
+    """Each allows widths of its own, rarely all, not always 1."""
+    rng = random.Random(seed)
+    tasks = []
+    for _ in range(count):
+        widths = rng.sample(range(1, min(cpus, 16) + 1), rng.randint(1, 4))
+        whole = _amdahl(rng.lognormvariate(2, 1), cpus, rng.uniform(0.5, 0.98), widths=widths)
+        tasks.append(whole)
+    return _problem("odd widths", cpus, tasks)
+
+
+def memory_tight(cpus: int, count: int, seed: int) -> Problem:
+    """Memory for a third of what would run side by side at width 1; the large tasks need more of it."""
+    rng = random.Random(seed)
+    tasks = []
+    for _ in range(count):
+        size = rng.uniform(0.5, 2)
+        tasks.append((_amdahl(10 * size**5, cpus, 0.9), round(16 * size**4) * _UNIT))
+    needs = sorted((need for _, need in tasks), reverse=True)
+    memory = max(needs[0], sum(needs[:cpus]) // _UNIT // 3 * _UNIT)
+    return _problem("memory-tight", cpus, [times for times, _ in tasks], [need for _, need in tasks], memory)
+
+
+FAMILIES: tuple[Callable[[int, int, int], Problem], ...] = (
+    many_body, mixed_clusters, equal, heavy_tail, saturating, non_monotone, odd_widths, memory_tight,
+)  # fmt: skip
+
+
+def _amdahl(
+    cost_s: float,
+    cpus: int,
+    fraction: float,
+    *,
+    most: int | None = None,
+    overhead: float = 0.0,
+    widths: list[int] | None = None,
+) -> dict[int, float]:
+    """Seconds by width: Amdahl's law, constant beyond ``most``, plus ``overhead`` of the cost per further thread."""
+    if widths is None:
+        widths = [1 << power for power in range(cpus.bit_length()) if 1 << power <= cpus]
+    useful = {width: min(width, most or width) for width in widths}
+    return {
+        width: cost_s * (1 - fraction + fraction / useful[width] + overhead * (width - 1)) for width in sorted(widths)
+    }
+
+
+def _problem(
+    family: str,
+    cpus: int,
+    times: list[dict[int, float]],
+    needs: list[int] | None = None,
+    memory_bytes: int | None = None,
+) -> Problem:
+    needs = needs or [0] * len(times)
+    tasks = [Task(f"f{number}", *entry) for number, entry in enumerate(zip(times, needs, strict=True))]
+    return Problem(family, cpus, tuple(tasks), memory_bytes)

@@ -1,0 +1,232 @@
+"""``qcthreads plan``: a schedule for tasks in a file, on a machine that need not be here; runs and leases nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..host import read_machine
+from ..machine import Machine
+from ..planning import Plan, Task, plan
+from ..units import format_count
+from .output import check_writable, explained
+from .plan_svg import write_svg
+from .render import print_json, print_table, seconds
+from .topo import checked_sysroot
+
+_DOCUMENT = {"cpus", "sysroot", "memory_bytes", "bandwidth_bytes_per_s", "tasks"}
+_TASK = {"id", "times_s", "memory_bytes", "bandwidth_bytes_per_s"}
+_MOST_CPUS = 65536  # above any node there is; catches nonsense before it fills memory
+_MOST_ROWS = 40  # placements in the table; all are in the JSON
+
+_EPILOG = """TASKS.json: {"cpus": 64, "memory_bytes": null, "tasks": [
+  {"id": "f1", "times_s": {"1": 10.0, "2": 5.6, "4": 3.5}, "memory_bytes": 0}]}
+Widths that are not listed are not used. "sysroot": DIR, a recorded machine, may stand in the place of "cpus".
+
+examples:
+  qcthreads plan tasks.json
+  qcthreads plan tasks.json --strategy adaptive --json
+  qcthreads plan tasks.json --strategy memory-aware --svg plan.svg
+  qcthreads plan - < tasks.json"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of ``plan``."""
+    parser.epilog = _EPILOG
+    parser.add_argument("tasks", metavar="TASKS.json", type=Path, help="tasks with their times; - is standard input")
+    parser.add_argument(
+        "--strategy",
+        metavar="NAME",
+        default="auto",
+        help="auto, balanced, adaptive, memory-aware, or one that another package registers (default: auto)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--svg", metavar="FILE", type=Path, help="draw it into FILE: CPUs over time")
+
+
+def execute(args: Namespace) -> int:
+    """Plan, and print or draw the plan."""
+    if args.svg:
+        check_writable("--svg", args.svg, ("the file of tasks", args.tasks))
+    document = _document(args.tasks)
+    _known(document, _DOCUMENT, "the document")
+    machine_or_cpus = _machine(document, args.tasks)
+    made = plan(
+        _tasks(document),
+        machine_or_cpus,
+        args.strategy,
+        memory_bytes=_amount(document, "memory_bytes", "the document"),
+        bandwidth_bytes_per_s=_amount(document, "bandwidth_bytes_per_s", "the document"),
+    )
+    if args.svg:
+        with explained("--svg", args.svg):
+            write_svg(made, args.svg, _heading(made))
+        print(f"wrote {args.svg}", file=sys.stderr)
+    if args.json:
+        print_json(plan_document(made))
+    else:
+        _print_plan(made)
+    return 0
+
+
+def plan_document(made: Plan) -> dict[str, Any]:
+    """The JSON form of a plan."""
+    return {
+        "makespan_s": made.makespan_s,
+        "lower_bound_s": made.lower_bound_s,
+        "strategy": made.strategy,
+        "reasons": made.reasons,
+        "placements": [
+            {
+                "id": placement.id,
+                "start_s": placement.start_s,
+                "end_s": placement.end_s,
+                "threads": placement.threads,
+                "cpus": placement.cpus,
+            }
+            for placement in made.placements
+        ],
+    }
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}; give a JSON file of tasks") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text; give a JSON file of tasks") from None
+    try:
+        document = json.loads(text, object_pairs_hook=_without_repetition)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: not an object, but {_kind(document)}; `qcthreads plan --help` shows one")
+    return document
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has {twice!r} twice; which of them counts?")
+    return found
+
+
+def _known(found: dict[str, Any], known: set[str], where: str) -> None:
+    for name in found:
+        if name not in known:
+            raise InputError(f"{where}: {name!r} is not known; there are: {', '.join(sorted(known))}")
+
+
+def _machine(document: dict[str, Any], path: Path) -> Machine | int:
+    """The number of CPUs, or the machine recorded below ``sysroot``; a relative one starts where the file is."""
+    if ("cpus" in document) == ("sysroot" in document):
+        raise InputError(f'{path}: give "cpus", a number, or "sysroot", a directory, and not both')
+    if "sysroot" in document:
+        sysroot = document["sysroot"]
+        if not isinstance(sysroot, str) or not sysroot:
+            raise InputError(f'"sysroot" is {_shown(sysroot)}; give the directory that contains sys/ and proc/')
+        return read_machine(checked_sysroot(path.parent / sysroot, '"sysroot"'))
+    cpus = document["cpus"]
+    if not _is_whole(cpus) or not 1 <= cpus <= _MOST_CPUS:
+        raise InputError(f'"cpus" is {_shown(cpus)}; give a whole number from 1 to {_MOST_CPUS}')
+    return int(cpus)
+
+
+def _tasks(document: dict[str, Any]) -> list[Task]:
+    listed = document.get("tasks")
+    if not isinstance(listed, list):
+        raise InputError(f'"tasks" is {_kind(listed)}; give a list of objects with "id" and "times_s"')
+    return [_task(entry, number) for number, entry in enumerate(listed)]
+
+
+def _task(entry: Any, number: int) -> Task:
+    where = f"tasks[{number}]"
+    if not isinstance(entry, dict):
+        raise InputError(f'{where} is {_kind(entry)}; give an object with "id" and "times_s"')
+    name, times_s = entry.get("id"), entry.get("times_s")
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise InputError(f'{where}: "id" is {_shown(name)}; give a printable text that no other task has')
+    where = f"task {name!r}"
+    _known(entry, _TASK, where)
+    if not isinstance(times_s, dict) or not times_s:
+        raise InputError(
+            f'{where}: "times_s" is {_shown(times_s)}; give seconds by number of threads: {{"1": 10.0, "2": 5.6}}'
+        )
+    return Task(
+        name,
+        {_width(width, where): _time(time_s, width, where) for width, time_s in times_s.items()},
+        _amount(entry, "memory_bytes", where) or 0,
+        _amount(entry, "bandwidth_bytes_per_s", where) or 0.0,
+    )
+
+
+def _width(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and text[0] != "0"):
+        raise InputError(
+            f'{where}: {text!r} in "times_s" is not a number of threads; give a whole number of at least 1'
+        )
+    return int(text)
+
+
+def _time(value: Any, width: str, where: str) -> float:
+    if not _is_number(value) or value < 0:
+        raise InputError(f"{where}: the time with {width} threads is {_shown(value)}; give seconds, at least 0")
+    return float(value)
+
+
+def _amount(found: dict[str, Any], name: str, where: str) -> int | None:
+    """Bytes, or bytes per second; null and nothing are None."""
+    value: float | None = found.get(name)
+    if value is None:
+        return None
+    if not _is_number(value) or value < 0:
+        raise InputError(f'{where}: "{name}" is {_shown(value)}; give bytes, at least 0')
+    return math.ceil(value)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and value == int(value)
+
+
+def _kind(value: Any) -> str:
+    """``value`` as JSON calls it."""
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _heading(made: Plan) -> list[str]:
+    over = f", {made.makespan_s / made.lower_bound_s:.3f} times the lower bound" if made.lower_bound_s else ""
+    tasks = format_count(len(made.placements), "task")
+    return [f"{tasks} in {seconds(made.makespan_s)}{over} ({made.strategy})", *made.reasons]
+
+
+def _print_plan(made: Plan) -> None:
+    print("\n".join(_heading(made)), end="\n\n")
+    rows = [
+        (placement.id, f"{placement.start_s:.6g}", f"{placement.end_s:.6g}", placement.threads, placement.cpus)
+        for placement in made.placements[:_MOST_ROWS]
+    ]
+    print_table("", ("task", "start s", "end s", "threads", "CPUs"), rows)
+    left = len(made.placements) - len(rows)
+    if left:
+        print(f"  ... and {left} more: --json lists all")

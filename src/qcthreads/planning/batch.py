@@ -1,0 +1,214 @@
+"""Checked tasks, and their widths, times and costs as arrays; refuses what makes no sense, and chooses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError, OversubscriptionError
+from ..units import format_size
+from .model import Capacity, Task
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+_NARROWER_FIRST = 1e-12  # above rounding, below any measured difference
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The widths worth having: a row for each task, the cheapest first, each further one dearer and faster.
+
+    Rows are filled up with infinite times.
+    """
+
+    widths: Integers
+    times_s: Floats
+    costs_s: Floats
+    """Seconds for which the task takes up the whole node, or would, if the node were nothing but what is weighed."""
+
+    def cheapest(self, deadline_s: float) -> Integers:
+        """Per task the column of the cheapest width that meets the deadline; of the fastest where none does."""
+        listed = np.isfinite(self.times_s)
+        late = listed & (self.times_s > deadline_s)
+        columns: Integers = np.minimum(late.sum(axis=1), listed.sum(axis=1) - 1)
+        return columns
+
+    @cached_property
+    def bound_s(self) -> float:
+        """The smallest T for which the costs of the cheapest widths that meet T come to T at most."""
+        if not len(self.widths):
+            return 0.0
+        longest_s = float(self.times_s.min(axis=1).max())
+        total_s = float(self.costs_s[np.arange(len(self.widths)), self.cheapest(longest_s)].sum())
+        if total_s <= longest_s:
+            return longest_s
+        # Between the two, each cheaper width opens up once T reaches its time.
+        opens = (self.times_s[:, :-1] > longest_s) & (self.times_s[:, :-1] <= total_s)
+        opens &= np.isfinite(self.costs_s[:, 1:])
+        times_s = self.times_s[:, :-1][opens]
+        order = np.argsort(times_s, kind="stable")
+        saved_s = (self.costs_s[:, 1:][opens] - self.costs_s[:, :-1][opens])[order]
+        starts_s = np.concatenate(([longest_s], times_s[order]))
+        totals_s = total_s - np.concatenate(([0.0], np.cumsum(saved_s)))
+        bounds_s = np.maximum(starts_s, totals_s)
+        within = bounds_s <= np.append(starts_s[1:], np.inf)
+        return float(bounds_s[np.argmax(within)])
+
+
+class Batch(Sequence[Task]):
+    """Tasks that make sense, each of which fits within ``capacity`` by itself.
+
+    Raises
+    ------
+    InputError
+        For ids that are not unique, and for widths, times and needs that cannot be.
+    OversubscriptionError
+        For a task that can never run.
+    """
+
+    def __init__(self, tasks: Sequence[Task], capacity: Capacity) -> None:
+        self.tasks = tuple(tasks)
+        self.capacity = capacity
+        self._choices: dict[tuple[float, float, float], Choices] = {}
+        self._check()
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task], capacity: Capacity) -> Batch:
+        """``tasks`` itself where it is such a batch already."""
+        return tasks if isinstance(tasks, Batch) and tasks.capacity == capacity else cls(tasks, capacity)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Task]: ...
+    def __getitem__(self, index: int | slice) -> Task | Sequence[Task]:
+        return self.tasks[index]
+
+    @cached_property
+    def memory_bytes(self) -> Floats:
+        """Of each task."""
+        return np.array([task.memory_bytes for task in self.tasks], dtype=np.float64)
+
+    @cached_property
+    def traffic_bytes(self) -> Floats:
+        """What each task moves to and from memory while it runs."""
+        if not any(task.bandwidth_bytes_per_s for task in self.tasks):
+            return np.zeros(len(self.tasks))
+        return np.array([task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)] for task in self.tasks])
+
+    @property
+    def widths(self) -> Integers:
+        """As listed, a row for each task; 1 where it lists fewer than others."""
+        return self._table[0]
+
+    @property
+    def times_s(self) -> Floats:
+        """At each of the ``widths``; infinite where it may not be used, or the node is narrower."""
+        return self._table[1]
+
+    @cached_property
+    def shortest_s(self) -> Floats:
+        """Each task's time at its best width."""
+        shortest_s: Floats = self.times_s.min(axis=1)
+        return shortest_s
+
+    def choices(self, cpus: float = 1.0, memory: float = 0.0, bandwidth: float = 0.0) -> Choices:
+        """The widths worth having where shares of CPUs, of memory and of bandwidth have these weights (of 1)."""
+        weights = cpus, memory, bandwidth
+        if weights not in self._choices:
+            self._choices[weights] = self._weighed(*weights)
+        return self._choices[weights]
+
+    def _weighed(self, cpus: float, memory: float, bandwidth: float) -> Choices:
+        widths, times_s = self.widths, self.times_s
+        listed = np.isfinite(times_s)
+        share = widths * (cpus / self.capacity.cpus)
+        if memory:
+            share = share + memory * self.memory_bytes[:, None] / self.capacity.memory_bytes
+        costs_s = np.where(listed, times_s, 0.0) * share
+        if bandwidth:  # who alone wants more than there is gets all of it
+            moved_s = self.traffic_bytes[:, None] / self.capacity.bandwidth_bytes_per_s
+            costs_s += bandwidth * np.minimum(moved_s, np.where(listed, times_s, 0.0))
+        costs_s[~listed] = np.inf
+        # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
+        order = np.argsort(costs_s * (1 + _NARROWER_FIRST * widths), axis=1)
+        widths, times_s, costs_s = (np.take_along_axis(table, order, axis=1) for table in (widths, times_s, costs_s))
+        worth = np.isfinite(times_s)
+        worth[:, 1:] &= times_s[:, 1:] < np.minimum.accumulate(times_s, axis=1)[:, :-1]
+        most = int(worth.sum(axis=1).max(initial=1))
+        order = np.argsort(~worth, axis=1, kind="stable")[:, :most]
+        worth = np.take_along_axis(worth, order, axis=1)
+        return Choices(
+            np.take_along_axis(widths, order, axis=1),
+            np.where(worth, np.take_along_axis(times_s, order, axis=1), np.inf),
+            np.where(worth, np.take_along_axis(costs_s, order, axis=1), np.inf),
+        )
+
+    @cached_property
+    def _table(self) -> tuple[Integers, Floats]:
+        lengths, width, time_s = self._listed
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        column = np.arange(len(width)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        shape = len(lengths), int(lengths.max(initial=1))
+        widths, times_s = np.ones(shape, dtype=np.int64), np.full(shape, np.inf)
+        widths[row, column] = width
+        times_s[row, column] = np.where(width <= self.capacity.cpus, time_s, np.inf)
+        return widths, times_s
+
+    @cached_property
+    def _listed(self) -> tuple[Integers, Integers, Floats]:
+        """How many widths each task lists; all of them, one task after the other; and their times."""
+        listed = [task.times_s for task in self.tasks]
+        return (
+            np.fromiter(map(len, listed), dtype=np.int64, count=len(listed)),
+            np.fromiter(chain.from_iterable(listed), dtype=np.int64),
+            np.fromiter(chain.from_iterable(times_s.values() for times_s in listed), dtype=np.float64),
+        )
+
+    def _check(self) -> None:
+        if len({task.id for task in self.tasks}) < len(self.tasks):
+            seen: set[str] = set()
+            twice = next(task.id for task in self.tasks if task.id in seen or seen.add(task.id))  # type: ignore[func-returns-value]
+            raise InputError(f"two tasks are called {twice!r}; give every task its own id")
+        lengths, width, time_s = self._listed
+        if not lengths.all():
+            task = self.tasks[int(np.argmin(lengths))]
+            raise InputError(f"task {task.id!r} lists no width; give its time at one width at least")
+        wrong = (width < 1) | ~np.isfinite(time_s) | (time_s < 0)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            task = self.tasks[int(np.searchsorted(np.cumsum(lengths), at, side="right"))]
+            raise InputError(f"task {task.id!r}: {time_s[at]} s at width {width[at]}; widths start at 1, times at 0")
+        for needs, what in ((self.memory_bytes, "memory_bytes"), (self.traffic_bytes, "bandwidth_bytes_per_s")):
+            wrong = ~np.isfinite(needs) | (needs < 0)
+            if wrong.any():
+                task = self.tasks[int(np.argmax(wrong))]
+                raise InputError(f"task {task.id!r}: {what} is {getattr(task, what)}; give 0 or more")
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        never = np.isinf(self.shortest_s)
+        if never.any():
+            task = self.tasks[int(np.argmax(never))]
+            raise OversubscriptionError(
+                f"task {task.id!r} needs {min(task.times_s)} threads at least, but there are {self.capacity.cpus} CPUs"
+            )
+        memory = self.capacity.memory_bytes
+        if (self.memory_bytes > memory).any():
+            task = self.tasks[int(np.argmax(self.memory_bytes > memory))]
+            raise OversubscriptionError(
+                f"task {task.id!r} needs {format_size(task.memory_bytes)}, but {format_size(memory)} may be used"
+            )

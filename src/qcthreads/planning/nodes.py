@@ -1,0 +1,214 @@
+"""Time and place together, where memory nodes hold no more than they have; binds nothing, and asks no machine.
+
+A task's memory lies on the nodes of its CPUs, as much on each as it has of them, as first touch puts it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+import numpy as np
+
+from ..cpuset import CpuSet
+from ..errors import OversubscriptionError
+from ..machine import Machine
+from ..machine.placement import compact
+from ..units import format_size
+from .batch import Batch
+from .bounds import bounds_of
+from .model import Placement
+from .timetable import Layout
+
+_LOOK_AHEAD = 64  # of those that wait, how many are tried for a place
+_PACES = (1.0, 1.1, 1.3, 1.6, 2.0)  # deadlines for single tasks, as multiples of the bound
+_BUDGET = 20_000  # placements in all
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A memory node with the CPUs next to it that may be used."""
+
+    node_id: int
+    cpus: CpuSet
+    memory_bytes: int
+
+
+def memory_nodes(machine: Machine, usable: CpuSet) -> list[Node]:
+    """Those that have CPUs and memory."""
+    homes = [node for node in machine.numa_nodes if not node.memory_only and node.memory_bytes]
+    return [Node(home.node_id, home.cpus & usable, home.memory_bytes) for home in homes if home.cpus & usable]
+
+
+def crowded(batch: Batch, nodes: Sequence[Node]) -> bool:
+    """Whether a node might have to hold more than it has, were its CPUs given to the tasks that need most."""
+    largest = np.sort(batch.memory_bytes)[::-1]
+    return any(float(largest[: len(node.cpus)].sum()) > node.memory_bytes for node in nodes)
+
+
+def overfull(batch: Batch, nodes: Sequence[Node], placements: Sequence[Placement]) -> int | None:
+    """The number of a node that would have to hold more than it has."""
+    if not crowded(batch, nodes):
+        return None
+    need = {task.id: task.memory_bytes for task in batch.tasks}
+    held = [0.0] * len(nodes)
+    running: list[tuple[float, int, list[float]]] = []
+    for number, placement in enumerate(sorted(placements, key=lambda placement: placement.start_s)):
+        while running and running[0][0] <= placement.start_s:
+            held = [total - part for total, part in zip(held, heappop(running)[2], strict=True)]
+        each = need[placement.id] / len(placement.cpus)
+        parts = [each * len(placement.cpus & node.cpus) for node in nodes]
+        held = [total + part for total, part in zip(held, parts, strict=True)]
+        heappush(running, (placement.end_s, number, parts))
+        for node, total in zip(nodes, held, strict=True):
+            if total > node.memory_bytes * (1 + 1e-9):
+                return node.node_id
+    return None
+
+
+def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[Placement]:
+    """List scheduling onto nodes, over several widths and orders; the placements that end soonest."""
+    total = sum(node.memory_bytes for node in nodes)
+    if float(batch.memory_bytes.max()) > total:
+        task = batch.tasks[int(batch.memory_bytes.argmax())]
+        raise OversubscriptionError(
+            f"task {task.id!r} needs {format_size(task.memory_bytes)}, but the memory nodes have {format_size(total)} "
+            "together; use a machine that has more"
+        )
+    best: list[Placement] = []
+    best_s = math.inf
+    for number, (layout, order, deadline_s) in enumerate(_attempts(batch)):
+        if number and number * len(batch) > _BUDGET:
+            break
+        found = _Schedule(batch, machine, nodes, layout, deadline_s).run(order)
+        ends_s = max(placement.end_s for placement in found)
+        if ends_s < best_s:
+            best, best_s = found, ends_s
+    return best
+
+
+def _attempts(batch: Batch) -> Iterator[tuple[Layout, list[int], float]]:
+    bounds = sorted(bounds_of(batch), key=lambda bound: -bound[0])
+    for pace in _PACES:
+        for _, choices in bounds[:3]:
+            layout, deadline_s = Layout(batch, choices), pace * bounds[0][0]
+            times_s = np.array(layout.chosen(deadline_s)[2])
+            for key in (-times_s, -times_s * batch.memory_bytes):
+                yield layout, np.argsort(key, kind="stable").tolist(), deadline_s
+
+
+class _Schedule:
+    """List scheduling; what is free of each node, and of the whole."""
+
+    def __init__(
+        self, batch: Batch, machine: Machine, nodes: Sequence[Node], layout: Layout, deadline_s: float
+    ) -> None:
+        self._tasks = batch.tasks
+        self._machine = machine
+        self._nodes = nodes
+        self._layout = layout
+        self._columns = layout.chosen(deadline_s)[0]
+        self._choices: dict[int, tuple[int, float, int]] = {}
+        self._free = [node.cpus for node in nodes]
+        self._memory = [float(node.memory_bytes) for node in nodes]
+        self._total = batch.capacity.memory_bytes
+        self._bandwidth = layout.bandwidth
+
+    def run(self, order: Sequence[int]) -> list[Placement]:
+        """Whenever something ends, those that fit start, the first in order first."""
+        waiting = list(reversed(order))
+        running: list[tuple[float, int, CpuSet]] = []
+        placements: list[Placement] = []
+        now_s, lonely = 0.0, False
+        while waiting:
+            started = None if lonely and running else self._start_one(waiting, alone=not running)
+            if started is None:
+                now_s, task, place = heappop(running)
+                self._change(task, place, 1)
+                continue
+            task, place = started
+            width, time_s, most = self._choice(task)
+            lonely = not most
+            self._change(task, place, -1)
+            heappush(running, (now_s + time_s, task, place))
+            placements.append(Placement(self._tasks[task].id, now_s, now_s + time_s, width, place))
+        return placements
+
+    def _start_one(self, waiting: list[int], alone: bool) -> tuple[int, CpuSet] | None:
+        """The first in order (its end comes first) that has a place now, no longer waiting, and the place."""
+        if not any(self._free):
+            return None
+        for at in range(len(waiting) - 1, max(-1, len(waiting) - 1 - _LOOK_AHEAD), -1):
+            place = self._place(waiting[at], alone)
+            if place is not None:
+                return waiting.pop(at), place
+        return None
+
+    def _place(self, task: int, alone: bool) -> CpuSet | None:
+        width, time_s, most = self._choice(task)
+        need = self._tasks[task].memory_bytes
+        if need > self._total or self._rate(task, time_s) > self._bandwidth:
+            return None
+        free = [len(cpus) for cpus in self._free]
+        if most:
+            counts = _divide(free, self._memory, width, need, most)
+        else:  # no division holds it: it runs alone, with its memory wherever there is some
+            counts = _divide(free, [math.inf] * len(free), width, need, len(free)) if alone else None
+        if counts is None:
+            return None
+        place = CpuSet()
+        for cpus, count in zip(self._free, counts, strict=True):
+            if count:
+                place |= compact(self._machine, cpus, count)
+        return place
+
+    def _choice(self, task: int) -> tuple[int, float, int]:
+        """The cheapest width in time that the empty machine holds, its time, and the nodes that takes; 0: none does."""
+        found = self._choices.get(task)
+        if found is None:
+            cpus = [len(node.cpus) for node in self._nodes]
+            memory = [float(node.memory_bytes) for node in self._nodes]
+            row = self._layout.row(task)[self._columns[task] :]
+            found = (*row[0], 0)
+            for width, time_s in row:
+                counts = _divide(cpus, memory, width, self._tasks[task].memory_bytes, len(cpus))
+                if counts is not None:
+                    found = width, time_s, sum(1 for count in counts if count)
+                    break
+            self._choices[task] = found
+        return found
+
+    def _rate(self, task: int, time_s: float) -> int:
+        return self._layout.rate(self._layout.needs[task][1], time_s)
+
+    def _change(self, task: int, place: CpuSet, sign: int) -> None:
+        """Give back (1) or take (-1) what a task has."""
+        need = self._tasks[task].memory_bytes
+        self._total += sign * need
+        self._bandwidth += sign * self._rate(task, self._choice(task)[1])
+        for number, node in enumerate(self._nodes):
+            own = place & node.cpus
+            self._free[number] = self._free[number] | own if sign > 0 else self._free[number] - own
+            self._memory[number] += sign * need * len(own) / len(place)
+
+
+def _divide(cpus: list[int], memory: list[float], width: int, need: float, most: int) -> list[int] | None:
+    """How many CPUs of each node, over as few nodes as possible, at most ``most``; None: not now."""
+    counts = [0] * len(cpus)
+    fitting = [number for number in range(len(cpus)) if cpus[number] >= width and memory[number] >= need]
+    if fitting:
+        counts[min(fitting, key=cpus.__getitem__)] = width
+        return counts
+    roomiest = sorted(range(len(cpus)), key=lambda number: -cpus[number])
+    for together in range(2, min(most, width) + 1):
+        left = width
+        for rank, number in enumerate(roomiest[:together]):
+            counts[number] = min(cpus[number], -(-left // (together - rank)))
+            left -= counts[number]
+        if not left and all(
+            memory[number] * width >= need * counts[number] * (1 - 1e-9) for number in roomiest[:together]
+        ):
+            return counts
+    return None

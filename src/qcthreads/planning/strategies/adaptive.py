@@ -1,0 +1,54 @@
+"""A width for each task, the specification's second strategy: the timetable that ends soonest; never a promise of less.
+
+Never later than twice :func:`~qcthreads.planning.lower_bound` where memory does not bind, nor than the best uniform
+width, whether its workers take the longest task first or the next in the order given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...cpuset import CpuSet
+from ...errors import InputError
+from ...machine import Machine
+from ..batch import Batch
+from ..model import Placement, Proposal, Task, capacity_of
+from ..search import shortest
+from ..seating import seat
+from ..timetable import Timetable
+
+
+def adaptive(
+    tasks: Sequence[Task],
+    machine: Machine,
+    usable: CpuSet,
+    *,
+    memory_bytes: int | None = None,
+    bandwidth_bytes_per_s: float | None = None,
+    width: int | None = None,
+) -> Proposal:
+    """Placements whose widths and order end the whole batch soonest."""
+    del bandwidth_bytes_per_s  # who uses too much of it runs longer, but runs: memory_aware counts it
+    refuse_width("adaptive", width)
+    batch = Batch.of(tasks, capacity_of(usable, memory_bytes))
+    return Proposal(placed(batch, shortest(batch), machine, usable))
+
+
+def refuse_width(strategy: str, width: int | None) -> None:
+    """Raise InputError where one width for all was asked of a strategy that gives each task its own."""
+    if width is not None:
+        raise InputError(
+            f"workers {width} threads wide were asked of the strategy {strategy}, which gives each task a width of "
+            "its own; ask balanced"
+        )
+
+
+def placed(batch: Batch, timetable: Timetable, machine: Machine, usable: CpuSet) -> list[Placement]:
+    """The timetable on concrete CPUs."""
+    # What takes no time, or none that rounding leaves, is done before all else, where it is in nobody's way.
+    entries = [entry if entry[1] < entry[2] else (entry[0], 0.0, 0.0) for entry in timetable.entries]
+    places = seat(machine, usable, entries)
+    return [
+        Placement(task.id, start_s, end_s, width, place)
+        for task, (width, start_s, end_s), place in zip(batch.tasks, entries, places, strict=True)
+    ]

@@ -1,0 +1,90 @@
+"""Workers of one width, each with one task after the other; finds the width that ends soonest, and places nothing.
+
+A task that does not list the workers' width runs at its largest listed width below it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from heapq import heapify, heapreplace
+
+import numpy as np
+
+from .batch import Batch, Floats, Integers
+from .split import makespan
+from .timetable import Entry, Timetable
+
+
+@dataclass(frozen=True)
+class Workers:
+    """So many workers of one width, with each task's width and time on them."""
+
+    width: int
+    count: int
+    widths: Integers
+    times_s: Floats
+
+    @cached_property
+    def bound_s(self) -> float:
+        """What no distribution over these workers can be shorter than."""
+        return max(float(self.times_s.max()), float(self.times_s.sum()) / self.count)
+
+    def longest_first(self) -> Sequence[int]:
+        """The order of Graham's LPT rule."""
+        order: list[int] = np.argsort(-self.times_s, kind="stable").tolist()
+        return order
+
+    def give_out(self, order: Sequence[int]) -> tuple[Timetable, list[int]]:
+        """Each task to the worker that is free first, and which that is."""
+        free = [(0.0, worker) for worker in range(self.count)]
+        heapify(free)
+        widths, times_s = self.widths.tolist(), self.times_s.tolist()
+        entries: list[Entry] = [(0, 0.0, 0.0)] * len(order)
+        worker_of = [0] * len(order)
+        for task in order:
+            start_s, worker = free[0]
+            end_s = start_s + times_s[task]
+            heapreplace(free, (end_s, worker))
+            entries[task] = widths[task], start_s, end_s
+            worker_of[task] = worker
+        return Timetable(entries, (), max(end_s for end_s, _ in free)), worker_of
+
+
+def workers_of(batch: Batch, width: int) -> Workers:
+    """As many workers of that width as there are tasks, CPUs and memory for; every task has a width as narrow."""
+    widths, times_s = batch.widths, batch.times_s
+    fits = np.isfinite(times_s) & (widths <= width)
+    column = np.where(fits, widths, 0).argmax(axis=1)
+    rows = np.arange(len(widths))
+    count = min(len(batch), batch.capacity.cpus // width)
+    largest = float(batch.memory_bytes.max())
+    if math.isfinite(batch.capacity.memory_bytes) and largest:
+        count = min(count, int(batch.capacity.memory_bytes // largest))
+    return Workers(width, count, widths[rows, column], times_s[rows, column])
+
+
+def narrowest_width(batch: Batch) -> int:
+    """The narrowest workers that can run every task."""
+    return int(np.where(np.isfinite(batch.times_s), batch.widths, batch.capacity.cpus).min(axis=1).max())
+
+
+def promising(batch: Batch) -> list[Workers]:
+    """Workers of every width that some task lists and all can have: the most promising, then the narrowest first."""
+    listed = np.unique(batch.widths[np.isfinite(batch.times_s)])
+    workers = [workers_of(batch, width) for width in listed[listed >= narrowest_width(batch)].tolist()]
+    return sorted(workers, key=lambda one: one.bound_s)
+
+
+def best_workers(batch: Batch) -> tuple[Workers, float]:
+    """Those that end soonest under the LPT rule, the narrowest of equals; and when."""
+    best, best_s = None, math.inf
+    for workers in promising(batch):
+        if workers.bound_s <= best_s:  # else even a perfect packing is no better
+            ends_s = makespan(workers.times_s.tolist(), workers.count)
+            if best is None or (ends_s, workers.width) < (best_s, best.width):
+                best, best_s = workers, ends_s
+    assert best is not None
+    return best, best_s

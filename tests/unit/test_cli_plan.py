@@ -1,0 +1,146 @@
+"""``qcthreads plan``: the document, the picture, and what is said of input that is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from qcthreads.cli import main
+
+TASKS = [
+    {"id": "f1", "times_s": {"1": 10.0, "2": 5.6, "4": 3.5}, "memory_bytes": 0},
+    {"id": "f2", "times_s": {"1": 2}},
+    {"id": "f<3>", "times_s": {"3": 1.5}},
+]
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps({"cpus": 4, "memory_bytes": None, "tasks": TASKS}))
+    return path
+
+
+@pytest.mark.parametrize("strategy", ["auto", "balanced", "adaptive", "memory-aware", "memory_aware"])
+def test_the_document(strategy: str, tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(tasks), "--strategy", strategy, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["strategy"] == strategy.replace("-", "_")
+    assert document["makespan_s"] >= document["lower_bound_s"] >= 5.6 * 2 / 4
+    assert sorted(placement["id"] for placement in document["placements"]) == ["f1", "f2", "f<3>"]
+    for placement in document["placements"]:
+        listed = next(task["times_s"] for task in TASKS if task["id"] == placement["id"])
+        assert placement["end_s"] - placement["start_s"] == pytest.approx(listed[str(placement["threads"])])
+        assert len(placement["cpus"]) == placement["threads"]
+        assert set(placement["cpus"]) <= set(range(4))
+
+
+def test_the_table_and_the_picture(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "plan.svg"
+    assert main(["plan", str(tasks), "--strategy", "adaptive", "--svg", str(picture)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[0].startswith("3 tasks in ")
+    assert captured.err == f"wrote {picture}\n"
+    titles = [element.text for element in ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}title")]
+    assert sorted(str(title).partition(":")[0] for title in titles) == ["f1", "f2", "f<3>"]
+
+
+def test_tasks_from_standard_input_and_a_long_list_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = [{"id": str(number), "times_s": {"1": 1}} for number in range(100)]
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"cpus": 2, "tasks": many})))
+    assert main(["plan", "-"]) == 0
+    assert "... and 60 more: --json lists all" in capsys.readouterr().out
+
+
+def test_a_recorded_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three cores of two threads: tasks get one thread per core, as leases do."""
+    cpus = tmp_path / "recorded/sys/devices/system/cpu"
+    cpus.mkdir(parents=True)
+    (cpus / "online").write_text("0-5\n")
+    for cpu in range(6):
+        topology = cpus / f"cpu{cpu}/topology"
+        topology.mkdir(parents=True)
+        (topology / "core_id").write_text(f"{cpu % 3}\n")
+        (topology / "physical_package_id").write_text("0\n")
+        (topology / "thread_siblings_list").write_text(f"{cpu % 3},{cpu % 3 + 3}\n")
+    file = tmp_path / "tasks.json"
+    file.write_text(json.dumps({"sysroot": "recorded", "tasks": [{"id": "a", "times_s": {"3": 1.0}}]}))
+    assert main(["plan", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["placements"][0]["cpus"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ("{", "is not JSON"),
+        ('{"cpus": 1, "cpus": 2}', "an object has 'cpus' twice"),
+        ([1], "not an object, but a list"),
+        ({"tasks": []}, 'give "cpus", a number, or "sysroot"'),
+        ({"cpus": 4, "sysroot": "x", "tasks": []}, "and not both"),
+        ({"cpus": 0, "tasks": []}, '"cpus" is 0; give a whole number'),
+        ({"cpus": 2.5, "tasks": []}, '"cpus" is 2.5'),
+        ({"cpus": True, "tasks": []}, '"cpus" is true'),
+        ({"cpus": 10**400, "tasks": []}, '"cpus" is 1000'),
+        ({"cpus": 4}, '"tasks" is null'),
+        ({"cpus": 4, "tasks": [7]}, "tasks[0] is a number"),
+        ({"cpus": 4, "tasks": [{"times_s": {"1": 1}}]}, 'tasks[0]: "id" is null'),
+        ({"cpus": 4, "tasks": [{"id": "a\ud800", "times_s": {"1": 1}}]}, "give a printable text"),
+        ({"cpus": 4, "tasks": [{"id": "a"}]}, "task 'a': \"times_s\" is null"),
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"two": 1}}]}, "task 'a': 'two' in \"times_s\""),
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"0": 1}}]}, "task 'a': '0' in \"times_s\""),
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": -1}}]}, "the time with 1 threads is -1"),
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": "1"}}]}, 'the time with 1 threads is "1"'),
+        ('{"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": NaN}}]}', "the time with 1 threads is NaN"),
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory": 1}]}, "task 'a': 'memory' is not known"),
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory_bytes": -1}]}, '"memory_bytes" is -1'),
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}}] * 2}, "two tasks are called 'a'"),
+        ({"cpus": 4, "memory_bytes": 0, "tasks": []}, "memory_bytes is 0; give a number above 0"),
+        ({"cpus": 4, "memory": 1, "tasks": []}, "the document: 'memory' is not known"),
+        ({"sysroot": "/nowhere/at/all", "tasks": []}, '"sysroot" /nowhere/at/all: no sys/'),
+    ],
+)
+def test_wrong_input_is_exit_code_2_and_told_by_name(
+    document: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tasks.json"
+    file.write_text(document if isinstance(document, str) else json.dumps(document))
+    assert main(["plan", str(file)]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"8": 1}}]}, "task 'a' needs 8 threads at least"),
+        (
+            {"cpus": 4, "memory_bytes": 1024, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory_bytes": 2048}]},
+            "task 'a' needs 2 KiB, but 1 KiB may be used",
+        ),
+    ],
+)
+def test_a_task_that_can_never_run_is_exit_code_3(
+    document: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tasks.json"
+    file.write_text(json.dumps(document))
+    assert main(["plan", str(file)]) == 3
+    assert said in capsys.readouterr().err
+
+
+def test_files_that_are_not_there_and_an_unknown_strategy(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "/nowhere/at/all.json"]) == 2
+    assert "/nowhere/at/all.json cannot be read: No such file" in capsys.readouterr().err
+    assert main(["plan", str(tasks), "--strategy", "fastest"]) == 2
+    assert "there is no strategy 'fastest'; there are: adaptive, auto, balanced" in capsys.readouterr().err
+    assert main(["plan", str(tasks), "--svg", str(tasks)]) == 2
+    assert "is the file of tasks, which it would overwrite" in capsys.readouterr().err
