@@ -19,11 +19,11 @@ run: $(VENV)/.all
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --timeout 900 $(PYTEST_ARGS)
 
-# The same tests without the extension, on a package that was built pure.
+# The same tests without the extension, on a package that was built pure; but for those that are long and the same.
 pure: | $(PURE)/bin/python
 	rm -rf build/lib build/bdist.*  # else modules that are no more would be packed again
 	QCTHREADS_PURE=1 $(PURE)/bin/python -m pip --disable-pip-version-check install --quiet '.[test]'
-	$(PURE)/bin/python -m pytest --timeout 900 $(PYTEST_ARGS)
+	$(PURE)/bin/python -m pytest --timeout 900 -m 'not vm and not once' $(PYTEST_ARGS)
 
 # Boots machines that are not here; needs QEMU and a kernel: tests/vm/numa_vm.py --setup (Debian, root). Takes minutes.
 vm: $(VENV)/.test

@@ -20,6 +20,7 @@ _HOME = {
     "read_machine": "host",
     "read_limits": "host.limits",
     "lease": "leases",
+    "lease_async": "leases",
     "open_store": "execution.store",
     "Task": "planning.model",
     "plan": "planning",

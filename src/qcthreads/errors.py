@@ -34,6 +34,18 @@ class ProgramNotFoundError(MachineError):
     """The program is not installed, or not importable, here."""
 
 
+class CommandNotFoundError(MachineError):
+    """There is no such command (the exit code is that of shells and env(1))."""
+
+    exit_code = 127
+
+
+class CommandNotRunnableError(MachineError):
+    """The command is there, but cannot be executed."""
+
+    exit_code = 126
+
+
 class LeaseError(MachineError):
     """A lease cannot be given: it can never fit, or did not come free in time."""
 

@@ -31,8 +31,8 @@ from .errors import (
 )
 from .host import get_host
 from .host.interface import Binding
-from .leases import Lease, LeaseBook
-from .leases.book import process_book
+from .leases import Lease, LeaseBook, process_book
+from .leases.place import LEASE_VARIABLE
 from .monitoring.processes import descendants
 from .monitoring.statistics import Grant, ThreadUsageStats
 from .planning.split import oversubscription
@@ -51,6 +51,7 @@ class QCThreadConfig:
     """QC program-specific thread configuration: only settings that really work.
 
     ``environment_variables`` belong into the environment of the worker before it starts, never into that of the caller;
+    the one of them that is no runtime's, ``QCTHREADS_LEASE``, is how others know what outlives this process.
     ``qcengine_task_config`` goes into ``qcengine.compute(..., task_config=...)``.
     """
 
@@ -184,7 +185,10 @@ class QCThreadManager:
             for note in settings.notes:
                 self._say_once(note, note)
         return QCThreadConfig(
-            settings.program, settings.threads, dict(settings.environment), dict(settings.task_config)
+            settings.program,
+            settings.threads,
+            {**settings.environment, LEASE_VARIABLE: self.book.ledger.mark},
+            dict(settings.task_config),
         )
 
     def allocate_thread_resources(self, fragment_workers: int, qc_threads_per_worker: int) -> ThreadAllocation:

@@ -71,23 +71,35 @@ def test_macos_builds_and_links(build, processor):
     assert library.read_bytes()[:4] == bytes.fromhex("cffaedfe")  # MH_MAGIC_64 of mach-o/loader.h
 
 
-def test_windows_under_wine(build, zig_root, tmp_path):
+@pytest.fixture(scope="module")
+def run_windows(build, zig_root, tmp_path_factory):
+    """A function that builds sources of csrc for Windows, runs the program, and gives what it wrote to stdout."""
     wine = find("Debian's wine64", "wine64", "/usr/lib/wine/wine64")
     headers = zig_root / "lib" / "libc" / "include" / "any-windows-any"
-    program = build(
-        "x86_64-windows-gnu", "windows.c", "tests/test_windows.c",
-        flags=["-isystem", str(headers), *WITHOUT_C_LIBRARY, "-Wl,--entry,mainCRTStartup"],
-    )  # fmt: skip
+    flags = ["-isystem", str(headers), *WITHOUT_C_LIBRARY, "-Wl,--entry,mainCRTStartup"]
     # No debugger, no .NET and no browser, which a new prefix would ask for.
     quiet = {"WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml,winedbg.exe="}
-    environment = {**os.environ, **quiet, "WINEPREFIX": str(tmp_path / "prefix")}
-    done = subprocess.run([wine, str(program)], env=environment, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
-    machine, linux = parse_topology(done.stdout, 0), read_machine()
+    environment = {**os.environ, **quiet, "WINEPREFIX": str(tmp_path_factory.mktemp("wine") / "prefix")}
+
+    def run(*sources: str) -> bytes:
+        program = build("x86_64-windows-gnu", *sources, flags=flags)
+        done = subprocess.run([wine, str(program)], env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return done.stdout
+
+    return run
+
+
+def test_windows_under_wine(run_windows):
+    machine, linux = parse_topology(run_windows("windows.c", "tests/test_windows.c"), 0), read_machine()
     if len(linux.cpus_online) <= GROUP_BITS:  # Wine has one group
         assert machine.cpus_online == linux.cpus_online
         assert [core.cpus for core in machine.cores] == [core.cpus for core in linux.cores]
         assert [package.cpus for package in machine.packages] == [package.cpus for package in linux.packages]
+
+
+def test_what_the_book_of_leases_relies_on_under_wine(run_windows):
+    run_windows("tests/test_windows_locks.c")
 
 
 def test_the_sampler_builds_on_aarch64(build):

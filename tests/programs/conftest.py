@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from qcthreads.programs.registry import find, get
 from qcthreads.programs.settings import child_environment
 from qcthreads.programs.spec import Settings
 
-INSTALLABLE = ("mopac", "nwchem", "psi4", "pyscf", "xtb")
+INSTALLABLE = ("dftd4", "mopac", "nwchem", "psi4", "pyscf", "s-dftd3", "tblite", "xtb")
 
 _COMPUTE = """
 import importlib, json, sys
@@ -32,7 +33,8 @@ result = qcengine.compute(
 )
 if not result["success"]:
     sys.exit(result["error"]["error_message"])
-json.dump({"energy": result["return_result"], "stdout": result["stdout"]}, sys.stdout)
+energy = result["return_result"] if "return_result" in result else result["properties"]["return_energy"]
+json.dump({"energy": energy, "stdout": result["stdout"]}, sys.stdout)
 """
 
 
@@ -54,7 +56,7 @@ def needs() -> Callable[..., None]:
 
 @pytest.fixture
 def calculate(tmp_path: Path) -> Callable[..., Run]:
-    """Runs one calculation in a process of its own under its settings, and watches the threads below it."""
+    """Runs one calculation by QCEngine in a process under its settings, and watches the threads below."""
 
     def _calculate(settings: Settings, atomic_input: Mapping[str, Any]) -> Run:
         job = {
@@ -63,29 +65,55 @@ def calculate(tmp_path: Path) -> Callable[..., Run]:
             "task_config": dict(settings.task_config),
             "input": atomic_input,
         }
-        (tmp_path / "job").write_text(json.dumps(job))
-        with (
-            (tmp_path / "job").open() as given,
-            (tmp_path / "out").open("w") as out,
-            (tmp_path / "err").open("w") as err,
-        ):
-            process = subprocess.Popen(
-                [sys.executable, "-c", _COMPUTE],
-                stdin=given,
-                stdout=out,
-                stderr=err,
-                cwd=tmp_path,
-                env=child_environment(settings, os.environ),
-            )
-            cpu_s: dict[tuple[str, int, int], float] = {}
-            while process.poll() is None:
-                cpu_s.update(_threads_below(process.pid))
-                time.sleep(0.02)
-        assert process.returncode == 0, (tmp_path / "err").read_text()
-        result = json.loads((tmp_path / "out").read_text())
+        said, cpu_s = _watch([sys.executable, "-c", _COMPUTE], settings, tmp_path, json.dumps(job))
+        result = json.loads(said)
         return Run(energy=result["energy"], stdout=result["stdout"], cpu_s=cpu_s)
 
     return _calculate
+
+
+@pytest.fixture
+def run_command(tmp_path: Path) -> Callable[..., Run]:
+    """Runs a program's own command, as its record writes it, under its settings, and watches the threads below."""
+
+    def _run(settings: Settings, files: Mapping[str, str]) -> Run:
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+        threads = settings.threads // settings.ranks
+        command = get(settings.program).command.format(threads=threads, ranks=settings.ranks, width=settings.threads)
+        said, cpu_s = _watch(shlex.split(command), settings, tmp_path)
+        return Run(energy=float("nan"), stdout=said, cpu_s=cpu_s)
+
+    return _run
+
+
+def _watch(
+    command: Sequence[str], settings: Settings, folder: Path, given: str = ""
+) -> tuple[str, dict[tuple[str, int, int], float]]:
+    """What ``command`` said, bound to as many CPUs as its settings are for, and the CPU seconds of every thread."""
+    mask = sorted(os.sched_getaffinity(0))[-settings.threads :]
+    (folder / "in").write_text(given)
+    with (folder / "in").open() as stdin, (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        process = subprocess.Popen(
+            ["taskset", "-c", ",".join(map(str, mask)), *command],
+            stdin=stdin,
+            stdout=out,
+            stderr=err,
+            cwd=folder,
+            env=child_environment(settings, os.environ),
+        )
+        cpu_s: dict[tuple[str, int, int], float] = {}
+        masks: dict[tuple[str, int, int], set[int]] = {}
+        while process.poll() is None:
+            for thread, (seconds, cpus) in _threads_below(process.pid).items():
+                cpu_s[thread] = seconds
+                # As last seen: libpsm2, which Open MPI loads, puts itself on CPU 0 for some ms and back.
+                masks[thread] = cpus
+            time.sleep(0.02)
+    assert process.returncode == 0, (folder / "err").read_text()
+    escaped = {thread: cpus for thread, cpus in masks.items() if not cpus <= set(mask)}
+    assert not escaped, f"bound to {mask}"
+    return (folder / "out").read_text(), cpu_s
 
 
 @dataclass(frozen=True)
@@ -113,19 +141,21 @@ class Run:
         ]
 
 
-def _threads_below(pid: int) -> dict[tuple[str, int, int], float]:
-    """CPU seconds of the threads of ``pid`` and its descendants, from /proc."""
-    seconds = {}
+def _threads_below(pid: int) -> dict[tuple[str, int, int], tuple[float, set[int]]]:
+    """CPU seconds, and the CPUs of its mask, of each thread of ``pid`` and its descendants, from /proc."""
+    found = {}
     root = psutil.Process(pid)
     for process in [root, *_children(root)]:
         try:
             name = process.name()
+            if name == "taskset":  # not bound yet
+                continue
             for task in Path(f"/proc/{process.pid}/task").iterdir():
                 on_cpu_ns = int((task / "schedstat").read_text().split()[0])
-                seconds[name, process.pid, int(task.name)] = on_cpu_ns / 1e9
+                found[name, process.pid, int(task.name)] = (on_cpu_ns / 1e9, os.sched_getaffinity(int(task.name)))
         except (psutil.NoSuchProcess, OSError):
             continue
-    return seconds
+    return found
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

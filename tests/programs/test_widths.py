@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 
 import pytest
 
 from qcthreads.programs.registry import get
-from qcthreads.programs.settings import settings_for
+from qcthreads.programs.settings import child_environment, settings_for
 
 WATER = {"symbols": ["O", "H", "H"], "geometry": [0, 0, 0.22, 0, 1.43, -0.9, 0, -1.43, -0.9]}
 MEMORY = 2 * 1024**3
+PSI4 = """
+molecule {
+O 0 0 0.12
+H 0 0.76 -0.48
+H 0 -0.76 -0.48
+O 0 0 3.12
+H 0 0.76 2.52
+H 0 -0.76 2.52
+}
+set basis cc-pvtz
+set scf_type df
+energy("scf")
+"""
+NWCHEM = """
+geometry
+O 0 0 0.12
+H 0 0.76 -0.48
+H 0 -0.76 -0.48
+end
+basis
+* library cc-pvdz
+end
+task scf
+"""
+D3BJ = {"level_hint": "d3bj"}
 
 
 def atomic_input(method, basis=None, molecule=WATER, keywords=None):
     model = {"method": method} if basis is None else {"method": method, "basis": basis}
     return {"molecule": molecule, "specification": {"driver": "energy", "model": model, "keywords": keywords or {}}}
+
+
+def coord(molecule):
+    """xtb's own format, which is Turbomole's."""
+    bohr = [molecule["geometry"][3 * i : 3 * i + 3] for i in range(len(molecule["symbols"]))]
+    atoms = [f"{x} {y} {z} {s}" for (x, y, z), s in zip(bohr, molecule["symbols"], strict=True)]
+    return "\n".join(["$coord", *atoms, "$end", ""])
 
 
 def waters(number):
@@ -29,53 +63,100 @@ def waters(number):
     return {"symbols": symbols, "geometry": geometry}
 
 
-@pytest.mark.parametrize("width", [1, 2])
-def test_pyscf_works_with_the_threads_it_was_given(width, needs, calculate):
+def same_energy(runs, within_hartree):
+    assert [run.energy for run in runs] == pytest.approx([runs[0].energy] * len(runs), abs=within_hartree, rel=0)
+
+
+def test_pyscf_works_with_the_threads_it_was_given(needs, calculate):
     needs("pyscf")
     job = atomic_input("hf", "cc-pvdz", waters(4))
-    run = calculate(settings_for(get("pyscf"), width, MEMORY), job)
-    assert run.working_threads("python") == [width]
+    runs = [calculate(settings_for(get("pyscf"), width, MEMORY), job) for width in (1, 2)]
+    assert [run.working_threads("python") for run in runs] == [[1], [2]]
+    same_energy(runs, 1e-8)
+
+
+def test_an_import_does_not_shrink_the_mask_of_its_process(needs, monkeypatch):
+    """llnl/mpibind issue 41, OpenBLAS issue 4653: bound by OpenMP, the first thread leaves its children one CPU."""
+    needs("pyscf")
+    code = "import os, pyscf.lib; pyscf.lib.num_threads(); print(*sorted(os.sched_getaffinity(0)))"
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    monkeypatch.setenv("OMP_PLACES", "cores")
+    left = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for environment in (os.environ, child_environment(settings_for(get("pyscf"), 2), os.environ))
+    ]
+    bare, ours = [[int(cpu) for cpu in cpus.split()] for cpus in left]
+    assert ours == sorted(os.sched_getaffinity(0))
+    assert len(bare) < len(ours) or len(ours) == 1  # else this shows nothing
 
 
 @pytest.mark.psi4
-@pytest.mark.parametrize("width", [1, 2])
-def test_psi4_works_with_the_threads_it_was_given(width, needs, calculate, tmp_path):
+def test_psi4_works_with_the_threads_it_was_given(needs, calculate, tmp_path):
     needs("psi4")
     job = atomic_input("hf", "cc-pvtz", waters(2), {"scf_type": "df"})
-    run = calculate(settings_for(get("psi4"), width, MEMORY, str(tmp_path)), job)
-    assert run.working_threads("psi4") == [width]
+    runs = [calculate(settings_for(get("psi4"), width, MEMORY, str(tmp_path)), job) for width in (1, 2)]
+    assert [run.working_threads("psi4") for run in runs] == [[1], [2]]
+    same_energy(runs, 1e-7)
 
 
-@pytest.mark.parametrize("width", [1, 2])
-def test_xtb_works_with_no_more_threads_than_it_was_given(width, needs, calculate):
-    needs("xtb")
-    run = calculate(settings_for(get("xtb"), width), atomic_input("GFN2-xTB", molecule=waters(32)))
-    assert run.working_threads("python")[0] <= width
+@pytest.mark.parametrize("program", ["xtb", "tblite"])
+def test_xtb_and_tblite_work_with_the_threads_they_were_given(program, needs, calculate):
+    needs(program)
+    job = atomic_input("GFN2-xTB", molecule=waters(32))
+    runs = [calculate(settings_for(get(program), width), job) for width in (1, 2)]
+    assert [run.working_threads("python") for run in runs] == [[1], [2]]
+    same_energy(runs, 1e-8)
 
 
-def test_xtb_agrees_with_its_command_line(needs, calculate, tmp_path):
-    needs("xtb")
-    bohr = [WATER["geometry"][3 * i : 3 * i + 3] for i in range(3)]
-    lines = ["$coord", *(f"{x} {y} {z} {s}" for (x, y, z), s in zip(bohr, WATER["symbols"], strict=True)), "$end"]
-    (tmp_path / "coord").write_text("\n".join(lines) + "\n")
-    done = subprocess.run(["xtb", "coord", "--gfn", "2"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    theirs = float(re.search(r"TOTAL ENERGY\s+(-?\d+\.\d+)", done.stdout)[1])
-    ours = calculate(settings_for(get("xtb"), 1), atomic_input("GFN2-xTB")).energy
+@pytest.mark.parametrize("program", ["dftd4", "s-dftd3"])
+def test_dispersion_gets_one_thread_and_says_so(program, needs, calculate):
+    needs(program)
+    settings = settings_for(get(program), 2)
+    assert "1 is used instead of 2" in settings.notes[0]
+    job = atomic_input("pbe", molecule=waters(32), keywords={"level_hint": "d4"} if program == "dftd4" else D3BJ)
+    run = calculate(settings, job)
+    assert run.working_threads("python") == [1]
+    assert run.energy < 0
+
+
+@pytest.mark.parametrize("program", ["xtb", "tblite"])
+def test_xtb_and_tblite_agree_with_the_command_line_of_xtb(program, needs, calculate, run_command):
+    needs(program)
+    said = run_command(settings_for(get("xtb"), 1), {"coord": coord(WATER)}).stdout
+    theirs = float(re.search(r"TOTAL ENERGY\s+(-?\d+\.\d+)", said)[1])
+    ours = calculate(settings_for(get(program), 1), atomic_input("GFN2-xTB")).energy
     assert ours == pytest.approx(theirs, abs=1e-6, rel=0)
+
+
+@pytest.mark.parametrize(
+    ("program", "files", "said"),
+    [
+        ("xtb", {"coord": lambda: coord(waters(32))}, "TOTAL ENERGY"),
+        ("psi4", {"input.dat": lambda: PSI4}, ""),
+        ("nwchem", {"input.nw": lambda: NWCHEM}, "nproc           =        2"),
+    ],
+    ids=["xtb", "psi4", "nwchem"],
+)
+def test_a_programs_own_command_runs_at_the_width_of_its_lease(program, files, said, needs, run_command):
+    needs(program)
+    settings = settings_for(get(program), 2)
+    run = run_command(settings, {name: content() for name, content in files.items()})
+    assert said in run.stdout
+    assert run.working_threads(program) == [settings.threads // settings.ranks] * settings.ranks
 
 
 @pytest.mark.nwchem
 def test_nwchem_runs_as_many_ranks_as_it_was_given(needs, calculate, tmp_path):
     needs("nwchem")
-    energies = []
+    runs = []
     for width in (1, 2):
         scratch = tmp_path / str(width)
         scratch.mkdir()
         run = calculate(settings_for(get("nwchem"), width, MEMORY, str(scratch)), atomic_input("hf", "cc-pvdz"))
         assert int(re.search(r"nproc\s+=\s+(\d+)", run.stdout)[1]) == width
         assert set(run.working_threads("nwchem")) == {1}  # of each rank, and of QCEngine's version probe
-        energies.append(run.energy)
-    assert energies[0] == pytest.approx(energies[1], abs=1e-8, rel=0)
+        runs.append(run)
+    same_energy(runs, 1e-8)
 
 
 def test_mopac_gets_one_thread_and_agrees_with_its_command_line(needs, calculate, tmp_path):

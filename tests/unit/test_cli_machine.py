@@ -34,7 +34,7 @@ def test_topo_has_the_fixed_keys_and_psutil_agrees() -> None:
     topo = document("topo")
     assert list(topo) == [
         *("cpus_online", "packages", "dies", "cores", "numa", "caches", "distances", "cpu_kinds"),
-        *("allowed_cpus", "allowed_mems"),
+        *("allowed_cpus", "allowed_mems", "leased"),
     ]
     assert len(topo["cpus_online"]) == psutil.cpu_count(logical=True)
     assert sorted(cpu for core in topo["cores"] for cpu in core) == topo["cpus_online"]

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError, OversubscriptionError, StopRequestedError
+from qcthreads.host.gpus import Gpu
 from qcthreads.host.limits import Limits, Rule
 from qcthreads.leases import Lease, LeaseBook, lease, process_book
 from qcthreads.machine import Machine
 from qcthreads.machine.synthetic import synthetic_machine
 
 GIB = 1024**3
+TWO_GPUS = tuple(Gpu(index, "nvidia", index, "", None, None, CpuSet()) for index in range(2))
 
 
 def limits_of(machine: Machine, cpu_count: int | None = None) -> Limits:
@@ -130,7 +132,7 @@ def test_near() -> None:
 
 
 def test_gpus_are_counted() -> None:
-    book = book_of(synthetic_machine(cores=4), gpus=(0, 1))
+    book = book_of(synthetic_machine(cores=4), gpus=TWO_GPUS)
     with book.acquire(1, gpus=1) as one, book.acquire(1, gpus=1) as two:
         assert {*one.gpus, *two.gpus} == {0, 1}
         with pytest.raises(LeaseError):
@@ -148,10 +150,10 @@ def test_waiting_is_first_come_first_served() -> None:
 
     wide = threading.Thread(target=wait_for, args=("wide", 4))
     wide.start()
-    _until(lambda: len(book._waiting) == 1)
+    _until(lambda: len(book.ledger._waiting) == 1)
     narrow = threading.Thread(target=wait_for, args=("narrow", 1))
     narrow.start()
-    _until(lambda: len(book._waiting) == 2)
+    _until(lambda: len(book.ledger._waiting) == 2)
     with pytest.raises(LeaseError, match="2 ahead of it in the queue"):
         book.acquire(1, wait=False)
     first.release()
@@ -176,7 +178,7 @@ def test_timeout_and_cancel_leave_the_queue_right() -> None:
 
     waiter = threading.Thread(target=wait)
     waiter.start()
-    _until(lambda: len(book._waiting) == 1)
+    _until(lambda: len(book.ledger._waiting) == 1)
     cancel.set()
     book.wake()
     waiter.join()
@@ -241,7 +243,7 @@ def test_a_finalizer_may_give_back_between_any_two_instructions(
     happened = True
     while happened:
         at += 1
-        book = book_of(synthetic_machine(cores=4, threads=2), smt=True, gpus=(0, 1))
+        book = book_of(synthetic_machine(cores=4, threads=2), smt=True, gpus=TWO_GPUS)
         collected, kept = book.acquire(1, GIB, gpus=1), book.acquire(1)
         with before_instruction(at, "book.py", collected.release) as reached:
             made = call(book)
@@ -259,8 +261,8 @@ def test_giving_back_wakes_a_waiter_while_another_thread_is_busy_with_the_book()
     held = book.acquire(2)
     got = threading.Thread(target=lambda: book.acquire(2).release())
     got.start()
-    _until(lambda: len(book._waiting) == 1)
-    with book._lock:
+    _until(lambda: len(book.ledger._waiting) == 1)
+    with book.ledger._lock:
         held.release()
     got.join()
     assert book.held() == ()

@@ -54,6 +54,32 @@ def test_what_may_not_be_used_shows() -> None:
     assert big.strip().startswith("node 0  16 GiB  ▌█··│····")
 
 
+def test_what_is_leased_shows() -> None:
+    part = replace(SMALL, allowed_cpus=CpuSet([0, 1, 8, 9]))
+    leased = CpuSet([0, 8, 10])
+    lines = picture(part, 100, leased=leased)
+    assert "[0* 8*][1 9] │ [(2) (10*)][(3) (11)]" in lines[1]
+    assert "N* PU that is leased" in lines
+    assert picture(BIG, 80, leased=leased)[1].strip().startswith("node 0  16 GiB  ▒███│████│▒█▒█│████")
+    assert "%###|####|%#%#|####" in picture(BIG, 80, "ascii", leased)[1]
+    assert "▒ core with PUs that are leased" in picture(BIG, 80, leased=leased)
+    assert not any("leased" in line for line in picture(BIG, 80))
+
+
+def test_a_drawing_tells_whose_cores_are_leased(tmp_path: Path) -> None:
+    write_svg(SMALL, tmp_path / "leased.svg", leases=[(CpuSet([0, 8]), "<alice>, process 7"), (CpuSet([9]), "bob")])
+    write_svg(SMALL, tmp_path / "free.svg")
+    drawn = ElementTree.parse(tmp_path / "leased.svg")
+    titles = {group.findtext(f"{SVG}title"): group for group in drawn.iter(f"{SVG}g")}
+    whose = "core of PUs 0,8; PUs 0,8 leased by <alice>, process 7"
+    assert whose in titles
+    assert "core of PUs 1,9; PUs 9 leased by bob" in titles
+    assert [text.text for text in titles[whose].iter(f"{SVG}text")] == ["0*", "8*"]
+    before = {box.get("fill") for box in ElementTree.parse(tmp_path / "free.svg").iter(f"{SVG}rect")}
+    (colour,) = {box.get("fill") for box in drawn.iter(f"{SVG}rect")} - before
+    assert sum(box.get("fill") == colour for box in drawn.iter(f"{SVG}rect")) == 2 + 1  # two cores and the legend
+
+
 def test_slower_kinds_and_terminals_without_unicode() -> None:
     hybrid = replace(BIG, cpu_kinds=(CpuKind(CpuSet(range(2, 256)), 0), CpuKind(CpuSet([0, 1]), 1)))
     assert "##oo|oooo" in picture(hybrid, 80, "ascii")[1]

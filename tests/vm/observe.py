@@ -9,14 +9,16 @@ import ctypes
 import json
 import mmap
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from qcthreads.cpuset import CpuSet, NodeSet
 from qcthreads.errors import QCThreadsError
@@ -24,6 +26,8 @@ from qcthreads.host import Host, get_host
 from qcthreads.host.interface import MemoryKind
 from qcthreads.host.limits import read_limits
 from qcthreads.leases import LeaseBook
+from qcthreads.leases.place import find_place
+from qcthreads.leases.shared import SharedLedger
 
 PAGES = 64
 BUSY_S = 0.3
@@ -209,6 +213,45 @@ def leases(word: str) -> list[list[int]]:
     return [list(book.acquire(int(width)).cpus) for width in word.split(",")]
 
 
+def shared(word: str) -> dict[str, Any]:
+    """``COUNTxWIDTHxMIB``: leases of so many processes beside each other, and what another gets when one is killed."""
+    count, width, mib = map(int, word.split("x"))
+    machine, limits = get_host().read_machine(), read_limits()
+    book = LeaseBook(machine, limits, ledger=SharedLedger(find_place({"QCTHREADS_LEASES": tempfile.mkdtemp()})))
+    rest = len(book.usable) - (count - 1) * width
+    holders = [_holder(book, width, mib << 20) for _ in range(count)]
+    held = [json.loads(told.readline()) for _, told in holders]
+    try:
+        refused = str(book.acquire(rest, wait=False))
+    except QCThreadsError as error:
+        refused = str(error)
+    os.kill(holders[0][0], signal.SIGKILL)
+    after_kill = book.acquire(rest, timeout=60)
+    for pid, _ in holders[1:]:
+        os.kill(pid, signal.SIGKILL)
+    after_kill.release()
+    everything = book.acquire(len(book.usable), count * mib << 20, timeout=60)
+    return {
+        "held": held,
+        "pids": [pid for pid, _ in holders],
+        "refused": refused,
+        "after_kill": list(after_kill.cpus),
+        "everything": list(everything.cpus),
+    }
+
+
+def _holder(book: LeaseBook, width: int, memory_bytes: int) -> tuple[int, IO[str]]:
+    """A process that leases, tells of it and holds it until it is killed."""
+    tells, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        lease = book.acquire(width, memory_bytes, timeout=60)
+        os.write(told, json.dumps([list(lease.cpus), sorted(lease.draws)]).encode() + b"\n")
+        signal.pause()
+    os.close(told)
+    return pid, os.fdopen(tells)
+
+
 def split(word: str) -> list[list[int]]:
     """``PLACESxWIDTH``: the CPUs of leases taken together."""
     places, _, width = word.partition("x")
@@ -262,7 +305,7 @@ def cgroup(word: str) -> None:
 
 _OBSERVERS = {
     function.__name__: function
-    for function in (backend, machine, limits, binding, pages, policy, hotplug, leases, split, workers, cgroup)
+    for function in (backend, machine, limits, binding, pages, policy, hotplug, leases, shared, split, workers, cgroup)
 }
 
 if __name__ == "__main__":

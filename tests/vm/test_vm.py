@@ -34,7 +34,7 @@ BACK_END = os.environ.get("QCTHREADS_BACKEND") or ("native" if native_status()[0
 
 # The machines and what is done in each, in the order of booting: the one that takes longest first.
 GUESTS = {
-    "large": (LARGE, "machine", "limits", "binding=247", "pages=bind:7", "split=8x15", "leases=15"),
+    "large": (LARGE, "machine", "limits", "binding=247", "pages=bind:7", "split=8x15", "leases=15", "shared=4x3x140"),
     "two_sockets": (
         TWO_SOCKETS,
         *["machine", "limits", "binding=1,4", "binding=2-3,9"],
@@ -323,3 +323,20 @@ def test_248_cpus_on_8_nodes(large):
         assert sum(set(place) <= node for node in nodes) == 1
         assert len({cpu // 2 for cpu in place}) == len(place) == 15
     assert len(large["split"][0]) == 8
+
+
+def test_leases_of_several_processes_on_248_cpus(large):
+    """Each asks for more than half of a node's memory, so that no two of them find theirs on the same node."""
+    (found,) = large["shared"]
+    held = [set(cpus) for cpus, _ in found["held"]]
+    nodes = [{node for node in range(8) if cpus & set(LARGE.cpus_of(node))} for cpus in held]
+    for number, cpus in enumerate(held):
+        assert len(cpus) == len({cpu // 2 for cpu in cpus}) == 3
+        assert len(nodes[number]) == 1
+        assert f"node:{min(nodes[number])}" in found["held"][number][1]
+        assert f"process {found['pids'][number]} (" in found["refused"]
+    assert len(set.union(*held)) == 12
+    assert len(set.union(*nodes)) == 4
+    assert len(found["after_kill"]) == 124 - 9
+    assert set(found["after_kill"]).isdisjoint(set.union(*held[1:]))
+    assert {cpu // 2 for cpu in found["everything"]} == set(range(124))

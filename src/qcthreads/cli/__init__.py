@@ -7,13 +7,13 @@ exit code.
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import re
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import NoReturn
 
 from .. import __version__
@@ -25,14 +25,19 @@ COMMANDS = {
     "failures": "which calculations of a run failed, and why",
     "show": "everything a store holds about one calculation",
     "export": "write the results in a store as CSV, JSON or ZIP",
+    "exec": "run any command under a lease: on cores of its own, told its width",
     "monitor": "watch any command or process: what its threads did, and what held them up",
     "topo": "what this machine has: packages, cores, caches, memory nodes",
     "limits": "what may be used of it, and which rule is the tightest",
+    "leases": "who holds what of this node, and who waits for it",
     "programs": "the quantum-chemistry programs known and found here",
     "doctor": "what works here, what is missing, and what for",
 }
 
-_RELAYS = {"monitor": 125}
+if sys.platform == "win32":
+    del COMMANDS["exec"]  # no process groups, no signals to pass on
+
+_RELAYS = {"exec": 125, "monitor": 125}
 """Commands that run what comes behind `--` and return its status, with the status of their own failures, as env(1)."""
 
 _EPILOG = """exit codes:
@@ -40,7 +45,7 @@ _EPILOG = """exit codes:
   1  some calculation failed                4  stopped before the end; the store can be resumed
   2  malformed or contradictory usage or input
 
-`qcthreads monitor` returns the status of the command it runs; its own failures are 125.
+`qcthreads exec` and `monitor` return the status of the command they run; their own failures are 125.
 `qcthreads COMMAND --help` explains a command, with examples."""
 
 
@@ -51,6 +56,8 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where the options are explained; exit code 2, or 125 where another's is passed on."""
+        from difflib import get_close_matches
+
         unknown, colon, given = message.partition("unrecognized arguments: ")
         if colon and not unknown:
             option = next((word for word in given.split() if word.startswith("-")), given).partition("=")[0]
@@ -94,6 +101,8 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         return _without_command(arguments)
     name, *rest = arguments
+    if name in _RELAYS:
+        gc.disable()  # the imports leave no garbage worth 6 ms of the 50 that a command may have to wait
     module = importlib.import_module(f"{__name__}.{name}")
     parser = _Parser(
         prog=f"qcthreads {name}",

@@ -13,8 +13,10 @@ from typing import Any
 from .. import __version__
 from ..host import get_host, native_status
 from ..host.limits import read_limits
+from ..leases.checkup import Checkup, examine
 from ..programs import registry
 from ..units import format_size
+from .leases import place_document, place_in_words
 from .limits import limits_document
 from .programs import program_document
 from .render import print_json
@@ -66,10 +68,20 @@ def _examine() -> dict[str, Any]:
         "capabilities": dataclasses.asdict(capabilities),
         "limits": limits_document(limits),
         "limits_in_short": limits.explain_cpus(),
+        "leases": _book_document(examine()),
         "programs": [program_document(name) for name in registry.names()],
         "optional_packages": [
             {"name": name, "version": _installed(name), "for": use} for name, use in _OPTIONAL.items()
         ],
+    }
+
+
+def _book_document(checkup: Checkup) -> dict[str, Any]:
+    place = checkup.place
+    return {
+        "place": place_document(place) if place else None,
+        "in_words": place_in_words(place) if place else "none can be used",
+        "troubles": [{"what": trouble.what, "mend": trouble.mend} for trouble in checkup.troubles],
     }
 
 
@@ -91,14 +103,13 @@ def _print(found: dict[str, Any]) -> None:
     if not all(works.values()):
         print(f"does not:   {_names(works, False)}")
     print(f"limits: {found['limits_in_short']}; {format_size(found['limits']['memory_bytes'])} of memory")
-    print("programs:")
-    for program in found["programs"]:
-        state = (
-            f"{program['version'] or 'found'}, {program['path']}"
-            if program["found"]
-            else f"not found; {program['install_hint']}"
-        )
-        print(f"  {program['name']}: {state}")
+    print(f"book of leases: {found['leases']['in_words']}")
+    for trouble in found["leases"]["troubles"]:
+        print(f"  {trouble['what']}\n    mend it: {trouble['mend']}")
+    here = [program for program in found["programs"] if program["found"]]
+    print(f"programs: {len(here)} of {len(found['programs'])} known; `qcthreads programs NAME` says how to install one")
+    for program in here:
+        print(f"  {program['name']}: {program['version'] or 'found'}, {program['path']}")
     missing = [package for package in found["optional_packages"] if package["version"] is None]
     print(
         "optional packages: "

@@ -10,34 +10,27 @@ from .render import print_json, print_table
 
 _EPILOG = """examples:
   qcthreads programs
+  qcthreads programs nwchem
   qcthreads programs --json"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Options of ``programs``."""
     parser.epilog = _EPILOG
+    parser.add_argument("program", nargs="?", help="all that is known of this one")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
 def execute(args: Namespace) -> int:
-    """List the programs."""
-    programs = [program_document(name) for name in registry.names()]
+    """List the programs, or tell of one."""
+    names = registry.names() if args.program is None else (registry.known(args.program),)
+    programs = [program_document(name) for name in names]
     if args.json:
         print_json({"programs": programs})
-        return 0
-    rows = [
-        (
-            program["name"],
-            (program["version"] or "yes") if program["found"] else "no",
-            program["parallel_model"],
-            program["provenance"],
-        )
-        for program in programs
-    ]
-    print_table("", ("program", "found here", "threads by", "how well known"), rows)
-    for program in programs:
-        if not program["found"]:
-            print(f"{program['title']}: {program['install_hint']}")
+    elif args.program is None:
+        _print_list(programs)
+    else:
+        _print_one(programs[0])
     return 0
 
 
@@ -54,8 +47,49 @@ def program_document(name: str) -> dict[str, Any]:
         "missing_modules": found.missing if found else (),
         "parallel_model": spec.parallel_model.value,
         "in_process": spec.in_process,
+        "qcengine": spec.qcengine,
+        "gpu": spec.gpu,
         "useful_width": spec.useful_width,
+        "environment": spec.environment,
+        "command": spec.command,
+        "input_text": spec.input_text,
+        "memory": spec.memory,
         "inert_settings": spec.inert,
         "install_hint": spec.install_hint,
         "provenance": spec.provenance,
+        "facts": spec.facts,
     }
+
+
+def _print_list(programs: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            program["name"],
+            (program["version"] or "yes") if program["found"] else "no",
+            program["parallel_model"],
+            program["provenance"],
+        )
+        for program in programs
+    ]
+    print_table("", ("program", "found here", "threads by", "how well known"), rows)
+    print("How to install one, and all that is known of it: qcthreads programs NAME")
+
+
+def _print_one(program: dict[str, Any]) -> None:
+    found = f"{program['version'] or 'found'}, {program['path']}" if program["found"] else "not found here"
+    print(f"{program['title']}: {found}")
+    if program["missing_modules"]:
+        print(f"  lacks     {', '.join(program['missing_modules'])}")
+    print(f"  install   {program['install_hint']}")
+    print(f"  threads   {program['parallel_model']}; {program['provenance']}")
+    for name, value in program["environment"].items():
+        print(f"  is told   {name}={value}")
+    for label, value in (("command", program["command"]), ("input", program["input_text"])):
+        if value:
+            print(f"  {label:9} {value}")
+    if program["memory"]:
+        print(f"  memory    per {program['memory'].scope}, in {program['memory'].unit}: {program['memory'].set_by}")
+    for name, reason in program["inert_settings"].items():
+        print(f"  in vain   {name}: {reason}")
+    for fact in program["facts"]:
+        print(f"  {fact.topic:9} {fact.text}\n{'':12}[{fact.known.value}: {fact.source}]")

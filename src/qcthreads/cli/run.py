@@ -76,6 +76,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     how.add_argument("--cpus", metavar="LIST", type=_cpus, help="use only these PUs: 0-3,8")
     how.add_argument("--leave", metavar="N", type=_positive(int, zero=True), default=0, help="leave N PUs to others")
     how.add_argument("--smt", action="store_true", help="give threads every PU of a core (default: one PU per core)")
+    how.add_argument(
+        "--busy",
+        choices=("avoid", "wait", "ignore"),
+        default="avoid",
+        help="PUs that others keep busy: use others first (default), wait until they are idle, or do not look",
+    )
     how.add_argument("--no-affinity", action="store_true", help="count PUs, but bind nothing to them")
     how.add_argument("--scratch", metavar="DIR", type=Path, help="directory for the programs' temporary files")
     how.add_argument("--store", metavar="FILE", type=Path, help="keep every finished calculation in FILE")
@@ -146,6 +152,7 @@ def request_of(args: Namespace) -> RunRequest:
         memory_bytes=args.memory,
         cpus=args.cpus,
         leave=args.leave,
+        busy=args.busy,
         smt=args.smt,
         affinity=not args.no_affinity,
         scratch=args.scratch,

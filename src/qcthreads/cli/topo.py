@@ -7,10 +7,10 @@ import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
-from ..errors import InputError
+from ..errors import InputError, QCThreadsError
 from ..host import read_machine
 from ..host.sysfs import CPU_DIRECTORY, numbered, read_cpus
 from ..machine import Machine
@@ -19,7 +19,11 @@ from .render import print_json, print_table
 from .topo_picture import heading, picture
 from .topo_svg import write_svg
 
+if TYPE_CHECKING:
+    from ..leases.snapshot import Held
+
 _MOST_DISTANCES = 16  # nodes; a wider table is read as JSON
+_PATIENCE_S = 0.2  # at the door of the book of leases: a turn takes a tenth of a millisecond
 
 _EPILOG = """examples:
   qcthreads topo
@@ -43,15 +47,18 @@ def execute(args: Namespace) -> int:
     if args.svg:
         check_writable("--svg", args.svg)
     machine = read_machine(sysroot)
+    leases = None if sysroot else _leases()
     if args.json:
-        print_json(machine_document(machine))
+        print_json(
+            {**machine_document(machine), "leased": None if leases is None else list(map(_lease_document, leases))}
+        )
         return 0
-    said = heading(machine, _offline(machine, sysroot or "/"))
+    said = [*heading(machine, _offline(machine, sysroot or "/")), *_said_of(leases or [])]
     if args.svg:
-        _draw(machine, args.svg, [sysroot or platform.node(), *said])
+        _draw(machine, args.svg, [sysroot or platform.node(), *said], leases or [])
     else:
         print("\n".join(said), end="\n\n")
-        _print_machine(machine)
+        _print_machine(machine, CpuSet(cpu for lease in leases or [] for cpu in lease.holding.cpus))
     return 0
 
 
@@ -87,20 +94,49 @@ def machine_document(machine: Machine) -> dict[str, Any]:
     }
 
 
+def _leases() -> list[Held] | None:
+    """What is leased now; ``None`` where the book cannot be read, which is no failure of ours: `doctor` tells of it."""
+    from ..leases.place import find_place
+    from ..leases.snapshot import read_book
+
+    try:
+        snapshot = read_book(find_place(create=False), patience_s=_PATIENCE_S, thorough=False)
+    except QCThreadsError:
+        return None
+    return [lease for lease in snapshot.leases if lease.state != "dead"] if snapshot.place.path else None
+
+
+def _lease_document(lease: Held) -> dict[str, Any]:
+    return {"cpus": lease.holding.cpus, "user": lease.user, "pid": lease.pid}
+
+
+def _said_of(leases: list[Held]) -> list[str]:
+    """One line, unless nothing is leased: how much by whom."""
+    cpus: dict[str, CpuSet] = {}
+    for lease in leases:
+        cpus[lease.user] = cpus.get(lease.user, CpuSet()) | lease.holding.cpus
+    said = "; ".join(f"PUs {held} by {user}" for user, held in cpus.items())
+    return [f"leased now: {said}"] if said else []
+
+
 def _offline(machine: Machine, root: str) -> CpuSet:
     """CPUs that are there and do not run."""
     present = read_cpus(root, None, f"{CPU_DIRECTORY}/present")
     return (present or CpuSet(numbered(root, CPU_DIRECTORY, "cpu"))) - machine.cpus_online
 
 
-def _draw(machine: Machine, path: Path, said: list[str]) -> None:
+def _draw(machine: Machine, path: Path, said: list[str], leases: list[Held]) -> None:
     with explained("--svg", path):
-        write_svg(machine, path, said)
+        write_svg(machine, path, said, [(lease.holding.cpus, _whose(lease)) for lease in leases])
     print(f"wrote {path}", file=sys.stderr)
 
 
-def _print_machine(machine: Machine) -> None:
-    print("\n".join(picture(machine, shutil.get_terminal_size((100, 24)).columns, sys.stdout.encoding)))
+def _whose(lease: Held) -> str:
+    return lease.user + (f", process {lease.pid}" if lease.pid else "")
+
+
+def _print_machine(machine: Machine, leased: CpuSet) -> None:
+    print("\n".join(picture(machine, shutil.get_terminal_size((100, 24)).columns, sys.stdout.encoding, leased)))
     distances = machine.distances
     if distances and len(distances.nodes) <= _MOST_DISTANCES:
         table = [(node, *line) for node, line in zip(distances.nodes, distances.matrix, strict=True)]

@@ -9,6 +9,8 @@ from ..cpuset import CpuSet
 from ..machine import Core, Machine, NumaNode
 from ..units import format_count, format_size
 
+_NOTHING = CpuSet()
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -22,22 +24,23 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class _Signs:
-    """How a core looks all of whose PUs, some, or none may be used; the same for slower kinds of cores; the cut."""
+    """How a core looks all, some or none of whose PUs may be used; the same for slower ones; the cut; a leased core."""
 
     fast: str
     slow: str
     cut: str
+    leased: str
 
 
-_SIGNS = _Signs("█▌·", "▄▖·", "│")
-_ASCII = _Signs("#+.", "o-.", "|")
+_SIGNS = _Signs("█▌·", "▄▖·", "│", "▒")
+_ASCII = _Signs("#+.", "o-.", "|", "%")
 
 
-def picture(machine: Machine, width: int, encoding: str = "utf-8") -> list[str]:
-    """Numbers where the rows fit into ``width`` columns, else a sign for every core."""
+def picture(machine: Machine, width: int, encoding: str = "utf-8", leased: CpuSet = _NOTHING) -> list[str]:
+    """Numbers where the rows fit into ``width`` columns, else a sign for every core; ``leased`` PUs can be told."""
     signs = _SIGNS if _can_say(encoding, _SIGNS) else _ASCII
     rows = list(rows_of(machine))
-    numbers = [_numbers(machine, row, signs) for row in rows]
+    numbers = [_numbers(machine, row, signs, leased) for row in rows]
     label = max((len(row.node) for row in rows), default=0)
     small = all(4 + label + len(cells) <= width for cells in numbers)
     lines = []
@@ -49,8 +52,8 @@ def picture(machine: Machine, width: int, encoding: str = "utf-8") -> list[str]:
         if small:
             lines.append(f"  {row.node:{label}}  {cells}".rstrip())
         else:
-            lines += _wrapped(machine, row, signs, label, width)
-    return [*lines, *lone_memory(machine), "", *_legend(machine, signs, small)]
+            lines += _wrapped(machine, row, signs, label, width, leased)
+    return [*lines, *lone_memory(machine), "", *_legend(machine, signs, small, leased)]
 
 
 def heading(machine: Machine, offline: CpuSet) -> list[str]:
@@ -101,9 +104,10 @@ def kind_of(machine: Machine, core: Core) -> int:
     return next((faster for faster, cpus in enumerate(kinds) if core.cpus.first in cpus), len(kinds))
 
 
-def pu_name(machine: Machine, cpu: int) -> str:
-    """Its number, in parentheses where it may not be used."""
-    return str(cpu) if cpu in machine.allowed_cpus else f"({cpu})"
+def pu_name(machine: Machine, cpu: int, leased: CpuSet = _NOTHING) -> str:
+    """Its number, with a star where it is leased, in parentheses where it may not be used."""
+    name = f"{cpu}*" if cpu in leased else str(cpu)
+    return name if cpu in machine.allowed_cpus else f"({name})"
 
 
 def lone_memory(machine: Machine) -> list[str]:
@@ -143,24 +147,19 @@ def _node_name(machine: Machine, node: NumaNode) -> str:
     return f"node {node.node_id}  {format_size(node.memory_bytes)}{kind}{allowed}"
 
 
-def _numbers(machine: Machine, row: Row, signs: _Signs) -> str:
-    """``[0 8][1 (9)] | {2 10}{3 11}``."""
-    return f" {signs.cut} ".join("".join(_cell(machine, core) for core in domain) for domain in row.domains)
+def _numbers(machine: Machine, row: Row, signs: _Signs, leased: CpuSet) -> str:
+    """``[0* 8*][1 (9)] | {2 10}{3 11}``."""
+    return f" {signs.cut} ".join("".join(_cell(machine, core, leased) for core in domain) for domain in row.domains)
 
 
-def _cell(machine: Machine, core: Core) -> str:
-    pus = " ".join(pu_name(machine, cpu) for cpu in core.cpus)
+def _cell(machine: Machine, core: Core, leased: CpuSet) -> str:
+    pus = " ".join(pu_name(machine, cpu, leased) for cpu in core.cpus)
     return f"{{{pus}}}" if kind_of(machine, core) else f"[{pus}]"
 
 
-def _wrapped(machine: Machine, row: Row, signs: _Signs, label: int, width: int) -> list[str]:
+def _wrapped(machine: Machine, row: Row, signs: _Signs, label: int, width: int, leased: CpuSet) -> list[str]:
     """Signs, and which PUs they are; as many lines as it takes, cut between LLC domains where these are short."""
-    domains = [
-        "".join(
-            (signs.slow if kind_of(machine, core) else signs.fast)[2 - allowed_of(machine, core)] for core in domain
-        )
-        for domain in row.domains
-    ]
+    domains = ["".join(_sign(machine, core, signs, leased) for core in domain) for domain in row.domains]
     room = max(16, width - label - 4)
     lines, line = [], ""
     for domain in domains:
@@ -180,7 +179,13 @@ def _wrapped(machine: Machine, row: Row, signs: _Signs, label: int, width: int) 
     return [f"  {row.node if not at else '':{label}}  {line}" for at, line in enumerate(lines)]
 
 
-def _legend(machine: Machine, signs: _Signs, small: bool) -> Iterator[str]:
+def _sign(machine: Machine, core: Core, signs: _Signs, leased: CpuSet) -> str:
+    if not core.cpus.isdisjoint(leased):
+        return signs.leased
+    return (signs.slow if kind_of(machine, core) else signs.fast)[2 - allowed_of(machine, core)]
+
+
+def _legend(machine: Machine, signs: _Signs, small: bool, leased: CpuSet) -> Iterator[str]:
     some = [allowed_of(machine, core) for core in machine.cores]
     if small:
         yield f"[ ] core with its PUs, {signs.cut} between last-level caches"
@@ -190,6 +195,8 @@ def _legend(machine: Machine, signs: _Signs, small: bool) -> Iterator[str]:
         yield f"{signs.fast[0]} core, {signs.cut} between last-level caches"
         if min(some, default=2) < 2:
             yield f"{signs.fast[1]} core with PUs that may not be used, {signs.fast[2]} with none that may"
+    if leased:
+        yield "N* PU that is leased" if small else f"{signs.leased} core with PUs that are leased"
     if machine.cpu_kinds:
         yield f"{'{ }' if small else signs.slow[0]} core of a slower kind"
         yield f"kinds of PUs, the fastest first: {'; '.join(str(kind.cpus) for kind in reversed(machine.cpu_kinds))}"
@@ -199,7 +206,7 @@ def _legend(machine: Machine, signs: _Signs, small: bool) -> Iterator[str]:
 
 def _can_say(encoding: str, signs: _Signs) -> bool:
     try:
-        (signs.fast + signs.slow + signs.cut).encode(encoding)
+        (signs.fast + signs.slow + signs.cut + signs.leased).encode(encoding)
     except (UnicodeEncodeError, LookupError):
         return False
     return True

@@ -52,6 +52,10 @@ class Outcome:
     peak_memory_bytes: int
     """The largest resident memory seen in any process of the worker."""
     attempts: int = 1
+    waited_s: float = 0.0
+    """How long it waited for its lease, before ``started_at``."""
+    waited_for: str = ""
+    """Who held what it waited for, in words; empty where it had to wait for nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,4 +67,4 @@ class Progress:
     message: str = ""
     outcome: Outcome | None = None
     kind: str = ""
-    """Of a note: ``unbound`` or ``lost`` where it is about the binding."""
+    """Of a note: ``unbound`` or ``lost`` where it is about the binding, ``waits`` where about a lease."""

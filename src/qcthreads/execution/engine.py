@@ -29,6 +29,8 @@ from .supervisor import Worker, WorkerEndedError, end_all, scratch_of
 # Windows cannot interrupt a wait for a lock; a second later is soon enough for Ctrl-C.
 _WAIT_S = 1.0 if sys.platform == "win32" else None
 
+_LOOK_AGAIN_S = 1.0
+
 _Key = tuple[Any, ...]
 
 
@@ -220,7 +222,13 @@ class LocalEngine:
     def _supervise(self, run: _Run, job: _Job) -> None:
         calculation, label = job.calculation, job.calculation.label
         near = next((worker.bound for key, worker in tuple(self._idle) if key == job.key), None)
-        with self._book.acquire(job.settings.threads, calculation.memory_bytes, near=near, cancel=run.stopped) as lease:
+
+        def on_wait(held_by: str) -> None:
+            self._note(run, label, f"waits for what is held by {held_by}", "waits")
+
+        with self._book.acquire(
+            job.settings.threads, calculation.memory_bytes, near=near, cancel=run.stopped, on_wait=on_wait
+        ) as lease:
             run.events.put(Progress(event="started", label=label, message=f"CPUs {lease.cpus}"))
             for note in job.settings.notes:
                 self._note(run, label, note)
@@ -248,6 +256,7 @@ class LocalEngine:
         finally:
             if worker is not None:
                 self._put_back(run, job, worker)
+                self._wait_for_remains(run, job, worker)
         return Outcome(
             label=job.calculation.label,
             status=reply["status"],
@@ -262,7 +271,18 @@ class LocalEngine:
             cpu_s=reply["cpu_s"],
             peak_memory_bytes=reply["peak_memory_bytes"],
             attempts=attempt,
+            waited_s=lease.waited_s,
+            waited_for=lease.waited_for,
         )
+
+    def _wait_for_remains(self, run: _Run, job: _Job, worker: Worker) -> None:
+        """The lease goes on as long as something runs under it; what could not be ended is waited for."""
+        if worker.healthy:
+            return
+        while (remains := worker.remains()) and not run.stopped.wait(_LOOK_AGAIN_S):
+            said = f"the CPUs {job.calculation.label} had are not given to others: {', '.join(remains)} cannot be ended"
+            self._note(run, job.calculation.label, said)
+            worker.end_tree()
 
     def _worker(self, run: _Run, job: _Job, lease: Lease, *, fresh: bool) -> Worker:
         """A worker for ``job`` in the place of ``lease``: an idle one, of those on the same PUs first, or a new one."""
@@ -270,6 +290,7 @@ class LocalEngine:
         worker = None if fresh else self._take_idle(job.key, cpus, nodes)
         if worker is not None:
             try:
+                worker.hold(lease)
                 worker.rebind(cpus)
             except BindingError:
                 worker.end()
@@ -277,7 +298,8 @@ class LocalEngine:
         if worker is None:
             self._make_room(run)
             folder = self._next_folder()
-            worker = Worker(job.settings_in(scratch_of(folder)), folder, cpus if self._affinity else None, nodes)
+            bound = cpus if self._affinity else None
+            worker = Worker(job.settings_in(scratch_of(folder)), folder, bound, nodes, lease)
         run.busy.add(worker)
         if run.stopped.is_set():  # whoever stopped us may have looked at the busy ones before this was one
             run.busy.discard(worker)

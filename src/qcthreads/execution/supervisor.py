@@ -20,9 +20,11 @@ from typing import Any
 from ..cpuset import CpuSet, NodeSet
 from ..errors import MachineError
 from ..host import get_host
+from ..leases import Lease
+from ..leases.place import LEASE_VARIABLE
 from ..programs.settings import child_environment
 from ..programs.spec import Settings
-from . import trees, wire
+from . import locks, trees, wire
 
 _LEAVE_S = 2.0  # an idle worker that was told to go has nothing to do but exit
 
@@ -44,6 +46,8 @@ class Worker:
         Made here, and removed with the worker.
     cpus
         What to bind it to; ``None``: it keeps the mask it inherits.
+    lease
+        What it runs under first; ``None``: nothing that others know of.
     nodes
         Where its memory comes from as long as there is room, from its start to its end: threads that run keep their
         policy. ``None``: wherever the system takes it from.
@@ -62,7 +66,14 @@ class Worker:
     notes: Mapping[str, str]
     """What went otherwise than asked at the last binding: its kind and a line about it."""
 
-    def __init__(self, settings: Settings, folder: Path, cpus: CpuSet | None, nodes: NodeSet | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        cpus: CpuSet | None,
+        nodes: NodeSet | None = None,
+        lease: Lease | None = None,
+    ) -> None:
         self.folder = folder
         self.nodes = nodes
         self._log = folder / "log"
@@ -70,7 +81,11 @@ class Worker:
         self._timed_out = False
         try:
             scratch_of(folder).mkdir(parents=True)
-            self._process = _start(child_environment(settings, os.environ), folder, self._log, self._mark)
+            environment = child_environment(settings, os.environ)
+            if lease is not None:
+                environment |= {**lease.environment, LEASE_VARIABLE: lease.book.ledger.mark}
+            self._locks, theirs = locks.channel()
+            self._process = _start(environment, folder, self._log, self._mark, theirs)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise WorkerEndedError(f"a worker could not be started: {error}") from error
@@ -80,6 +95,8 @@ class Worker:
         self._requests, self._replies = self._process.stdin, self._process.stdout
         _workers.add(self)
         try:
+            if lease is not None:
+                self.hold(lease)
             self._greet(cpus)
         except BaseException:
             self.end()
@@ -118,9 +135,17 @@ class Worker:
         binding = get_host().set_process_affinity(cpus, self.pid)
         self._take_binding(str(binding.got), str(binding.lost))
 
+    def hold(self, lease: Lease) -> None:
+        """Have the worker hold the kernel's locks of ``lease``, too, and no others: it may outlive us."""
+        locks.hand_over(self._locks, lease.descriptors())
+
     def end_tree(self) -> None:
         """End the worker and everything below it, at once."""
         trees.end({self.pid: self._mark})
+
+    def remains(self) -> list[str]:
+        """Processes of an ended worker that cannot be ended, as one in an uninterruptible system call, in words."""
+        return [f"process {process.pid}" for process in trees.members({self.pid: self._mark})]
 
     def end(self) -> None:
         """End the worker, everything below it and its folder. From any thread, more than once."""
@@ -221,6 +246,7 @@ def end_all(workers: Iterable[Worker]) -> None:
             worker._process.wait(_LEAVE_S)
         with contextlib.suppress(OSError, ValueError):
             worker._replies.close()
+        locks.close(worker._locks)
         shutil.rmtree(worker.folder, ignore_errors=True)
 
 
@@ -235,7 +261,9 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_let_go_of_all)
 
 
-def _start(environment: dict[str, str], folder: Path, log: Path, mark: str) -> subprocess.Popen[bytes]:
+def _start(
+    environment: dict[str, str], folder: Path, log: Path, mark: str, channel: int | None
+) -> subprocess.Popen[bytes]:
     if not sys.executable:
         raise MachineError("workers are started with sys.executable, which this embedded interpreter does not have")
     environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch_of(folder)))
@@ -247,16 +275,19 @@ def _start(environment: dict[str, str], folder: Path, log: Path, mark: str) -> s
     options: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            # -P: a random.py in the working directory must not be taken for the library's.
-            [sys.executable, "-P", "-m", "qcthreads.execution.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            env=environment,
-            **options,
-        )
+    # -P: a random.py in the working directory must not be taken for the library's.
+    command = [sys.executable, "-P", "-m", "qcthreads.execution.worker"]
+    if channel is not None:
+        command.append(str(channel))
+        options["pass_fds"] = (channel,)
+    try:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, env=environment, **options
+            )
+    finally:
+        if channel is not None:
+            os.close(channel)
 
 
 def _signal_name(number: int) -> str:

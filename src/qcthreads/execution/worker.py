@@ -24,11 +24,13 @@ from typing import IO, Any
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError
 from . import trees, wire
+from .locks import Held
 
 
 def main() -> None:
     """Serve the driver at the other end of standard input and output; never returns while the driver lives."""
     inbox, outbox = _take_pipes()
+    held = Held(int(sys.argv[1])) if len(sys.argv) > 1 else None
     faulthandler.enable()
     outbox.write(wire.GREETING)
     outbox.flush()
@@ -44,6 +46,8 @@ def main() -> None:
     with contextlib.suppress(OSError):  # the driver has ended: the watch ends us
         while True:
             request = requests.get()
+            if held is not None:
+                held.update()
             outbox.write(_get_ready(request) if "preload" in request else _serve(request))
             outbox.flush()
     watch.join()

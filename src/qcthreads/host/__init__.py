@@ -8,31 +8,45 @@ import importlib
 TYPE_CHECKING = False  # as type checkers know it; importing typing costs more than all the rest here
 if TYPE_CHECKING:
     from .build_info import native_status
+    from .busy import BusyWatch, Load, PinnedProcess
+    from .gpus import Gpu, read_gpus, visibility
     from .interface import Binding, Capabilities, Host, MemoryBinding, MemoryKind, MemoryPolicy
     from .select import get_host, read_machine
 
 _HOME = {
     "Binding": "interface",
+    "BusyWatch": "busy",
     "Capabilities": "interface",
+    "Gpu": "gpus",
     "Host": "interface",
+    "Load": "busy",
     "MemoryBinding": "interface",
     "MemoryKind": "interface",
     "MemoryPolicy": "interface",
+    "PinnedProcess": "busy",
     "get_host": "select",
     "native_status": "build_info",
+    "read_gpus": "gpus",
     "read_machine": "select",
+    "visibility": "gpus",
 }
 
 __all__ = [
     "Binding",
+    "BusyWatch",
     "Capabilities",
+    "Gpu",
     "Host",
+    "Load",
     "MemoryBinding",
     "MemoryKind",
     "MemoryPolicy",
+    "PinnedProcess",
     "get_host",
     "native_status",
+    "read_gpus",
     "read_machine",
+    "visibility",
 ]
 
 

@@ -35,6 +35,8 @@ class Rule:
     cpu_count: float | None = None
     memory_bytes: int | None = None
     tightest: bool = False
+    nodes: NodeSet | None = None
+    """The only memory nodes that memory may come from, where the rule is about them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,9 @@ def _available_memory(root: str, *, live: bool) -> Iterator[Rule]:
         yield Rule("available memory", "psutil", memory_bytes=psutil.virtual_memory().available)
     else:
         nodes = NodeSet(numbered(root, NODE_DIRECTORY, "node"))
-        yield from _left_on(root, nodes, "available memory", f"/{NODE_DIRECTORY}")
+        yield from (
+            replace(rule, nodes=None) for rule in _left_on(root, nodes, "available memory", f"/{NODE_DIRECTORY}")
+        )
 
 
 def _memory_of_nodes(groups: ControlGroups, *, live: bool) -> Iterator[Rule]:
@@ -283,7 +287,7 @@ def _left_on(root: str, nodes: NodeSet, rule: str, source: str) -> Iterator[Rule
     fields = [_meminfo(read_text(root, f"sys/devices/system/node/node{node}/meminfo")) for node in nodes]
     if any("MemFree" in one for one in fields):
         left = sum(sum(one.get(name, 0) for name in _REUSABLE) for one in fields)
-        yield Rule(rule, source, memory_bytes=left)
+        yield Rule(rule, source, memory_bytes=left, nodes=nodes)
 
 
 def _meminfo(text: str | None) -> dict[str, int]:

@@ -1,5 +1,7 @@
-"""Who holds which PUs and how much memory; nothing runs without a lease."""
+"""Who holds which PUs and how much memory, on the whole node; nothing runs without a lease."""
 
-from .book import Lease, LeaseBook, lease, process_book
+from .book import LeaseBook
+from .lease import Lease
+from .node import lease, lease_async, node_ledger, process_book
 
-__all__ = ["Lease", "LeaseBook", "lease", "process_book"]
+__all__ = ["Lease", "LeaseBook", "lease", "lease_async", "node_ledger", "process_book"]

@@ -1,7 +1,6 @@
-"""The book of leases of this process, thread-safe; it counts and chooses PUs and never binds or starts anything.
+"""A book of leases: what of the machine is handed out here, and how one asks for a part of it; binds nothing.
 
-Giving back takes no lock: it may happen in a finalizer, which the interpreter runs in any thread between any two
-instructions, also while that thread has the lock. What was given back is put down, and counted by whoever looks next.
+What is free is the ledger's to say: of this process alone, or of all processes on the node.
 """
 
 from __future__ import annotations
@@ -10,59 +9,28 @@ import contextlib
 import itertools
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from dataclasses import replace
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Literal
 
-from ..cpuset import CpuSet, NodeSet
+from ..cpuset import CpuSet
 from ..errors import CpusTakenError, InputError, LeaseError, OversubscriptionError, StopRequestedError
 from ..host.limits import Limits
 from ..machine import Machine
-from ..machine.placement import choose, split, thread_cpus, usable_cpus
+from ..machine.placement import split, thread_cpus, usable_cpus
 from ..units import format_count, format_size, format_split, smaller_split
+from . import claims
+from .claims import Claim, Room
+from .lease import Lease
+from .ledger import Ledger, Waiter
+from .pools import cpu_pools, memory_pools, node_pools
+from .records import Holding
 
+if TYPE_CHECKING:
+    from ..host.gpus import Gpu
 
-class Lease:
-    """PUs, the memory nodes next to them and an amount of memory, held until :meth:`release` or until ``with`` ends."""
-
-    __slots__ = ("_book", "_reserved", "cpus", "gpus", "lease_id", "memory_bytes")
-
-    lease_id: int
-    cpus: CpuSet
-    memory_bytes: int
-    gpus: tuple[int, ...]
-
-    def __init__(
-        self, book: LeaseBook, lease_id: int, cpus: CpuSet, reserved: CpuSet, memory_bytes: int, gpus: tuple[int, ...]
-    ) -> None:
-        self._book = book
-        self._reserved = reserved
-        self.lease_id = lease_id
-        self.cpus = cpus
-        self.memory_bytes = memory_bytes
-        self.gpus = gpus
-
-    @property
-    def nodes(self) -> NodeSet:
-        """The memory nodes next to the PUs."""
-        return self._book.machine.nodes_of(self.cpus)
-
-    def release(self) -> None:
-        """Give everything back; a second call does nothing. From anywhere, finalizers and signal handlers too."""
-        self._book._give_back(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        return f"<Lease {self.lease_id}: CPUs {self.cpus}, {format_size(self.memory_bytes)}>"
+_numbers = itertools.count(1)
 
 
 class LeaseBook:
@@ -81,7 +49,14 @@ class LeaseBook:
     smt
         Hand out hyperthreads too.
     gpus
-        Numbers of the GPUs the book hands out.
+        The GPUs the book hands out.
+    busy
+        What to do about PUs that others keep busy who hold no lease: ``avoid`` them as long as there are others,
+        ``wait`` until they are idle, or ``ignore`` it.
+    ledger
+        Who else takes part: :func:`qcthreads.leases.node_ledger`'s are all processes on the node; ``None``: nobody.
+    orphans
+        What becomes of processes under its leases when this one is killed: others ``end`` them, or ``wait`` for them.
 
     Raises
     ------
@@ -92,7 +67,7 @@ class LeaseBook:
     machine: Machine
     limits: Limits
     usable: CpuSet
-    """The PUs this book hands out."""
+    """The PUs this book hands out; as many others where a count is what limits them and these are taken."""
     memory_bytes: int
 
     def __init__(
@@ -104,7 +79,10 @@ class LeaseBook:
         leave: int = 0,
         memory_bytes: int | None = None,
         smt: bool = False,
-        gpus: Iterable[int] = (),
+        gpus: Iterable[Gpu] = (),
+        busy: Literal["avoid", "wait", "ignore"] = "ignore",
+        ledger: Ledger | None = None,
+        orphans: Literal["end", "wait"] = "wait",
     ) -> None:
         self.machine = machine
         self.limits = limits
@@ -115,17 +93,18 @@ class LeaseBook:
                 f"{format_size(self.memory_bytes)} of memory were asked for, but {format_size(limits.memory_bytes)} "
                 "may be used; ask for less"
             )
-        self.gpus = tuple(gpus)
-        self._core_of = {cpu: core.cpus.bits for core in machine.cores for cpu in core.cpus}
-        self._siblings = smt and any(len(core.cpus & self.usable) > 1 for core in machine.cores)
-        self._lock = threading.Lock()
-        self._waiting: list[SimpleQueue[None]] = []
-        """Those who wait, the first first; each sleeps on its own queue (put() is safe in finalizers)."""
-        self._given_back: deque[Lease] = deque()
-        self._held: dict[int, Lease] = {}
-        self._ids = itertools.count(1)
-        self._free_bits = self.usable.bits
-        self._free_memory_bytes = self.memory_bytes
+        self.gpus = {gpu.index: gpu for gpu in gpus}
+        self.ledger = Ledger() if ledger is None else ledger
+        self.orphans = orphans
+        self._busy = busy
+        self._smt = smt
+        self._candidates = self.usable if leave else usable_cpus(machine, cpus or limits.cpus, smt=smt)
+        self._siblings = limits.cpus.bits & machine.cpus_online.bits
+        name = f"book {self.ledger.mark} {next(_numbers)}"
+        counted = self._candidates != self.usable
+        self._cpu_pools = {**cpu_pools(limits), f"cpus of {name}": len(self.usable)} if counted else {}
+        self._memory_pools = {**memory_pools(limits), name: self.memory_bytes}
+        self._node_pools, self._bound = node_pools(machine, limits)
 
     def acquire(
         self,
@@ -138,10 +117,12 @@ class LeaseBook:
         near: CpuSet | None = None,
         exclusive_cores: bool = True,
         cancel: threading.Event | None = None,
+        on_wait: Callable[[str], object] | None = None,
     ) -> Lease:
         """Lease ``threads`` PUs chosen by topology.
 
-        Waiters are served first come, first served: a narrow one never overtakes a wide one.
+        Waiters, of all processes that share the ledger, are served first come, first served. Who came later gets what
+        those before cannot use or do not need.
 
         Parameters
         ----------
@@ -155,37 +136,63 @@ class LeaseBook:
             Nobody else works on the cores of this lease, not even on PUs that the lease does not hold.
         cancel
             When set, waiting ends with StopRequestedError; whoever sets it calls :meth:`wake`.
+        on_wait
+            Called when it has waited for a second, once, with who holds what it lacks.
 
         Raises
         ------
         LeaseError
-            It can never fit (with the numbers), does not fit now and ``wait`` is false, or ``timeout`` is over.
+            It can never fit (with the numbers), does not fit now and ``wait`` is false, or ``timeout`` is over; says
+            who holds what it lacks.
         """
-        self.check(threads, memory_bytes, gpus)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores)
+        at_once = self._at_once(claim)
+        if at_once is not None:
+            return at_once
         woken: SimpleQueue[None] = SimpleQueue()
-        try:
-            with self._lock:
-                self._waiting.append(woken)
-            while True:
+        waiter = Waiter(claim, lambda: woken.put(None), on_wait)
+        with contextlib.closing(self._attempts(claim, waiter, wait, timeout)) as tries:
+            for lease, left_s in tries:
+                if lease is not None:
+                    return lease
                 if cancel is not None and cancel.is_set():
                     raise StopRequestedError(f"waits no longer for a lease of {format_count(threads, 'CPU')}: stopped")
-                with self._lock:
-                    self._count_given_back()
-                    if self._waiting[0] is woken:
-                        made = self._try(threads, memory_bytes, gpus, near, exclusive_cores)
-                        if made is not None:
-                            return made
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if not wait or (left is not None and left <= 0):
-                        raise LeaseError(self._not_now(threads, memory_bytes, gpus, 0 if not wait else timeout))
                 with contextlib.suppress(Empty):
-                    woken.get(timeout=left)
-        finally:
-            # Also on KeyboardInterrupt; whoever is next in line may fit now.
-            with self._lock, contextlib.suppress(ValueError):
-                self._waiting.remove(woken)
-            self._wake_first()
+                    woken.get(timeout=left_s)
+        raise AssertionError("attempts end with a lease or an error")
+
+    @contextlib.asynccontextmanager
+    async def acquire_async(
+        self,
+        threads: int,
+        memory_bytes: int = 0,
+        gpus: int = 0,
+        *,
+        wait: bool = True,
+        timeout: float | None = None,
+        near: CpuSet | None = None,
+        exclusive_cores: bool = True,
+    ) -> AsyncIterator[Lease]:
+        """:meth:`acquire` for ``async with``: waits without blocking the loop; cancelling it leaves nothing."""
+        import asyncio
+
+        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores)
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(woken.set)
+
+        with contextlib.closing(self._attempts(claim, Waiter(claim, wake), wait, timeout)) as tries:
+            for lease, left_s in tries:
+                if lease is not None:
+                    break
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(woken.wait(), left_s)
+                woken.clear()
+        assert lease is not None
+        with lease:
+            yield lease
 
     def acquire_split(self, places: int, width: int) -> tuple[Lease, ...]:
         """All-or-nothing: ``places`` leases of ``width`` PUs each, cut by ``machine.placement.split``; never waits.
@@ -200,28 +207,45 @@ class LeaseBook:
             raise OversubscriptionError(
                 f"{asked}, but {self.explain()}; {smaller_split(places, width, len(self.usable))}"
             )
-        with self._lock:
-            self._count_given_back()
-            free = CpuSet.from_bits(self._free_bits)
-            if total > len(free):
-                smaller = smaller_split(places, width, len(free)) if free else "wait until some are free"
-                raise OversubscriptionError(
-                    f"{asked}, but {len(free)} of {len(self.usable)} CPUs are free; the others are held by "
-                    f"{format_count(len(self._held), 'lease')}; release some, or {smaller}"
-                )
-            return tuple(self._hand_out(cpus, cpus, 0, ()) for cpus in split(self.machine, free, places, width))
+        claim = self._claim(total, 0, 0, None, exclusive_cores=not self._smt)
+
+        def made(room: Room) -> list[Lease]:
+            if claims.grant(self.machine, room, claim) is None:
+                return []
+            free = CpuSet.from_bits(claims.usable(self.machine, room, claim))
+            ours = free & self.usable
+            cut = split(self.machine, ours if len(ours) >= total else free, places, width)
+            return [self._lease_of(cpus, claims.whole_cores(self.machine, cpus, claim)) for cpus in cut]
+
+        with self.ledger.turn():
+            leases, room = self._give_out(made)
+            if leases:
+                return leases
+            free = CpuSet.from_bits(claims.usable(self.machine, room, claim))
+            holders = self._holders(claim)
+        smaller = smaller_split(places, width, len(free)) if free else "wait until some are free"
+        raise OversubscriptionError(
+            f"{asked}, but {len(free)} of {len(self.usable)} CPUs are free; the others are held by {holders}; "
+            f"release some, or {smaller}"
+        )
 
     def acquire_cpus(self, cpus: CpuSet) -> Lease:
         """Lease exactly ``cpus``, without memory; never waits. CpusTakenError when one of them is not free."""
-        with self._lock:
-            self._count_given_back()
-            taken = CpuSet.from_bits(cpus.bits & ~self._free_bits)
-            if taken or not cpus:
-                raise CpusTakenError(
-                    f"a lease of CPUs {cpus or 'none'} was asked for, but {taken or 'none'} cannot be given; "
-                    f"free are {CpuSet.from_bits(self._free_bits) or 'none'}"
-                )
-            return self._hand_out(cpus, cpus, 0, ())
+
+        def free(room: Room) -> CpuSet:
+            return CpuSet.from_bits(room.free & self._candidates.bits)
+
+        def made(room: Room) -> list[Lease]:
+            return [self._lease_of(cpus, cpus)] if cpus and cpus <= free(room) else []
+
+        with self.ledger.turn():
+            leases, room = self._give_out(made)
+        if leases:
+            return leases[0]
+        raise CpusTakenError(
+            f"a lease of CPUs {cpus or 'none'} was asked for, but {cpus - free(room) or 'none'} cannot be given; "
+            f"free are {free(room) or 'none'}"
+        )
 
     def check(self, threads: int, memory_bytes: int = 0, gpus: int = 0) -> None:
         """Raise LeaseError, with the numbers, when such a lease could not even be given by an empty book."""
@@ -243,15 +267,13 @@ class LeaseBook:
             )
 
     def held(self) -> tuple[Lease, ...]:
-        """The leases now given out, oldest first."""
-        with self._lock:
-            self._count_given_back()
-            return tuple(self._held.values())
+        """The leases now given out by this book, oldest first."""
+        with self.ledger.turn():
+            return tuple(lease for lease in self.ledger.held() if lease.book is self)
 
     def wake(self) -> None:
         """Let everybody who waits look at their ``cancel`` again. From any thread, also from signal handlers."""
-        for waiting in tuple(self._waiting):
-            waiting.put(None)
+        self.ledger.wake()
 
     def explain(self) -> str:
         """How many CPUs may be used and why, as one clause for messages."""
@@ -260,97 +282,176 @@ class LeaseBook:
             clause += f", of which {len(self.usable)} are given out here: {self.usable}"
         return clause
 
-    def _try(self, threads: int, memory_bytes: int, gpus: int, near: CpuSet | None, exclusive: bool) -> Lease | None:
-        if memory_bytes > self._free_memory_bytes:
-            return None
-        free_gpus = self._free_gpus()
-        if gpus > len(free_gpus):
-            return None
-        free_bits = self._free_bits
-        if exclusive and self._siblings:
-            for lease in self._held.values():
-                free_bits &= ~self._cores(lease.cpus).bits
-        cpus = choose(self.machine, CpuSet.from_bits(free_bits), threads, near=near)
-        if cpus is None:
-            return None
-        reserved = self._cores(cpus) if exclusive and self._siblings else cpus
-        return self._hand_out(cpus, reserved, memory_bytes, free_gpus[:gpus])
+    def _claim(self, threads: int, memory_bytes: int, gpus: int, near: CpuSet | None, exclusive_cores: bool) -> Claim:
+        self.check(threads, memory_bytes, gpus)
+        draws = {pool: (threads, holds) for pool, holds in self._cpu_pools.items()}
+        if memory_bytes:
+            draws.update((pool, (memory_bytes, holds)) for pool, holds in self._memory_pools.items())
+        return Claim(
+            threads=threads,
+            candidates=self._candidates.bits,
+            siblings=self._siblings if exclusive_cores else 0,
+            preferred=self.usable.bits,
+            near=near.bits if near else 0,
+            gpus=gpus,
+            gpu_candidates=tuple(self.gpus) if gpus else (),
+            memory_bytes=memory_bytes,
+            draws=draws,
+            nodes=self._node_pools,
+            bound=self._bound,
+        )
 
-    def _hand_out(self, cpus: CpuSet, reserved: CpuSet, memory_bytes: int, gpus: tuple[int, ...]) -> Lease:
-        lease = Lease(self, next(self._ids), cpus, reserved, memory_bytes, gpus)
-        self._free_bits &= ~reserved.bits
-        self._free_memory_bytes -= memory_bytes
-        self._held[lease.lease_id] = lease
-        return lease
+    def _at_once(self, claim: Claim) -> Lease | None:
+        """Without waiting, and without overtaking those who wait."""
+        if self._busy != "ignore":
+            self.ledger.look_at_load()
+        with self.ledger.turn():
+            return self._try(claim)
 
-    def _give_back(self, lease: Lease) -> None:
-        self._given_back.append(lease)
-        self._wake_first()
+    def _attempts(
+        self, claim: Claim, waiter: Waiter, wait: bool, timeout: float | None
+    ) -> Generator[tuple[Lease | None, float | None]]:
+        """The lease, or how many seconds to sleep at most until woken; LeaseError when there is no more waiting."""
+        began = time.monotonic()
+        waits_for = ""
+        entered = False
+        try:
+            while True:
+                left = None if timeout is None else timeout - (time.monotonic() - began)
+                if self._busy != "ignore":
+                    self.ledger.look_at_load()
+                with self.ledger.turn():
+                    lease = self._try(claim, waiter)
+                    if lease is None:
+                        if not entered:
+                            self.ledger.enter(waiter)
+                            entered = True
+                        waits_for = waits_for or self._holders(claim)
+                        if not wait or (left is not None and left <= 0):
+                            raise LeaseError(self._not_now(claim, waiter, 0 if not wait else timeout))
+                        self.ledger.put_up(waiter)
+                        tell = waiter.due(time.monotonic() - began)
+                if lease is not None:
+                    if entered:
+                        self.ledger.leave(waiter)
+                        entered = False
+                        lease.waited_s, lease.waited_for = time.monotonic() - began, waits_for
+                    yield lease, None
+                    return
+                if tell is not None:
+                    tell(waits_for)
+                limits_s = (left, self.ledger.longest_sleep_s, waiter.told_in(time.monotonic() - began))
+                yield None, min((s for s in limits_s if s is not None), default=None)
+        finally:
+            if entered:  # also on KeyboardInterrupt; whoever is next in line may fit now
+                self.ledger.leave(waiter)
 
-    def _wake_first(self) -> None:
-        for waiting in self._waiting[:1]:
-            waiting.put(None)
+    def _try(self, claim: Claim, waiter: Waiter | None = None) -> Lease | None:
+        claim = self._beside_others(claim)
 
-    def _count_given_back(self) -> None:
-        """Under the lock, before anything else."""
-        while self._given_back:
-            lease = self._given_back.popleft()
-            if self._held.pop(lease.lease_id, None) is not None:
-                self._free_bits |= lease._reserved.bits & self.usable.bits
-                self._free_memory_bytes += lease.memory_bytes
+        def made(room: Room) -> list[Lease]:
+            found = claims.grant(self.machine, room, claim)
+            if found is None:
+                return []
+            cpus, reserved = CpuSet.from_bits(found.cpus), CpuSet.from_bits(found.reserved)
+            return [Lease(self, cpus, reserved, claim.memory_bytes, found.gpus, found.draws)]
 
-    def _cores(self, cpus: CpuSet) -> CpuSet:
-        bits = 0
-        for cpu in cpus:
-            bits |= self._core_of[cpu]
-        return CpuSet.from_bits(bits)
+        leases, room = self._give_out(made, waiter)
+        if leases:
+            return leases[0]
+        if waiter is not None:
+            claims.set_aside(self.machine, room, claim)
+            if room.free & self._candidates.bits:
+                self.ledger.next_in_line(waiter)
+        return None
 
-    def _free_gpus(self) -> tuple[int, ...]:
-        taken = {gpu for lease in self._held.values() for gpu in lease.gpus} if self.gpus else ()
-        return tuple(gpu for gpu in self.gpus if gpu not in taken)
+    def _give_out(
+        self, made: Callable[[Room], list[Lease]], waiter: Waiter | None = None
+    ) -> tuple[tuple[Lease, ...], Room]:
+        """All leases ``made`` of what is free, or none; and what was free when there was not enough.
 
-    def _not_now(self, threads: int, memory_bytes: int, gpus: int, waited_s: float | None) -> str:
-        free = CpuSet.from_bits(self._free_bits)
-        asked = f"a lease of {format_count(threads, 'CPU')}"
-        asked += f" and {format_size(memory_bytes)}" if memory_bytes else ""
-        asked += f" and {format_count(gpus, 'GPU')}" if gpus else ""
-        found = f"{len(free)} of {len(self.usable)} CPUs and {format_size(self._free_memory_bytes)} are free"
-        ahead = len(self._waiting) - 1
+        Where there is not enough, what the dead held is looked for. What somebody holds who has not told of it is not
+        free either.
+        """
+        while True:
+            room = self.ledger.room(self.machine, waiter)
+            while leases := made(room):
+                lost = self._take_all(leases)
+                if not lost:
+                    return tuple(leases), room
+                room.free &= ~lost
+            if not self.ledger.reclaim():
+                return (), room
+
+    def _take_all(self, leases: list[Lease]) -> int:
+        """Bits of PUs that could not be had after all, and with them nothing."""
+        taken: list[Lease] = []
+        try:
+            for lease in leases:
+                lost = self.ledger.take(lease)
+                if lost:
+                    return lost
+                taken.append(lease)
+            taken.clear()
+            return 0
+        finally:
+            for lease in taken:
+                lease.release()
+
+    def _beside_others(self, claim: Claim) -> Claim:
+        """``claim`` less the PUs that others keep busy, or rather without them."""
+        if self._busy == "ignore":
+            return claim
+        strangers = self.ledger.strangers
+        if not strangers & claim.candidates:
+            return claim
+        if self._busy == "wait":
+            return replace(claim, candidates=claim.candidates & ~strangers, preferred=claim.preferred & ~strangers)
+        idle = claim.preferred & ~strangers
+        enough = idle.bit_count() >= claim.threads
+        return replace(claim, preferred=idle if enough else claim.candidates & ~strangers)
+
+    def _lease_of(self, cpus: CpuSet, reserved: CpuSet) -> Lease:
+        """Without memory."""
+        draws = {pool: (len(cpus), holds) for pool, holds in self._cpu_pools.items()}
+        return Lease(self, cpus, reserved, draws=draws)
+
+    def _holders(self, claim: Claim) -> str:
+        """Who holds what ``claim`` might be given, in words."""
+        own = [lease for lease in self.ledger.held() if lease.reserved.bits & claim.candidates]
+        said = []
+        if own:
+            cpus = CpuSet(cpu for lease in own for cpu in lease.cpus)
+            said.append(f"{format_count(len(own), 'lease')} of this process (CPUs {cpus})")
+        by_owner: dict[str, list[Holding]] = {}
+        for other in self.ledger.others():
+            if other.reserved.bits & claim.candidates:
+                by_owner.setdefault(other.owner.mark, []).append(other)
+        for holdings in by_owner.values():
+            cpus = CpuSet(cpu for one in holdings for cpu in one.cpus)
+            memory = sum(one.memory_bytes for one in holdings)
+            also = f" and {format_size(memory)}" if memory else ""
+            said.append(f"{holdings[0].owner} (CPUs {cpus}{also})")
+        if self._busy == "wait":
+            said += self.ledger.explain_busy(CpuSet.from_bits(self.ledger.strangers & claim.candidates))
+        return ", ".join([*said, *self.ledger.strays()])
+
+    def _not_now(self, claim: Claim, waiter: Waiter, waited_s: float | None) -> str:
+        room = self.ledger.unheld(self.machine)
+        free = CpuSet.from_bits(room.free & self._candidates.bits)
+        memory = min((room.left(pool, holds) for pool, holds in self._memory_pools.items()), default=0)
+        asked = f"a lease of {format_count(claim.threads, 'CPU')}"
+        asked += f" and {format_size(claim.memory_bytes)}" if claim.memory_bytes else ""
+        asked += f" and {format_count(claim.gpus, 'GPU')}" if claim.gpus else ""
+        found = f"{len(free)} of {len(self.usable)} CPUs and {format_size(max(0, memory))} are free"
+        holders = self._holders(claim)
+        found += f", the others are held by {holders}" if holders else ""
+        ahead = sum(
+            one is not waiter for one in itertools.takewhile(lambda one: one is not waiter, self.ledger.queue())
+        )
         queue = f", and {ahead} ahead of it in the queue" if ahead > 0 else ""
         when = f"within {waited_s:g} s" if waited_s else "now"
         return f"{asked} cannot be given {when}: {found}{queue}; wait longer, or ask for less"
-
-
-_process_book: LeaseBook | None = None
-_process_book_lock = threading.Lock()
-
-
-def process_book() -> LeaseBook:
-    """The one book of this process, over everything its limits allow; read at the first call."""
-    from ..host import read_machine
-    from ..host.limits import read_limits
-
-    global _process_book
-    with _process_book_lock:
-        if _process_book is None:
-            _process_book = LeaseBook(read_machine(), read_limits())
-        return _process_book
-
-
-def lease(
-    threads: int,
-    memory_bytes: int = 0,
-    gpus: int = 0,
-    *,
-    wait: bool = True,
-    timeout: float | None = None,
-    near: CpuSet | None = None,
-    exclusive_cores: bool = True,
-) -> Lease:
-    """Lease PUs of this process's own limits from the one book of this process; see :meth:`LeaseBook.acquire`."""
-    return process_book().acquire(
-        threads, memory_bytes, gpus, wait=wait, timeout=timeout, near=near, exclusive_cores=exclusive_cores
-    )
 
 
 def _handed_out(machine: Machine, limits: Limits, cpus: CpuSet | None, leave: int, smt: bool) -> CpuSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -149,6 +150,11 @@ class Machine:
         levels.sort(key=len)  # a node may hold packages or lie in one: fewer parts are wider parts
         cores = tuple(core.cpus.bits for core in self.cores)
         return _region(self.cpus_online.bits, cores, levels)
+
+    @cached_property
+    def core_bits(self) -> Mapping[int, int]:
+        """Of every PU that is online, the bits of all PUs of its core."""
+        return {cpu: core.cpus.bits for core in self.cores for cpu in core.cpus}
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:

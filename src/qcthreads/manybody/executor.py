@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import CalculationError, InputError
 from ..execution.calculation import Calculation
 from ..execution.engine import LocalEngine
-from ..leases import LeaseBook
-from ..leases.book import process_book
+from ..leases import LeaseBook, process_book
 from ..planning import Split, choose_split
 from ..programs import registry
 from .check import check_with_program

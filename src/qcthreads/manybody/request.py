@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..cpuset import CpuSet
 
@@ -35,6 +35,8 @@ class RunRequest:
     smt: bool = False
     """Give threads every PU of a core, not one."""
     affinity: bool = True
+    busy: Literal["avoid", "wait", "ignore"] = "avoid"
+    """What is done about PUs that others keep busy who hold no lease."""
     scratch: Path | None = None
     store: Path | None = None
     resume: bool = False

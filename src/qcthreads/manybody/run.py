@@ -19,7 +19,7 @@ from ..execution.engine import LocalEngine
 from ..execution.store import Store, open_store
 from ..host import read_machine
 from ..host.limits import read_limits
-from ..leases import LeaseBook
+from ..leases import LeaseBook, node_ledger
 from ..machine.placement import split as cut
 from ..planning import choose_split
 from ..programs import registry
@@ -97,6 +97,9 @@ class Run:
             leave=request.leave,
             memory_bytes=request.memory_bytes,
             smt=request.smt,
+            busy=request.busy,
+            ledger=node_ledger(),
+            orphans="end",
         )
         self._on_progress: Callable[[Progress], None] = lambda _: None
         self._warmed_at: float | None = None

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..execution.calculation import Outcome, Progress
+from ..execution.labels import short_label
 from ..leases import LeaseBook
-from ..units import format_size
+from ..units import format_count, format_size
 
 # A calculation shorter than this is mostly start-up and exit, and says nothing about its threads.
 _TELLING_S = 1.0
@@ -70,13 +71,21 @@ class Tally:
             "peak_threads": self.peak_threads,
             "peak_memory_bytes": max((outcome.peak_memory_bytes for outcome in outcomes), default=None),
             "attempts": sum(outcome.attempts for outcome in outcomes),
+            "lease_wait_s": sum(outcome.waited_s for outcome in outcomes if outcome.waited_for),
         }
 
     def findings(self, memory_bytes: int, *, affinity: bool) -> list[dict[str, str]]:
         """What a user should know, in plain words, with the number and the remedy; ``memory_bytes`` is one worker's."""
         unbound = [outcome for outcome in self.outcomes.values() if outcome.bound is None] if affinity else []
         why = [note for note, kind in self.notes.items() if kind == "unbound"] if unbound else []
-        found = [_finding("note", note) for note in self.notes if note not in why]
+        waited = [outcome for outcome in self.outcomes.values() if outcome.waited_for]
+        if sum(outcome.waited_s for outcome in waited) < _TELLING_S:
+            waited = []
+        found = [
+            _finding("note", note)
+            for note, kind in self.notes.items()
+            if note not in why and not (waited and kind == "waits")
+        ]
         wide = [outcome for outcome in self.outcomes.values() if outcome.threads > 1 and outcome.wall_s >= _TELLING_S]
         cpu_s = sum(outcome.cpu_s for outcome in wide)
         thread_s = sum(outcome.threads * outcome.wall_s for outcome in wide)
@@ -90,6 +99,8 @@ class Tally:
                     "unless others had the CPUs",
                 )
             )
+        if waited:
+            found.append(_waited(waited))
         fat = max(self.outcomes.values(), key=lambda outcome: outcome.peak_memory_bytes, default=None)
         if fat is not None and memory_bytes and fat.peak_memory_bytes > memory_bytes:
             found.append(
@@ -123,6 +134,16 @@ def mixed_versions(results: Mapping[str, Any]) -> list[dict[str, str]]:
 def _version(result: Any) -> str:
     provenance = result.get("provenance") or {}
     return f"{provenance.get('creator', '')} {provenance.get('version', '')}".strip()
+
+
+def _waited(outcomes: list[Outcome]) -> dict[str, str]:
+    longest = max(outcomes, key=lambda outcome: outcome.waited_s)
+    total_s = sum(outcome.waited_s for outcome in outcomes)
+    return _finding(
+        "waited",
+        f"{format_count(len(outcomes), 'calculation')} waited {total_s:.1f} s in all for leases, "
+        f"{short_label(longest.label)} the longest, {longest.waited_s:.1f} s, for what {longest.waited_for} held",
+    )
 
 
 def _finding(kind: str, message: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """PySCF: Python in the worker itself, OpenMP inside; through a QCEngine harness of ours, for QCEngine has none."""
 
-from .spec import ParallelModel, ProgramSpec
+from .spec import Fact, Known, MemorySetting, ParallelModel, ProgramSpec
 
 SPEC = ProgramSpec(
     name="pyscf",
@@ -12,6 +12,9 @@ SPEC = ProgramSpec(
         "OPENBLAS_NUM_THREADS": "1",
         "PYSCF_TMPDIR": "{scratch}",
     },
+    command="python script.py",
+    input_text="pyscf.lib.num_threads({threads})",
+    memory=MemorySetting("calculation", "MB", "mol.max_memory, by the harness of ours"),
     # PySCF counts what its process already holds against its memory setting.
     memory_overhead_bytes=64 * 1024**2,
     python_module="pyscf",
@@ -20,5 +23,24 @@ SPEC = ProgramSpec(
     check="qcthreads.programs.harnesses.pyscf:check",
     per_calculation_keywords={"frozen_core": 'write {"frozen_core": true}'},
     install_hint="pip install 'qcthreads[run]' (Linux and macOS)",
-    provenance="verified in source (pyscf 94d4dc83), measured with 2.14",
+    measured_with="2.14",
+    facts=(
+        Fact(
+            "threads",
+            "OMP_NUM_THREADS is read when its libgomp is loaded; lib.num_threads changes it for the thread that calls.",
+            Known.SOURCE,
+            "pyscf 94d4dc83: pyscf/lib/misc.py:55",
+        ),
+        Fact(
+            "threads",
+            "The wheel has a libgomp and a serial OpenBLAS of its own; NumPy and SciPy bring a pthreads OpenBLAS each.",
+            Known.MEASURED,
+            "2.14: three runtimes in one process",
+        ),
+        Fact("memory", "Advice, and what the process already holds counts.", Known.SOURCE, "pyscf 94d4dc83"),
+        Fact(
+            "binding", "Keeps the mask; unasked it takes as many threads as the mask has CPUs.", Known.MEASURED, "2.14"
+        ),
+        Fact("trap", "A process that forks after a parallel region hangs in the child.", Known.MEASURED, "2.14"),
+    ),
 )

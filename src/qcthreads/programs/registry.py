@@ -16,9 +16,15 @@ from ..units import nearest
 from .spec import ParallelModel, ProgramSpec
 from .unknown import unknown
 
-BUILT_IN = ("cfour", "mopac", "nwchem", "psi4", "pyscf", "xtb")
-"""Ours: the module of that name in this package. They are entry points like all others, but reading the entry
-points takes some 60 ms, which a command that starts in 50 ms does not have, so these are found without."""
+BUILT_IN = (
+    *("adcc", "aimnet2", "cfour", "cp2k", "dftbplus", "dftd3", "dftd4", "entos", "gamess", "gaussian", "gcp", "jaguar"),
+    *("mace", "mctc-gcp", "molpro", "mopac", "mp2d", "mrcc", "mrchem", "nwchem", "openmm", "openmolcas", "orb", "orca"),
+    *("psi4", "pyscf", "qchem", "qcore", "quantum_espresso", "rdkit", "s-dftd3", "tblite", "terachem", "terachem_fe"),
+    *("terachem_pbs", "torchani", "turbomole", "xtb"),
+)
+"""Ours: the module of that name, with ``_`` for ``-``, in this package. They are entry points like all others, but
+reading the entry points takes some 60 ms, which a command that starts in 50 ms does not have, so these are found
+without."""
 
 _GROUP = "qcthreads.programs"
 
@@ -42,7 +48,7 @@ def get(name: str) -> ProgramSpec:
     """
     name = name.lower()
     if name in BUILT_IN:
-        spec = import_module(f"{__package__}.{name}").SPEC
+        spec = import_module(f"{__package__}.{name.replace('-', '_')}").SPEC
     elif name in (entries := _entry_points()):
         spec = entries[name].load()
         if not isinstance(spec, ProgramSpec):
@@ -61,6 +67,13 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({*BUILT_IN, *_entry_points()}))
 
 
+def known(name: str) -> str:
+    """``name`` in lower case. Raises InputError where neither qcthreads nor QCEngine has heard of it."""
+    if get(name).parallel_model is ParallelModel.UNKNOWN:
+        _check_known(name.lower())
+    return name.lower()
+
+
 def find(spec: ProgramSpec) -> Installation | None:
     """Where the program is, or ``None``; looks at PATH and at importable modules, and loads nothing."""
     path = _module_path(spec.python_module) if spec.python_module else None
@@ -74,27 +87,35 @@ def find(spec: ProgramSpec) -> Installation | None:
     return Installation(program=spec.name, path=path, missing=missing)
 
 
-def require(name: str) -> Installation:
+def require(name: str, *, through_qcengine: bool = True) -> Installation:
     """Where program ``name`` is.
+
+    Parameters
+    ----------
+    through_qcengine
+        QCEngine is to drive it; False: the caller has a command for it.
 
     Raises
     ------
     InputError
-        Neither qcthreads nor QCEngine has heard of it; the message says which they know, and the nearest first.
+        Neither qcthreads nor QCEngine has heard of it: the message says which they know, and the nearest first. Or
+        QCEngine cannot drive it.
     ProgramNotFoundError
         It is not on this machine, or lacks a module; the message says how to install it.
     """
-    spec = get(name)
-    if spec.parallel_model is ParallelModel.UNKNOWN:
-        _check_known(spec.name)
+    spec = get(known(name))
+    if through_qcengine and not spec.qcengine:
+        raise InputError(
+            f"QCEngine has no harness for {spec.title}: give its own command to `qcthreads exec --program {spec.name}`"
+        )
     installation = find(spec)
     if installation is None:
         where = f"no Python module {spec.python_module!r}" if spec.python_module else f"no {spec.executable!r} on PATH"
         raise ProgramNotFoundError(f"{spec.title} is not installed here ({where}): {spec.install_hint}")
-    if installation.missing:
+    if through_qcengine and installation.missing:
         raise ProgramNotFoundError(
             f"{spec.title} is at {installation.path}, but QCEngine cannot drive it without "
-            f"{', '.join(installation.missing)}: pip install {' '.join(installation.missing)}"
+            f"{', '.join(installation.missing)}: {spec.install_hint}"
         )
     return installation
 
@@ -108,7 +129,7 @@ def version(installation: Installation) -> str | None:
         from importlib.metadata import version as version_of
 
         try:
-            return version_of(spec.python_module)
+            return version_of(spec.distribution or spec.python_module)
         except PackageNotFoundError:
             return None
     if not spec.version_command:
@@ -151,9 +172,10 @@ def _check_known(name: str) -> None:
     if name in names() or name in others:
         return
     near = nearest(name, [*names(), *others])
+    also = f"; QCEngine has also {', '.join(others)}" if others else ""
     raise InputError(
         f"there is no program {name!r}; {f'did you mean {near}? ' if near else ''}"
-        f"qcthreads knows {', '.join(names())}; QCEngine has also {', '.join(others)}"
+        f"qcthreads knows {', '.join(names())}{also}"
     )
 
 

@@ -10,12 +10,17 @@ from typing import Any
 
 from ..errors import InputError, MachineError
 from ..units import format_size
-from . import runtimes
+from . import launchers, runtimes
 from .spec import ParallelModel, ProgramSpec, Settings
 
 
 def settings_for(
-    spec: ProgramSpec, threads: int, memory_bytes: int | None = None, scratch: str | None = None
+    spec: ProgramSpec,
+    threads: int,
+    memory_bytes: int | None = None,
+    scratch: str | None = None,
+    *,
+    ranks: int | None = None,
 ) -> Settings:
     """What a calculation with ``spec`` at ``threads`` PUs is started with: only settings that really work.
 
@@ -28,43 +33,33 @@ def settings_for(
         and QCEngine lets it take 90 % of what is free.
     scratch
         Directory for the program's temporary files.
+    ranks
+        Processes that share the width, where the caller's own command starts them. None: the record decides.
 
     Raises
     ------
     InputError
-        ``threads`` is not an int of at least 1.
+        ``threads`` is not an int of at least 1, or there are more ``ranks`` than PUs.
     MachineError
         ``memory_bytes`` does not even hold what the program needs beyond its memory setting.
     """
     check_threads(threads)
-    notes = []
-    width = threads
-    if threads > 1 and (spec.useful_width == 1 or spec.parallel_model is ParallelModel.SERIAL):
-        width = 1
-        notes.append(f"{spec.title} gains nothing from threads: 1 is used instead of {threads}")
-    if spec.parallel_model is ParallelModel.UNKNOWN:
-        notes.append(
-            f"nothing is known about the program {spec.name!r}: every threading runtime is told {threads}, "
-            "and whether it follows is for the monitor to show"
-        )
-    ranks = width if spec.parallel_model is ParallelModel.MPI else 1
-    task_config: dict[str, Any] = {"ncores": width}
-    if memory_bytes:
-        task_config["memory"] = _told_memory_gib(spec, memory_bytes)
-    if scratch is not None:
-        task_config["scratch_directory"] = scratch
-    if ranks > 1 or spec.parallel_model is not ParallelModel.MPI:
-        task_config |= spec.task_config
-    unset: tuple[str, ...] = runtimes.UNSET
-    if spec.parallel_model in (ParallelModel.MPI, ParallelModel.MPI_OPENMP):
-        unset += runtimes.of_outer_launcher(os.environ)
-    environment = _environment(spec, width // ranks, ranks, scratch)
+    width, notes = _useful(spec, threads)
+    if ranks is None:
+        ranks = width if spec.processes_scale else 1
+    threads_each = _threads_each(spec, width, ranks)
+    told = {"threads": threads_each, "ranks": ranks, "width": ranks * threads_each}
+    environment = _environment(spec, told, scratch)
+    unset = (*runtimes.UNSET, *spec.unset)
+    if spec.starts_mpi:
+        unset += launchers.of_outer_launcher(os.environ)
     return Settings(
         program=spec.name,
-        threads=width,
+        threads=ranks * threads_each,
+        ranks=ranks,
         environment=environment,
         unset=tuple(name for name in unset if name not in environment),
-        task_config=task_config,
+        task_config=_task_config(spec, told, memory_bytes, scratch),
         harness_module=spec.harness_module,
         notes=tuple(notes),
     )
@@ -83,6 +78,49 @@ def child_environment(settings: Settings, parent: Mapping[str, str]) -> dict[str
     return environment
 
 
+def _useful(spec: ProgramSpec, threads: int) -> tuple[int, list[str]]:
+    """The width that the program can use of ``threads``, and a line for what is said about it."""
+    if spec.parallel_model is ParallelModel.UNKNOWN:
+        return threads, [
+            f"nothing is known about the program {spec.name!r}: every threading runtime is told {threads}, "
+            "and whether it follows is for the monitor to show"
+        ]
+    if threads > 1 and spec.parallel_model is ParallelModel.SERIAL:
+        return 1, [f"{spec.title} does not thread: 1 is used instead of {threads}"]
+    if spec.useful_width is not None and threads > spec.useful_width:
+        more = "threads" if spec.useful_width == 1 else f"more than {spec.useful_width}"
+        return spec.useful_width, [
+            f"{spec.title} gains nothing from {more}: {spec.useful_width} is used instead of {threads}"
+        ]
+    return threads, []
+
+
+def _threads_each(spec: ProgramSpec, width: int, ranks: int) -> int:
+    """Threads of each process, so that all together stay within the width."""
+    if not isinstance(ranks, int) or isinstance(ranks, bool) or not 1 <= ranks <= width:
+        raise InputError(
+            f"{ranks!r} processes of {spec.title} cannot share {width} PUs: give 1 to {width}, or a wider lease"
+        )
+    return width // ranks
+
+
+def _task_config(
+    spec: ProgramSpec, told: Mapping[str, int], memory_bytes: int | None, scratch: str | None
+) -> dict[str, Any]:
+    config: dict[str, Any] = {"ncores": told["width"]}
+    if memory_bytes:
+        config["memory"] = _told_memory_gib(spec, memory_bytes)
+    if scratch is not None:
+        config["scratch_directory"] = scratch
+    if told["ranks"] > 1 and told["threads"] > 1:
+        config["cores_per_rank"] = told["threads"]
+    if told["ranks"] > 1 or not spec.processes_scale:
+        config |= {
+            name: value.format(**told) if isinstance(value, str) else value for name, value in spec.task_config.items()
+        }
+    return config
+
+
 def _told_memory_gib(spec: ProgramSpec, memory_bytes: int) -> float:
     told_bytes = memory_bytes - spec.memory_overhead_bytes
     if told_bytes <= 0:
@@ -93,14 +131,14 @@ def _told_memory_gib(spec: ProgramSpec, memory_bytes: int) -> float:
     return round(told_bytes / 1024**3, 6)
 
 
-def _environment(spec: ProgramSpec, threads: int, ranks: int, scratch: str | None) -> dict[str, str]:
-    environment = dict.fromkeys(runtimes.COUNTS, str(threads))
-    environment.update(runtimes.CONSTANTS)
-    if ranks > 1:
-        environment.update(_launcher_permissions(ranks))
+def _environment(spec: ProgramSpec, told: Mapping[str, int], scratch: str | None) -> dict[str, str]:
+    environment = dict.fromkeys(runtimes.COUNTS, str(told["threads"]))
+    environment |= runtimes.CONSTANTS
+    if spec.starts_mpi:
+        environment |= _launcher_permissions(told["ranks"])
     for name, template in spec.environment.items():
         if scratch is not None or "{scratch}" not in template:
-            environment[name] = template.format(threads=threads, ranks=ranks, scratch=scratch)
+            environment[name] = template.format(**told, scratch=scratch)
     return environment
 
 
@@ -111,8 +149,8 @@ def _launcher_permissions(ranks: int) -> Mapping[str, str]:
 
     permissions: dict[str, str] = {}
     if sys.platform != "win32" and os.geteuid() == 0:
-        permissions |= runtimes.OPEN_MPI_AS_ROOT
+        permissions |= launchers.OPEN_MPI_AS_ROOT
     # Open MPI 4 has a slot per core of the machine, not per PU (measured): leases of PUs may hold more.
     if ranks > (psutil.cpu_count(logical=False) or 1):
-        permissions |= runtimes.OPEN_MPI_OVERSUBSCRIBE
+        permissions |= launchers.OPEN_MPI_OVERSUBSCRIBE
     return permissions

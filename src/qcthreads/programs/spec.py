@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 
 class ParallelModel(Enum):
@@ -13,20 +13,56 @@ class ParallelModel(Enum):
 
     SERIAL = "serial"
     OPENMP = "OpenMP"
+    THREADS = "threads of its own"
     BLAS = "BLAS pools"
     MPI = "MPI"
     MPI_OPENMP = "MPI + OpenMP"
     OWN_LAUNCHER = "own launcher"
+    """Starts its processes by itself."""
     GPU = "GPU"
     UNKNOWN = "unknown"
+
+
+class Known(Enum):
+    """How a fact is known, the surest last."""
+
+    SECOND_HAND = "second-hand"
+    DOCUMENTED = "documented"
+    SOURCE = "verified in source"
+    MEASURED = "measured here"
+
+
+Topic = Literal["threads", "harness", "memory", "binding", "width", "trap", "check"]
+"""What it is about; ``harness``: what QCEngine's harness tells the program; ``check``: how to see that it obeyed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing known of a program, and where from."""
+
+    topic: Topic
+    text: str
+    known: Known
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySetting:
+    """What the program's memory setting governs."""
+
+    scope: Literal["calculation", "process", "PU", "GPU"]
+    """Whose memory it is: of the whole calculation, of each process, of each thread or rank."""
+    unit: str
+    set_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramSpec:
     """One program. ``name`` is what QCEngine calls it, in lower case.
 
-    Templates in ``environment`` know ``{threads}`` (threads of one process), ``{ranks}`` (processes) and ``{scratch}``;
-    a variable that needs ``{scratch}`` is left out where no scratch directory was chosen.
+    Templates in ``environment``, ``task_config``, ``command`` and ``input_text`` know ``{threads}`` (threads of one
+    process), ``{ranks}`` (processes), ``{width}`` (both multiplied) and ``{scratch}``; a variable that needs
+    ``{scratch}`` is left out where no scratch directory was chosen.
     """
 
     name: str
@@ -34,17 +70,31 @@ class ProgramSpec:
     parallel_model: ParallelModel
     in_process: bool
     """Computes inside the worker process: its width is frozen by the first calculation."""
+    qcengine: bool = True
+    """QCEngine drives it, by its own harness or by ``harness_module``; False: ``qcthreads exec`` alone."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Beyond the runtimes' variables that every program gets."""
+    """Beyond the runtimes' variables that every program gets; nothing that is only second-hand knowledge."""
+    unset: tuple[str, ...] = ()
+    """Variables of its own that would lead it out of its lease."""
     task_config: Mapping[str, Any] = field(default_factory=dict)
     """QCEngine's task_config beyond ncores, memory and the scratch directory; for an MPI program from two ranks on."""
+    command: str = ""
+    """Its command line at a width, for ``qcthreads exec``."""
+    input_text: str = ""
+    """What its input must say at a width; only the user can write it there."""
     inert: Mapping[str, str] = field(default_factory=dict)
     """Names that people set and nothing reads, each with the reason."""
     useful_width: int | None = None
     """Beyond this width the program does not get faster; ``None``: not known. 1: it does not thread."""
+    gpu: bool = False
+    """Computes on every GPU that it sees."""
+    memory: MemorySetting | None = None
+    """``None``: it has no memory setting, or none is known."""
     memory_overhead_bytes: int = 256 * 1024**2
     """Resident memory of the program and its worker beyond what its memory setting governs."""
     python_module: str | None = None
+    distribution: str | None = None
+    """The package that brings the module, where its name is another."""
     executable: str | None = None
     required_modules: tuple[str, ...] = ()
     """Modules without which QCEngine's harness does not find the program."""
@@ -65,8 +115,33 @@ class ProgramSpec:
     """Keywords, in lower case, that give a number of orbitals, with what to write instead: the same in monomer and
     dimer, such a number leaves no meaning to their difference."""
     install_hint: str
-    provenance: str
-    """How well the facts are known: verified in source, measured, documented, second-hand."""
+    measured_with: str = ""
+    """The version that was run with these settings, its threads or ranks counted."""
+    facts: tuple[Fact, ...] = ()
+
+    @property
+    def processes_scale(self) -> bool:
+        """A width means so many processes of one thread, and not one process of so many threads."""
+        return self.parallel_model in (ParallelModel.MPI, ParallelModel.OWN_LAUNCHER)
+
+    @property
+    def starts_mpi(self) -> bool:
+        """It, or a build of it, starts MPI processes."""
+        return self.processes_scale or self.parallel_model is ParallelModel.MPI_OPENMP
+
+    @property
+    def provenance(self) -> str:
+        """How well its threading is known, the surest first."""
+        kinds = {fact.known for fact in self.facts if fact.topic == "threads"}
+        said = []
+        if self.measured_with:
+            said.append(f"measured here with {self.measured_with}")
+        if Known.SOURCE in kinds:
+            said.append(Known.SOURCE.value)
+        if said:
+            return ", ".join(said)
+        weaker = [known.value for known in (Known.DOCUMENTED, Known.SECOND_HAND) if known in kinds]
+        return f"never verified: {', '.join(weaker)}" if weaker else "never verified"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +150,9 @@ class Settings:
 
     program: str
     threads: int
-    """The width that will really run; 1 for a program that does not thread, whatever was asked."""
+    """The width that will really run, all processes together; 1 for a program that does not thread."""
+    ranks: int = 1
+    """Processes that share the width."""
     environment: Mapping[str, str]
     unset: tuple[str, ...]
     """Variables removed from the child's environment."""

@@ -4,21 +4,6 @@ from __future__ import annotations
 
 from .spec import ParallelModel, ProgramSpec
 
-# Programs of QCEngine 0.52 whose methods bring their own basis, or have none.
-_WITHOUT_BASIS = {
-    "torchani",
-    "aimnet2",
-    "mace",
-    "openmm",
-    "rdkit",
-    "dftd3",
-    "s-dftd3",
-    "dftd4",
-    "mp2d",
-    "gcp",
-    "mctc-gcp",
-}
-
 
 def unknown(name: str) -> ProgramSpec:
     """The fallback for ``name``."""
@@ -28,8 +13,6 @@ def unknown(name: str) -> ProgramSpec:
         parallel_model=ParallelModel.UNKNOWN,
         # Its width must be what the first calculation says, in case it computes in the worker.
         in_process=True,
-        takes_basis=name not in _WITHOUT_BASIS,
         executable=name,
         install_hint="install it as its manual says, and put it on PATH; qcthreads has no notes of its own about it",
-        provenance="unknown",
     )

@@ -1,0 +1,190 @@
+"""``qcthreads exec``: a command under a lease; prints nothing on standard output, which is the command's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from argparse import ArgumentParser, Namespace
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..cpuset import CpuSet
+from ..errors import InputError
+from ..leases.place import LEASE_VARIABLE
+from ..units import parse_size
+
+if sys.platform != "win32":
+    from ..execution import command
+    from ..execution.command import Outcome, Prepared, Request
+    from ..execution.foreground import end_by
+assert sys.platform != "win32", "Windows has no signals to pass on"
+
+_EPILOG = """examples:
+  qcthreads exec --threads 4 -- ./relax.sh water.inp
+  qcthreads exec --threads 8 --program nwchem --wait -- mpirun -n 8 nwchem water.nw
+  qcthreads exec --cpus 0-3 --memory 16GiB --json-file run.json -- psi4 water.dat
+  qcthreads exec --threads 4 --dry-run -- psi4 water.dat    # a shell snippet for a job script
+
+What comes behind `--` is run on CPUs that nobody else has leased, in the foreground, with its own standard input,
+output, error and signals. N is all it may use: ranks times threads. Variables of yours that would have it use more are
+replaced; a line on standard error says so.
+
+exit status: the command's; ended by a signal, exec ends by the same. 125: exec itself failed; 126: the command cannot
+be executed; 127: there is no such command."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of ``exec``."""
+    parser.epilog = _EPILOG
+    parser.usage = "qcthreads exec [options] -- COMMAND..."
+    parser.add_argument("--program", metavar="P", help="what `qcthreads programs` knows about it is set, too")
+    width = parser.add_mutually_exclusive_group()
+    width.add_argument(
+        "--threads", metavar="N", type=int, default=1, help="so many CPUs, chosen by topology; default 1"
+    )
+    width.add_argument("--cpus", metavar="LIST", help="exactly these CPUs, such as 0-3,8")
+    parser.add_argument("--memory", metavar="SIZE", help="so much memory, such as 4GiB; default: none is counted")
+    parser.add_argument("--gpus", metavar="N", type=int, default=0, help="so many GPUs; others are hidden; default 0")
+    waits = parser.add_mutually_exclusive_group()
+    waits.add_argument(
+        "--wait", action="store_true", help="wait until the lease can be given; first come, first served"
+    )
+    waits.add_argument("--no-wait", action="store_true", help="fail where it cannot be given now (the default)")
+    parser.add_argument("--timeout", metavar="S", type=float, help="wait so many seconds at most; implies --wait")
+    parser.add_argument(
+        "--busy",
+        choices=("ignore", "avoid", "wait"),
+        default="ignore",
+        help="CPUs that others keep busy who hold no lease: do not look (the default), use others first, or wait until "
+        "they are idle; to look takes 0.1 s",
+    )
+    parser.add_argument(
+        "--strays",
+        choices=("wait", "end"),
+        default="wait",
+        help="what the command leaves running is waited for (the default) or ended, before the lease is given back",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print CPUs and environment as a shell snippet; run nothing"
+    )
+    parser.add_argument("--json-file", metavar="FILE", type=Path, help="write what happened as one JSON document")
+
+
+def execute(args: Namespace) -> int:
+    """Run the command; its exit status."""
+    request = _request(args)
+    if args.json_file is not None:
+        from .output import check_writable
+
+        check_writable("--json-file", args.json_file)
+    try:
+        with command.prepared(request, _say) as prepared:
+            outcome = None
+            if args.dry_run:
+                print(_snippet(request, prepared))
+            else:
+                outcome = command.run(request, prepared, _say)
+    except KeyboardInterrupt:  # while it waited
+        _leave(-signal.SIGINT)
+    if args.json_file is not None:
+        _write(args.json_file, _document(request, prepared, outcome))
+    if outcome is not None:
+        _leave(outcome.exit_code)
+    return 0
+
+
+def _request(args: Namespace) -> Request:
+    if not args.command:
+        raise InputError("which command? It comes behind `--`: qcthreads exec --threads 2 -- ./prog input")
+    if args.no_wait and args.timeout is not None:
+        raise InputError("--no-wait and --timeout contradict each other; leave out one")
+    if args.timeout is not None and not args.timeout >= 0:
+        raise InputError(f"--timeout {args.timeout:g} is no time to wait; give seconds")
+    if args.gpus < 0:
+        raise InputError(f"--gpus {args.gpus} is no number of GPUs; give 0 or more")
+    return Request(
+        command=tuple(args.command),
+        program=args.program,
+        threads=args.threads,
+        cpus=CpuSet.parse(args.cpus) if args.cpus is not None else None,
+        memory_bytes=parse_size(args.memory) if args.memory is not None else 0,
+        gpus=args.gpus,
+        wait=args.wait or args.timeout is not None,
+        timeout_s=args.timeout,
+        busy=args.busy,
+        strays=args.strays,
+    )
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody reads it any more
+        if sys.stderr is not None:  # closed, and print() would take standard output, which is the command's
+            print(f"qcthreads exec: {line}", file=sys.stderr, flush=True)
+
+
+def _snippet(request: Request, prepared: Prepared) -> str:
+    """What has the same effect in a shell, but for the lease."""
+    import shlex
+
+    lease = prepared.lease
+    lines = [f"# CPUs {lease.cpus}, memory node {lease.nodes}; nothing was run, and no lease is held"]
+    lines += [f"unset {name}" for name in prepared.told.removed]
+    lines += [
+        f"export {name}={shlex.quote(value)}"
+        for name, value in command.additions(prepared).items()
+        if name != LEASE_VARIABLE
+    ]
+    return "\n".join([*lines, f"taskset -c {lease.cpus} {shlex.join(request.command)}"])
+
+
+def _document(request: Request, prepared: Prepared, outcome: Outcome | None) -> dict[str, Any]:
+    lease = prepared.lease
+    document: dict[str, Any] = {
+        "command": request.command,
+        "program": request.program,
+        "lease": {"cpus": lease.cpus, "nodes": lease.nodes, "memory_bytes": lease.memory_bytes, "gpus": lease.gpus},
+        "waited_s": lease.waited_s,
+        "waited_for": lease.waited_for,
+        "environment": {
+            "set": command.additions(prepared),
+            "kept": prepared.told.kept,
+            "removed": prepared.told.removed,
+        },
+        "dry_run": outcome is None,
+    }
+    if outcome is not None:
+        document |= {
+            "exit_status": _shell_status(outcome.exit_code),
+            "signal": -outcome.exit_code if outcome.exit_code < 0 else None,
+            "bound": outcome.bound,
+            "wall_s": outcome.wall_s,
+            "cpu_s": outcome.cpu_s,
+            "peak_memory_bytes": outcome.peak_memory_bytes,
+            "strays": outcome.strays,
+            "mismatches": outcome.mismatches,
+        }
+    return document
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    """The command has run by now: its status is worth more than ours."""
+    from .render import print_json
+
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            print_json(document, file)
+    except OSError as error:
+        _say(f"--json-file {path} could not be written: {error.strerror}")
+
+
+def _leave(exit_code: int) -> NoReturn:
+    """End as the command did; by the same signal where one ended it."""
+    if exit_code < 0:
+        end_by(-exit_code)
+    os._exit(_shell_status(exit_code))  # the interpreter would tidy up for 11 ms
+
+
+def _shell_status(exit_code: int) -> int:
+    return exit_code if exit_code >= 0 else 128 - exit_code

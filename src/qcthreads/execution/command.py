@@ -1,0 +1,284 @@
+"""One command under a lease: leased, bound, told its width, run in the foreground, verified; changes nothing it does.
+
+Everything that is not the command's is said through a callable, one line at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ..cpuset import CpuSet
+from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseError, MachineError
+from ..host import processes, read_gpus, read_machine
+from ..host.limits import read_limits
+from ..leases import Lease, LeaseBook, node_ledger
+from ..leases.place import LEASE_VARIABLE
+from ..programs import precedence
+from ..programs.settings import settings_for
+from ..programs.spec import Settings
+from ..programs.unknown import unknown
+from ..units import format_count, format_size
+
+if sys.platform != "win32":
+    from .foreground import Foreground
+assert sys.platform != "win32", "Windows has no signals to pass on"
+
+Say = Callable[[str], object]
+
+_SETTLE_S = 0.2  # what is ending together with the command has left nothing behind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is to run, and under which lease."""
+
+    command: tuple[str, ...]
+    program: str | None = None
+    """Whose settings the command is told; ``None``: those of all threading runtimes."""
+    threads: int = 1
+    cpus: CpuSet | None = None
+    """Exactly these instead of so many ``threads``."""
+    memory_bytes: int = 0
+    gpus: int = 0
+    wait: bool = False
+    timeout_s: float | None = None
+    """The longest wait for the lease."""
+    busy: Literal["ignore", "avoid", "wait"] = "ignore"
+    """About CPUs that others keep busy who hold no lease; to look takes a tenth of a second."""
+    strays: Literal["wait", "end"] = "wait"
+    """What becomes of processes that outlive the command."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """The lease that a command gets and what it is told."""
+
+    executable: str
+    lease: Lease
+    told: precedence.Told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How it went."""
+
+    exit_code: int
+    """Negative for the signal that ended the command."""
+    bound: CpuSet | None
+    """The mask read back; ``None`` where the system does not bind."""
+    wall_s: float
+    cpu_s: float
+    """Of the command and everything below it that has ended."""
+    peak_memory_bytes: int
+    """The largest resident memory of any one of its processes."""
+    strays: tuple[str, ...]
+    """What outlived the command."""
+    mismatches: tuple[str, ...]
+    """What went otherwise than it should."""
+
+
+@contextlib.contextmanager
+def prepared(request: Request, say: Say) -> Iterator[Prepared]:
+    """Lease what ``request`` asks for, until ``with`` ends.
+
+    Raises
+    ------
+    CommandNotFoundError, CommandNotRunnableError
+        There is no such command; nothing has been waited for.
+    LeaseError, OversubscriptionError
+        The lease cannot be given, or not now, or not in time; says who holds what it lacks.
+    """
+    executable = _find(request.command[0])
+    settings = _settings(request, say)
+    with _lease(request, settings.threads, say) as lease:
+        told = precedence.settle(settings, os.environ)
+        if LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
+            for note in told.notes:
+                say(note)
+        yield Prepared(executable=executable, lease=lease, told=told)
+
+
+def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
+    """Run the command, in this process's foreground, to its end and that of all that it has started.
+
+    Signals belong to the command from now on: whoever calls this has no other threads and no other children.
+    """
+    lease, foreground = prepared.lease, Foreground()
+    for descriptor in lease.descriptors():
+        os.set_inheritable(descriptor, True)  # so that the command holds the lease when this process is killed
+    began = time.monotonic()
+    with _bound(lease, say) as bound:
+        try:
+            foreground.start(prepared.executable, [*request.command], environment_of(prepared))
+        except OSError as error:
+            raise _not_started(request.command[0], error) from error
+    lease.children.append(foreground)  # type: ignore[arg-type]  # all it is asked is poll()
+    seen = _Seen(lease.cpus if bound else None)
+    foreground.wait(seen.look)
+    wall_s = time.monotonic() - began
+    strays = _outlast(request, foreground, lease, say)
+    assert foreground.exit_code is not None
+    cpu_s, peak_memory_bytes = _usage()
+    mismatches = [*_lost(lease, bound), *seen.outside.values(), *_beyond(lease, peak_memory_bytes)]
+    for mismatch in mismatches:
+        say(mismatch)
+    return Outcome(
+        exit_code=foreground.exit_code,
+        bound=bound,
+        wall_s=wall_s,
+        cpu_s=cpu_s,
+        peak_memory_bytes=peak_memory_bytes,
+        strays=strays,
+        mismatches=tuple(mismatches),
+    )
+
+
+def environment_of(prepared: Prepared) -> dict[str, str]:
+    """What the command sees."""
+    inherited = {name: value for name, value in os.environ.items() if name not in prepared.told.removed}
+    return {**inherited, **additions(prepared)}
+
+
+def additions(prepared: Prepared) -> dict[str, str]:
+    """The variables that are set for the command."""
+    return {**prepared.told.environment, **prepared.lease.environment}
+
+
+def _find(name: str) -> str:
+    """The file that ``name`` means, looked for as execvp(3) does."""
+    folders = [""] if os.sep in name else os.get_exec_path()
+    there = [path for folder in folders if os.path.exists(path := os.path.join(folder, name))]  # noqa: PTH110, PTH118
+    for path in there:
+        if os.access(path, os.X_OK) and not os.path.isdir(path):  # noqa: PTH112
+            return path
+    if there:
+        raise CommandNotRunnableError(f"{there[0]} is there, but cannot be executed; is it a program, and `chmod +x`?")
+    where = "" if os.sep in name else f" in PATH ({os.pathsep.join(folders)})"
+    raise CommandNotFoundError(f"there is no command {name!r}{where}; give its path, or load its module first")
+
+
+def _settings(request: Request, say: Say) -> Settings:
+    width = request.threads if request.cpus is None else len(request.cpus)
+    if request.program is None:
+        return settings_for(unknown(""), width)
+    from ..programs import registry  # with subprocess, tempfile and more that others can do without
+
+    settings = settings_for(registry.get(request.program), width)
+    for note in settings.notes:
+        say(note)
+    return settings
+
+
+def _lease(request: Request, threads: int, say: Say) -> Lease:
+    exactly = request.cpus is not None
+    book = LeaseBook(
+        read_machine(),
+        read_limits(),
+        cpus=request.cpus,
+        smt=exactly,
+        gpus=read_gpus(),
+        busy=request.busy,
+        ledger=node_ledger(),
+    )
+    asked = (len(request.cpus) if request.cpus else threads, request.memory_bytes, request.gpus)
+    book.check(*asked)
+    try:
+        return book.acquire(
+            *asked,
+            wait=request.wait,
+            timeout=request.timeout_s,
+            exclusive_cores=not exactly,
+            on_wait=lambda holders: say(f"waits for {format_count(asked[0], 'CPU')}, held by {holders}"),
+        )
+    except LeaseError as error:
+        raise error if request.wait else LeaseError(f"{error}; --wait waits for it") from None
+    finally:
+        _join_others()
+
+
+def _join_others() -> None:
+    """The book's thread, which ends soon when nobody waits: a signal must find the one that waits for the command."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join()
+
+
+@contextlib.contextmanager
+def _bound(lease: Lease, say: Say) -> Iterator[CpuSet | None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            bound = stack.enter_context(lease.bound())
+        except BindingError as error:
+            say(f"the command runs unbound: {error}")
+            bound = None
+        yield bound
+
+
+def _not_started(name: str, error: OSError) -> MachineError:
+    kind = CommandNotFoundError if isinstance(error, FileNotFoundError) else CommandNotRunnableError
+    return kind(f"{name} cannot be started: {error.strerror}; does the interpreter exist that its first line names?")
+
+
+class _Seen:
+    """Threads of the command that may run outside the lease: masks are read, which costs nobody anything."""
+
+    def __init__(self, cpus: CpuSet | None) -> None:
+        self._cpus = cpus
+        self.outside: dict[int, str] = {}
+
+    def look(self, pids: list[int]) -> None:
+        """At these processes of the command."""
+        if self._cpus is None:
+            return
+        for one in pids:
+            mask = processes.mask_of_threads(one)
+            if mask is not None and not mask <= self._cpus and one not in self.outside:
+                self.outside[one] = (
+                    f"process {one} ({processes.name(one)}) may run on CPUs {mask}, outside the lease of {self._cpus}: "
+                    "it has bound itself, or was bound by its launcher"
+                )
+
+
+def _lost(lease: Lease, bound: CpuSet | None) -> list[str]:
+    if bound is None or bound == lease.cpus:
+        return []
+    return [f"the system dropped CPUs {lease.cpus - bound} from the mask: the command ran on {bound}"]
+
+
+def _beyond(lease: Lease, peak_memory_bytes: int) -> list[str]:
+    if not lease.memory_bytes or peak_memory_bytes <= lease.memory_bytes:
+        return []
+    return [
+        f"a process had {format_size(peak_memory_bytes)} of memory, and {format_size(lease.memory_bytes)} are leased"
+    ]
+
+
+def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -> tuple[str, ...]:
+    """Name what the command left behind, and wait for its end, or end it; a signal to this process ends it, too."""
+    if not foreground.outlived(_SETTLE_S):
+        if sys.platform == "linux":  # where nothing can be left when no child is: no need to look through /proc for it
+            lease.children.clear()
+        return ()
+    from . import trees
+
+    strays = tuple(f"process {pid} ({processes.name(pid)})" for pid in processes.descendants(os.getpid()))
+    what = "is ended" if request.strays == "end" else "is waited for"
+    say(f"{', '.join(strays)}: left behind by the command, {what}")
+    if request.strays == "end" or foreground.outlived():
+        trees.end({os.getpid(): lease.mark})
+    return strays
+
+
+def _usage() -> tuple[float, int]:
+    """CPU seconds of the children that have ended, and the largest resident memory of any of them in bytes."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,144 @@
+"""A command in the foreground, waited for as a shell waits: shares its terminal and its signals, and ends nothing.
+
+The command stays in this process's group, so that the terminal reaches both. What somebody sends to this process alone
+is passed on to the command; what the terminal sends has reached it already. See signal(7), sigwaitinfo(2), termios(4).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from ..host import processes
+
+assert sys.platform != "win32", "Windows has no signals to pass on"
+
+_PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_BY_TERMINAL = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+_WATCHED = (*_PASSED_ON, signal.SIGCHLD)
+_OURS = (signal.SIGPIPE, signal.SIGXFSZ)  # CPython ignores them, and whatever it starts would
+_EVER_S = 1e6
+_GOING_ON_S = 0.02  # the signal that lets a group go on reaches one after the other
+_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.25, 8.0  # the threads of 128 take some 2 ms to look at: under 0.1 % of a core
+
+
+class Foreground:
+    """One command, for a process that has no other threads and no other children."""
+
+    pid = 0
+    exit_code: int | None = None
+    """As ``subprocess`` has it: negative for the signal that ended the command."""
+
+    def start(self, path: str, command: list[str], environment: Mapping[str, str]) -> None:
+        """Start ``command`` from the file ``path``, with the caller's open files and signals; from now on they are its.
+
+        Raises OSError as execve(2).
+        """
+        processes.adopt_orphans()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        try:
+            self.pid = _spawn(path, command, environment, before)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            # A script without its first line: shells and env(1) have sh run it.
+            self.pid = _spawn("/bin/sh", ["sh", path, *command[1:]], environment, before)
+
+    def wait(self, look: Callable[[list[int]], None]) -> None:
+        """Until the command has ended. ``look`` gets its processes now and then, and once it has ended its own."""
+        pause_s = _FIRST_LOOK_S
+        while self.exit_code is None:
+            number, to_us_alone = _next_signal(pause_s, self.pid)
+            if number in _PASSED_ON:
+                if to_us_alone:
+                    os.kill(self.pid, number)
+                continue
+            if number:
+                look([self.pid])  # it may have ended, but is there until it is reaped
+                self._reap()
+            else:
+                look([self.pid, *processes.descendants(self.pid)])
+                pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
+
+    def poll(self) -> int | None:
+        """As ``subprocess.Popen``'s."""
+        return self.exit_code
+
+    def outlived(self, settle_s: float = _EVER_S) -> bool:
+        """Whether what the command started still runs when so many seconds are over or a signal has come.
+
+        Known on Linux alone, where this process has adopted it.
+        """
+        give_up = time.monotonic() + settle_s
+        while sys.platform == "linux" and self._reap():
+            left_s = give_up - time.monotonic()
+            if left_s <= 0 or _next_signal(left_s, self.pid)[0] in _PASSED_ON:
+                return True
+        return False
+
+    def _reap(self) -> bool:
+        """Take notice of children that have ended; whether there are others. Stops with the command where it stops."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self.pid and os.WIFSTOPPED(status):
+                self._stop_too()
+            elif pid == self.pid:
+                self.exit_code = os.waitstatus_to_exitcode(status)
+
+    def _stop_too(self) -> None:
+        """The command has stopped itself (a shell's ``suspend``): the shell above waits for us to stop, not for it."""
+        time.sleep(_GOING_ON_S)
+        if processes.is_stopped(self.pid) and _has_terminal():
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(self.pid, signal.SIGCONT)
+
+
+def end_by(number: int) -> None:
+    """End this process by the signal ``number``, so that whoever waits for it sees how the command ended."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    os.kill(os.getpid(), number)
+
+
+def _spawn(path: str, command: list[str], environment: Mapping[str, str], mask: Iterable[int]) -> int:
+    return os.posix_spawn(path, command, environment, setsigmask=mask, setsigdef=_OURS)
+
+
+def _next_signal(timeout_s: float, command: int) -> tuple[int, bool]:
+    """The next of those watched, and whether it was sent to this process alone; 0 when ``timeout_s`` are over."""
+    if sys.platform == "linux":
+        told = signal.sigtimedwait(_WATCHED, timeout_s)
+        if told is None:
+            return 0, False
+        # From the terminal, and so to the whole group, where the kernel is the sender; a command that signals its
+        # group has reached itself, too.
+        return told.si_signo, told.si_code <= 0 and told.si_pid != command
+    number = signal.sigwait(_WATCHED)
+    return number, not (number in _BY_TERMINAL and _has_terminal())
+
+
+def _has_terminal() -> bool:
+    """Whether this process's group is the one that the terminal's keys reach."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)

@@ -1,0 +1,227 @@
+"""What the system tells of other processes: environment, mask, owner, start; reads only, and guesses nothing.
+
+A process that has ended or may not be looked at is ``None``, or empty.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from ..cpuset import CpuSet
+from ..errors import InputError
+
+if sys.platform == "linux":
+
+    def all_processes() -> list[int]:
+        """The numbers of all that are seen from here."""
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 (pathlib takes twice as long)
+
+    def environment(pid: int) -> bytes | None:
+        """What it was started with, ``NAME=value`` separated by zero bytes; ``None``: another user's may not be read.
+
+        Empty for kernel threads, for those that have ended, and for one that is about to become another program.
+        """
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
+                return file.read()
+        except PermissionError:
+            return None
+        except OSError:
+            return b""
+
+    def lives(pid: int) -> bool:
+        """Whether it is there and has not ended; a zombie has, and who is about to be one runs no more."""
+        fields = _stat(pid)
+        return len(fields) > 6 and fields[0] not in (b"Z", b"X") and not int(fields[6]) & 0x4  # PF_EXITING
+
+    def is_stopped(pid: int) -> bool:
+        """Whether it was stopped by a signal or a debugger, and goes on when told."""
+        return _stat(pid)[:1] in ([b"T"], [b"t"])
+
+    def is_kernel_thread(pid: int) -> bool:
+        """Whether it is no program at all."""
+        fields = _stat(pid)
+        return len(fields) > 6 and bool(int(fields[6]) & 0x00200000)  # PF_KTHREAD in linux/sched.h
+
+    def started_at(pid: int) -> float:
+        """Seconds since the epoch, as the clock goes now, to a clock tick."""
+        fields = _stat(pid)
+        if len(fields) < 20:
+            return 0.0
+        since_boot_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot_s
+
+    def mask(pid: int) -> CpuSet | None:
+        """The CPUs that its first thread may use."""
+        try:
+            return CpuSet.parse(_status(pid, b"Cpus_allowed_list").decode()) or None
+        except InputError:
+            return None
+
+    def mask_of_threads(pid: int) -> CpuSet | None:
+        """The CPUs that any of its threads may use."""
+        texts = {_status(pid, b"Cpus_allowed_list", f"task/{thread}/status") for thread in _threads(pid)}
+        return CpuSet.parse(b",".join(filter(None, texts)).decode()) or None
+
+    def descendants(pid: int) -> list[int]:
+        """Its children, their children and so on; none where the kernel has no CONFIG_PROC_CHILDREN."""
+        found = [pid]
+        for parent in found:
+            for thread in _threads(parent):
+                found += map(int, (_read(parent, f"task/{thread}/children") or b"").split())
+        return found[1:]
+
+    def adopt_orphans() -> None:
+        """Become the parent of every process below this one that loses its own, so that none is lost from sight."""
+        import ctypes
+
+        pr_set_child_subreaper = 36  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
+    def owner(pid: int) -> int:
+        """The real user, -1 where that is not told."""
+        words = _status(pid, b"Uid").split()
+        return int(words[0]) if words else -1
+
+    def name(pid: int) -> str:
+        """What the process calls itself."""
+        return printable((_read(pid, "comm") or b"").decode(errors="replace"))
+
+    def command(pid: int) -> str:
+        """Its command line."""
+        return printable((_read(pid, "cmdline") or b"").decode(errors="replace"))
+
+    def boot_id() -> str:
+        """Another after every boot."""
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123
+                return file.read().strip()
+        except OSError:
+            return ""
+
+    def pid_namespace() -> str:
+        """In which process numbers mean what they mean here."""
+        try:
+            return os.readlink("/proc/self/ns/pid")  # noqa: PTH115
+        except OSError:
+            return ""
+
+    def _read(pid: int, name: str) -> bytes | None:
+        try:
+            with open(f"/proc/{pid}/{name}", "rb") as file:  # noqa: PTH123
+                return file.read()
+        except OSError:
+            return None
+
+    def _stat(pid: int) -> list[bytes]:
+        """The fields of /proc/PID/stat from the third on: a name may hold blanks and parentheses."""
+        return (_read(pid, "stat") or b"").rpartition(b")")[2].split()
+
+    def _threads(pid: int) -> list[str]:
+        try:
+            return os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
+        except OSError:
+            return []
+
+    def _status(pid: int, field: bytes, file: str = "status") -> bytes:
+        for line in (_read(pid, file) or b"").splitlines():
+            if line.startswith(field):
+                return line.partition(b":")[2].strip()
+        return b""
+
+else:
+    import psutil
+
+    def all_processes() -> list[int]:
+        """The numbers of all that are seen from here."""
+        return psutil.pids()
+
+    def environment(pid: int) -> bytes | None:
+        """What it was started with, ``NAME=value`` separated by zero bytes; ``None``: not ours to read."""
+        try:
+            return b"\0".join(f"{name}={value}".encode() for name, value in psutil.Process(pid).environ().items())
+        except psutil.NoSuchProcess:
+            return b""
+        except (psutil.Error, OSError):
+            return None
+
+    def lives(pid: int) -> bool:
+        """Whether it is there and has not ended; a zombie has."""
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except (psutil.Error, OSError):
+            return False
+
+    def is_stopped(pid: int) -> bool:
+        """Whether it was stopped by a signal or a debugger, and goes on when told."""
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+        except (psutil.Error, OSError):
+            return False
+
+    def is_kernel_thread(pid: int) -> bool:
+        """Whether it is no program at all."""
+        return pid == 0
+
+    def started_at(pid: int) -> float:
+        """Seconds since the epoch."""
+        try:
+            return psutil.Process(pid).create_time()
+        except (psutil.Error, OSError):
+            return 0.0
+
+    def mask(pid: int) -> CpuSet | None:  # noqa: ARG001
+        """Not told."""
+        return None
+
+    def mask_of_threads(pid: int) -> CpuSet | None:  # noqa: ARG001
+        """Not told."""
+        return None
+
+    def descendants(pid: int) -> list[int]:
+        """Its children, their children and so on."""
+        try:
+            return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        except psutil.Error:
+            return []
+
+    def adopt_orphans() -> None:
+        """Nothing does that here: the first process adopts them."""
+
+    def owner(pid: int) -> int:
+        """The real user, -1 where that is not told."""
+        if sys.platform == "win32":
+            return -1
+        try:
+            return psutil.Process(pid).uids().real
+        except (psutil.Error, OSError):
+            return -1
+
+    def name(pid: int) -> str:
+        """What the process calls itself."""
+        try:
+            return printable(psutil.Process(pid).name())
+        except (psutil.Error, OSError):
+            return ""
+
+    def command(pid: int) -> str:
+        """Its command line."""
+        try:
+            return printable(" ".join(psutil.Process(pid).cmdline()))
+        except (psutil.Error, OSError):
+            return ""
+
+    def boot_id() -> str:
+        """Not told: the time of the boot, which is, changes when the clock is set."""
+        return ""
+
+    def pid_namespace() -> str:
+        """In which process numbers mean what they mean here: there is one."""
+        return ""
+
+
+def printable(text: str) -> str:
+    """One line that a terminal may be shown, no longer than a table bears."""
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:200]

@@ -1,0 +1,174 @@
+"""Who gets what of what is free: pure, so that every process on the node comes to the same answer; holds nothing.
+
+Sets are the bits of ints, as in ``machine.placement``: this runs for every lease, while nobody else may look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..cpuset import CpuSet
+from ..machine import Machine
+from ..machine.placement import choose
+
+NODE_POOL = "node:"
+"""Prefix of the pools that are memory nodes: what one of them lacks may come from another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What somebody asks for, with everything of his limits that others need to keep it free for him."""
+
+    threads: int
+    candidates: int
+    """Bits of the PUs that he may be given."""
+    siblings: int = 0
+    """Bits of the PUs that nobody else may work on when their core is his; 0 where he does not mind."""
+    preferred: int = 0
+    """Bits of the candidates that he takes first."""
+    near: int = 0
+    gpus: int = 0
+    gpu_candidates: tuple[int, ...] = ()
+    memory_bytes: int = 0
+    draws: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """By pool, how much of it he takes and how much it holds for all; a lease of ``memory_bytes`` takes that much of
+    the memory pools."""
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    """By pool of a memory node that he may use, how many bytes it holds."""
+    bound: bool = False
+    """His memory comes from these nodes or from nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a claim is given. ``reserved``: the PUs that nobody else gets, ``cpus`` and what ``siblings`` add."""
+
+    cpus: int
+    reserved: int
+    gpus: tuple[int, ...]
+    draws: Mapping[str, tuple[int, int]]
+
+
+@dataclass(slots=True)
+class Room:
+    """What is free. A pool nobody draws on is full; each is as large as the largest that anybody found it."""
+
+    free: int
+    gpus_taken: set[int] = field(default_factory=set)
+    drawn: dict[str, int] = field(default_factory=dict)
+    found: dict[str, int] = field(default_factory=dict)
+
+    def take(self, reserved: int, gpus: tuple[int, ...], draws: Mapping[str, tuple[int, int]]) -> None:
+        """A lease, or what is set aside for one."""
+        self.free &= ~reserved
+        self.gpus_taken.update(gpus)
+        for pool, (amount, holds) in draws.items():
+            self.drawn[pool] = self.drawn.get(pool, 0) + amount
+            self.found[pool] = max(holds, self.found.get(pool, 0))
+
+    def left(self, pool: str, holds: int) -> int:
+        """Of ``pool``, for somebody who found that it holds so much."""
+        return max(holds, self.found.get(pool, 0)) - self.drawn.get(pool, 0)
+
+
+def grant(machine: Machine, room: Room, claim: Claim) -> Grant | None:
+    """What ``claim`` gets of ``room``; ``None`` where it does not fit. Nothing is taken."""
+    if any(amount > room.left(pool, holds) for pool, (amount, holds) in claim.draws.items()):
+        return None
+    gpus = tuple(gpu for gpu in claim.gpu_candidates if gpu not in room.gpus_taken)[: claim.gpus]
+    if len(gpus) < claim.gpus:
+        return None
+    free = usable(machine, room, claim)
+    if free.bit_count() < claim.threads:
+        return None
+    cpus = _choose(machine, room, claim, free)
+    draws = dict(claim.draws)
+    if claim.nodes and claim.memory_bytes:
+        spread = _spread(machine, room, claim, cpus)
+        if spread is None:
+            return None
+        draws.update(spread)
+    return Grant(cpus, cpus | _siblings(machine, cpus) & claim.siblings, gpus, draws)
+
+
+def set_aside(machine: Machine, room: Room, claim: Claim) -> None:
+    """Keep for ``claim``, which waits, what it can use of ``room``: what comes free adds up until it fits.
+
+    Those behind it get the rest, so that they delay it by nothing: PUs that it may not use or needs no more of, because
+    memory, GPUs or whole cores are what it lacks.
+    """
+    made = grant(machine, room, claim)
+    if made is not None:
+        room.take(made.reserved, made.gpus, made.draws)
+        return
+    free = usable(machine, room, claim)
+    if free.bit_count() > claim.threads:
+        free = _choose(machine, room, claim, free)
+    gpus = tuple(gpu for gpu in claim.gpu_candidates if gpu not in room.gpus_taken)[: claim.gpus]
+    draws = {pool: (min(amount, room.left(pool, holds)), holds) for pool, (amount, holds) in claim.draws.items()}
+    room.take(free | _siblings(machine, free) & claim.siblings, gpus, draws)
+
+
+def usable(machine: Machine, room: Room, claim: Claim) -> int:
+    """The free PUs that ``claim`` may be given; not those of a core where somebody else works, where it minds."""
+    busy = claim.siblings & ~room.free
+    return claim.candidates & room.free & ~(_siblings(machine, busy) if busy else 0)
+
+
+def whole_cores(machine: Machine, cpus: CpuSet, claim: Claim) -> CpuSet:
+    """``cpus`` and what of their cores nobody else is to work on."""
+    return CpuSet.from_bits(cpus.bits | _siblings(machine, cpus.bits) & claim.siblings)
+
+
+def _choose(machine: Machine, room: Room, claim: Claim, free: int) -> int:
+    """Of ``free``, which suffice: rather those preferred, and next to memory that is free."""
+    roomy = _with_memory(machine, room, claim)
+    for some in (claim.preferred & roomy, claim.preferred, roomy, claim.candidates):
+        if (some & free).bit_count() >= claim.threads:
+            near = CpuSet.from_bits(claim.near) if claim.near else None
+            chosen = choose(machine, CpuSet.from_bits(some & free), claim.threads, near=near)
+            if chosen is not None:
+                return chosen.bits
+    raise AssertionError("fewer PUs than were counted")
+
+
+def _with_memory(machine: Machine, room: Room, claim: Claim) -> int:
+    """Bits of the PUs of memory nodes that have the memory of ``claim`` left."""
+    if not claim.nodes or not claim.memory_bytes:
+        return 0
+    bits = 0
+    for node in machine.numa_nodes:
+        pool = f"{NODE_POOL}{node.node_id}"
+        if pool in claim.nodes and room.left(pool, claim.nodes[pool]) >= claim.memory_bytes:
+            bits |= node.cpus.bits
+    return bits
+
+
+def _spread(machine: Machine, room: Room, claim: Claim, cpus: int) -> dict[str, tuple[int, int]] | None:
+    """From which nodes the memory comes: those next to ``cpus``, and what they lack from the others."""
+    missing = claim.memory_bytes
+    near = {f"{NODE_POOL}{node}" for node in machine.nodes_of(CpuSet.from_bits(cpus))}
+    taken: dict[str, tuple[int, int]] = {}
+    for pool in sorted(claim.nodes, key=lambda pool: (pool not in near, pool)):
+        amount = min(missing, max(0, room.left(pool, claim.nodes[pool])))
+        if amount:
+            taken[pool] = (amount, claim.nodes[pool])
+            missing -= amount
+    # What nodes say they hold is less than all there is on some machines: the pools of the whole decide.
+    return None if missing and claim.bound else taken
+
+
+def _siblings(machine: Machine, bits: int) -> int:
+    """All PUs of the cores that have one of ``bits``; others may tell of PUs that are not here."""
+    bits &= machine.region.bits
+    cores = machine.region.cores
+    if len(cores) == machine.region.bits.bit_count():
+        return bits
+    of_core = machine.core_bits
+    whole = 0
+    while bits:
+        core = of_core[(bits & -bits).bit_length() - 1]
+        whole |= core
+        bits &= ~core
+    return whole

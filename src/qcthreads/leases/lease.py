@@ -1,0 +1,187 @@
+"""One lease: what is held, until when, and how something is started under it; chooses nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ..cpuset import CpuSet, NodeSet
+from ..errors import BindingError, BindingNotSupportedError, ProcessGoneError
+from ..units import format_size
+from .place import LEASE_VARIABLE
+from .strays import live_under
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from .book import LeaseBook
+
+
+class Lease:
+    """PUs, the memory nodes next to them, memory and GPUs, held until :meth:`release` or until ``with`` ends.
+
+    Attributes
+    ----------
+    lease_id
+        A number that no other lease of this process has.
+    cpus
+        The PUs to run on.
+    reserved
+        ``cpus`` and further PUs of their cores that nobody else gets.
+    memory_bytes
+        Memory that may be used, in bytes.
+    gpus
+        Indices of GPUs.
+    waited_s
+        How many seconds it took to come free.
+    waited_for
+        Who held what was waited for, in words; empty where nothing was.
+    """
+
+    __slots__ = (
+        "_unreleased", "book", "children", "cpus", "draws", "gpus", "lease_id", "locks", "memory_bytes", "name",
+        "orphans", "reserved", "started", "waited_for", "waited_s",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        book: LeaseBook,
+        cpus: CpuSet,
+        reserved: CpuSet,
+        memory_bytes: int = 0,
+        gpus: tuple[int, ...] = (),
+        draws: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:
+        self.book = book
+        self.children: list[subprocess.Popen[Any]] = []
+        self._unreleased = [True]
+        self.lease_id = book.ledger.new_id()
+        self.cpus = cpus
+        self.reserved = reserved
+        self.memory_bytes = memory_bytes
+        self.gpus = gpus
+        self.draws = draws or {}
+        self.orphans = book.orphans
+        self.name = ""
+        self.locks: tuple[str, ...] = ()
+        self.waited_s = 0.0
+        self.waited_for = ""
+
+    @property
+    def nodes(self) -> NodeSet:
+        """The memory nodes next to the PUs."""
+        return self.book.machine.nodes_of(self.cpus)
+
+    @property
+    def mark(self) -> str:
+        """What ``QCTHREADS_LEASE`` is in the environment of what runs under it."""
+        return f"{self.book.ledger.mark}.{self.lease_id}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What belongs into the environment of everything that runs under it: whose it is, and which GPUs it sees."""
+        if not self.book.gpus:
+            return {LEASE_VARIABLE: self.mark}
+        from ..host.gpus import visibility
+
+        return {LEASE_VARIABLE: self.mark, **visibility(self.book.gpus[index] for index in self.gpus)}
+
+    @contextlib.contextmanager
+    def bound(self) -> Iterator[CpuSet]:
+        """Bind the calling thread to the PUs and their memory while ``with`` goes on: what it starts then, stays there.
+
+        Yields the mask read back. Raises a BindingError subclass where the thread cannot be bound.
+        """
+        from ..host import get_host
+
+        host = get_host()
+        before = host.get_affinity()
+        policy = None
+        try:
+            got = host.set_affinity(self.cpus).got
+            with contextlib.suppress(BindingError):  # memory is then where the threads touch it first: next to them
+                policy = host.get_memory_policy()
+                if policy.kind == "default" and len(self.book.machine.numa_nodes) > 1:
+                    host.set_memory_policy("preferred" if len(self.nodes) == 1 else "preferred-many", self.nodes)
+            yield got
+        finally:
+            host.set_affinity(before)
+            if policy is not None:
+                with contextlib.suppress(BindingError):
+                    host.set_memory_policy(policy.kind, policy.nodes)
+
+    def popen(self, command: Sequence[str | os.PathLike[str]], **options: Any) -> subprocess.Popen[Any]:
+        """Start a process under this lease: bound from its first instruction, with :attr:`environment`.
+
+        While the process lives, so does its hold on the PUs, also when this one is killed. ``options`` are
+        ``subprocess.Popen``'s. Where the platform cannot bind at all, it runs unbound, and the log says so, once; where
+        the system refuses, BindingError says why, and nothing is started. On Windows, where children do not inherit the
+        mask of a thread, it is bound a moment after its start.
+        """
+        import subprocess
+
+        from ..host import get_host
+
+        if sys.platform == "win32":
+            from ..host.windows_locks import handed_over
+        else:
+            from ..host.locks import handed_over
+        given = options.pop("env", None)
+        options["env"] = {**(os.environ if given is None else given), **self.environment}
+        options = handed_over(self.descriptors(), options)
+        if get_host().capabilities.inherit_binding:
+            with self.bound():
+                self.children.append(subprocess.Popen(command, **options))
+            return self.children[-1]
+        process = subprocess.Popen(command, **options)
+        self.children.append(process)
+        try:
+            with contextlib.suppress(ProcessGoneError, BindingNotSupportedError):  # which the back end has said, once
+                get_host().set_process_affinity(self.cpus, process.pid)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return process
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Open files, on Windows handles, that carry the kernel's locks: a process that gets them holds the PUs, too.
+
+        May be none.
+        """
+        return self.book.ledger.descriptors(self)
+
+    def in_use(self) -> bool:
+        """Whether something still runs that was started under it: a child, or what bears its mark.
+
+        A child in execve(2) bears none for a moment.
+        """
+        return bool(self.children) and (
+            any(child.poll() is None for child in self.children) or bool(live_under(self.mark))
+        )
+
+    def release(self) -> None:
+        """Give everything back; a second call does nothing. From anywhere, finalizers and signal handlers too.
+
+        Where a process that :meth:`popen` started still runs, the PUs stay taken until it has ended.
+        """
+        try:
+            self._unreleased.pop()
+        except IndexError:
+            return
+        self.book.ledger.give_back(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.lease_id}: CPUs {self.cpus}, {format_size(self.memory_bytes)}>"

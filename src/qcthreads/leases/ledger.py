@@ -1,0 +1,218 @@
+"""Which leases are given out and who waits, in order: of this process alone; ``shared`` adds the others on the node.
+
+Giving back takes no lock: it may happen in a finalizer, which the interpreter runs in any thread between any two
+instructions, also while that thread has the lock. What was given back is put down, and counted by whoever looks next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ..cpuset import CpuSet
+from ..machine import Machine
+from .claims import Claim, Room, set_aside
+from .records import Holding, Waiting
+
+if TYPE_CHECKING:
+    from ..host.busy import BusyWatch
+    from .lease import Lease
+
+_TOLD_AFTER_S = 1.0  # shorter waits are nobody's concern
+_BUSY = 0.5  # of the time: two of them would share a PU
+_LOOK_AT_LOAD_S = 1.0  # to look takes 12 ms on 4096 PUs
+_SAMPLE_S = 0.1  # ten ticks of the kernel's counters
+
+
+class Waiter:
+    """Somebody of this process who waits. ``wake`` is safe in finalizers and may be called for nothing."""
+
+    __slots__ = ("_on_wait", "claim", "name", "wake")
+
+    def __init__(
+        self, claim: Claim, wake: Callable[[], object], on_wait: Callable[[str], object] | None = None
+    ) -> None:
+        self.claim = claim
+        self.wake = wake
+        self._on_wait = on_wait
+        self.name = ""
+        """Sorts by age among all who wait; given by the ledger."""
+
+    def told_in(self, waited_s: float) -> float | None:
+        """In how many seconds he is to be told whom he waits for; ``None``: never, or no more."""
+        return None if self._on_wait is None else max(0.0, _TOLD_AFTER_S - waited_s)
+
+    def due(self, waited_s: float) -> Callable[[str], object] | None:
+        """How to tell him, once, when it is time."""
+        if waited_s < _TOLD_AFTER_S:
+            return None
+        tell, self._on_wait = self._on_wait, None
+        return tell
+
+
+class Ledger:
+    """Of one process; thread-safe. Everything but giving back and waking happens within :meth:`turn`."""
+
+    mark: str
+    """What ``QCTHREADS_LEASE`` begins with in the environment of everything that is started under its leases."""
+
+    longest_sleep_s: float | None = None
+    """After which who waits looks again, whether he was woken or not."""
+
+    def __init__(self) -> None:
+        self.mark = os.urandom(16).hex()
+        self._outlived: list[Lease] = []
+        self._load: BusyWatch | None = None
+        self._looked_at = -_LOOK_AT_LOAD_S
+        self._looking = threading.Lock()
+        self._own_s = time.process_time()
+        self._leased = 0
+        """Bits of the PUs under leases since the last look."""
+        self.strangers = 0
+        """Bits of the PUs that others kept busy who held no lease, at the last look."""
+        self._lock = threading.Lock()
+        self._held: dict[int, Lease] = {}
+        self._given_back: deque[Lease] = deque()
+        self._waiting: list[Waiter] = []
+        self._ids = itertools.count(1)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Nobody else reads or changes what is given out."""
+        with self._lock:
+            self._count_given_back()
+            yield
+
+    def look_at_load(self) -> None:
+        """See which PUs others keep busy, where the last look is a second ago; it may sleep, so not within a turn."""
+        if self._looking.acquire(blocking=False):
+            try:
+                if time.monotonic() - self._looked_at >= _LOOK_AT_LOAD_S:
+                    self._look_at_load()
+            finally:
+                self._looking.release()
+
+    def explain_busy(self, cpus: CpuSet) -> list[str]:
+        """Who keeps ``cpus`` busy, in words."""
+        return [self._load.explain(cpu) for cpu in cpus] if self._load is not None else []
+
+    def _look_at_load(self) -> None:
+        if self._load is None:
+            from ..host.busy import BusyWatch, running
+
+            self._load = BusyWatch()
+            self._load.look(time.monotonic())
+            if running() > 1:  # more than this thread: worth a tenth of a second to know where
+                time.sleep(_SAMPLE_S)
+        leased, self._leased = self._leased, 0
+        for lease in self._held.copy().values():
+            self._leased |= lease.reserved.bits
+        for other in self.others():
+            self._leased |= other.reserved.bits
+        load, own_s = self._load.look(time.monotonic()), time.process_time()
+        own = (own_s - self._own_s) / max(load.interval_s, _SAMPLE_S)
+        self.strangers = load.above(min(1.0, _BUSY + own)).bits & ~(leased | self._leased)
+        self._looked_at, self._own_s = time.monotonic(), own_s
+
+    def new_id(self) -> int:
+        """A number that no other lease of this process has."""
+        return next(self._ids)
+
+    def held(self) -> tuple[Lease, ...]:
+        """The leases of this process, oldest first."""
+        return tuple(self._held.values())
+
+    def others(self) -> Sequence[Holding]:
+        """The leases of other processes."""
+        return ()
+
+    def queue(self) -> list[Waiter | Waiting]:
+        """All who wait, on the whole node, the first first."""
+        return list(self._waiting)
+
+    def unheld(self, machine: Machine) -> Room:
+        """What nobody holds."""
+        room = Room(machine.cpus_online.bits)
+        for lease in self._held.values():
+            room.take(lease.reserved.bits, lease.gpus, lease.draws)
+        for other in self.others():
+            room.take(other.reserved.bits, other.gpus, other.draws)
+        return room
+
+    def room(self, machine: Machine, before: Waiter | None = None) -> Room:
+        """What is free for ``before``, who waits, or for somebody who comes last: less what is kept for those ahead."""
+        room = self.unheld(machine)
+        for waiter in self.queue():
+            if waiter is before:
+                break
+            set_aside(machine, room, waiter.claim)
+        return room
+
+    def enter(self, waiter: Waiter) -> None:
+        """Put ``waiter`` last in line."""
+        self._waiting.append(waiter)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Take ``waiter`` out of the line; whoever is first now is woken."""
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(waiter)
+        self._wake_first()
+
+    def put_up(self, waiter: Waiter) -> None:
+        """Tell others that ``waiter`` is going to sleep until it is his turn."""
+
+    def take(self, lease: Lease) -> int:
+        """Give out ``lease``: all of it, or nothing where bits of PUs are returned that cannot be had after all."""
+        self._held[lease.lease_id] = lease
+        self._leased |= lease.reserved.bits
+        return 0
+
+    def reclaim(self) -> bool:
+        """Look for what is held by nobody who lives; whether there was any. To be called when there is not enough."""
+        ended = [lease for lease in self._outlived if not lease.in_use()]
+        for lease in ended:
+            self._outlived.remove(lease)
+            self._held.pop(lease.lease_id, None)
+        return bool(ended)
+
+    def give_back(self, lease: Lease) -> None:
+        """The end of ``lease``; from anywhere. What still runs under it keeps what it has."""
+        if lease.in_use():
+            self._outlived.append(lease)
+        else:
+            self._given_back.append(lease)
+        self._wake_first()
+
+    def descriptors(self, lease: Lease) -> tuple[int, ...]:  # noqa: ARG002
+        """Open files that carry the kernel's locks of ``lease``; none here."""
+        return ()
+
+    def strays(self) -> list[str]:
+        """What still runs under leases whose holders are dead, in words."""
+        return []
+
+    def next_in_line(self, waiter: Waiter) -> None:
+        """Let him look who comes after ``waiter`` in this process: something may be left over."""
+        after = itertools.dropwhile(lambda one: one is not waiter, tuple(self._waiting))
+        for follower in itertools.islice(after, 1, 2):
+            follower.wake()
+
+    def wake(self) -> None:
+        """Let everybody look who waits in this process. From any thread, also from signal handlers."""
+        for waiter in tuple(self._waiting):
+            waiter.wake()
+
+    def _wake_first(self) -> None:
+        for waiter in self._waiting[:1]:
+            waiter.wake()
+
+    def _count_given_back(self) -> None:
+        """Under the lock, before anything else."""
+        while self._given_back:
+            self._held.pop(self._given_back.popleft().lease_id, None)

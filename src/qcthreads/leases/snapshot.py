@@ -1,0 +1,295 @@
+"""What the book of leases says at one moment, to be shown to people; changes nothing, not even what is dead or torn.
+
+It goes in by the door like everybody else, so that nobody is half-way through anything; who keeps the door shut is
+named, and what can be read is read all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..errors import LeaseError
+from ..host import processes
+from . import records
+from .claims import Claim, Room
+from .place import CPU_LOCK, DOOR, GPU_LOCK, Place
+from .records import Holding, Owner, Waiting
+from .strays import Stray, Strays
+
+if sys.platform == "win32":
+    from ..host.windows_folder import Folder
+    from ..host.windows_locks import FileLocks, holders_of_locks
+else:
+    from ..host.folder import Folder
+    from ..host.locks import FileLocks, holders_of_locks
+
+_PATIENCE_S = 1.0  # a turn takes a tenth of a millisecond
+_SETTLE_S = 0.02  # who gives back removes the record and then unlocks, without the door
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A lease that the book tells of."""
+
+    holding: Holding
+    state: Literal["running", "outlived", "strays", "dead"]
+    """``outlived``: its holder has ended, and what he started keeps the PUs; ``strays``: the same, after it has closed
+    the files that keep them; ``dead``: nothing is left, and whoever needs the PUs next gets them."""
+    pid: int | None
+    """The holder's number here; ``None``: he is in another PID namespace, and cannot be seen."""
+    since_s: float
+    """Seconds since the epoch."""
+
+    @property
+    def user(self) -> str:
+        """The holder's name."""
+        return records.user_name(self.holding.owner.uid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """Somebody who waits."""
+
+    waiting: Waiting
+    pid: int | None
+    """His number here; ``None``: he is in another PID namespace, and cannot be seen."""
+    since_s: float
+    """Seconds since the epoch."""
+    held_by: tuple[Held, ...]
+    """Whose leases have what he lacks."""
+    behind: tuple[Queued, ...]
+    """Who came before him and may be given the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What there was in the book at ``place``; of processes without a shared place nothing is known."""
+
+    place: Place
+    leases: tuple[Held, ...] = ()
+    """Oldest first."""
+    queue: tuple[Queued, ...] = ()
+    """In the order in which they are served."""
+    strays: tuple[Stray, ...] = ()
+    locked: tuple[tuple[str, int | None], ...] = ()
+    """Locks that somebody holds who tells of no lease, each with his process where that can be seen from here."""
+    unreadable: tuple[tuple[str, int], ...] = ()
+    """Names of what is torn or no record, and of tickets whose holders are gone, each with its owner."""
+    shut: bool = False
+    """Somebody kept the door shut, longer than anybody needs."""
+    door_pid: int | None = None
+    """Who that was, where it can be seen from here."""
+
+
+def read_book(place: Place, *, patience_s: float = _PATIENCE_S, thorough: bool = True) -> Snapshot:
+    """Look at the book.
+
+    Parameters
+    ----------
+    place
+        Where it is; nothing is made there.
+    patience_s
+        How long to wait at the door.
+    thorough
+        Look for strays and for locks without a record, too: among all processes and all CPUs of the machine.
+
+    Raises
+    ------
+    LeaseError
+        It cannot be read.
+    """
+    if place.path is None:
+        return Snapshot(place=place)
+    with contextlib.ExitStack() as opened:
+        try:
+            locks = FileLocks(place.locks, create=False)
+            opened.callback(locks.close)
+            folder = Folder(place.records)
+            opened.callback(folder.close)
+            inside = _enter(locks, patience_s)
+            found = _look(place, locks, folder, thorough=thorough)
+        except FileNotFoundError:  # nobody has begun it yet
+            return Snapshot(place=place)
+        except OSError as error:
+            raise LeaseError(
+                f"the book of leases in {place.path} cannot be read: {error.filename}: {error.strerror}; "
+                "`qcthreads doctor` says what is wrong with it"
+            ) from error
+    seen = _Seen(
+        processes.boot_id(),
+        processes.pid_namespace(),
+        {**holders_of_locks(place.locks), **holders_of_locks(place.records)},
+    )
+    leases = tuple(_held(holding, dead, since_s, seen) for holding, dead, since_s in found.holdings)
+    leases, strays = _with_strays(leases) if thorough else (leases, ())
+    return Snapshot(
+        place=place,
+        leases=leases,
+        queue=_queue(leases, found.waiting, seen),
+        strays=strays,
+        locked=tuple((name, seen.lockers.get(name)) for name in found.locked),
+        unreadable=tuple(found.unreadable) if inside else (),
+        shut=not inside,
+        door_pid=None if inside else seen.lockers.get(DOOR),
+    )
+
+
+@dataclass(slots=True)
+class _Found:
+    holdings: list[tuple[Holding, bool, float]]
+    """Each lease, whether its locks are free, and when its record was written."""
+    waiting: list[Waiting]
+    unreadable: list[tuple[str, int]]
+    locked: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Whom this process can see: the namespace that it is in, and by lock who took it."""
+
+    boot: str
+    pid_namespace: str
+    lockers: dict[str, int]
+
+    def is_here(self, owner: Owner) -> bool:
+        """Whether the number that he gives means him."""
+        return owner.boot == self.boot and owner.pid_namespace == self.pid_namespace
+
+    def pid(self, owner: Owner, lock: str) -> int | None:
+        """The number of ``owner``, who took ``lock``."""
+        return owner.pid if self.is_here(owner) else self.lockers.get(lock)
+
+
+def _enter(locks: FileLocks, patience_s: float) -> bool:
+    give_up = time.monotonic() + patience_s
+    try:
+        while not locks.try_lock(DOOR):
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(random.uniform(20e-6, 200e-6))
+    except FileNotFoundError:  # nobody has ever gone in
+        pass
+    return True
+
+
+def _look(place: Place, locks: FileLocks, folder: Folder, *, thorough: bool) -> _Found:
+    found = _Found([], [], [], [])
+    for name in sorted(folder.names()):
+        with contextlib.suppress(FileNotFoundError):  # given back meanwhile
+            _read(place, name, locks, folder, found)
+    found.holdings.sort(key=lambda one: one[2])
+    if thorough:
+        told = {name for holding, dead, _ in found.holdings if not dead for name in _locks_of(holding)}
+        found.locked = _locked(locks, {path.name for path in place.locks.iterdir()} - told)
+    return found
+
+
+def _read(place: Place, name: str, locks: FileLocks, folder: Folder, found: _Found) -> None:
+    """Put what ``name`` tells into ``found``. FileNotFoundError when it has gone."""
+    text, uid = folder.read(name)
+    content = records.decode(text)
+    holding = records.holding(name, content, uid) if content and name.startswith("l") else None
+    ticket = records.waiting(name, content, uid) if content and records.is_ticket(name) else None
+    if holding is not None and holding.reserved:
+        dead = any(_is_free(locks, lock) for lock in map(CPU_LOCK, holding.reserved))
+        since_s = (place.records / name).lstat().st_mtime
+        found.holdings.append((holding, dead, since_s))
+    elif ticket is not None and folder.is_held(name):
+        found.waiting.append(ticket)
+    else:
+        found.unreadable.append((name, (place.records / name).lstat().st_uid))
+
+
+def _is_free(locks: FileLocks, name: str) -> bool:
+    """Whether nobody holds the lock; who takes one stands inside the door, so that nobody is in his way."""
+    try:
+        return locks.try_lock(name)
+    except FileNotFoundError:  # nor can anybody
+        return True
+    finally:
+        locks.leave(name)
+
+
+def _locks_of(holding: Holding) -> Iterator[str]:
+    yield from map(CPU_LOCK, holding.reserved)
+    yield from map(GPU_LOCK, holding.gpus)
+
+
+def _locked(locks: FileLocks, untold: Iterable[str]) -> list[str]:
+    """Which of these are held, and not merely about to be given back."""
+    held = [name for name in untold if name != DOOR and not _is_free(locks, name)]
+    if held:
+        time.sleep(_SETTLE_S)
+    return sorted(name for name in held if not _is_free(locks, name))
+
+
+def _held(holding: Holding, dead: bool, since_s: float, seen: _Seen) -> Held:
+    owner = holding.owner
+    outlived = seen.is_here(owner) and not _is_holder(owner)
+    return Held(
+        holding=holding,
+        state="dead" if dead else "outlived" if outlived else "running",
+        pid=seen.pid(owner, CPU_LOCK(holding.reserved.first)),
+        since_s=since_s,
+    )
+
+
+def _is_holder(owner: Owner) -> bool:
+    """Whether the process lives, and its number is not another's by now."""
+    return processes.lives(owner.pid) and processes.started_at(owner.pid) < owner.since + 1.0
+
+
+def _with_strays(leases: tuple[Held, ...]) -> tuple[tuple[Held, ...], tuple[Stray, ...]]:
+    """The leases, those under which something still runs told from the dead; nothing is ended."""
+    dead = [lease.holding for lease in leases if lease.state == "dead"]
+    looks, now = Strays(), time.monotonic()
+    strays = tuple(looks.running(dead, now))
+    if strays:
+        # Again, as if later: one that is ending, or becoming another program, has no environment and may be anybody's.
+        time.sleep(_SETTLE_S)
+        first = {stray.pid for stray in strays}
+        strays = tuple(stray for stray in looks.running(dead, now + 1.0) if stray.pid in first)
+    names = {stray.holding.name for stray in strays}
+    told = (replace(lease, state="strays") if lease.holding.name in names else lease for lease in leases)
+    return tuple(told), strays
+
+
+def _queue(leases: Sequence[Held], waiting: Sequence[Waiting], seen: _Seen) -> tuple[Queued, ...]:
+    held = [lease for lease in leases if lease.state != "dead"]
+    room = Room(-1)
+    for lease in held:
+        room.take(lease.holding.reserved.bits, lease.holding.gpus, lease.holding.draws)
+    now_s, now_ns = time.time(), time.monotonic_ns()
+    queue: list[Queued] = []
+    for one in waiting:
+        waited_s = max(0.0, (now_ns - records.entered_at_ns(one.name)) / 1e9)
+        queue.append(
+            Queued(
+                waiting=one,
+                pid=seen.pid(one.owner, one.name),
+                since_s=now_s - waited_s,
+                held_by=tuple(_in_the_way(one.claim, held, room)),
+                behind=tuple(first for first in queue if first.waiting.claim.candidates & one.claim.candidates),
+            )
+        )
+    return tuple(queue)
+
+
+def _in_the_way(claim: Claim, held: Iterable[Held], room: Room) -> Iterator[Held]:
+    """Who holds what is short: of memory and quotas, of GPUs, of PUs; where nothing is, whole cores are what lacks."""
+    pools = {pool for pool, (amount, holds) in claim.draws.items() if amount > room.left(pool, holds)}
+    gpus = set(claim.gpu_candidates)
+    gpus = gpus if len(gpus - room.gpus_taken) < claim.gpus else set()
+    cpus = claim.candidates
+    if (pools or gpus) and (room.free & cpus).bit_count() >= claim.threads:
+        cpus = 0
+    for lease in held:
+        holding = lease.holding
+        if holding.reserved.bits & cpus or gpus & set(holding.gpus) or pools & holding.draws.keys():
+            yield lease

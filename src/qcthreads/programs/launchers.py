@@ -1,0 +1,140 @@
+"""The MPI launchers: how each is made to start its processes inside the lease; names no program, starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from .spec import Known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launcher:
+    """One launcher."""
+
+    name: str
+    inherits_mask: bool
+    """Its processes have the mask that it was started with, unless a variable says otherwise."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Set for every program, so that the processes stay in the mask."""
+    escapes: tuple[str, ...] = ()
+    """Variables that lead the processes out of the mask; removed from every child."""
+    known: Known
+    note: str
+
+
+LAUNCHERS = (
+    Launcher(
+        name="Open MPI 4",
+        inherits_mask=False,
+        environment={"OMPI_MCA_hwloc_base_binding_policy": "none"},
+        escapes=("OMPI_MCA_hwloc_base_cpu_list", "OMPI_MCA_hwloc_base_cpu_set"),
+        known=Known.MEASURED,
+        note="4.1.4: binds by the machine, two at once both to CPU 0; told not to bind, its ranks keep the mask, "
+        "unless a cpu_list is set beside it",
+    ),
+    Launcher(
+        name="Open MPI 5 (PRRTE)",
+        inherits_mask=False,
+        environment={"PRTE_MCA_hwloc_default_binding_policy": "none"},
+        escapes=("PRTE_MCA_hwloc_default_cpu_list",),
+        known=Known.MEASURED,
+        note="5.0.11: as Open MPI 4, by another variable; Open MPI 4's has no effect on it",
+    ),
+    Launcher(
+        name="MPICH (hydra)",
+        inherits_mask=True,
+        escapes=("HYDRA_BINDING", "HYDRA_MAPPING"),
+        known=Known.MEASURED,
+        note="5.0.2: its ranks keep the mask; HYDRA_BINDING=core and -bind-to core put them on CPU 0, whatever the "
+        "mask",
+    ),
+    Launcher(
+        name="Intel MPI",
+        inherits_mask=True,
+        escapes=(
+            "I_MPI_PIN_RESPECT_CPUSET",
+            "I_MPI_PIN_PROCESSOR_LIST",
+            "I_MPI_PIN_PROCESSOR_EXCLUDE_LIST",
+            "I_MPI_PIN_DOMAIN",
+        ),
+        known=Known.MEASURED,
+        note="2021.18: pins its ranks inside the mask; I_MPI_PIN_RESPECT_CPUSET=0 leaves it, and a processor list "
+        "outside it makes the launcher spin for ever",
+    ),
+    Launcher(
+        name="MVAPICH2",
+        inherits_mask=False,
+        environment={"MV2_ENABLE_AFFINITY": "0"},
+        escapes=("MV2_CPU_MAPPING", "MV2_CPU_BINDING_POLICY", "MV2_CPU_BINDING_LEVEL"),
+        known=Known.SECOND_HAND,
+        note="pins each rank to one core, counted from core 0, unless told not to",
+    ),
+    Launcher(
+        name="srun",
+        inherits_mask=False,
+        known=Known.DOCUMENTED,
+        note="its processes are children of Slurm's daemon and inherit nothing of ours, so that nothing here can hold "
+        "them to a lease: inside a Slurm job start ranks by the mpirun of the MPI library",
+    ),
+)
+
+BINDING: Mapping[str, str] = {
+    **{name: value for launcher in LAUNCHERS for name, value in launcher.environment.items()},
+    # hwloc asks each CPU what it is from that CPU itself: prterun and hydra's proxy went through all of the machine's,
+    # mask or no mask, until told to read /sys alone (measured; Open MPI 5.0.11, MPICH 5.0.2).
+    "HWLOC_COMPONENTS": "-x86",
+}
+"""Set for every program: whatever is below may start MPI."""
+
+ESCAPES = tuple(name for launcher in LAUNCHERS for name in launcher.escapes)
+"""Removed from every child."""
+
+OPEN_MPI_AS_ROOT: Mapping[str, str] = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+OPEN_MPI_OVERSUBSCRIBE: Mapping[str, str] = {"OMPI_MCA_rmaps_base_oversubscribe": "1"}
+
+COMMANDS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "srun")
+_RANKS = ("-n", "-np", "--n", "--np", "--ntasks")
+
+_OUTER = ("SLURM_", "PMI_", "PMIX_", "HYDI_")
+_OPEN_MPI_RANK = "OMPI_COMM_WORLD_RANK"
+
+
+def ranks_of(command: Sequence[str]) -> int | None:
+    """How many processes ``command`` starts, as its launcher is told; None: it starts no launcher, or does not say.
+
+    Each of several programs at once (``mpirun -n 2 a : -n 1 b``) says its own number.
+    """
+    called = [place for place, word in enumerate(command) if PurePath(word).name in COMMANDS]
+    if not called:
+        return None
+    parts: list[list[str]] = [[]]
+    for word in command[called[0] + 1 :]:
+        if word == ":":
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    ranks = [_first_number(part) for part in parts]
+    return None if None in ranks else sum(number for number in ranks if number)
+
+
+def of_outer_launcher(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Names in ``environ`` that an outer launcher or a batch system left, all of them.
+
+    A child that starts MPI of its own takes them for its own job; part of Slurm's is worse than nothing: SLURM_JOBID
+    without SLURM_NODELIST ends Open MPI 4.1.4 (measured). ``OMPI_*`` are also a user's settings: they go where Open
+    MPI itself started this process.
+    """
+    prefixes = (*_OUTER, "OMPI_") if _OPEN_MPI_RANK in environ else _OUTER
+    return tuple(sorted(name for name in environ if name.startswith(prefixes)))
+
+
+def _first_number(words: Sequence[str]) -> int | None:
+    """The value of the first option for a number of processes: what comes later is the program's own."""
+    for place, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name in _RANKS:
+            value = value or (words[place + 1] if place + 1 < len(words) else "")
+            return int(value) if value.isdigit() and int(value) > 0 else None
+    return None

@@ -1,0 +1,27 @@
+"""TeraChem (frontend): the worker waits for a server, which computes outside every lease."""
+
+from .spec import Fact, Known, ParallelModel, ProgramSpec
+
+SPEC = ProgramSpec(
+    name="terachem_fe",
+    title="TeraChem (frontend)",
+    parallel_model=ParallelModel.SERIAL,
+    in_process=True,
+    python_module="tcpb",
+    install_hint="pip install tcpb, and start a TeraChem server; TERACHEM_FE_HOST and TERACHEM_FE_PORT say where it is",
+    facts=(
+        Fact(
+            "harness",
+            "A client; TERACHEM_FE_HOST and TERACHEM_FE_PORT, read at import, say where the server is; nothing of the "
+            "task_config is used.",
+            Known.SOURCE,
+            "QCEngine 0.52: programs/terachem_frontend.py",
+        ),
+        Fact(
+            "trap",
+            "One server takes one request at a time: more workers only wait. Its CPUs and GPUs are no lease's.",
+            Known.SOURCE,
+            "QCEngine 0.52: programs/terachem_frontend.py",
+        ),
+    ),
+)

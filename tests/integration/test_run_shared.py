@@ -1,0 +1,105 @@
+"""Two runs on one node at the same time: both finish, never on one PU, and say whom they waited for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere masks cannot be read or set")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "water4.xyz"
+_BUSY_S = 0.05  # of 0.1: an idle worker uses none
+
+
+def start(tmp_path: Path, name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "qcthreads", "run", str(EXAMPLE), "--method", "hf", "--basis", "cc-pvdz"]
+    with (tmp_path / f"{name}.json").open("w") as out, (tmp_path / f"{name}.log").open("w") as log:
+        return subprocess.Popen(
+            [*command, "--max-nbody", "2", "--json"],
+            env={**os.environ, "QCTHREADS_LEASES": str(tmp_path / "leases")},
+            stdout=out,
+            stderr=log,
+            text=True,
+        )
+
+
+def working(drivers: list[subprocess.Popen[str]]) -> dict[int, frozenset[int]]:
+    """Masks of the workers that computed during a tenth of a second, and were bound all the while."""
+
+    def look() -> dict[int, tuple[float, frozenset[int]]]:
+        found = {}
+        for driver in drivers:
+            try:
+                children = psutil.Process(driver.pid).children(recursive=True)
+            except psutil.NoSuchProcess:
+                continue
+            for worker in children:
+                try:
+                    times = worker.cpu_times()
+                    found[worker.pid] = (times.user + times.system, frozenset(worker.cpu_affinity()))
+                except psutil.NoSuchProcess:
+                    continue
+        return found
+
+    before = look()
+    time.sleep(0.1)
+    after = look()
+    every = frozenset(os.sched_getaffinity(0))
+    return {
+        pid: mask
+        for pid, (cpu_s, mask) in after.items()
+        if pid in before and before[pid][1] == mask != every and cpu_s - before[pid][0] > _BUSY_S
+    }
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="on one PU a bound worker cannot be told from one that is not")
+def test_two_runs_share_the_node(tmp_path: Path) -> None:
+    drivers = [start(tmp_path, name) for name in ("one", "two")]
+    looks = 0
+    while any(driver.poll() is None for driver in drivers):
+        masks = list(working(drivers).values())
+        looks += bool(masks)
+        assert sum(map(len, masks)) == len(frozenset().union(*masks)), f"two work on one PU: {masks}"
+    logs = [(tmp_path / f"{name}.log").read_text() for name in ("one", "two")]
+    assert [driver.returncode for driver in drivers] == [0, 0], logs
+    assert looks
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    energies = [document["result"]["properties"]["nocp_corrected_total_energy"] for document in (one, two)]
+    assert energies[0] == pytest.approx(energies[1], abs=1e-9)
+    assert one["statistics"]["lease_wait_s"] + two["statistics"]["lease_wait_s"] > 0
+    assert not list((tmp_path / "leases" / "records").iterdir())
+
+
+HOLD = """
+import sys
+import qcthreads
+with qcthreads.lease(len(qcthreads.read_limits().cpus)):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_says_whom_it_waits_for_and_whom_it_waited_for(tmp_path: Path) -> None:
+    environment = {**os.environ, "QCTHREADS_LEASES": str(tmp_path / "leases")}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD], env=environment, **pipes) as holder:  # type: ignore[call-overload]
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == "held\n"
+        driver = start(tmp_path, "one")
+        deadline = time.monotonic() + 120
+        while f"waits for what is held by process {holder.pid} " not in (tmp_path / "one.log").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1.0)
+        holder.stdin.close()
+        assert driver.wait() == 0
+    findings = json.loads((tmp_path / "one.json").read_text())["findings"]
+    assert any(f"process {holder.pid} " in finding["message"] for finding in findings), findings

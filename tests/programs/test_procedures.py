@@ -1,0 +1,70 @@
+"""QCEngine's procedures, real ones over real programs: the width that they are given is that of the program below."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from qcthreads.programs.registry import get
+from qcthreads.programs.settings import child_environment, settings_for
+
+WATER = {"symbols": ["O", "H", "H"], "geometry": [0, 0, 0.22, 0, 1.43, -0.9, 0, -1.43, -0.9]}
+OPTIMIZE = """
+import importlib, json, sys
+import qcengine
+job = json.load(sys.stdin)
+if job["harness_module"]:
+    importlib.import_module(job["harness_module"])
+result = qcengine.compute(
+    job["input"], job["procedure"], task_config=job["task_config"], return_version=2, return_dict=True, raise_error=True
+)
+threads = [step["provenance"].get("nthreads") for step in result["trajectory_results"]]
+json.dump({"threads": threads, "stdout": result["stdout"]}, sys.stdout)
+"""
+
+
+def optimize(procedure, program, model, scratch):
+    settings = settings_for(get(program), 2, 2 * 1024**3, str(scratch))
+    specification = {"program": program, "driver": "gradient", "model": model}
+    job = {
+        "procedure": procedure,
+        "harness_module": settings.harness_module,
+        "task_config": dict(settings.task_config),
+        "input": {
+            "initial_molecule": WATER,
+            "specification": {"specification": specification, "protocols": {"trajectory_results": "all"}},
+        },
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", OPTIMIZE],
+        input=json.dumps(job),
+        env=child_environment(settings, os.environ),
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout[done.stdout.index('{"threads"') :])
+
+
+@pytest.mark.parametrize(("procedure", "module"), [("geometric", "geometric"), ("berny", "berny")])
+def test_an_optimizer_hands_its_width_on(procedure, module, needs, tmp_path):
+    """PySCF's harness says the size of the team that its OpenMP runtime has, not what was asked."""
+    needs("pyscf")
+    pytest.importorskip(module, reason=f"{module} is not installed here")
+    done = optimize(procedure, "pyscf", {"method": "hf", "basis": "sto-3g"}, tmp_path)
+    assert len(done["threads"]) > 1
+    assert set(done["threads"]) == {2}
+
+
+@pytest.mark.nwchem
+def test_nwchemdriver_hands_its_width_on(needs, tmp_path):
+    needs("nwchem")
+    done = optimize("nwchemdriver", "nwchem", {"method": "hf", "basis": "sto-3g"}, tmp_path)
+    assert re.search(r"nproc\s+=\s+(\d+)", done["stdout"])[1] == "2"
