@@ -519,15 +519,17 @@ def in_line(place: Path, count: int) -> None:
 def test_a_release_and_a_kill_let_another_process_begin_and_it_knows_whom_it_waited_for(place: Path) -> None:
     book = book_in(place, MACHINE)
     held = book.acquire(PUS)
-    with other(waits(place, PUS)) as first, other(waits(place, 1)) as second:
-        in_line(place, 2)
-        assert (first.said(), second.said()) == ("asks", "asks")
-        held.release()
-        assert first.said() == str(book.usable)
-        assert first.said().startswith(f"process {os.getpid()} (")
-        assert not second.says_something(0.3)
-        first.kill()
-        assert len(CpuSet.parse(second.said())) == 1
+    with other(waits(place, PUS)) as first:
+        in_line(place, 1)
+        with other(waits(place, 1)) as second:
+            in_line(place, 2)
+            assert (first.said(), second.said()) == ("asks", "asks")
+            held.release()
+            assert first.said() == str(book.usable)
+            assert first.said().startswith(f"process {os.getpid()} (")
+            assert not second.says_something(0.3)
+            first.kill()
+            assert len(CpuSet.parse(second.said())) == 1
     assert everything_is_free(place, book)
 
 

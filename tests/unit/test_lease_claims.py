@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from qcthreads.cpuset import CpuSet, NodeSet
 from qcthreads.errors import LeaseError
+from qcthreads.host.gpus import Gpu
 from qcthreads.host.limits import Limits, Rule
 from qcthreads.leases import LeaseBook
 from qcthreads.leases.claims import Claim, Room, grant, set_aside
 from qcthreads.leases.ledger import Ledger
+from qcthreads.leases.place import Place
 from qcthreads.leases.pools import cpu_pools, memory_pools, node_pools
+from qcthreads.leases.shared import FileLocks, SharedLedger
 from qcthreads.machine import Machine
 from qcthreads.machine.synthetic import synthetic_machine
 
@@ -207,3 +210,16 @@ def test_one_behind_is_served_while_the_first_waits_for_memory() -> None:
     holder.release()
     first.join()
     assert order == ["needs none", "needs memory"]
+
+
+def test_a_gpu_that_is_locked_without_a_word_costs_no_pus(tmp_path: Path) -> None:
+    machine = synthetic_machine(cores=4)
+    gpus = [Gpu(index, "nvidia", index, "", None, None, CpuSet()) for index in range(2)]
+    book = LeaseBook(machine, limits_of(machine), gpus=gpus, ledger=SharedLedger(Place("user", tmp_path / "book", "")))
+    book.acquire(1).release()
+    silent = FileLocks(tmp_path / "book" / "locks", create=True)
+    assert silent.try_lock("gpu0")
+    with book.acquire(1, gpus=1, wait=False) as lease:
+        assert lease.gpus == (1,)
+        assert lease.environment["CUDA_VISIBLE_DEVICES"] == "1"
+    silent.close()

@@ -21,6 +21,7 @@ from ..host.limits import read_limits
 from ..leases import Lease, LeaseBook, node_ledger
 from ..leases.place import LEASE_VARIABLE
 from ..programs import precedence
+from ..programs.launchers import ranks_of
 from ..programs.settings import settings_for
 from ..programs.spec import Settings
 from ..programs.unknown import unknown
@@ -166,11 +167,12 @@ def _find(name: str) -> str:
 
 def _settings(request: Request, say: Say) -> Settings:
     width = request.threads if request.cpus is None else len(request.cpus)
+    ranks = ranks_of(request.command)
     if request.program is None:
-        return settings_for(unknown(""), width)
+        return settings_for(unknown(request.command[0]), width, ranks=ranks or 1)
     from ..programs import registry  # with subprocess, tempfile and more that others can do without
 
-    settings = settings_for(registry.get(request.program), width)
+    settings = settings_for(registry.get(request.program), width, ranks=ranks)
     for note in settings.notes:
         say(note)
     return settings

@@ -379,12 +379,12 @@ class LeaseBook:
                 lost = self._take_all(leases)
                 if not lost:
                     return tuple(leases), room
-                room.free &= ~lost
+                room.lose(lost)
             if not self.ledger.reclaim():
                 return (), room
 
-    def _take_all(self, leases: list[Lease]) -> int:
-        """Bits of PUs that could not be had after all, and with them nothing."""
+    def _take_all(self, leases: list[Lease]) -> str:
+        """The PU or GPU that could not be had after all, and with it nothing."""
         taken: list[Lease] = []
         try:
             for lease in leases:
@@ -393,7 +393,7 @@ class LeaseBook:
                     return lost
                 taken.append(lease)
             taken.clear()
-            return 0
+            return ""
         finally:
             for lease in taken:
                 lease.release()

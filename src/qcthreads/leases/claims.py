@@ -67,6 +67,13 @@ class Room:
             self.drawn[pool] = self.drawn.get(pool, 0) + amount
             self.found[pool] = max(holds, self.found.get(pool, 0))
 
+    def lose(self, what: str) -> None:
+        """``cpu3`` or ``gpu0``, which somebody has who has not told of it."""
+        if what.startswith("cpu"):
+            self.free &= ~(1 << int(what[3:]))
+        else:
+            self.gpus_taken.add(int(what[3:]))
+
     def left(self, pool: str, holds: int) -> int:
         """Of ``pool``, for somebody who found that it holds so much."""
         return max(holds, self.found.get(pool, 0)) - self.drawn.get(pool, 0)

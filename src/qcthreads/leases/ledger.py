@@ -167,11 +167,11 @@ class Ledger:
     def put_up(self, waiter: Waiter) -> None:
         """Tell others that ``waiter`` is going to sleep until it is his turn."""
 
-    def take(self, lease: Lease) -> int:
-        """Give out ``lease``: all of it, or nothing where bits of PUs are returned that cannot be had after all."""
+    def take(self, lease: Lease) -> str:
+        """Give out ``lease``: all of it, or nothing where one is returned that cannot be had after all, as ``cpu3``."""
         self._held[lease.lease_id] = lease
         self._leased |= lease.reserved.bits
-        return 0
+        return ""
 
     def reclaim(self) -> bool:
         """Look for what is held by nobody who lives; whether there was any. To be called when there is not enough."""

@@ -147,12 +147,12 @@ class SharedLedger(Ledger):
             self._listener = threading.Thread(target=self._listen, name="qcthreads-leases", daemon=True)
             self._listener.start()
 
-    def take(self, lease: Lease) -> int:
-        """Give out ``lease``: all of it, or nothing where bits of PUs are returned that cannot be had after all."""
+    def take(self, lease: Lease) -> str:
+        """Give out ``lease``: all of it, or nothing where one is returned that cannot be had after all, as ``cpu3``."""
         lease.locks = (*map(CPU_LOCK, lease.reserved), *map(GPU_LOCK, lease.gpus))
         taken = self._lock_all(lease.locks)
         if taken:
-            return 1 << int(taken[3:]) if taken.startswith("cpu") else lease.reserved.bits
+            return taken
         lease.name = f"l{lease.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
         self._own[lease.name] = lease
         self._tell(lease)

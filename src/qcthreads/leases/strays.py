@@ -65,7 +65,7 @@ class Strays:
         return {stray.holding.name for stray in self.found} & names
 
     def running(self, dead: Iterable[Holding], now: float) -> Iterator[Stray]:
-        """Live processes under leases of ``dead`` holders. One that may run on none of a lease's PUs is another's."""
+        """Live processes under leases of ``dead`` holders: one that may run on PUs of several, under all of these."""
         boot, own = processes.boot_id(), os.getpid()
         dead = [holding for holding in dead if holding.owner.boot == boot]  # nothing survives a reboot
         for pid in processes.all_processes() if dead else ():
@@ -79,7 +79,6 @@ class Strays:
                     known = self._may_be(pid, holding, now, readable=environment is not None)
                 if known and pid != own and processes.lives(pid) and _within(pid, holding):
                     yield Stray(pid, processes.owner(pid), processes.name(pid), holding)
-                    break
 
     def _may_be(self, pid: int, holding: Holding, now: float, *, readable: bool) -> bool:
         """One without an environment: another user's, or one in execve(2), which closes files before it has one."""
