@@ -17,7 +17,7 @@ from typing import Any
 from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.leases import process_book
-from qcthreads.monitoring.sampler import look
+from qcthreads.monitoring.sampler import ThreadSampler
 from qcthreads.programs.registry import get
 from qcthreads.programs.settings import child_environment, settings_for
 
@@ -83,8 +83,10 @@ def _worker(width: int) -> tuple[int, int]:
         (outcome,) = engine.run([Calculation(label="water", program="pyscf", input=WATER, threads=width)])
         if outcome.status != "finished":
             raise SystemExit(outcome.error)
-        tree = look([outcome.worker_pid])[outcome.worker_pid]
-    return tree.memory_bytes, tree.memory_peak_bytes
+        with ThreadSampler([outcome.worker_pid]) as sampler:
+            sampler.sample(detail=True)
+            processes = sampler.processes()
+    return int(processes["memory_bytes"].sum()), int(processes["memory_peak_bytes"].sum())
 
 
 def _median(sizes: list[tuple[int, int]]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import shlex
 import signal
@@ -46,6 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def execute(args: Namespace) -> int:
     """Watch it to its end and say what was seen; the command's exit status."""
+    gc.enable()  # unlike a command that hands over at once, this one goes on for as long as the other
     asked, why = _asked(args)
     watcher = Watcher(
         threads_asked=asked,
