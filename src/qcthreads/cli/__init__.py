@@ -50,6 +50,13 @@ _EPILOG = """exit codes:
 `qcthreads COMMAND --help` explains a command, with examples."""
 
 
+class _Formatter(RawDescriptionHelpFormatter):
+    """argparse's, which imports shutil with every parser only to ask for the width of the terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
 class _Parser(ArgumentParser):
     """argparse with one line for an error, where its usage takes a dozen before it says what is wrong."""
 
@@ -98,6 +105,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 2
 
 
+def _columns() -> int:
+    try:
+        return int(os.environ.get("COLUMNS", "")) or 80
+    except ValueError:
+        pass
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
+
+
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         return _without_command(arguments)
@@ -108,7 +126,7 @@ def _dispatch(arguments: list[str]) -> int:
     parser = _Parser(
         prog=f"qcthreads {name}",
         description=f"{COMMANDS[name].capitalize()}.",
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     module.add_arguments(parser)
@@ -150,7 +168,7 @@ def _without_command(arguments: list[str]) -> int:
         description="Quantum-chemistry calculations side by side on one node, each on its own cores.",
         epilog=f"commands:\n{commands}\n\n{_EPILOG}",
         usage="qcthreads [--help] [--version] COMMAND ...",
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     parser.add_argument("--version", action="version", version=f"qcthreads {__version__}")
     parser.parse_known_args([argument for argument in arguments if argument.startswith("-")])

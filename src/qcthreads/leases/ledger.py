@@ -30,6 +30,13 @@ _LOOK_AT_LOAD_S = 1.0  # to look takes 12 ms on 4096 PUs
 _SAMPLE_S = 0.1  # ten ticks of the kernel's counters
 
 
+def warn(message: str, *values: object) -> None:
+    """A line in the log."""
+    import logging  # which takes longer to import than all else here
+
+    logging.getLogger("qcthreads.leases").warning(message, *values)
+
+
 class Waiter:
     """Somebody of this process who waits. ``wake`` is safe in finalizers and may be called for nothing."""
 

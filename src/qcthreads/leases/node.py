@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from contextlib import AbstractAsyncContextManager
@@ -11,11 +10,10 @@ from functools import cache
 from ..cpuset import CpuSet
 from .book import LeaseBook
 from .lease import Lease
-from .ledger import Ledger
+from .ledger import Ledger, warn
 from .place import Place, find_place
 
 _lock = threading.RLock()
-_log = logging.getLogger("qcthreads.leases")
 
 
 def node_ledger() -> Ledger:
@@ -65,7 +63,7 @@ def lease_async(
 @cache
 def _ledger(place: Place) -> Ledger:
     if place.path is None:
-        _log.warning("leases are counted in this process alone: %s", place.why)
+        warn("leases are counted in this process alone: %s", place.why)
         return Ledger()
     from .shared import SharedLedger
 

@@ -110,6 +110,14 @@ def claim_body(claim: Claim) -> str:
     return body(content)
 
 
+def parse(name: str, text: bytes, uid: int) -> Holding | Waiting | None:
+    """What the file ``name`` of user ``uid`` tells of; ``None`` for what is torn, or is no record."""
+    content = decode(text)
+    if content is None:
+        return None
+    return waiting(name, content, uid) if is_ticket(name) else holding(name, content, uid) if name[:1] == "l" else None
+
+
 def decode(text: bytes) -> dict[str, Any] | None:
     """The content of a record; ``None`` for what is torn, or is no record."""
     check, _, body = text.rstrip(b"\n").partition(b" ")

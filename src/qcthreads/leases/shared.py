@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
-import random
 import sys
 import threading
 import time
@@ -24,7 +22,8 @@ from ..cpuset import CpuSet
 from ..errors import LeaseError
 from ..host import processes
 from . import records
-from .ledger import Ledger, Waiter
+from .door import enter
+from .ledger import Ledger, Waiter, warn
 from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, make, nested
 from .pools import MACHINE_MEMORY
 from .records import Holding, Waiting
@@ -39,10 +38,7 @@ else:
 if TYPE_CHECKING:
     from .lease import Lease
 
-_log = logging.getLogger("qcthreads.leases")
-
 _DOOR_S = 10.0  # a turn takes a tenth of a millisecond; who holds the door this long was stopped, or means harm
-_DOOR_PAUSE_S = 1e-3  # between two tries: many who try more often leave no CPU to who holds it
 _LOOK_S = 0.25  # what nothing tells of: another's stray has ended, an event was lost
 _BEHIND_S = 0.02  # for every one before it, until who waits looks whether they have left something over
 _SILENT_S = 10.0  # who waits looks once a second; one who does not is stopped, or his whole machine was
@@ -203,7 +199,7 @@ class SharedLedger(Ledger):
     def _open(self) -> None:
         """At first, after a fork, and when a logout, say, has removed the directory: then all is told again."""
         if self._folder is not None:
-            _log.warning("the book of leases in %s was removed; it is begun again", self.place.path)
+            warn("the book of leases in %s was removed; it is begun again", self.place.path)
             self._locks.close()
             self._folder.close()
         make(self.place)
@@ -211,7 +207,7 @@ class SharedLedger(Ledger):
         self._folder = Folder(self.place.records)
         for lease in tuple(self._own.values()):
             if sum(map(self._try_lock, lease.locks)) < len(lease.locks):
-                _log.warning("CPUs of %r are also held by others, who began before it could be told of again", lease)
+                warn("CPUs of %r are also held by others, who began before it could be told of again", lease)
 
     @property
     def _records(self) -> Folder:
@@ -219,19 +215,13 @@ class SharedLedger(Ledger):
         return self._folder
 
     def _enter_door(self) -> None:
-        if self._try_lock(DOOR):
-            return
-        give_up, pause_s = time.monotonic() + _DOOR_S, 20e-6
-        while not self._try_lock(DOOR):
-            if time.monotonic() > give_up:
-                pid = holders_of_locks(self.place.locks).get(DOOR)
-                who = f"process {pid} holds it" if pid else "who holds it cannot be seen from here"
-                raise LeaseError(
-                    f"the book of leases in {self.place.path} could not be opened for {_DOOR_S:g} s: {who}; "
-                    "where that process is stopped (`kill -CONT`) or hangs, let it go on or end it"
-                )
-            time.sleep(random.uniform(pause_s / 2, pause_s))
-            pause_s = min(2 * pause_s, _DOOR_PAUSE_S)
+        if not enter(self._try_lock, _DOOR_S):
+            pid = holders_of_locks(self.place.locks).get(DOOR)
+            who = f"process {pid} holds it" if pid else "who holds it cannot be seen from here"
+            raise LeaseError(
+                f"the book of leases in {self.place.path} could not be opened for {_DOOR_S:g} s: {who}; "
+                "where that process is stopped (`kill -CONT`) or hangs, let it go on or end it"
+            )
 
     def _lock_all(self, names: Sequence[str]) -> str:
         """Lock ``names``, or none of them where one is somebody else's, which is returned, or cannot be locked."""
@@ -284,14 +274,12 @@ class SharedLedger(Ledger):
             raise LeaseError(
                 f"{self.place.records / name} cannot be read: {error.strerror}; without it nobody can say what is free"
             ) from error
-        content = records.decode(text)
-        holding = records.holding(name, content, uid) if content and name.startswith("l") else None
-        ticket = records.waiting(name, content, uid) if content and records.is_ticket(name) else None
-        if holding is not None:
-            self._holdings[name] = _believed(holding)
-            self._leased |= holding.reserved.bits
-        elif ticket is not None:
-            self._tickets[name] = ticket
+        told = records.parse(name, text, uid)
+        if isinstance(told, Holding):
+            self._holdings[name] = _believed(told)
+            self._leased |= told.reserved.bits
+        elif told is not None:
+            self._tickets[name] = told
         else:  # nobody writes now, for we hold the door: whoever wrote this was killed, or never told of a lease
             self._forget(name)
 

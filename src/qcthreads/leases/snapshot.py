@@ -7,7 +7,6 @@ named, and what can be read is read all the same.
 from __future__ import annotations
 
 import contextlib
-import random
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from ..errors import LeaseError
 from ..host import processes
 from . import records
 from .claims import Claim, Room
+from .door import enter
 from .place import CPU_LOCK, DOOR, GPU_LOCK, Place
 from .records import Holding, Owner, Waiting
 from .strays import Stray, Strays
@@ -167,15 +167,10 @@ class _Seen:
 
 
 def _enter(locks: FileLocks, patience_s: float) -> bool:
-    give_up = time.monotonic() + patience_s
     try:
-        while not locks.try_lock(DOOR):
-            if time.monotonic() > give_up:
-                return False
-            time.sleep(random.uniform(20e-6, 200e-6))
+        return enter(locks.try_lock, patience_s)
     except FileNotFoundError:  # nobody has ever gone in
-        pass
-    return True
+        return True
 
 
 def _look(place: Place, locks: FileLocks, folder: Folder, *, thorough: bool) -> _Found:
@@ -193,15 +188,13 @@ def _look(place: Place, locks: FileLocks, folder: Folder, *, thorough: bool) -> 
 def _read(place: Place, name: str, locks: FileLocks, folder: Folder, found: _Found) -> None:
     """Put what ``name`` tells into ``found``. FileNotFoundError when it has gone."""
     text, uid = folder.read(name)
-    content = records.decode(text)
-    holding = records.holding(name, content, uid) if content and name.startswith("l") else None
-    ticket = records.waiting(name, content, uid) if content and records.is_ticket(name) else None
-    if holding is not None and holding.reserved:
-        dead = any(_is_free(locks, lock) for lock in map(CPU_LOCK, holding.reserved))
+    told = records.parse(name, text, uid)
+    if isinstance(told, Holding) and told.reserved:
+        dead = any(_is_free(locks, lock) for lock in map(CPU_LOCK, told.reserved))
         since_s = (place.records / name).lstat().st_mtime
-        found.holdings.append((holding, dead, since_s))
-    elif ticket is not None and folder.is_held(name):
-        found.waiting.append(ticket)
+        found.holdings.append((told, dead, since_s))
+    elif isinstance(told, Waiting) and folder.is_held(name):
+        found.waiting.append(told)
     else:
         found.unreadable.append((name, (place.records / name).lstat().st_uid))
 
