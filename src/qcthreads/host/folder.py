@@ -24,9 +24,13 @@ _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Folder:
-    """The directory ``path``, which must not be a link; one thread at a time, but for :meth:`remove`."""
+    """The directory ``path``, which must not be a link; one thread at a time, but for :meth:`remove`.
 
-    def __init__(self, path: Path) -> None:
+    Where it is ``for_all`` users, they may read what is written here.
+    """
+
+    def __init__(self, path: Path, *, for_all: bool = False) -> None:
+        self._for_all = for_all
         self._path = os.fspath(path)
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
         self._identity = _identity(os.fstat(self._descriptor))
@@ -34,6 +38,8 @@ class Folder:
     @property
     def gone(self) -> bool:
         """Whether somebody has removed the directory; the number of its links says so on Linux alone."""
+        if sys.platform == "linux":
+            return not os.fstat(self._descriptor).st_nlink
         try:
             return _identity(os.lstat(self._path)) != self._identity
         except OSError:
@@ -126,7 +132,8 @@ class Folder:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
         descriptor = os.open(name, flags, 0o644, dir_fd=self._descriptor)
         try:
-            os.fchmod(descriptor, 0o644)  # for others to read, whatever the umask
+            if self._for_all:
+                os.fchmod(descriptor, 0o644)  # whatever the umask
             if os.write(descriptor, text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
         except BaseException:

@@ -37,7 +37,7 @@ class Folder:
     gone = False
     """Nobody can remove it."""
 
-    def __init__(self, path: Path, *, calls: Calls | None = None) -> None:
+    def __init__(self, path: Path, *, for_all: bool = False, calls: Calls | None = None) -> None:  # noqa: ARG002
         self._path = path
         self._calls = _Kernel32() if calls is None else calls
         self._descriptor = self._calls.open(str(path), _SHARE_READ_WRITE, _BACKUP_SEMANTICS | _OPEN_REPARSE_POINT)

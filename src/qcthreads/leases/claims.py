@@ -130,6 +130,8 @@ def whole_cores(machine: Machine, cpus: CpuSet, claim: Claim) -> CpuSet:
 
 def _choose(machine: Machine, room: Room, claim: Claim, free: int) -> int:
     """Of ``free``, which suffice: rather those preferred, and next to memory that is free."""
+    if free.bit_count() == claim.threads:
+        return free
     roomy = _with_memory(machine, room, claim)
     for some in (claim.preferred & roomy, claim.preferred, roomy, claim.candidates):
         if (some & free).bit_count() >= claim.threads:

@@ -86,8 +86,10 @@ def body(content: Mapping[str, Any]) -> str:
 def lease_body(lease: Lease) -> str:
     """What is told of a lease, beside its owner."""
     draws = _to_json(lease.draws) if lease.draws else "{}"
+    cpus = str(lease.cpus)
+    reserved = cpus if lease.reserved == lease.cpus else str(lease.reserved)
     return (
-        f'"cpus":"{lease.cpus}","reserved":"{lease.reserved}","gpus":{list(lease.gpus)},'
+        f'"cpus":"{cpus}","reserved":"{reserved}","gpus":{list(lease.gpus)},'
         f'"memory_bytes":{lease.memory_bytes},"draws":{draws},"orphans":"{lease.orphans}"'
     )
 

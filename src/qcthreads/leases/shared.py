@@ -204,7 +204,7 @@ class SharedLedger(Ledger):
             self._folder.close()
         make(self.place)
         self._locks = FileLocks(self.place.locks, create=self.place.kind == "user")
-        self._folder = Folder(self.place.records)
+        self._folder = Folder(self.place.records, for_all=self.place.kind == "node")
         for lease in tuple(self._own.values()):
             if sum(map(self._try_lock, lease.locks)) < len(lease.locks):
                 warn("CPUs of %r are also held by others, who began before it could be told of again", lease)
