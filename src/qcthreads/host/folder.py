@@ -79,9 +79,26 @@ class Folder:
 
     def hold(self, name: str, text: bytes) -> int:
         """Make the file, and keep it locked until its descriptor is closed, by whatever end."""
-        descriptor = self._write(name, text)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
+        descriptor = os.open(name, flags, 0o600, dir_fd=self._descriptor)  # before it is locked it is nobody's to lock
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.write(descriptor, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+            if self._for_all:
+                os.fchmod(descriptor, 0o644)
+        except BaseException:
+            self.end(name, descriptor)
+            raise
         return descriptor
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        try:
+            os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def touch(self, descriptor: int) -> None:
         """Say that who holds this file is still about."""
@@ -98,8 +115,8 @@ class Folder:
         """Whether who made it by :meth:`hold` still has it open."""
         try:
             descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _FLAGS, dir_fd=self._descriptor)
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno in _NOT_THE_FILES_FAULT  # it cannot be seen now; then rather yes
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
@@ -126,21 +143,9 @@ class Folder:
 
     def close(self) -> None:
         """Look at it no longer."""
-        os.close(self._descriptor)
-
-    def _write(self, name: str, text: bytes) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
-        descriptor = os.open(name, flags, 0o644, dir_fd=self._descriptor)
-        try:
-            if self._for_all:
-                os.fchmod(descriptor, 0o644)  # whatever the umask
-            if os.write(descriptor, text) < len(text):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
-        except BaseException:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
             os.close(descriptor)
-            self.remove(name)
-            raise
-        return descriptor
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -10,7 +10,6 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,9 @@ class FileLocks:
         """Close everything: what no child has, is free."""
         for name in list(self._open):
             self.leave(name)
-        with suppress(OSError):
-            os.close(self._folder)
+        folder, self._folder = self._folder, -1
+        if folder >= 0:
+            os.close(folder)
 
     def _descriptor(self, name: str) -> int:
         found = self._open.get(name)

@@ -115,6 +115,10 @@ class Folder:
                 return True
         return False
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return name in self.names()
+
     def end(self, name: str, descriptor: int | None) -> None:
         """Remove what :meth:`hold` or :meth:`announce` made; Windows removes nothing that is open."""
         if descriptor is not None:

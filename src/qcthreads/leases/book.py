@@ -45,7 +45,7 @@ class LeaseBook:
     leave
         So many of the PUs are kept free for others; with ``smt`` as whole cores.
     memory_bytes
-        All the memory the book hands out; ``None``: what ``limits`` allow.
+        All the memory the book hands out; ``None``: of what ``limits`` allow the share of its PUs.
     smt
         Hand out hyperthreads too.
     gpus
@@ -87,7 +87,10 @@ class LeaseBook:
         self.machine = machine
         self.limits = limits
         self.usable = _handed_out(machine, limits, cpus, leave, smt)
-        self.memory_bytes = limits.memory_bytes if memory_bytes is None else memory_bytes
+        if memory_bytes is None:
+            whole = self.usable if cpus is None and not leave else _handed_out(machine, limits, None, 0, smt)
+            memory_bytes = limits.memory_bytes * len(self.usable) // len(whole)
+        self.memory_bytes = memory_bytes
         if self.memory_bytes > limits.memory_bytes:
             raise OversubscriptionError(
                 f"{format_size(self.memory_bytes)} of memory were asked for, but {format_size(limits.memory_bytes)} "
@@ -250,6 +253,8 @@ class LeaseBook:
     def check(self, threads: int, memory_bytes: int = 0, gpus: int = 0) -> None:
         """Raise LeaseError, with the numbers, when such a lease could not even be given by an empty book."""
         _check_count("threads", threads)
+        _check_count("bytes of memory", memory_bytes, least=0)
+        _check_count("GPUs", gpus, least=0)
         if threads > len(self.usable):
             raise LeaseError(
                 f"{threads} threads were asked for, but {self.explain()}; "
@@ -261,15 +266,12 @@ class LeaseBook:
                 "given out in all; ask for less"
             )
         if gpus > len(self.gpus):
-            raise LeaseError(
-                f"a lease of {format_count(gpus, 'GPU')} was asked for, but {len(self.gpus)} are given out in all; "
-                "ask for fewer"
-            )
+            there = f"{len(self.gpus)} are given out in all; ask for fewer" if self.gpus else "none is given out here"
+            raise LeaseError(f"a lease of {format_count(gpus, 'GPU')} was asked for, but {there}")
 
     def held(self) -> tuple[Lease, ...]:
         """The leases now given out by this book, oldest first."""
-        with self.ledger.turn():
-            return tuple(lease for lease in self.ledger.held() if lease.book is self)
+        return tuple(lease for lease in self.ledger.held_now() if lease.book is self)
 
     def wake(self) -> None:
         """Let everybody who waits look at their ``cancel`` again. From any thread, also from signal handlers."""
@@ -361,7 +363,7 @@ class LeaseBook:
             return leases[0]
         if waiter is not None:
             claims.set_aside(self.machine, room, claim)
-            if room.free & self._candidates.bits:
+            if room.free:
                 self.ledger.next_in_line(waiter)
         return None
 
@@ -418,14 +420,14 @@ class LeaseBook:
 
     def _holders(self, claim: Claim) -> str:
         """Who holds what ``claim`` might be given, in words."""
-        own = [lease for lease in self.ledger.held() if lease.reserved.bits & claim.candidates]
+        own = [lease for lease in self.ledger.held() if _in_the_way(lease, claim)]
         said = []
         if own:
             cpus = CpuSet(cpu for lease in own for cpu in lease.cpus)
             said.append(f"{format_count(len(own), 'lease')} of this process (CPUs {cpus})")
         by_owner: dict[str, list[Holding]] = {}
         for other in self.ledger.others():
-            if other.reserved.bits & claim.candidates:
+            if _in_the_way(other, claim):
                 by_owner.setdefault(other.owner.mark, []).append(other)
         for holdings in by_owner.values():
             cpus = CpuSet(cpu for one in holdings for cpu in one.cpus)
@@ -434,7 +436,7 @@ class LeaseBook:
             said.append(f"{holdings[0].owner} (CPUs {cpus}{also})")
         if self._busy == "wait":
             said += self.ledger.explain_busy(CpuSet.from_bits(self.ledger.strangers & claim.candidates))
-        return ", ".join([*said, *self.ledger.strays()])
+        return ", ".join([*said, *self.ledger.strays()]) or "those who have waited longer"
 
     def _not_now(self, claim: Claim, waiter: Waiter, waited_s: float | None) -> str:
         room = self.ledger.unheld(self.machine)
@@ -445,13 +447,22 @@ class LeaseBook:
         asked += f" and {format_count(claim.gpus, 'GPU')}" if claim.gpus else ""
         found = f"{len(free)} of {len(self.usable)} CPUs and {format_size(max(0, memory))} are free"
         holders = self._holders(claim)
-        found += f", the others are held by {holders}" if holders else ""
+        found += f", the others are held by {holders}"
         ahead = sum(
             one is not waiter for one in itertools.takewhile(lambda one: one is not waiter, self.ledger.queue())
         )
         queue = f", and {ahead} ahead of it in the queue" if ahead > 0 else ""
         when = f"within {waited_s:g} s" if waited_s else "now"
-        return f"{asked} cannot be given {when}: {found}{queue}; wait longer, or ask for less"
+        return f"{asked} cannot be given {when}: {found}{queue}; wait{' longer' if waited_s else ''}, or ask for less"
+
+
+def _in_the_way(other: Lease | Holding, claim: Claim) -> bool:
+    """Whether ``other`` has something that ``claim`` might be given."""
+    return bool(
+        other.reserved.bits & claim.candidates
+        or any(pool in claim.draws for pool in other.draws)
+        or (claim.gpus and set(other.gpus) & set(claim.gpu_candidates))
+    )
 
 
 def _handed_out(machine: Machine, limits: Limits, cpus: CpuSet | None, leave: int, smt: bool) -> CpuSet:
@@ -474,6 +485,6 @@ def _handed_out(machine: Machine, limits: Limits, cpus: CpuSet | None, leave: in
     return chosen
 
 
-def _check_count(what: str, count: int) -> None:
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise InputError(f"the number of {what} is {count!r}; it must be a whole number of at least 1")
+def _check_count(what: str, count: int, least: int = 1) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or count < least:
+        raise InputError(f"the number of {what} is {count!r}; it must be a whole number of at least {least}")

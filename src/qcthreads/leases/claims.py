@@ -112,9 +112,22 @@ def set_aside(machine: Machine, room: Room, claim: Claim) -> None:
     free = usable(machine, room, claim)
     if free.bit_count() > claim.threads:
         free = _choose(machine, room, claim, free)
+    free |= _half_free(machine, room, claim, claim.threads - free.bit_count())
     gpus = tuple(gpu for gpu in claim.gpu_candidates if gpu not in room.gpus_taken)[: claim.gpus]
     draws = {pool: (min(amount, room.left(pool, holds)), holds) for pool, (amount, holds) in claim.draws.items()}
     room.take(free | _siblings(machine, free) & claim.siblings, gpus, draws)
+
+
+def _half_free(machine: Machine, room: Room, claim: Claim, missing: int) -> int:
+    """Free PUs of so many cores that others work on as ``claim`` lacks: kept, or they would go from one to the next."""
+    kept = 0
+    rest = claim.candidates & room.free & ~usable(machine, room, claim)
+    while rest and missing > 0:
+        core = _siblings(machine, rest & -rest)
+        kept |= core & room.free & (claim.candidates | claim.siblings)
+        missing -= (core & claim.candidates).bit_count()
+        rest &= ~core
+    return kept
 
 
 def usable(machine: Machine, room: Room, claim: Claim) -> int:

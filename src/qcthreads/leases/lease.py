@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError, BindingNotSupportedError, ProcessGoneError
+from ..errors import BindingError, BindingNotSupportedError, LeaseError, ProcessGoneError
 from ..units import format_size
 from .place import LEASE_VARIABLE
 from .strays import live_under
@@ -122,6 +122,8 @@ class Lease:
         the system refuses, BindingError says why, and nothing is started. On Windows, where children do not inherit the
         mask of a thread, it is bound a moment after its start.
         """
+        if not self._unreleased:
+            raise LeaseError(f"{self!r} has been released: nothing can be started under it; take another")
         import subprocess
 
         from ..host import get_host

@@ -69,7 +69,7 @@ class Ledger:
     mark: str
     """What ``QCTHREADS_LEASE`` begins with in the environment of everything that is started under its leases."""
 
-    longest_sleep_s: float | None = None
+    longest_sleep_s = 1.0
     """After which who waits looks again, whether he was woken or not."""
 
     def __init__(self) -> None:
@@ -134,6 +134,12 @@ class Ledger:
     def held(self) -> tuple[Lease, ...]:
         """The leases of this process, oldest first."""
         return tuple(self._held.values())
+
+    def held_now(self) -> tuple[Lease, ...]:
+        """:meth:`held`, from outside a turn, for which nobody on the node has to be asked."""
+        with self._lock:
+            self._count_given_back()
+            return self.held()
 
     def others(self) -> Sequence[Holding]:
         """The leases of other processes."""

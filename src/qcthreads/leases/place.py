@@ -76,20 +76,21 @@ def find_place(environ: Mapping[str, str] | None = None, *, create: bool = True)
     named = environ.get(VARIABLE, "")
     if named == "process":
         return Place("process", None, f"{VARIABLE}=process")
-    outer = environ.get(LEASE_VARIABLE, "")
-    if outer:
+    outer, refusals = environ.get(LEASE_VARIABLE, ""), []
+    if outer and _is_held(outer, environ):
         return _within(outer, environ, create=create)
+    if outer:  # it came along from somewhere: a batch job's submission, a terminal that lives on
+        refusals.append(f"{LEASE_VARIABLE}={outer} names no lease that anybody holds")
     if named:
         try:
             if is_shared(Path(named)):
                 return _of_root(Path(named))
-            return _of_user(Path(named), f"{VARIABLE}={named}", create=create)
+            return _of_user(Path(named), "; ".join([*refusals, f"{VARIABLE}={named}"]), create=create)
         except OSError as error:
             raise InputError(
                 f"{VARIABLE}={named}: {_because(error)}; name a directory of yours, or one that "
                 "`qcthreads leases --share` made"
             ) from error
-    refusals = []
     try:
         return _of_root(SHARED)
     except FileNotFoundError:
@@ -233,6 +234,18 @@ def _within(outer: str, environ: Mapping[str, str], *, create: bool) -> Place:
         with contextlib.suppress(OSError):
             return _of_user(candidate, why, create=create)
     return Place("process", None, why)
+
+
+def _is_held(mark: str, environ: Mapping[str, str]) -> bool:
+    """Whether a record tells of the lease ``mark``, or of one of the holder ``mark``, in a book that it may be in."""
+    if not _MARK.fullmatch(mark):
+        return False
+    for home in (SHARED, *_homes(environ)):
+        for records in (home / RECORDS, *home.parent.glob(f"{home.name}-in-*/{RECORDS}")):
+            with contextlib.suppress(OSError):
+                if any(path.name.startswith((f"l{mark}.", f"l{mark}-")) for path in records.iterdir()):
+                    return True
+    return False
 
 
 def _homes(environ: Mapping[str, str]) -> list[Path]:

@@ -175,7 +175,8 @@ def waiting(name: str, content: dict[str, Any], uid: int) -> Waiting | None:
 def is_ticket(name: str) -> bool:
     """Whether a file of this name may tell of a request that waits."""
     number, dash, _ = name.partition("-")
-    return number[:1] == "w" and number[1:].isdigit() and len(number) == 1 + TICKET_DIGITS and bool(dash)
+    digits = number[1:]
+    return number[:1] == "w" and digits.isascii() and digits.isdigit() and len(digits) == TICKET_DIGITS and bool(dash)
 
 
 def entered_at_ns(ticket: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -24,7 +25,7 @@ from ..host import processes
 from . import records
 from .door import enter
 from .ledger import Ledger, Waiter, warn
-from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, make, nested
+from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, find_place, make, nested
 from .pools import MACHINE_MEMORY
 from .records import Holding, Waiting
 from .strays import Strays
@@ -66,8 +67,6 @@ if sys.platform != "win32":
 class SharedLedger(Ledger):
     """Of all processes that share ``place``; this process's part is thread-safe and does not survive a fork."""
 
-    longest_sleep_s = 1.0
-
     def __init__(self, place: Place) -> None:
         super().__init__()
         self.place = place
@@ -95,10 +94,13 @@ class SharedLedger(Ledger):
     def turn(self) -> Iterator[None]:
         """Nobody else on the node reads or changes what is given out."""
         with self._lock:
-            if self._folder is None or self._folder.gone:
+            again = self._folder is None or self._folder.gone
+            if again:
                 self._open()
             try:  # from here on: an interrupt that comes with the lock would leave the door shut
                 self._enter_door()
+                if again:
+                    self._lock_again()
                 self._count_given_back()
                 self._look()
                 if self._fresh:
@@ -106,7 +108,11 @@ class SharedLedger(Ledger):
                     self.reclaim()
                 yield
             finally:
-                self._locks.unlock(DOOR)
+                try:
+                    self._locks.unlock(DOOR)
+                except KeyboardInterrupt:  # before it was done
+                    self._locks.unlock(DOOR)
+                    raise
 
     def others(self) -> Sequence[Holding]:
         """The leases of other processes, dead ones that nobody has removed yet among them."""
@@ -133,6 +139,8 @@ class SharedLedger(Ledger):
 
     def put_up(self, waiter: Waiter) -> None:
         """Tell others that ``waiter`` is going to sleep until it is his turn, and see to it that he is woken."""
+        if waiter.name in self._own_tickets and not self._records.has(waiter.name):
+            os.close(self._own_tickets.pop(waiter.name))
         if waiter.name not in self._own_tickets:
             text = records.encode(records.claim_body(waiter.claim), self._me)
             with contextlib.suppress(OSError):  # no space: he is there, though nobody knows
@@ -151,17 +159,25 @@ class SharedLedger(Ledger):
             return taken
         lease.name = f"l{lease.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
         self._own[lease.name] = lease
-        self._tell(lease)
-        return super().take(lease)
+        try:
+            self._tell(lease)
+            return super().take(lease)
+        except BaseException:
+            self.give_back(lease)
+            raise
 
     def reclaim(self) -> bool:
         """Remove what dead processes have told of, where nothing runs any more that they started.
 
         What does run is ended or waited for, as the dead had it; :meth:`strays` names it.
         """
-        dead = [holding for holding in self.others() if self._is_dead(holding)]
-        left = [holding for holding in self.others() if not self._records.is_open(holding.name)]
-        running = self._strays.of([*dead, *(holding for holding in left if holding not in dead)])
+        # Whoever gives back removes the record first: one that is still there, and its lock free or the file open no
+        # more, is an ended process's; one that has gone meanwhile says nothing.
+        locked_by_nobody = {holding.name for holding in self.others() if self._is_dead(holding)}
+        left = {holding.name for holding in self.others() if not self._records.is_open(holding.name)}
+        ended = [h for h in self.others() if h.name in locked_by_nobody | left and self._records.has(h.name)]
+        dead = [holding for holding in ended if holding.name in locked_by_nobody]
+        running = self._strays.of(ended)
         free = [holding for holding in dead if holding.name not in running]
         for holding in free:
             if holding.owner.uid == processes.owner(os.getpid()):  # else anybody could name a lease of ours that lives
@@ -177,20 +193,34 @@ class SharedLedger(Ledger):
         """The end of ``lease``; from anywhere. What still runs under it keeps the PUs, without us."""
         if self._own.pop(lease.name, None) is None:  # a fork's copy of its parent's
             return
-        told = self._told.pop(lease.name, None)
-        if lease.in_use():
-            if told is not None:
-                os.close(told)
-            for name in lease.locks:
-                self._locks.leave(name)
-        else:
-            if lease.children:
-                _remove_nested(lease.mark)
-            self._records.end(lease.name, told)
-            for name in lease.locks:
-                self._locks.unlock(name)
+        try:
+            told = self._told.pop(lease.name, None)
+            if lease.children and self._outlives(lease):
+                if told is not None:
+                    os.close(told)
+            else:
+                if lease.children:
+                    _remove_nested(lease.mark)
+                self._records.end(lease.name, told)
+                for name in lease.locks:
+                    self._locks.unlock(name)
+        except KeyboardInterrupt:  # what was not done yet is done by the next who calls
+            self._own[lease.name] = lease
+            raise
         self._given_back.append(lease)
         self._wake_first()
+
+    def _outlives(self, lease: Lease) -> bool:
+        """Leave the locks to what still runs under ``lease``, by its mark or by its locks; false where nothing does."""
+        in_use = lease.in_use()
+        for name in lease.locks:
+            self._locks.leave(name)
+        if in_use:
+            return True
+        try:
+            return bool(self._lock_all(lease.locks))
+        except LeaseError:
+            return True
 
     def descriptors(self, lease: Lease) -> tuple[int, ...]:
         """Open files that carry the locks of ``lease``."""
@@ -198,13 +228,24 @@ class SharedLedger(Ledger):
 
     def _open(self) -> None:
         """At first, after a fork, and when a logout, say, has removed the directory: then all is told again."""
-        if self._folder is not None:
+        folder, self._folder = self._folder, None
+        if folder is not None:
             warn("the book of leases in %s was removed; it is begun again", self.place.path)
             self._locks.close()
-            self._folder.close()
-        make(self.place)
+            folder.close()
+        try:
+            make(self.place)
+        except LeaseError:
+            place = find_place()  # a logout takes the whole runtime directory away
+            if place.path is None:
+                raise
+            make(place)
+            self.place = place
         self._locks = FileLocks(self.place.locks, create=self.place.kind == "user")
         self._folder = Folder(self.place.records, for_all=self.place.kind == "node")
+
+    def _lock_again(self) -> None:
+        """In a book that is begun again: what this process holds."""
         for lease in tuple(self._own.values()):
             if sum(map(self._try_lock, lease.locks)) < len(lease.locks):
                 warn("CPUs of %r are also held by others, who began before it could be told of again", lease)
@@ -241,10 +282,10 @@ class SharedLedger(Ledger):
         try:
             return self._locks.try_lock(name)
         except OSError as error:
-            raise LeaseError(
-                f"{self.place.locks / name} cannot be locked: {error.strerror}; "
-                "`qcthreads leases --share`, run by root, completes the directory"
-            ) from error
+            remedy = "`qcthreads leases --share`, run by root, completes the directory"
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                remedy = "each PU of a lease takes one file: allow more by `ulimit -n`"
+            raise LeaseError(f"{self.place.locks / name} cannot be locked: {error.strerror}; {remedy}") from error
 
     def _look(self) -> None:
         """Read what is new among the records, and tell again of what is ours and was removed."""

@@ -72,7 +72,7 @@ class Strays:
             environment = processes.environment(pid)
             for holding in dead:
                 if environment:
-                    known = _has(environment, f"{LEASE_VARIABLE}={holding.owner.mark}".encode())
+                    known = _bears(environment, holding)
                     # Nobody's record speaks of another's processes, whatever mark he writes into it.
                     known = known and holding.owner.uid in (0, processes.owner(pid))
                 else:
@@ -88,7 +88,8 @@ class Strays:
         return becoming or _looks_like(pid, holding)
 
     def _end(self, stray: Stray, now: float) -> None:
-        if stray.holding.orphans == "end" and (sys.platform == "win32" or os.geteuid() in (0, stray.uid)):
+        ours = sys.platform == "win32" or os.geteuid() in (0, stray.uid)
+        if stray.holding.orphans == "end" and ours and not _holder_lives(stray.holding):
             asked = self._asked.setdefault(stray.pid, now)
             _send(stray, hard=now - asked >= GRACE_S)
 
@@ -101,6 +102,21 @@ def live_under(mark: str) -> list[int]:
         for pid in processes.all_processes()
         if pid != own and _has(processes.environment(pid), wanted) and processes.lives(pid)
     ]
+
+
+def _bears(environment: bytes, holding: Holding) -> bool:
+    """Whether it has the mark of the lease, or, as workers that go from one to the next, that of its holder."""
+    of_lease = holding.name.removeprefix("l").partition("-")[0]
+    marks = {holding.owner.mark, of_lease} if of_lease.startswith(holding.owner.mark) else {holding.owner.mark}
+    return any(b"\0" + f"{LEASE_VARIABLE}={mark}".encode() + b"\0" in b"\0" + environment + b"\0" for mark in marks)
+
+
+def _holder_lives(holding: Holding) -> bool:
+    """Whether there is a process of his number that started before the record: then nothing of his is ended."""
+    owner = holding.owner
+    if owner.pid_namespace != processes.pid_namespace() or not processes.lives(owner.pid):
+        return False
+    return processes.started_at(owner.pid) <= owner.since + 1.0
 
 
 def _within(pid: int, holding: Holding) -> bool:
