@@ -57,9 +57,8 @@ def check_free(book: LeaseBook, place: Path) -> None:
         lambda book: [book.acquire(2, GIB, wait=False)],
         lambda book: book.acquire_split(1, 2),
         lambda book: [book.acquire_cpus(CpuSet([3, 7]))],
-        lambda book: book.held(),
     ],
-    ids=["acquire", "acquire_split", "acquire_cpus", "held"],
+    ids=["acquire", "acquire_split", "acquire_cpus"],
 )
 def test_a_finalizer_may_give_back_between_any_two_instructions(
     ledger: SharedLedger, file: str, call: Callable[[LeaseBook], Sequence[Lease]], before_instruction: Any
