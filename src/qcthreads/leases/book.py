@@ -30,6 +30,7 @@ from .records import Holding
 if TYPE_CHECKING:
     from ..host.gpus import Gpu
 
+_MOST_CLAIMS = 256
 _numbers = itertools.count(1)
 
 
@@ -108,6 +109,7 @@ class LeaseBook:
         self._cpu_pools = {**cpu_pools(limits), f"cpus of {name}": len(self.usable)} if counted else {}
         self._memory_pools = {**memory_pools(limits), name: self.memory_bytes}
         self._node_pools, self._bound = node_pools(machine, limits)
+        self._claims: dict[tuple[object, ...], Claim] = {}
 
     def acquire(
         self,
@@ -285,11 +287,15 @@ class LeaseBook:
         return clause
 
     def _claim(self, threads: int, memory_bytes: int, gpus: int, near: CpuSet | None, exclusive_cores: bool) -> Claim:
+        asked = (threads, memory_bytes, gpus, near, exclusive_cores)
+        known = self._claims.get(asked)
+        if known is not None:
+            return known
         self.check(threads, memory_bytes, gpus)
         draws = {pool: (threads, holds) for pool, holds in self._cpu_pools.items()}
         if memory_bytes:
             draws.update((pool, (memory_bytes, holds)) for pool, holds in self._memory_pools.items())
-        return Claim(
+        claim = Claim(
             threads=threads,
             candidates=self._candidates.bits,
             siblings=self._siblings if exclusive_cores else 0,
@@ -302,6 +308,9 @@ class LeaseBook:
             nodes=self._node_pools,
             bound=self._bound,
         )
+        if len(self._claims) < _MOST_CLAIMS:  # executors ask for the same again and again
+            self._claims[asked] = claim
+        return claim
 
     def _at_once(self, claim: Claim) -> Lease | None:
         """Without waiting, and without overtaking those who wait."""
