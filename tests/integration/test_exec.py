@@ -166,6 +166,63 @@ pathlib.Path({str(count)!r}).write_text(f"{{len(got)}}\\n")
     assert wait_for(count) == "1"
 
 
+IGNORES = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])"
+
+
+def test_a_caller_that_ignores_the_end_of_children_sees_that_of_the_command(tmp_path: Path) -> None:
+    ignoring = [sys.executable, "-c", IGNORES]
+    script = tmp_path / "script"
+    script.write_text("exit 9\n")
+    script.chmod(0o755)
+    for command, status in (
+        (["sh", "-c", "echo ran; exit 7"], 7),
+        (["sh", "-c", "kill -TERM $$"], -signal.SIGTERM),
+        ([str(script)], 9),
+    ):
+        done = subprocess.run([*ignoring, *EXEC, "--", *command], capture_output=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (status, b"")
+    broken = tmp_path / "broken"
+    broken.write_text("#!/no/such/interpreter\n")
+    broken.chmod(0o755)
+    done = subprocess.run([*ignoring, *EXEC, "--", str(broken)], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 127
+    assert b"cannot be started" in done.stderr
+
+
+@linux
+@pytest.mark.parametrize("name", ["SIGCHLD", "SIGUSR1"])
+def test_what_the_caller_ignores_the_command_ignores_and_nothing_else(name: str) -> None:
+    show = ["grep", "SigIgn", "/proc/self/status"]
+    ignoring = [sys.executable, "-c", IGNORES.replace("SIGCHLD", name)]
+    done = subprocess.run([*ignoring, *EXEC, "--", *show], capture_output=True, text=True, timeout=60, check=True)
+    ignored = int(done.stdout.split()[1], 16) & 0x7FFF_FFFF  # glibc's posix_spawn(3) ignores two of its own above 31
+    assert ignored == 1 << (getattr(signal, name) - 1)
+
+
+@linux
+@pytest.mark.parametrize("caller", [[], [sys.executable, "-c", IGNORES]], ids=["plain", "ignores SIGCHLD"])
+def test_the_command_holds_the_locks_of_its_lease(caller: list[str], book: Path) -> None:
+    line = [*caller, *EXEC, "--cpus", "0", "--", "ls", "-l", "/proc/self/fd"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+    assert f"{book}/locks/cpu0\n" in done.stdout
+
+
+@linux
+def test_an_end_that_nobody_tells_of_is_an_end() -> None:
+    code = """
+import os, signal
+from qcthreads.execution.foreground import Foreground
+foreground = Foreground()
+foreground.start("/bin/true", ["true"], os.environ)
+os.waitid(os.P_PID, foreground.pid, os.WEXITED)
+signal.sigtimedwait([signal.SIGCHLD], 60)
+foreground.wait(lambda pids: None)
+print(foreground.exit_code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "125\n"
+
+
 # What it is given.
 
 
@@ -396,6 +453,16 @@ def test_more_memory_than_was_leased_is_told_of() -> None:
 
 
 @linux
+def test_the_memory_of_exec_itself_is_not_the_commands(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = run("--memory", "1MiB", "--json-file", str(report), "--", "true")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(report.read_text())
+    assert document["mismatches"] == []
+    assert document["peak_memory_bytes"] > 4 * 1024**2  # else the system carries nothing over, and this shows nothing
+
+
+@linux
 def test_the_dry_runs_snippet_has_the_same_effect_in_a_shell(tmp_path: Path) -> None:
     show = [
         "sh",
@@ -415,6 +482,15 @@ def test_the_dry_runs_snippet_has_the_same_effect_in_a_shell(tmp_path: Path) -> 
 def test_exec_inside_exec_is_given_a_part_of_the_outer_lease() -> None:
     done = run("--cpus", "0", "--", *EXEC, "--timeout", "1", "--", *MASK)
     assert (done.returncode, done.stdout.split()[-1:]) == (0, ["0"])
+
+
+@linux
+def test_exec_inside_exec_leaves_nothing_beside_the_book(book: Path) -> None:
+    inner = f"{' '.join(EXEC)} -- ls {book.parent}"
+    done = run("--cpus", "0", "--", "sh", "-c", f"{inner}; exit 3")
+    assert done.returncode == 3
+    assert [name.partition("-in-")[0] for name in done.stdout.split()] == [book.name, book.name]
+    assert [path.name for path in book.parent.iterdir()] == [book.name]
 
 
 # In a terminal.

@@ -19,7 +19,7 @@ from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError
 from ..host import processes, read_gpus, read_machine
 from ..host.limits import read_limits
 from ..leases import Lease, LeaseBook, node_ledger
-from ..leases.place import LEASE_VARIABLE
+from ..leases.place import LEASE_VARIABLE, nested
 from ..programs import precedence
 from ..programs.launchers import ranks_of
 from ..programs.settings import settings_for
@@ -33,6 +33,7 @@ assert sys.platform != "win32", "Windows has no signals to pass on"
 
 Say = Callable[[str], object]
 
+_CARRIED = 1.1  # Linux counts resident pages per CPU, and what it says is some of them behind, differently each time
 _SETTLE_S = 0.2  # what is ending together with the command has left nothing behind
 
 
@@ -78,7 +79,7 @@ class Outcome:
     cpu_s: float
     """Of the command and everything below it that has ended."""
     peak_memory_bytes: int
-    """The largest resident memory of any one of its processes."""
+    """The largest resident memory of any one of its processes; on Linux no less than what this one had."""
     strays: tuple[str, ...]
     """What outlived the command."""
     mismatches: tuple[str, ...]
@@ -113,7 +114,8 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
     """
     lease, foreground = prepared.lease, Foreground()
     for descriptor in lease.descriptors():
-        os.set_inheritable(descriptor, True)  # so that the command holds the lease when this process is killed
+        # The command holds the lease when this process is killed. A copy: a fork closes the ledger's own.
+        os.set_inheritable(os.dup(descriptor), True)
     began = time.monotonic()
     with _bound(lease, say) as bound:
         try:
@@ -255,11 +257,19 @@ def _lost(lease: Lease, bound: CpuSet | None) -> list[str]:
 
 
 def _beyond(lease: Lease, peak_memory_bytes: int) -> list[str]:
-    if not lease.memory_bytes or peak_memory_bytes <= lease.memory_bytes:
+    if not lease.memory_bytes or peak_memory_bytes <= max(lease.memory_bytes, _CARRIED * _own_peak_bytes()):
         return []
     return [
         f"a process had {format_size(peak_memory_bytes)} of memory, and {format_size(lease.memory_bytes)} are leased"
     ]
+
+
+def _own_peak_bytes() -> int:
+    """What the command's peak began with: Linux carries ours over exec (setmax_mm_hiwater_rss in fs/exec.c)."""
+    if sys.platform != "linux":
+        return 0
+    with open("/proc/self/status", "rb") as status:  # noqa: PTH123
+        return next((int(line.split()[1]) * 1024 for line in status if line.startswith(b"VmHWM:")), 0)
 
 
 def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -> tuple[str, ...]:
@@ -267,6 +277,7 @@ def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -
     if not foreground.outlived(_SETTLE_S):
         if sys.platform == "linux":  # where nothing can be left when no child is: no need to look through /proc for it
             lease.children.clear()
+            _remove_nested(lease)
         return ()
     from . import trees
 
@@ -276,6 +287,15 @@ def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -
     if request.strays == "end" or foreground.outlived():
         trees.end({os.getpid(): lease.mark})
     return strays
+
+
+def _remove_nested(lease: Lease) -> None:
+    """What those shared who ran under the lease; itself it does so only where it has children."""
+    for path in nested(lease.mark):
+        if path.is_dir():
+            import shutil
+
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _usage() -> tuple[float, int]:

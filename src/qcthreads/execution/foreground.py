@@ -21,6 +21,7 @@ _PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, sign
 _BY_TERMINAL = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _WATCHED = (*_PASSED_ON, signal.SIGCHLD)
 _OURS = (signal.SIGPIPE, signal.SIGXFSZ)  # CPython ignores them, and whatever it starts would
+_UNKNOWN = 125  # as exec's own failures
 _EVER_S = 1e6
 _GOING_ON_S = 0.02  # the signal that lets a group go on reaches one after the other
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.25, 8.0  # the threads of 128 take some 2 ms to look at: under 0.1 % of a core
@@ -31,7 +32,7 @@ class Foreground:
 
     pid = 0
     exit_code: int | None = None
-    """As ``subprocess`` has it: negative for the signal that ended the command."""
+    """As ``subprocess`` has it: negative for the signal that ended the command. 125 where that was not to be learnt."""
 
     def start(self, path: str, command: list[str], environment: Mapping[str, str]) -> None:
         """Start ``command`` from the file ``path``, with the caller's open files and signals; from now on they are its.
@@ -39,14 +40,18 @@ class Foreground:
         Raises OSError as execve(2).
         """
         processes.adopt_orphans()
+        spawn = _spawn
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:  # the kernel would tell nobody how the command ended
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            spawn = _fork
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         try:
-            self.pid = _spawn(path, command, environment, before)
+            self.pid = spawn(path, command, environment, before)
         except OSError as error:
             if error.errno != errno.ENOEXEC:
                 raise
             # A script without its first line: shells and env(1) have sh run it.
-            self.pid = _spawn("/bin/sh", ["sh", path, *command[1:]], environment, before)
+            self.pid = spawn("/bin/sh", ["sh", path, *command[1:]], environment, before)
 
     def wait(self, look: Callable[[list[int]], None]) -> None:
         """Until the command has ended. ``look`` gets its processes now and then, and once it has ended its own."""
@@ -59,10 +64,10 @@ class Foreground:
                 continue
             if number:
                 look([self.pid])  # it may have ended, but is there until it is reaped
-                self._reap()
             else:
                 look([self.pid, *processes.descendants(self.pid)])
                 pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
+            self._reap()
 
     def poll(self) -> int | None:
         """As ``subprocess.Popen``'s."""
@@ -86,6 +91,8 @@ class Foreground:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
+                if self.exit_code is None:  # it has ended, and its status went elsewhere
+                    self.exit_code = _UNKNOWN
                 return False
             if pid == 0:
                 return True
@@ -115,6 +122,30 @@ def end_by(number: int) -> None:
 
 def _spawn(path: str, command: list[str], environment: Mapping[str, str], mask: Iterable[int]) -> int:
     return os.posix_spawn(path, command, environment, setsigmask=mask, setsigdef=_OURS)
+
+
+def _fork(path: str, command: list[str], environment: Mapping[str, str], mask: Iterable[int]) -> int:
+    """As :func:`_spawn`, and the command ignores SIGCHLD as the caller did, which posix_spawn(3) cannot have it do."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for number in _OURS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            os.execve(path, command, environment)
+        except OSError as error:
+            os.write(writing, str(error.errno).encode())
+        finally:
+            os._exit(_UNKNOWN)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        refused = pipe.read()
+    if refused:
+        os.waitpid(pid, 0)
+        raise OSError(int(refused), os.strerror(int(refused)))
+    return pid
 
 
 def _next_signal(timeout_s: float, command: int) -> tuple[int, bool]:
