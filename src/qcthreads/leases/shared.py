@@ -177,7 +177,7 @@ class SharedLedger(Ledger):
         left = {holding.name for holding in self.others() if not self._records.is_open(holding.name)}
         ended = [h for h in self.others() if h.name in locked_by_nobody | left and self._records.has(h.name)]
         dead = [holding for holding in ended if holding.name in locked_by_nobody]
-        running = self._strays.of(ended)
+        running = self._strays.of(dead, [holding for holding in ended if holding not in dead])
         free = [holding for holding in dead if holding.name not in running]
         for holding in free:
             if holding.owner.uid == processes.owner(os.getpid()):  # else anybody could name a lease of ours that lives

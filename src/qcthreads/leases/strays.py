@@ -51,14 +51,16 @@ class Strays:
         self._scanned_at = 0.0
         self._scanned: frozenset[str] = frozenset()
 
-    def of(self, dead: Sequence[Holding]) -> set[str]:
+    def of(self, dead: Sequence[Holding], left: Sequence[Holding] = ()) -> set[str]:
         """Names of those of ``dead`` under which something still runs; it is told to end where its holder wanted that.
 
-        Another user's is waited for, except by root.
+        Under those ``left`` something has the locks in its hand: it is looked for as well. Another user's is waited
+        for, except by root. What was found before a lock was free says nothing of the time since: the child of a killed
+        process bears no mark before it is a program of its own, and has the locks until then.
         """
         names, now = frozenset(holding.name for holding in dead), time.monotonic()
         if names - self._scanned or now - self._scanned_at > _RESCAN_S:
-            self.found = list(self.running(dead, now))
+            self.found = list(self.running([*dead, *left], now))
             self._scanned, self._scanned_at = names, now
             for stray in self.found:
                 self._end(stray, now)
