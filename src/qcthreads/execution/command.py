@@ -19,7 +19,7 @@ from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError
 from ..host import processes, read_gpus, read_machine
 from ..host.limits import read_limits
 from ..leases import Lease, LeaseBook, node_ledger
-from ..leases.place import LEASE_VARIABLE, nested
+from ..leases.place import LEASE_VARIABLE, remove_nested
 from ..programs import precedence
 from ..programs.launchers import ranks_of
 from ..programs.settings import settings_for
@@ -277,7 +277,7 @@ def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -
     if not foreground.outlived(_SETTLE_S):
         if sys.platform == "linux":  # where nothing can be left when no child is: no need to look through /proc for it
             lease.children.clear()
-            _remove_nested(lease)
+            remove_nested(lease.mark)
         return ()
     from . import trees
 
@@ -287,15 +287,6 @@ def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -
     if request.strays == "end" or foreground.outlived():
         trees.end({os.getpid(): lease.mark})
     return strays
-
-
-def _remove_nested(lease: Lease) -> None:
-    """What those shared who ran under the lease; itself it does so only where it has children."""
-    for path in nested(lease.mark):
-        if path.is_dir():
-            import shutil
-
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _usage() -> tuple[float, int]:

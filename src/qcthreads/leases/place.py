@@ -112,6 +112,15 @@ def nested(mark: str, environ: Mapping[str, str] | None = None) -> list[Path]:
     return [home.with_name(f"{home.name}-in-{mark}") for home in _homes(environ)] if _MARK.fullmatch(mark) else []
 
 
+def remove_nested(mark: str) -> None:
+    """Remove what those shared who ran under the lease ``mark``, which has ended."""
+    for path in nested(mark):
+        if path.is_dir():
+            import shutil  # with bz2, lzma and zlib, which a lease without nested ones can do without
+
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def make(place: Place) -> None:
     """Make sure that ``place`` is there, and still what it was found to be. LeaseError where it is not."""
     assert place.path is not None

@@ -25,7 +25,7 @@ from ..host import processes
 from . import records
 from .door import enter
 from .ledger import Ledger, Waiter, warn
-from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, find_place, make, nested
+from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, find_place, make, remove_nested
 from .pools import MACHINE_MEMORY
 from .records import Holding, Waiting
 from .strays import Strays
@@ -181,7 +181,7 @@ class SharedLedger(Ledger):
         free = [holding for holding in dead if holding.name not in running]
         for holding in free:
             if holding.owner.uid == processes.owner(os.getpid()):  # else anybody could name a lease of ours that lives
-                _remove_nested(holding.name.removeprefix("l").partition("-")[0])
+                remove_nested(holding.name.removeprefix("l").partition("-")[0])
             self._forget(holding.name)
         return bool(free)
 
@@ -200,7 +200,7 @@ class SharedLedger(Ledger):
                     os.close(told)
             else:
                 if lease.children:
-                    _remove_nested(lease.mark)
+                    remove_nested(lease.mark)
                 self._records.end(lease.name, told)
                 for name in lease.locks:
                     self._locks.unlock(name)
@@ -437,15 +437,6 @@ def _believed(holding: Holding) -> Holding:
     if holds <= there:
         return holding
     return replace(holding, draws={**holding.draws, MACHINE_MEMORY: (amount, there)})
-
-
-def _remove_nested(mark: str) -> None:
-    """What those shared who ran under a lease that has ended."""
-    for path in nested(mark):
-        if path.is_dir():
-            import shutil
-
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def sum_bits(sets: Iterable[int]) -> int:
