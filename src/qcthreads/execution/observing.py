@@ -78,6 +78,12 @@ class Watching(Observer):
         with self._lock:
             return tuple(self._attempts)
 
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The labels of those that have begun and not ended."""
+        with self._lock:
+            return tuple(self._grants)
+
     def begins(self, calculation: Calculation, worker: Worker, lease: Lease) -> None:
         """Watch the worker from now on."""
         grant = Grant(
@@ -160,6 +166,4 @@ def _alike(calculation: Calculation) -> Hashable:
 
 def _no_grant(calculation: Calculation, outcome: Outcome) -> Grant:
     """Of an attempt whose worker could not be started."""
-    return Grant(
-        worker_id=0, threads_asked=outcome.threads, leased=outcome.cpus, memory_bytes=calculation.memory_bytes
-    )
+    return Grant(worker_id=0, threads_asked=outcome.threads, leased=outcome.cpus, memory_bytes=calculation.memory_bytes)
