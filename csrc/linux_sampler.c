@@ -737,7 +737,9 @@ static size_t read_from(struct qct_sampler *s, size_t first, int root, bool deta
     for (size_t i = first; i < s->thread_count; i++) {
         struct files *files = &s->files[i];
         bool wanted = is_of(root, files->process);
-        ssize_t size = !wanted ? -EAGAIN : read_of(s, files, files->times, s->threads[i].tid, times_name(s), text, room);
+        ssize_t size = -EAGAIN;
+        if (wanted)
+            size = read_of(s, files, files->times, s->threads[i].tid, times_name(s), text, room);
         if (is_gone(size)) {
             end_thread(s, i);
             continue;

@@ -1,4 +1,4 @@
-"""The files that ``run`` writes beside its results: checked before anything starts, written by monitoring; no option here."""
+"""Files that ``run`` writes beside its results: checked before anything starts, rendered by monitoring, not here."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def kept_up_to_date(path: Path | None, run: Run) -> Iterator[None]:
         return
     from ..monitoring.metrics import MetricsFile
 
-    with MetricsFile(path, run.live, run.decision | {"input": run.request.input.name}):
+    with MetricsFile(path, run.live, {**run.decision, "input": run.request.input.name}):
         yield
 
 

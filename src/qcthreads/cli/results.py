@@ -206,7 +206,7 @@ def _print_statistics(statistics: Mapping[str, Any]) -> None:
     total, wall = statistics.get("fragments_total"), seconds(statistics.get("wall_s"))
     print(f"Wall time {wall} for {total} calculations ({said})")
     if statistics.get("watched"):
-        print_table("How the PUs were used", ("", "", ""), _usage_rows(statistics))
+        print_table("How the PUs were used", ("figure", "value", "what it is"), _usage_rows(statistics))
 
 
 def _usage_rows(statistics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

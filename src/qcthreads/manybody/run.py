@@ -364,7 +364,10 @@ class Run:
         book, monitor = self._book, self._watching.monitor
         attempts = [one for one in self._watching.attempts if one.outcome.label in tally.outcomes]
         moments = tuple(one for one in monitor.moments(span.began_ns) if one.at_s >= 0)
-        told = [*tally.findings(affinity=self.request.affinity), *others]
+        told = [
+            Finding(kind=one["kind"], message=one["message"])
+            for one in (*tally.findings(affinity=self.request.affinity), *others)
+        ]
         usable = len(book.usable)
         return RunRecord(
             title=_title(self.request.input, self.decision),
@@ -377,7 +380,7 @@ class Run:
             statistics={**statistics, **figures(attempts, moments, usable), "sampling": sampling(monitor)},
             calculations=calculated(attempts, span.began_at),
             moments=moments,
-            findings=(*(Finding(**one) for one in told), *findings(attempts, moments, usable)),
+            findings=(*told, *findings(attempts, moments, usable)),
         )
 
 

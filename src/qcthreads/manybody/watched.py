@@ -33,7 +33,7 @@ def figures(attempts: Sequence[Attempt], moments: Sequence[Moment], usable: int)
 
     ``run_queue_s``: run-queue delay of all threads. ``contention``: run-queue delay / (run-queue delay + CPU time).
     ``idle_pus``: usable PUs less the CPU time of workers, on average. ``idle_over_time``: the same at up to 60 times.
-    ``migrations``; ``workers``: each process with what it computed.
+    ``migrations``; ``worker_processes``: each with what it computed.
     """
     usages = [attempt.usage for attempt in attempts if attempt.usage is not None]
     wait_ns = sum_known(usage.wait_ns for usage in usages) if usages else None
@@ -46,7 +46,7 @@ def figures(attempts: Sequence[Attempt], moments: Sequence[Moment], usable: int)
         "idle_pus": _mean_idle(moments, usable),
         "idle_over_time": [{"at_s": at_s, "idle_pus": pus} for at_s, pus in idle],
         "migrations": sum(usage.migrations for usage in usages) if usages else None,
-        "workers": _workers(attempts),
+        "worker_processes": _workers(attempts),
     }
 
 
@@ -91,7 +91,6 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Liv
     held, moments, counts = book.held(), monitor.moments(0), monitor.counts
     usages = [one.usage for one in attempts if one.usage is not None]
     wait_ns = sum_known(usage.wait_ns for usage in usages)
-    latest = moments[-1] if moments else None
     return Live(
         finished=sum(one == "finished" for one in status.values()),
         failed=sum(one == "failed" for one in status.values()),
@@ -100,12 +99,10 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Liv
         total=total,
         pus_usable=len(book.usable),
         pus_leased=sum(len(lease.cpus) for lease in held),
-        cpus_busy=latest and latest.cpus_busy,
-        cpus_waited_for=latest and latest.cpus_waited_for,
-        memory_bytes=latest and latest.memory_bytes,
+        moment=moments[-1] if moments else None,
         cpu_s=sum(one.outcome.cpu_s for one in attempts),
         run_queue_s=None if wait_ns is None else wait_ns / 1e9,
-        sampler_cpu_s=counts and counts.own_cpu_ns / 1e9,
+        sampler_cpu_s=None if counts is None else counts.own_cpu_ns / 1e9,
     )
 
 

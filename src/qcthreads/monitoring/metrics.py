@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from .statistics import Moment
+
 # Prometheus asks every 15 to 60 s as a rule.
 _WRITE_EVERY_S = 5.0
 
@@ -26,10 +28,8 @@ class Live:
     total: int
     pus_usable: int
     pus_leased: int
-    cpus_busy: float | None
-    """By the workers, over the last second or so."""
-    cpus_waited_for: float | None
-    memory_bytes: int | None
+    moment: Moment | None
+    """The last second or so of all workers."""
     cpu_s: float
     """Of calculations that have ended."""
     run_queue_s: float | None
@@ -97,9 +97,10 @@ def registry_of(live: Live, labels: Mapping[str, str], began_at: float) -> Any:
     gauge("start_time_seconds", "When it began, since 1970.", began_at)
     gauge("pus_usable", "PUs that the run may use.", live.pus_usable)
     gauge("pus_leased", "PUs that it holds.", live.pus_leased)
-    gauge("cpus_busy", "CPUs that its workers kept busy over the last second or so.", live.cpus_busy)
-    gauge("cpus_waited_for", "Threads of its workers that waited for a CPU.", live.cpus_waited_for)
-    gauge("memory_bytes", "Resident memory of its workers.", live.memory_bytes)
+    if live.moment is not None:
+        gauge("cpus_busy", "CPUs that its workers kept busy over the last second or so.", live.moment.cpus_busy)
+        gauge("cpus_waited_for", "Threads of its workers that waited for a CPU.", live.moment.cpus_waited_for)
+        gauge("memory_bytes", "Resident memory of its workers.", live.moment.memory_bytes)
     gauge("cpu_seconds", "CPU time of calculations that have ended.", live.cpu_s)
     gauge("run_queue_seconds", "Run-queue delay of calculations that have ended.", live.run_queue_s)
     gauge("sampler_cpu_seconds", "CPU time that sampling has cost.", live.sampler_cpu_s)
