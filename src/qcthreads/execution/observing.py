@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # So much of what a program does must have been seen, in more than one calculation, before it is called single-threaded.
 _TELLING_NS = 1_000_000_000
 _TELLING_CALCULATIONS = 2
+_UNSEEN_SHARE = 0.1
 
 # Beside a program's overhead, so that it has something to compute with; Psi4 refuses less than 250 MiB.
 WORKING_MEMORY_BYTES = 256 * 1024**2
@@ -149,6 +150,8 @@ class _Width:
     peak_bytes: int = 0
 
     def add(self, usage: WorkerUsage) -> None:
+        if usage.cpu_unseen_ns > _UNSEEN_SHARE * usage.cpu_ns:
+            return
         self.calculations += 1
         self.watched_ns += usage.wall_ns
         self.threads_working = max(self.threads_working, usage.threads_working)

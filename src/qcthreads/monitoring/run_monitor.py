@@ -81,6 +81,7 @@ class RunMonitor:
             first = self._first_look(sampler, pid)
             if not self._before_ns:
                 self._begin_moments(first)
+            self._root_of[pid] = pid
             self._before.setdefault(pid, totals_of(first))
             self._watched[pid] = _Watched(grant, Tally(first), self._busy_now(), first.at_ns)
 
