@@ -30,6 +30,7 @@ COMMANDS = {
     "plan": "a schedule for tasks with known times: widths, CPUs, start and end of each",
     "topo": "what this machine has: packages, cores, caches, memory nodes",
     "limits": "what may be used of it, and which rule is the tightest",
+    "top": "what runs now: CPUs, leases and threads, and how well; live",
     "leases": "who holds what of this node, and who waits for it",
     "programs": "the quantum-chemistry programs known and found here",
     "doctor": "what works here, what is missing, and what for",

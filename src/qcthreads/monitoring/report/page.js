@@ -122,7 +122,7 @@ function plannedTraces() {
 function plannedLayout() {
   const all = data.planned.flatMap((group) => group.dots.flatMap((dot) => [dot.planned, dot.real]));
   const type = Math.max(...all) > 20 * Math.min(...all) ? "log" : "linear";
-  const axis = (text) => ({ type, title: { text }, zeroline: false, ...(type === "log" ? { tickformat: ".2~g" } : { rangemode: "tozero" }) });
+  const axis = (text) => ({ type, title: { text }, zeroline: false, ...(type === "log" ? { dtick: "D2", tickformat: ".2~g" } : { rangemode: "tozero" }) });
   return {
     height: 400, xaxis: axis("planned, s"), yaxis: axis("real, s"), hovermode: "closest",
     legend: { title: { text: "group " }, orientation: "h", y: 1, yanchor: "bottom", x: 0 }, margin: { l: 60, r: 16, t: 40, b: 44 },
