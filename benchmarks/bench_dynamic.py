@@ -3,10 +3,10 @@
     python benchmarks/bench_dynamic.py [--seeds N]
 
 The dispatcher that real runs ask is driven by planning/simulate.py. Its makespan is divided by that of the plan made
-with the true times (``adaptive``, clairvoyant). What is known: the times; the times with an error; the sizes; nothing. Sizes
-are the fifth root of the cost at one thread with an error of 2 %, the method's power is a guess, and so is the speedup:
-the assumption of planning/cost.py for all, whatever the family's is. Beside them first come, first served in the order
-given, on workers of the width that turns out best (known to nobody beforehand).
+with the true times (``adaptive``, clairvoyant). What is known: the times; the times with an error; the sizes; nothing.
+Sizes are the fifth root of the cost at one thread with an error of 2 %, the method's power is a guess, and so is the
+speedup: the assumption of planning/cost.py for all, whatever the family's is. Beside them first come, first served in
+the order given, on workers of the width that turns out best (known to nobody beforehand).
 """
 
 from __future__ import annotations

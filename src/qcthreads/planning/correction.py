@@ -37,7 +37,7 @@ class Correction:
         with np.errstate(divide="ignore"):
             self._logs = np.log(np.where(listed, np.maximum(times_s, _LEAST * longest_s), np.inf))
         first = listed.argmax(axis=1)  # the narrowest listed
-        self._narrowest = self._logs[np.arange(len(times_s)), first] if len(times_s) else np.zeros(0)
+        self._narrowest: Floats = self._logs[np.arange(len(times_s)), first] if len(times_s) else np.zeros(0)
         self._centre = float(self._narrowest.max(initial=0.0))
         self._precision: Floats = np.diag([_SCALE[known] ** -2, _POWER**-2, _SPEEDUP**-2])
         self._evidence: Floats = np.zeros(3)
@@ -51,8 +51,8 @@ class Correction:
         surprise = float(np.log(max(time_s, 1e-6)) - self._logs[row, column] - features @ self._found)
         spread = float(np.sqrt(_SCATTER**2 + features @ np.linalg.solve(self._precision, features)))
         weight = min(1.0, _HUBER * spread / max(abs(surprise), 1e-12)) / _SCATTER**2
-        self._precision += weight * np.outer(features, features)
-        self._evidence += weight * features * (surprise + features @ self._found)
+        self._precision = self._precision + weight * np.outer(features, features)
+        self._evidence = self._evidence + weight * features * (surprise + features @ self._found)
         self._found = np.linalg.solve(self._precision, self._evidence)
         was_known, self.in_seconds = self.in_seconds, True
         return float(np.exp(surprise)) if was_known else 1.0
