@@ -209,7 +209,8 @@ enum qct_times_source qct_times_best(void);
 
 /*
  * Watch these processes, and all their descendants if `children`. A process that is not there has a row that says it
- * has ended. *sampler is the caller's, to be freed with qct_sampler_free. It may be used by one thread at a time.
+ * has ended. *sampler is the caller's, to be freed with qct_sampler_free. It may be used by one thread at a time, which
+ * holds it meanwhile where there are several.
  * -EMFILE: not even one descriptor is left for each process; -ENOMEM; -ENOENT: there is no /proc.
  */
 int qct_sampler_new(const int *pids, size_t count, int children, enum qct_times_source source,
@@ -217,11 +218,24 @@ int qct_sampler_new(const int *pids, size_t count, int children, enum qct_times_
 
 void qct_sampler_free(struct qct_sampler *sampler);
 
+/* From before a call to the last use of the sample that it fills; qct_recorder_run does so by itself. */
+void qct_sampler_hold(struct qct_sampler *sampler);
+void qct_sampler_release(struct qct_sampler *sampler);
+
+/* Watch one more process as those given at first; nothing where it is watched already. Errors as of qct_sampler_new. */
+int qct_sampler_attach(struct qct_sampler *sampler, int pid);
+
+/* Forget a process that was given, with its descendants and all that it had used. */
+void qct_sampler_detach(struct qct_sampler *sampler, int pid);
+
 /*
  * Look at every thread once; *sample is filled. Descriptors beyond three quarters of RLIMIT_NOFILE are opened anew each
  * time. `detail` reads stat and status too, and the clocks of the processes.
  */
 int qct_sampler_sample(struct qct_sampler *sampler, int detail, struct qct_sample *sample);
+
+/* Look, with details, at one of the processes that were given and its descendants; *sample has these alone. */
+int qct_sampler_look(struct qct_sampler *sampler, int root, struct qct_sample *sample);
 
 /* Only the clocks of the processes, now; threads and memory are those of the last sample. */
 int qct_sampler_processes(struct qct_sampler *sampler, struct qct_sample *sample);

@@ -78,7 +78,7 @@ class Worker:
         self.nodes = nodes
         self._log = folder / "log"
         self._mark = uuid.uuid4().hex
-        self._timed_out = False
+        self._timed_out = self._ready = False
         try:
             scratch_of(folder).mkdir(parents=True)
             environment = child_environment(settings, os.environ)
@@ -122,6 +122,12 @@ class Worker:
                 f"timed out after {timeout_s:g} s" if self._timed_out else self._how_it_ended("the worker", log_start)
             )
         return reply
+
+    def get_ready(self, request: Mapping[str, Any], timeout_s: float | None) -> None:
+        """Have it import what its first calculation needs, once, in no calculation's time. Raises as :meth:`compute`."""
+        if not self._ready:
+            self.compute(request, timeout_s)
+            self._ready = True
 
     @property
     def healthy(self) -> bool:

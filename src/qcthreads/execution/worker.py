@@ -143,6 +143,7 @@ def _get_ready(request: Mapping[str, Any]) -> bytes:
 def _serve(request: Mapping[str, Any]) -> bytes:
     """One calculation: the reply to the driver, encoded."""
     reply: dict[str, Any] = {"status": "failed", "result": None, "error": None, "error_type": ""}
+    _forget_peak()
     cpu_before, start = _usage()[0], time.perf_counter()
     reply["started_at"] = time.time()
     try:
@@ -248,6 +249,13 @@ def _usage() -> tuple[float, int]:
     # Linux carries the driver's peak over exec into ours (setmax_mm_hiwater_rss in fs/exec.c); VmHWM starts anew.
     own_peak = _high_water_bytes() if sys.platform == "linux" else own.ru_maxrss * unit
     return cpu_s, max(own_peak, children.ru_maxrss * unit)
+
+
+def _forget_peak() -> None:
+    """From here on, our peak is that of this calculation; where the kernel cannot forget it, of all so far."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "wb") as clear_refs:  # noqa: PTH123
+            clear_refs.write(b"5")  # see proc_pid_clear_refs(5)
 
 
 def _high_water_bytes() -> int:

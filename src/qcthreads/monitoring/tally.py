@@ -32,7 +32,7 @@ class _Thread:
 
 
 @dataclass(frozen=True, slots=True)
-class _Totals:
+class Totals:
     """Of all processes at one moment, with everything that ended before it."""
 
     at_ns: int
@@ -58,14 +58,19 @@ class Tally:
         self._moments: list[Moment] = []
         self._window = self._most_in_window = self._most_working = 0
         self._last = first
-        self._begin = self._window_begin = self._now = _totals(first)
+        self._begin = self._window_begin = self._now = totals_of(first)
         self._take_times(first)
         if began_ns is None:
             for thread in self._threads.values():
                 thread.begin_cpu_ns = thread.window_cpu_ns = thread.detail_cpu_ns = thread.cpu_ns
         else:
-            self._begin = self._window_begin = _Totals(began_ns, 0, 0, 0, self._now.wait_ns and 0)
+            self._begin = self._window_begin = Totals(began_ns, 0, 0, 0, self._now.wait_ns and 0)
         self._take_details(first)
+
+    @property
+    def began_ns(self) -> int:
+        """What it counts from, of the monotonic clock."""
+        return self._begin.at_ns
 
     @property
     def ended(self) -> bool:
@@ -80,7 +85,7 @@ class Tally:
         self._take_times(sample)
         if sample.details is None:
             return
-        self._last, self._now = sample, _totals(sample)
+        self._last, self._now = sample, totals_of(sample)
         self._looks += 1
         self._take_details(sample)
         if sample.at_ns - self._window_begin.at_ns >= _WINDOW_NS:
@@ -91,8 +96,8 @@ class Tally:
         if not self._moments or self._now.at_ns - self._window_begin.at_ns >= _WINDOW_NS // 2:
             self._end_window()
         wall_ns = self._now.at_ns - self._begin.at_ns
-        cpu_ns = _cpu_between(self._begin, self._now)
-        wait_ns = _wait_between(self._begin, self._now)
+        cpu_ns = cpu_between(self._begin, self._now)
+        wait_ns = wait_between(self._begin, self._now)
         processes, _, _ = _all_of(self._last)
         cpus_seen = CpuSet(self._cpus_seen)
         return WorkerUsage(
@@ -153,12 +158,12 @@ class Tally:
         working = sum(used > WORKING_SHARE * wall_ns for used in used_ns)
         # Threads that follow one another are no more than were there at the same time.
         self._most_working = max(self._most_working, min(working, self._most_in_window))
-        wait_ns = _wait_between(self._window_begin, self._now)
+        wait_ns = wait_between(self._window_begin, self._now)
         processes, _, _ = _all_of(self._last)
         self._moments.append(
             Moment(
                 at_s=(self._now.at_ns - self._begin.at_ns) / 1e9,
-                cpus_busy=ratio(_cpu_between(self._window_begin, self._now), wall_ns),
+                cpus_busy=ratio(cpu_between(self._window_begin, self._now), wall_ns),
                 cpus_waited_for=None if wait_ns is None else ratio(wait_ns, wall_ns),
                 memory_bytes=int(processes["memory_bytes"].sum()),
             )
@@ -187,6 +192,30 @@ class Tally:
         )
 
 
+def totals_of(sample: Sample) -> Totals:
+    """Of a sample with details."""
+    processes, threads, _ = _all_of(sample)
+    wait_ns = threads["wait_ns"].sum() + processes["ended_wait_ns"].sum() + processes["gone_wait_ns"].sum()
+    return Totals(
+        at_ns=sample.at_ns,
+        clock_ns=int(processes["cpu_ns"].sum()),
+        gone_ns=int(processes["gone_cpu_ns"].sum()),
+        waited_for_ns=int(processes["waited_for_ns"].sum()),
+        wait_ns=None if (threads["wait_ns"] < 0).any() else int(wait_ns),
+    )
+
+
+def cpu_between(first: Totals, last: Totals) -> int:
+    """Descendants that ended are counted as last seen, or, in clock ticks, by those who have waited for them."""
+    gone_ns, waited_for_ns = last.gone_ns - first.gone_ns, last.waited_for_ns - first.waited_for_ns
+    return last.clock_ns - first.clock_ns + max(gone_ns, waited_for_ns)
+
+
+def wait_between(first: Totals, last: Totals) -> int | None:
+    """Run-queue delay; ``None`` where it is not told."""
+    return None if first.wait_ns is None or last.wait_ns is None else last.wait_ns - first.wait_ns
+
+
 def _all_of(sample: Sample) -> tuple[Rows, Rows, Rows]:
     """Processes, threads and details of a sample that has them."""
     if sample.processes is None or sample.details is None:
@@ -196,25 +225,3 @@ def _all_of(sample: Sample) -> tuple[Rows, Rows, Rows]:
 
 def _living(sample: Sample) -> list[tuple[int, int]]:
     return list(zip(sample.threads["pid"].tolist(), sample.threads["tid"].tolist(), strict=True))
-
-
-def _totals(sample: Sample) -> _Totals:
-    processes, threads, _ = _all_of(sample)
-    wait_ns = threads["wait_ns"].sum() + processes["ended_wait_ns"].sum() + processes["gone_wait_ns"].sum()
-    return _Totals(
-        at_ns=sample.at_ns,
-        clock_ns=int(processes["cpu_ns"].sum()),
-        gone_ns=int(processes["gone_cpu_ns"].sum()),
-        waited_for_ns=int(processes["waited_for_ns"].sum()),
-        wait_ns=None if (threads["wait_ns"] < 0).any() else int(wait_ns),
-    )
-
-
-def _cpu_between(first: _Totals, last: _Totals) -> int:
-    """Descendants that ended are counted as last seen, or, in clock ticks, by those who have waited for them."""
-    gone_ns, waited_for_ns = last.gone_ns - first.gone_ns, last.waited_for_ns - first.waited_for_ns
-    return last.clock_ns - first.clock_ns + max(gone_ns, waited_for_ns)
-
-
-def _wait_between(first: _Totals, last: _Totals) -> int | None:
-    return None if first.wait_ns is None or last.wait_ns is None else last.wait_ns - first.wait_ns
