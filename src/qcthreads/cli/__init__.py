@@ -32,6 +32,7 @@ COMMANDS = {
     "limits": "what may be used of it, and which rule is the tightest",
     "leases": "who holds what of this node, and who waits for it",
     "programs": "the quantum-chemistry programs known and found here",
+    "verify": "run a program at every width, and see whether it obeys",
     "doctor": "what works here, what is missing, and what for",
 }
 
