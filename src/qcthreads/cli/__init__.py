@@ -33,6 +33,7 @@ COMMANDS = {
     "top": "what runs now: CPUs, leases and threads, and how well; live",
     "leases": "who holds what of this node, and who waits for it",
     "programs": "the quantum-chemistry programs known and found here",
+    "verify": "run a program at every width, and see whether it obeys",
     "doctor": "what works here, what is missing, and what for",
 }
 
