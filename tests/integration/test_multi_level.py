@@ -46,7 +46,7 @@ def document():
         if find(get(program)) is None:
             assert os.environ.get("CI") != "true", f"{program} must be installed in CI"
             pytest.skip(f"{program} is not installed here")
-    waters = [[x + shift for x in (0, 0, 0.22, 0, 1.43, -0.9, 0, -1.43, -0.9)] for shift in (0.0, 5.0, 10.0)]
+    waters = [x + shift for shift in (0.0, 5.0, 10.0) for x in (0, 0, 0.22, 0, 1.43, -0.9, 0, -1.43, -0.9)]
     tight = {"e_convergence": 1e-10, "d_convergence": 1e-10}
     atomic = {
         "p4": {"program": "psi4", "driver": "energy", "model": {"method": "hf", "basis": "6-31g"}, "keywords": tight},
@@ -57,7 +57,7 @@ def document():
         "schema_name": "qcschema_many_body_input",
         "molecule": {
             "symbols": ["O", "H", "H"] * 3,
-            "geometry": sum(waters, []),
+            "geometry": waters,
             "fragments": [[0, 1, 2], [3, 4, 5], [6, 7, 8]],
         },
         "specification": {

@@ -75,8 +75,8 @@ def check_ghosts(treatments: Iterable[Any], programs: Iterable[str]) -> None:
     without = [program.lower() for program in programs if not registry.get(program).takes_basis]
     if without and "cp" in check_bsse(treatments):
         raise InputError(
-            f"bsse cp with {without[0]}: counterpoise puts basis functions on ghost atoms, and {without[0]} has no basis "
-            "sets and would count ghosts as atoms; use nocp"
+            f"bsse cp with {without[0]}: counterpoise puts basis functions on ghost atoms, and {without[0]} has no "
+            "basis sets and would count ghosts as atoms; use nocp"
         )
 
 
