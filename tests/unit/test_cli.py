@@ -39,6 +39,7 @@ def rows(count: int) -> list[FragmentRow]:
     return [
         FragmentRow(
             label=f"r{number}",
+            chemistry="(auto)",
             name=f"{number}",
             nbody=1,
             fragments=(number,),
@@ -331,6 +332,7 @@ def test_time_to_go_is_by_cost_not_by_count() -> None:
     small = rows(8)
     large = FragmentRow(
         label="large", name="1+2", nbody=2,
+        chemistry="(auto)",
         fragments=(1, 2), ghosts=(), formula="H4O2", charge=0.0, multiplicity=1, electrons=20,
         closest_contact_angstrom=1.9,
     )  # fmt: skip

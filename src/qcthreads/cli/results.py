@@ -105,11 +105,13 @@ def write_csv(path: Path, rows: Sequence[FragmentRow]) -> None:
 
 def _print_fragments(rows: Sequence[FragmentRow], csv_file: Path | None) -> None:
     """The first rows, without columns of which nothing is known."""
-    columns = ("n", "name", "formula", "charge", "mult", "contact/A", "energy/hartree", "threads", "wall/s")
+    several = len({row.chemistry for row in rows}) > 1
+    columns = ("n", "name", "model", "formula", "charge", "mult", "contact/A", "energy/hartree", "threads", "wall/s")
     shown = [
         (
             row.nbody,
             row.name,
+            row.chemistry if several else "-",
             row.formula,
             f"{row.charge:+g}" if row.charge else "0",
             row.multiplicity,
@@ -182,9 +184,14 @@ def _body_cells(row: BodyRow) -> tuple[object, ...]:
 
 
 def _model(decision: Mapping[str, Any]) -> str:
-    """`` of mp2/cc-pvdz``; nothing where it is not known."""
-    names = [str(decision[name]) for name in ("method", "basis") if decision.get(name)]
-    return f" of {'/'.join(names)}" if names else ""
+    """`` of mp2/cc-pvdz``; of several, with the orders that each is for; nothing where it is not known."""
+    chemistries = decision.get("model_chemistries") or [decision]
+    said = ["/".join(str(one[name]) for name in ("method", "basis") if one.get(name)) for one in chemistries]
+    if len(said) > 1:
+        orders = ["+".join(map(str, one["orders"])) for one in chemistries]
+        named = zip(orders, said, chemistries, strict=True)
+        said = [f"{order}-body {name} ({one['program']})" for order, name, one in named]
+    return f" of {', '.join(said)}" if said[0] else ""
 
 
 def _print_decision(decision: Mapping[str, Any], *, unbound: bool = False) -> None:

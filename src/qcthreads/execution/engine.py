@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import shutil
 import sys
@@ -20,7 +21,8 @@ from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError, MachineError, StopRequestedError
 from ..host import get_host
 from ..leases import Lease, LeaseBook
-from ..programs import registry
+from ..leases.place import LEASE_VARIABLE
+from ..programs import precedence, registry
 from ..programs.settings import settings_for
 from ..programs.spec import Settings
 from .calculation import Calculation, Outcome, Progress
@@ -48,6 +50,8 @@ class LocalEngine:
         Where temporary files go, in a directory that is made and removed here; ``None``: where ``tempfile`` puts them.
     retries
         How often a calculation that failed is run again, in a fresh worker.
+    at_most
+        By program, how many of its calculations run at once at most, on the whole node: as many as there are licences.
     on_progress
         Called with every event, in the thread that iterates over :meth:`run`.
     observer
@@ -61,6 +65,7 @@ class LocalEngine:
         affinity: bool = True,
         scratch: Path | None = None,
         retries: int = 0,
+        at_most: Mapping[str, int] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -71,6 +76,7 @@ class LocalEngine:
         self._place_memory = affinity and _memory_is_ours_to_place()
         self._scratch = scratch
         self._retries = retries
+        self._at_most = {registry.known(program): most for program, most in (at_most or {}).items()}
         self._on_progress = on_progress or (lambda _: None)
         self._observer = observer or Observer()
         self._lock = threading.Lock()
@@ -250,7 +256,13 @@ class LocalEngine:
             self._note(run, label, f"waits for what is held by {held_by}", "waits")
 
         with self._book.acquire(
-            job.settings.threads, calculation.memory_bytes, near=near, cancel=run.stopped, on_wait=on_wait
+            job.settings.threads,
+            calculation.memory_bytes,
+            job.gpus,
+            near=near,
+            slots=self._slots(job),
+            cancel=run.stopped,
+            on_wait=on_wait,
         ) as lease:
             run.events.put(Progress(event="started", label=label, message=f"CPUs {lease.cpus}"))
             for note in job.settings.notes:
@@ -261,6 +273,10 @@ class LocalEngine:
                     break
                 run.events.put(Progress(event="retried", label=label, message=outcome.error or ""))
         run.events.put(outcome)
+
+    def _slots(self, job: _Job) -> dict[str, int]:
+        program = job.settings.program
+        return {program: self._at_most[program]} if program in self._at_most else {}
 
     def _attempt(self, run: _Run, job: _Job, lease: Lease, attempt: int) -> Outcome:
         started_at = time.time()
@@ -302,7 +318,7 @@ class LocalEngine:
     def _worker(self, run: _Run, job: _Job, lease: Lease, *, fresh: bool) -> Worker:
         """A worker for ``job`` in the place of ``lease``: an idle one, of those on the same PUs first, or a new one."""
         cpus, nodes = lease.cpus, self._memory_nodes(lease)
-        worker = None if fresh else self._take_idle(job.key, cpus, nodes)
+        worker = None if fresh else self._take_idle(job.key, cpus, nodes, lease.gpus)
         if worker is not None:
             try:
                 worker.hold(lease)
@@ -329,11 +345,16 @@ class LocalEngine:
         nodes = lease.nodes & usable
         return nodes if self._place_memory and nodes and nodes != usable else None
 
-    def _take_idle(self, key: _Key, cpus: CpuSet, nodes: NodeSet | None) -> Worker | None:
-        """One that takes its memory from ``nodes``: what it holds there already would be far from other PUs."""
+    def _take_idle(self, key: _Key, cpus: CpuSet, nodes: NodeSet | None, gpus: tuple[int, ...]) -> Worker | None:
+        """One that takes its memory from ``nodes``: what it holds there already would be far from other PUs.
+
+        And one that sees ``gpus``: it has been shown them when it started, and may have opened them.
+        """
         with self._lock:
             fitting = [
-                entry for entry in self._idle if entry[0] == key and entry[1].nodes == nodes and entry[1].healthy
+                entry
+                for entry in self._idle
+                if entry[0] == key and entry[1].nodes == nodes and entry[1].gpus == gpus and entry[1].healthy
             ]
             if not fitting:
                 return None
@@ -402,6 +423,7 @@ class _Job:
 
     calculation: Calculation
     settings: Settings
+    gpus: int
     key: _Key
 
     def settings_in(self, scratch: Path) -> Settings:
@@ -457,7 +479,8 @@ def _outcome(job: _Job, lease: Lease, attempt: int, worker: Worker | None, reply
 
 def _prepared(calculation: Calculation, book: LeaseBook, prepared: dict[_Key, _Job]) -> _Job:
     """As :func:`_prepare`, once for all calculations that are alike."""
-    alike = (calculation.program, calculation.compute, calculation.threads, calculation.memory_bytes)
+    needs = (calculation.threads, calculation.memory_bytes, calculation.gpus)
+    alike = (calculation.program, calculation.compute, *needs)
     if alike not in prepared:
         prepared[alike] = _prepare(calculation, book)
     return replace(prepared[alike], calculation=calculation)
@@ -474,9 +497,13 @@ def _prepare(calculation: Calculation, book: LeaseBook) -> _Job:
     if calculation.compute is not None:
         # The caller's own function: that nothing is known about it goes without saying.
         settings = replace(settings, notes=())
-    book.check(settings.threads, calculation.memory_bytes)
+    elif LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
+        told = precedence.settle(settings, os.environ, counts=False)
+        settings = replace(settings, notes=(*settings.notes, *told.notes))
+    gpus = spec.gpus_of(len(book.gpus)) if calculation.gpus is None else calculation.gpus
+    book.check(settings.threads, calculation.memory_bytes, gpus)
     key = (settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset)
-    return _Job(calculation, settings, key)
+    return _Job(calculation, settings, gpus, key)
 
 
 def _memory_is_ours_to_place() -> bool:

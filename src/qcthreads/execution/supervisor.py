@@ -22,7 +22,7 @@ from ..errors import MachineError
 from ..host import get_host
 from ..leases import Lease
 from ..leases.place import LEASE_VARIABLE
-from ..programs.settings import child_environment
+from ..programs import precedence
 from ..programs.spec import Settings
 from . import locks, trees, wire
 
@@ -61,6 +61,8 @@ class Worker:
     pid: int
     folder: Path
     nodes: NodeSet | None
+    gpus: tuple[int, ...]
+    """Those that it sees, of the lease that it was started under."""
     bound: CpuSet | None
     """The mask read back; ``None`` where none was set."""
     notes: Mapping[str, str]
@@ -76,12 +78,15 @@ class Worker:
     ) -> None:
         self.folder = folder
         self.nodes = nodes
+        self.gpus = () if lease is None else lease.gpus
         self._log = folder / "log"
         self._mark = uuid.uuid4().hex
         self._timed_out = self._ready = False
         try:
             scratch_of(folder).mkdir(parents=True)
-            environment = child_environment(settings, os.environ)
+            environment = precedence.environment_under(
+                precedence.settle(settings, os.environ, counts=False), os.environ
+            )
             if lease is not None:
                 environment |= {**lease.environment, LEASE_VARIABLE: lease.book.ledger.mark}
             self._locks, theirs = locks.channel()

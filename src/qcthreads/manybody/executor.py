@@ -18,6 +18,7 @@ from ..execution.observing import Watching
 from ..leases import LeaseBook, process_book
 from ..planning import Split, choose_split
 from ..programs import registry
+from ..programs.registry import useful_width
 from .check import check_with_program
 from .config import HybridParallelConfig, ParallelConfig, compute_name
 from .expansion import Expansion, Term, as_model, energy_of
@@ -50,13 +51,13 @@ class ParallelManyBodyExecutor:
     """Computes the fragments of a many-body expansion side by side, each under a lease, in worker processes.
 
     A fragment is what :meth:`ManyBodyCore.iterate_molecules` yields: (model chemistry, label, molecule). The name of
-    the core's model chemistry is the method, or ``"method/basis"``; where it names no basis, ``config.basis_set`` is
+    a model chemistry of the core is the method, or ``"method/basis"``; where it names no basis, ``config.basis_set`` is
     used. Outside a ``with`` statement each call starts its workers and ends them; inside one they are kept.
 
     Parameters
     ----------
     core
-        Energies with nocp and cp and one model chemistry; everything else is refused by name.
+        Energies with nocp and cp; everything else is refused by name.
     config
         ``None``: :class:`ParallelConfig` with its defaults.
 
@@ -77,7 +78,8 @@ class ParallelManyBodyExecutor:
     def from_manybodyinput(cls, given: ManyBodyInput, config: ParallelConfig | None = None) -> ManyBodyResult:
         """Compute a ManyBodyInput to QCManyBody's full result, as ``ManyBodyComputer.from_manybodyinput`` does.
 
-        Program, method, basis and keywords are the input's; the config's ``qc_program`` and ``basis_set`` are not used.
+        Programs, methods, basis sets and keywords are the input's, several where its levels name several; the config's
+        ``qc_program`` and ``basis_set`` are not used.
         The execution statistics are in the result's ``extras["qcthreads"]``. Raises FragmentsFailedError when a
         fragment failed, after the others were computed.
         """
@@ -187,7 +189,8 @@ class ParallelManyBodyExecutor:
         self._expansion = expansion
         self._compute = None if config.compute is None else compute_name(config.compute)
         if self._compute is None:
-            registry.require(expansion.program)
+            for program in expansion.programs:
+                registry.require(program)
         self._book: LeaseBook = process_book()
         self._tally = Tally(self._book)
         self._watching = Watching()
@@ -252,7 +255,7 @@ class ParallelManyBodyExecutor:
             threads=config.threads_per_fragment,
             max_total_threads=config.max_total_threads if isinstance(config, HybridParallelConfig) else None,
             max_workers=ceiling,
-            useful_width=registry.get(self._expansion.program).useful_width,
+            useful_width=useful_width(self._expansion.programs),
             memory_per_worker_bytes=config.memory_limit_bytes,
             memory_why=_memory_why(config),
             explain=self._book.explain(),

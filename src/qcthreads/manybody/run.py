@@ -29,7 +29,7 @@ from ..planning import choose_split
 from ..programs import registry
 from .check import check_with_program
 from .config import strategy_name
-from .expansion import Expansion, Term
+from .expansion import Chemistry, Expansion, Term
 from .inputs import likely_program, read_input
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
@@ -90,8 +90,9 @@ class Run:
     """How many there are."""
     decision: Mapping[str, Any]
     """``{"strategy", "workers", "threads", "cpus_usable", "cpus_by_worker", "memory_bytes_per_worker", "affinity",
-    "program", "program_version", "method", "basis", "bsse", "max_nbody", "reasons": [...], "scratch_bytes": int | None,
-    "store_bytes": int | None, "expected_wall_s": float | None}``; ``None``: not known."""
+    "program", "program_version", "method", "basis", "model_chemistries": [{"name", "orders", "program",
+    "program_version", "method", "basis"}], "bsse", "max_nbody", "reasons": [...], "scratch_bytes": int | None,
+    "store_bytes": int | None, "expected_wall_s": float | None}``; ``None``: not known, or several."""
 
     def __init__(self, request: RunRequest, *, warm: bool = False) -> None:
         self.request = request
@@ -156,11 +157,11 @@ class Run:
             self._warm()
         given = read_input(request.input, request)
         self._expansion = Expansion.from_input(given)
-        installation = registry.require(self._expansion.program)
+        installations = [registry.require(program) for program in self._expansion.programs]
         self._molecule = given.molecule
         self.counts_by_nbody = self._expansion.counts_by_nbody()
         self.calculations = sum(self.counts_by_nbody.values())
-        self.decision = self._decide(strategy, registry.version(installation))
+        self.decision = self._decide(strategy, {found.program: registry.version(found) for found in installations})
 
     def live(self) -> Live:
         """How far :meth:`execute` has come; from any thread."""
@@ -216,9 +217,9 @@ class Run:
             with contextlib.suppress(QCThreadsError):  # what is wrong is said of the calculations themselves
                 self._engine.warm(likely, workers)
 
-    def _decide(self, strategy: str, version: str | None) -> dict[str, Any]:
+    def _decide(self, strategy: str, versions: Mapping[str, str | None]) -> dict[str, Any]:
         request, expansion, book = self.request, self._expansion, self._book
-        spec = registry.get(expansion.program)
+        overhead_bytes = max(registry.get(program).memory_overhead_bytes for program in expansion.programs)
         left = self.calculations
         costs: Sequence[float] = ()
         if request.resume or left <= _COUNTED_ONE_BY_ONE:
@@ -230,13 +231,15 @@ class Run:
             costs if left <= _COUNTED_ONE_BY_ONE else (),
             len(book.usable),
             book.memory_bytes,
-            spec.memory_overhead_bytes + WORKING_MEMORY_BYTES,
+            overhead_bytes + WORKING_MEMORY_BYTES,
             workers=request.workers,
             threads=request.threads,
             max_total_threads=request.max_total_threads,
-            useful_width=spec.useful_width,
+            useful_width=registry.useful_width(expansion.programs),
             explain=book.explain(),
         )
+        chemistries = [_described(expansion, chemistry, versions) for chemistry in expansion.chemistries]
+        only = chemistries[0] if len(chemistries) == 1 else {}
         places = cut(book.machine, book.usable, split.workers, split.threads)
         return {
             "strategy": "as asked" if request.workers and request.threads else strategy,
@@ -246,10 +249,11 @@ class Run:
             "cpus_by_worker": [list(place) for place in places],
             "memory_bytes_per_worker": split.memory_bytes,
             "affinity": request.affinity,
-            "program": expansion.program,
-            "program_version": version,
-            "method": expansion.method,
-            "basis": expansion.basis if isinstance(expansion.basis, str | None) else "given in the input",
+            "program": ", ".join(expansion.programs),
+            "program_version": only.get("program_version"),
+            "method": only.get("method"),
+            "basis": only.get("basis"),
+            "model_chemistries": chemistries,
             "bsse": list(expansion.bsse),
             "max_nbody": expansion.core.max_nbody,
             "reasons": list(split.reasons),
@@ -267,14 +271,9 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         """What a store belongs to. Workers, strategy and the highest order are not in it: they change no energy."""
-        return {
-            "molecule": self._molecule.get_hash(),
-            "method": self._expansion.method.lower(),
-            "basis": self._expansion.basis.lower() if isinstance(self._expansion.basis, str) else self._expansion.basis,
-            "keywords": self._expansion.specification.get("keywords") or {},
-            "bsse": sorted(self._expansion.bsse),
-            "program": self._expansion.program,
-        }
+        chemistries = {chemistry.name: _identified(chemistry) for chemistry in self._expansion.chemistries}
+        told = chemistries.popitem()[1] if len(chemistries) == 1 else {"model_chemistries": chemistries}
+        return {"molecule": self._molecule.get_hash(), "bsse": sorted(self._expansion.bsse), **told}
 
     def _open_store(self) -> Store | None:
         if self.request.store is None:
@@ -326,6 +325,18 @@ class Run:
             if outcome.status == "finished":
                 results[outcome.label] = outcome.result
 
+    def _by_chemistry(self, tally: Tally) -> dict[str, dict[str, Any]]:
+        """What the calculations of each model chemistry took, by its name."""
+        sums: dict[str, dict[str, Any]] = {}
+        for term in self._terms:
+            one = sums.setdefault(term.chemistry.name, {"calculations": 0, "wall_s": 0.0, "cpu_s": 0.0})
+            outcome = tally.outcomes.get(term.label)
+            if outcome is not None:
+                one["calculations"] += 1
+                one["wall_s"] += outcome.wall_s
+                one["cpu_s"] += outcome.cpu_s
+        return sums
+
     def _report(self, tally: Tally, results: Mapping[str, Any], reused: int, span: _Span) -> RunReport:
         expansion, decision = self._expansion, self.decision
         failures = {o.label: o.error or "no message" for o in tally.outcomes.values() if o.status == "failed"}
@@ -342,6 +353,7 @@ class Run:
             "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
             "fragments_reused": reused,
             "fragments_failed": len(failures),
+            "by_model_chemistry": self._by_chemistry(tally),
         }
         record = self._record(tally, statistics, mixed_versions(results), span)
         return RunReport(
@@ -398,8 +410,32 @@ class _Span:
 
 
 def _title(given: Path, decision: Mapping[str, Any]) -> str:
-    model = "/".join(str(decision[name]) for name in ("method", "basis") if decision[name])
-    return f"{given.name}: {decision['program']} {model}, up to {decision['max_nbody']} bodies"
+    models = [
+        f"{one['program']} {'/'.join(str(one[name]) for name in ('method', 'basis') if one[name])}"
+        for one in decision["model_chemistries"]
+    ]
+    return f"{given.name}: {', '.join(models)}, up to {decision['max_nbody']} bodies"
+
+
+def _described(expansion: Expansion, chemistry: Chemistry, versions: Mapping[str, str | None]) -> dict[str, Any]:
+    return {
+        "name": chemistry.name,
+        "orders": expansion.orders(chemistry),
+        "program": chemistry.program,
+        "program_version": versions[chemistry.program],
+        "method": chemistry.method,
+        "basis": chemistry.basis_name,
+    }
+
+
+def _identified(chemistry: Chemistry) -> dict[str, Any]:
+    basis = chemistry.basis
+    return {
+        "program": chemistry.program,
+        "method": chemistry.method.lower(),
+        "basis": basis.lower() if isinstance(basis, str) else basis,
+        "keywords": chemistry.specification.get("keywords") or {},
+    }
 
 
 def _finished(outcome: Outcome) -> bool:

@@ -95,15 +95,19 @@ class Tally:
 
 def mixed_versions(results: Mapping[str, Any]) -> list[dict[str, str]]:
     """A finding where the results come from more than one version of the program (a resumed store may hold both)."""
-    versions = sorted({_version(result) for result in results.values()} - {""})
-    if len(versions) < 2:
-        return []
-    return [_finding("mixed-versions", f"the energies come from {' and '.join(versions)}: recompute with one of them")]
-
-
-def _version(result: Any) -> str:
-    provenance = result.get("provenance") or {}
-    return f"{provenance.get('creator', '')} {provenance.get('version', '')}".strip()
+    versions: dict[str, set[str]] = {}
+    for result in results.values():
+        provenance = result.get("provenance") or {}
+        versions.setdefault(provenance.get("creator", ""), set()).add(provenance.get("version", ""))
+    return [
+        _finding(
+            "mixed-versions",
+            f"the energies come from {' and '.join(f'{creator} {one}'.strip() for one in sorted(several))}: recompute "
+            "with one of them",
+        )
+        for creator, several in versions.items()
+        if len(several) > 1
+    ]
 
 
 def _waited(outcomes: list[Outcome]) -> dict[str, str]:
