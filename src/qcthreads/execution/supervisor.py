@@ -82,6 +82,7 @@ class Worker:
         try:
             scratch_of(folder).mkdir(parents=True)
             environment = child_environment(settings, os.environ)
+            environment |= _name_of_user(environment)
             if lease is not None:
                 environment |= {**lease.environment, LEASE_VARIABLE: lease.book.ledger.mark}
             self._locks, theirs = locks.channel()
@@ -288,6 +289,19 @@ def _start(
     finally:
         if channel is not None:
             os.close(channel)
+
+
+def _name_of_user(environment: Mapping[str, str]) -> dict[str, str]:
+    """A name for a user that the system has none for, as in a container: QCEngine ends where ``getpass`` finds none."""
+    if sys.platform == "win32" or any(environment.get(name) for name in ("LOGNAME", "USER")):
+        return {}
+    import pwd
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return dict.fromkeys(("LOGNAME", "USER"), str(os.getuid()))
+    return {}
 
 
 def _signal_name(number: int) -> str:

@@ -15,7 +15,14 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from ..cpuset import CpuSet
-from ..errors import CpusTakenError, InputError, LeaseError, OversubscriptionError, StopRequestedError
+from ..errors import (
+    CpusTakenError,
+    InputError,
+    LeaseError,
+    LeaseNotNowError,
+    OversubscriptionError,
+    StopRequestedError,
+)
 from ..host.limits import Limits
 from ..machine import Machine
 from ..machine.placement import split, thread_cpus, usable_cpus
@@ -339,7 +346,7 @@ class LeaseBook:
                             entered = True
                         waits_for = waits_for or self._holders(claim)
                         if not wait or (left is not None and left <= 0):
-                            raise LeaseError(self._not_now(claim, waiter, 0 if not wait else timeout))
+                            raise LeaseNotNowError(self._not_now(claim, waiter, 0 if not wait else timeout))
                         self.ledger.put_up(waiter)
                         tell = waiter.due(time.monotonic() - began)
                 if lease is not None:

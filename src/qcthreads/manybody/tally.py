@@ -79,13 +79,10 @@ class Tally:
         unbound = [outcome for outcome in self.outcomes.values() if outcome.bound is None] if affinity else []
         why = [note for note, kind in self.notes.items() if kind == "unbound"] if unbound else []
         waited = [outcome for outcome in self.outcomes.values() if outcome.waited_for]
-        if sum(outcome.waited_s for outcome in waited) < _TELLING_S:
+        told = [note for note, kind in self.notes.items() if kind == "waits"]
+        if not told and sum(outcome.waited_s for outcome in waited) < _TELLING_S:
             waited = []
-        found = [
-            _finding("note", note)
-            for note, kind in self.notes.items()
-            if note not in why and not (waited and kind == "waits")
-        ]
+        found = [_finding("note", note) for note, kind in self.notes.items() if note not in why and note not in told]
         wide = [outcome for outcome in self.outcomes.values() if outcome.threads > 1 and outcome.wall_s >= _TELLING_S]
         cpu_s = sum(outcome.cpu_s for outcome in wide)
         thread_s = sum(outcome.threads * outcome.wall_s for outcome in wide)
@@ -101,6 +98,8 @@ class Tally:
             )
         if waited:
             found.append(_waited(waited))
+        elif told:  # before the first calculation
+            found.append(_finding("waited", told[0].replace("waits for what is held", "waited for what was held")))
         fat = max(self.outcomes.values(), key=lambda outcome: outcome.peak_memory_bytes, default=None)
         if fat is not None and memory_bytes and fat.peak_memory_bytes > memory_bytes:
             found.append(
