@@ -228,6 +228,7 @@ def _acquire(request: Request, threads: int, ledger: Ledger, on_wait: Say | None
         gpus=read_gpus(),
         busy=request.busy,
         ledger=ledger,
+        run=request.program or os.path.basename(request.command[0]),  # noqa: PTH119
     )
     asked = (len(request.cpus) if request.cpus else threads, request.memory_bytes, request.gpus)
     book.check(*asked)

@@ -24,6 +24,7 @@ from ..errors import (
     StopRequestedError,
 )
 from ..host.limits import Limits
+from ..host.processes import printable
 from ..machine import Machine
 from ..machine.placement import split, thread_cpus, usable_cpus
 from ..units import format_count, format_size, format_split, smaller_split
@@ -65,6 +66,8 @@ class LeaseBook:
         Who else takes part: :func:`qcthreads.leases.node_ledger`'s are all processes on the node; ``None``: nobody.
     orphans
         What becomes of processes under its leases when this one is killed: others ``end`` them, or ``wait`` for them.
+    run
+        What its leases are for, as others are told: the store of a run, a program.
 
     Raises
     ------
@@ -91,6 +94,7 @@ class LeaseBook:
         busy: Literal["avoid", "wait", "ignore"] = "ignore",
         ledger: Ledger | None = None,
         orphans: Literal["end", "wait"] = "wait",
+        run: str = "",
     ) -> None:
         self.machine = machine
         self.limits = limits
@@ -107,6 +111,7 @@ class LeaseBook:
         self.gpus = {gpu.index: gpu for gpu in gpus}
         self.ledger = Ledger() if ledger is None else ledger
         self.orphans = orphans
+        self.run = printable(run)
         self._busy = busy
         self._smt = smt
         self._candidates = self.usable if leave else usable_cpus(machine, cpus or limits.cpus, smt=smt)
