@@ -217,7 +217,7 @@ def _shown(value: Any) -> str:
 def _heading(made: Plan) -> list[str]:
     over = f", {made.makespan_s / made.lower_bound_s:.3f} times the lower bound" if made.lower_bound_s else ""
     tasks = format_count(len(made.placements), "task")
-    return [f"{tasks} in {seconds(made.makespan_s)}{over} ({made.strategy})", *made.reasons]
+    return [f"{tasks} in {seconds(made.makespan_s)}{over} ({made.strategy.replace('_', '-')})", *made.reasons]
 
 
 def _print_plan(made: Plan) -> None:

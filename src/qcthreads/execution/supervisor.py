@@ -87,6 +87,7 @@ class Worker:
             environment = precedence.environment_under(
                 precedence.settle(settings, os.environ, counts=False), os.environ
             )
+            environment |= _name_of_user(environment)
             if lease is not None:
                 environment |= {**lease.environment, LEASE_VARIABLE: lease.book.ledger.mark}
             self._locks, theirs = locks.channel()
@@ -299,6 +300,19 @@ def _start(
     finally:
         if channel is not None:
             os.close(channel)
+
+
+def _name_of_user(environment: Mapping[str, str]) -> dict[str, str]:
+    """A name for a user that the system has none for, as in a container: QCEngine ends where ``getpass`` finds none."""
+    if sys.platform == "win32" or any(environment.get(name) for name in ("LOGNAME", "USER")):
+        return {}
+    import pwd
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return dict.fromkeys(("LOGNAME", "USER"), str(os.getuid()))
+    return {}
 
 
 def _signal_name(number: int) -> str:

@@ -15,8 +15,16 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from ..cpuset import CpuSet
-from ..errors import CpusTakenError, InputError, LeaseError, OversubscriptionError, StopRequestedError
+from ..errors import (
+    CpusTakenError,
+    InputError,
+    LeaseError,
+    LeaseNotNowError,
+    OversubscriptionError,
+    StopRequestedError,
+)
 from ..host.limits import Limits
+from ..host.processes import printable
 from ..machine import Machine
 from ..machine.placement import split, thread_cpus, usable_cpus
 from ..units import format_count, format_size, format_split, smaller_split
@@ -58,6 +66,8 @@ class LeaseBook:
         Who else takes part: :func:`qcthreads.leases.node_ledger`'s are all processes on the node; ``None``: nobody.
     orphans
         What becomes of processes under its leases when this one is killed: others ``end`` them, or ``wait`` for them.
+    run
+        What its leases are for, as others are told: the store of a run, a program.
 
     Raises
     ------
@@ -84,6 +94,7 @@ class LeaseBook:
         busy: Literal["avoid", "wait", "ignore"] = "ignore",
         ledger: Ledger | None = None,
         orphans: Literal["end", "wait"] = "wait",
+        run: str = "",
     ) -> None:
         self.machine = machine
         self.limits = limits
@@ -100,6 +111,7 @@ class LeaseBook:
         self.gpus = {gpu.index: gpu for gpu in gpus}
         self.ledger = Ledger() if ledger is None else ledger
         self.orphans = orphans
+        self.run = printable(run)
         self._busy = busy
         self._smt = smt
         self._candidates = self.usable if leave else usable_cpus(machine, cpus or limits.cpus, smt=smt)
@@ -354,7 +366,7 @@ class LeaseBook:
                             entered = True
                         waits_for = waits_for or self._holders(claim)
                         if not wait or (left is not None and left <= 0):
-                            raise LeaseError(self._not_now(claim, waiter, 0 if not wait else timeout))
+                            raise LeaseNotNowError(self._not_now(claim, waiter, 0 if not wait else timeout))
                         self.ledger.put_up(waiter)
                         tell = waiter.due(time.monotonic() - began)
                 if lease is not None:

@@ -106,6 +106,7 @@ class Run:
             busy=request.busy,
             ledger=node_ledger(),
             orphans="end",
+            run=str(request.store or request.input),
         )
         self._on_progress: Callable[[Progress], None] = lambda _: None
         self._warmed_at: float | None = None

@@ -78,15 +78,14 @@ class Tally:
         unbound = [outcome for outcome in self.outcomes.values() if outcome.bound is None] if affinity else []
         why = [note for note, kind in self.notes.items() if kind == "unbound"] if unbound else []
         waited = [outcome for outcome in self.outcomes.values() if outcome.waited_for]
-        if sum(outcome.waited_s for outcome in waited) < _TELLING_S:
+        told = [note for note, kind in self.notes.items() if kind == "waits"]
+        if not told and sum(outcome.waited_s for outcome in waited) < _TELLING_S:
             waited = []
-        found = [
-            _finding("note", note)
-            for note, kind in self.notes.items()
-            if note not in why and not (waited and kind == "waits")
-        ]
+        found = [_finding("note", note) for note, kind in self.notes.items() if note not in why and note not in told]
         if waited:
             found.append(_waited(waited))
+        elif told:  # before the first calculation
+            found.append(_finding("waited", told[0].replace("waits for what is held", "waited for what was held")))
         if unbound:
             said = f"{len(unbound)} of {len(self.outcomes)} calculations ran unbound"
             found.append(_finding("unbound", f"{said}: {why[0].partition(': ')[2] if why else 'see qcthreads doctor'}"))

@@ -75,6 +75,18 @@ def known(name: str) -> str:
     return name.lower()
 
 
+def recorded(name: str) -> ProgramSpec:
+    """The record of program ``name``, in any case. Raises InputError where there is none."""
+    spec = get(name)
+    if spec.parallel_model is ParallelModel.UNKNOWN:
+        near = nearest(name, names())
+        there = f"did you mean {near}?" if near else "`qcthreads programs` lists those that it knows."
+        raise InputError(
+            f"qcthreads knows no program {name!r}; {there} One of which nothing is known is run without --program"
+        )
+    return spec
+
+
 def find(spec: ProgramSpec) -> Installation | None:
     """Where the program is, or ``None``; looks at PATH and at importable modules, and loads nothing."""
     path = _module_path(spec.python_module) if spec.python_module else None
