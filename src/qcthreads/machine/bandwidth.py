@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,7 +76,7 @@ class MachineProfile:
 
         Each memory node delivers what it did to so many of its cores, but no more than their LLC domains take.
         """
-        nodes = self.of("node")
+        nodes = self.of("node") or self.of("machine")  # where the kernel knows no nodes
         if not cpus or cpus - CpuSet(cpu for node in nodes for cpu in node.cpus):
             return None
         total = 0.0
@@ -87,6 +88,6 @@ class MachineProfile:
         return min(total, whole.peak_bytes_per_s) if whole else total
 
     def _taken(self, cpus: CpuSet) -> float:
-        """By the LLC domains of ``cpus``."""
+        """By the LLC domains of ``cpus``; infinite where none was measured."""
         rates = ((domain, len(cpus & domain.cpus)) for domain in self.of("llc"))
-        return sum(domain.bytes_per_s(cores) for domain, cores in rates if cores)
+        return sum(domain.bytes_per_s(cores) for domain, cores in rates if cores) or math.inf
