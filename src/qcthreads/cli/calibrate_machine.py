@@ -11,7 +11,7 @@ from ..host.profiles import read_profile, write_profile
 from ..leases import process_book
 from ..machine.bandwidth import DomainBandwidth, MachineProfile
 from ..units import format_count
-from .render import print_json, print_table
+from .render import gigabytes, print_json, print_table
 
 _NAMES = {"llc": "LLC domain", "node": "memory node", "machine": "machine"}
 
@@ -60,11 +60,6 @@ def in_short(profile: MachineProfile) -> str:
         f"{gigabytes(whole.peak_bytes_per_s)} GB/s, which {format_count(whole.saturation_cores, 'core')} of "
         f"{whole.cores} take; measured {profile.measured_at}"
     )
-
-
-def gigabytes(bytes_per_s: float) -> str:
-    """In powers of 1000, as bandwidths are told."""
-    return f"{bytes_per_s / 1e9:.3g}"
 
 
 def _tell(message: str) -> None:

@@ -17,10 +17,9 @@ from ..machine import Machine
 from ..planning import Plan, Task, plan
 from ..planning.model import usable_of
 from ..units import format_count
-from .calibrate_machine import gigabytes
 from .output import check_writable, explained
 from .plan_svg import write_svg
-from .render import print_json, print_table, seconds
+from .render import gigabytes, print_json, print_table, seconds
 from .topo import checked_sysroot
 
 _DOCUMENT = {"cpus", "sysroot", "memory_bytes", "bandwidth_bytes_per_s", "tasks"}
