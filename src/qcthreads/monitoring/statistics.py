@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..cpuset import CpuSet
 
@@ -93,6 +94,23 @@ class WorkerUsage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BandwidthUsage:
+    """Bytes that went to and from memory, between two looks."""
+
+    bytes_per_s: float | None
+    """``None``: not measurable, and ``reason`` says why."""
+    share: float | None
+    """Of the most that this machine was measured to deliver; ``None``, with a reason, where it was not measured."""
+    scope: Literal["processes", "node", ""]
+    """Whose: of the processes watched, or of everything on the node."""
+    source: Literal["resctrl", "uncore", ""]
+    reason: str = ""
+
+
+NOT_WATCHED = BandwidthUsage(bytes_per_s=None, share=None, scope="", source="", reason="it was not watched")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """Something a user should know, in plain words, with the number and the remedy."""
 
@@ -128,10 +146,17 @@ class ThreadUsageStats:
     findings: tuple[Finding, ...]
     source: str
     """What the figures rest on: ``schedstat``, ``stat`` or ``psutil``."""
+    bandwidth: BandwidthUsage = NOT_WATCHED
+    """Of memory: of all workers together, or of the node, or why it is not measurable."""
 
 
 def usage_of(
-    workers: Sequence[WorkerUsage], findings: Sequence[Finding], leased: CpuSet, cpus_usable: int, source: str
+    workers: Sequence[WorkerUsage],
+    findings: Sequence[Finding],
+    leased: CpuSet,
+    cpus_usable: int,
+    source: str,
+    bandwidth: BandwidthUsage = NOT_WATCHED,
 ) -> ThreadUsageStats:
     """All workers together; ``leased``: their CPUs."""
     wall_ns = max((worker.wall_ns for worker in workers), default=0)
@@ -156,6 +181,7 @@ def usage_of(
         workers=tuple(workers),
         findings=tuple(findings),
         source=source,
+        bandwidth=bandwidth,
     )
 
 
