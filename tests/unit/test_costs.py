@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcthreads.errors import InputError
-from qcthreads.planning.costs import CostModel, Observation, Size, speedup_from, thinned
+from qcthreads.planning.costs import CostModel, Observation, Size, speedups_of, thinned
 from qcthreads.planning.speedup import SpeedupModel
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -118,14 +118,24 @@ def test_observations_at_other_widths_count_by_the_speedup_seen() -> None:
         for n in (1, 2, 3)
         for width in (1, 2, 4)
     ]
-    found = speedup_from(seen)
-    assert found is not None
-    assert found.speedup(8) == pytest.approx(1 / (0.4 + 0.6 / 8), rel=0.02)
+    for _, found in speedups_of(seen):
+        assert found.speedup(8) == pytest.approx(1 / (0.4 + 0.6 / 8), rel=0.02)
     model = CostModel(method="hf", observations=tuple(seen))
     wide = model.seconds(_water(3), width=4)
     assert wide is not None
     assert wide.value == pytest.approx(_truth(_water(3)) * 0.55, rel=0.2)
     assert CostModel.from_json(json.loads(json.dumps(model.to_json()))) == model
+
+
+def test_small_ones_scale_less_than_large_ones_and_between_is_between() -> None:
+    seen = [Observation(_water(1), width, 1.0, 0) for width in (1, 2)]
+    seen += [Observation(_water(4), width, 100.0 / width, 0) for width in (1, 2)]
+    model = CostModel(method="mp2", observations=tuple(seen))
+    assert model.share(_water(1), 2) == pytest.approx(1)
+    assert model.share(_water(2), 2) == pytest.approx(0.75)
+    assert model.share(_water(4), 2) == pytest.approx(0.5)
+    assert model.share(_water(9), 2) == pytest.approx(0.5)
+    assert CostModel(method="mp2", useful_width=1).share(_water(2), 8) == 1
 
 
 def test_no_size_is_forgotten_for_another() -> None:
@@ -138,7 +148,9 @@ def test_no_size_is_forgotten_for_another() -> None:
     assert thinned(many, 1000) == tuple(many)
 
 
-@pytest.mark.parametrize("data", [{}, {"method": "hf", "observations": [{}], "speedup": None}, {"observations": 3}])
+@pytest.mark.parametrize(
+    "data", [{}, {"method": "hf", "observations": [{}], "useful_width": None}, {"observations": 3}]
+)
 def test_data_that_are_no_model_are_refused(data: dict[str, object]) -> None:
     with pytest.raises(InputError, match="no cost model"):
         CostModel.from_json(data)

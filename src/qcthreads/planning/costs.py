@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from statistics import median
 from typing import Any, Self
@@ -131,108 +132,119 @@ class CostModel:
         Whose formal scaling is where the laws begin.
     observations
         At any widths.
-    speedup_measured
-        By calibration; ``None``: from the observations, where equal sizes ran at several widths, else the default.
+    useful_width
+        Beyond it the program is not faster; ``None``: not known.
     """
 
     method: str
     observations: tuple[Observation, ...] = ()
-    speedup_measured: SpeedupModel | None = None
+    useful_width: int | None = None
 
     def with_observations(self, added: Iterable[Observation]) -> CostModel:
         """The model that knows these, too."""
-        return CostModel(
-            method=self.method,
-            observations=(*self.observations, *added),
-            speedup_measured=self.speedup_measured,
-        )
+        return replace(self, observations=(*self.observations, *added))
 
     @cached_property
-    def speedup(self) -> SpeedupModel:
-        """How its times fall with width."""
-        return self.speedup_measured or speedup_from(self.observations) or SpeedupModel()
+    def speedups(self) -> tuple[tuple[int, SpeedupModel], ...]:
+        """By number of basis functions: of every size that ran at width 1 and at others. Small ones scale less."""
+        return speedups_of(self.observations)
 
     @cached_property
     def seconds_law(self) -> Law | None:
         """At width 1; ``None`` before anything was observed."""
-        known = [o for o in self.observations if o.wall_s > 0]
+        known = [seen for seen in self.observations if seen.wall_s > 0]
         if not known:
             return None
-        at_one_s = [o.wall_s / self.speedup.share(o.width) for o in known]
-        return Law.fit([o.size for o in known], at_one_s, scaling_exponent(self.method), 1.0)
+        at_one_s = [seen.wall_s / self.share(seen.size, seen.width) for seen in known]
+        return Law.fit([seen.size for seen in known], at_one_s, scaling_exponent(self.method), 1.0)
 
     @cached_property
     def memory_law(self) -> Law | None:
         """Peak of all processes; ``None`` before anything was observed."""
-        known = [o for o in self.observations if o.peak_memory_bytes > 0]
+        known = [seen for seen in self.observations if seen.peak_memory_bytes > 0]
         if not known:
             return None
         # Matrices of functions squared are what every method holds; integrals kept in memory grow faster.
-        return Law.fit([o.size for o in known], [float(o.peak_memory_bytes) for o in known], 2.0, 0.0)
+        return Law.fit([seen.size for seen in known], [float(seen.peak_memory_bytes) for seen in known], 2.0, 0.0)
+
+    def share(self, size: Size, width: int) -> float:
+        """Time at ``width`` / time at width 1: between measured sizes by interpolation, beyond them as the nearest."""
+        width = min(width, self.useful_width or width)
+        if not self.speedups:
+            return SpeedupModel().share(width)
+        functions = [measured for measured, _ in self.speedups]
+        after = bisect_left(functions, size.basis_functions)
+        if after in (0, len(functions)):
+            return self.speedups[min(after, len(functions) - 1)][1].share(width)
+        (low, below), (high, above) = self.speedups[after - 1 : after + 1]
+        way = math.log(size.basis_functions / low) / math.log(high / low)
+        return (1 - way) * below.share(width) + way * above.share(width)
 
     def seconds(self, size: Size, width: int = 1) -> Estimate | None:
         """Wall time; ``None`` before anything was observed: only ratios are known, by :func:`relative_cost`."""
         if self.seconds_law is None:
             return None
         at_one = self.seconds_law.estimate(size)
-        return Estimate(at_one.value * self.speedup.share(width), at_one.factor)
+        return Estimate(at_one.value * self.share(size, width), at_one.factor)
 
     def memory_bytes(self, size: Size) -> Estimate | None:
         """Peak; ``None`` before anything was observed."""
         return None if self.memory_law is None else self.memory_law.estimate(size)
 
     def times_s(self, size: Size, widths: Iterable[int]) -> dict[int, float] | None:
-        """Seconds by width, as a :class:`Task` takes them."""
+        """Seconds by width, as a :class:`Task` takes them; ``None`` before anything was observed."""
         at_one = self.seconds(size)
-        return None if at_one is None else self.speedup.times_s(at_one.value, widths)
+        return None if at_one is None else {width: at_one.value * self.share(size, width) for width in widths}
 
     def to_json(self) -> dict[str, Any]:
         """As data; the inverse of :meth:`from_json`."""
         return {
             "method": self.method,
+            "useful_width": self.useful_width,
             "observations": [
-                {**asdict(o.size), "width": o.width, "wall_s": o.wall_s, "peak_memory_bytes": o.peak_memory_bytes}
-                for o in self.observations
+                {
+                    **asdict(seen.size),
+                    "width": seen.width,
+                    "wall_s": seen.wall_s,
+                    "peak_memory_bytes": seen.peak_memory_bytes,
+                }
+                for seen in self.observations
             ],
-            "speedup": None if self.speedup_measured is None else self.speedup_measured.to_json(),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CostModel:
         """From what :meth:`to_json` gave. InputError where it cannot be such."""
         try:
+            useful_width = data["useful_width"]
             return cls(
                 method=str(data["method"]),
-                observations=tuple(
-                    Observation(
-                        Size(int(row["basis_functions"]), int(row["electrons"])),
-                        int(row["width"]),
-                        float(row["wall_s"]),
-                        int(row["peak_memory_bytes"]),
-                    )
-                    for row in data["observations"]
-                ),
-                speedup_measured=None if data["speedup"] is None else SpeedupModel.from_json(data["speedup"]),
+                useful_width=None if useful_width is None else int(useful_width),
+                observations=tuple(_observation(row) for row in data["observations"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"these data are no cost model ({error!r}): {data!r:.200}") from None
 
 
-def speedup_from(observations: Iterable[Observation]) -> SpeedupModel | None:
-    """From equal sizes that ran at width 1 and at others; ``None`` where none did."""
-    walls: dict[Size, dict[int, list[float]]] = {}
+def speedups_of(observations: Iterable[Observation]) -> tuple[tuple[int, SpeedupModel], ...]:
+    """By number of basis functions, ascending: of every size that ran at width 1 and at others."""
+    walls: dict[int, dict[int, dict[Size, list[float]]]] = {}
     for seen in observations:
-        walls.setdefault(seen.size, {}).setdefault(seen.width, []).append(seen.wall_s)
-    shares: dict[int, list[float]] = {}
-    for by_width in walls.values():
-        if 1 not in by_width:
+        by_width = walls.setdefault(seen.size.basis_functions, {})
+        by_width.setdefault(seen.width, {}).setdefault(seen.size, []).append(seen.wall_s)
+    found = []
+    for functions, by_width in sorted(walls.items()):
+        if 1 not in by_width or len(by_width) < 2:
             continue
-        at_one_s = median(by_width[1])
-        for width, seconds in by_width.items():
-            shares.setdefault(width, []).append(median(seconds) / at_one_s)
-    if len(shares) < 2:
-        return None
-    return SpeedupModel.fit({width: median(found) for width, found in shares.items()})
+        shares = {}
+        for width, by_size in by_width.items():
+            # Sizes with as many functions differ in electrons: each is compared with itself.
+            both = [median(by_size[size]) / median(by_width[1][size]) for size in by_size if size in by_width[1]]
+            if both:
+                shares[width] = median(both)
+        if len(shares) > 1:
+            found.append((functions, SpeedupModel.fit(shares)))
+    return tuple(found)
 
 
 def thinned(observations: Sequence[Observation], limit: int) -> tuple[Observation, ...]:
@@ -246,6 +258,14 @@ def thinned(observations: Sequence[Observation], limit: int) -> tuple[Observatio
         ranked.append((nth, age, seen))
     kept = sorted(ranked, key=lambda entry: entry[:2])[:limit]
     return tuple(seen for _, _, seen in sorted(kept, key=lambda entry: -entry[1]))
+
+
+def _observation(row: Mapping[str, Any]) -> Observation:
+    wall_s = float(row["wall_s"])
+    if not 0 < wall_s < math.inf:
+        raise ValueError(f"wall_s is {wall_s}")
+    size = Size(int(row["basis_functions"]), int(row["electrons"]))
+    return Observation(size, int(row["width"]), wall_s, int(row["peak_memory_bytes"]))
 
 
 def _features(size: Size, centre: tuple[float, float]) -> tuple[float, float, float]:
