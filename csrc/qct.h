@@ -8,7 +8,8 @@
  * On Windows CPU n is bit n % 64 of processor group n / 64: numbers are missing where a group has fewer than 64 CPUs.
  *
  * Affinity: linux_affinity.c and windows.c. Topology: linux_topology.c; raw values only: windows.c and darwin.c. Memory
- * policy: linux_mempolicy.c. Thread times: linux_sampler.c, windows.c and darwin.c; over time: linux_recorder.c.
+ * policy: linux_mempolicy.c. Thread times: linux_sampler.c, windows.c and darwin.c; over time: linux_recorder.c. Memory
+ * bandwidth, on Linux and macOS: bandwidth.c.
  */
 #ifndef QCT_H
 #define QCT_H
@@ -264,6 +265,17 @@ void qct_recorder_stop(struct qct_recorder *recorder);
 int qct_recorder_take(struct qct_recorder *recorder, void *record, size_t room, size_t *size);
 
 void qct_recorder_count(struct qct_recorder *recorder, struct qct_recorder_counts *counts);
+
+/*
+ * Memory bandwidth by the triad of STREAM, a[i] = b[i] + s * c[i] on doubles: one thread on each of `count` CPUs, its
+ * part of three arrays of together `bytes` in the memory of `node`, or, where that is -1, wherever the system puts what
+ * the thread touches first. *bytes_per_s is the best of `repetitions`, from the first thread's begin to the last one's
+ * end, and an element counts 24 bytes, as in likwid-bench's `stream`: that a cache reads a line before it is written is
+ * not counted. macOS binds no thread: only how many CPUs there are counts, and `node` is -1. -EINVAL: no CPU, not one
+ * element for each, a CPU or node that is absent or not allowed; -ENOSYS, -EPERM: memory cannot be bound here; -ENOMEM,
+ * -EAGAIN.
+ */
+int qct_triad(const int *cpus, size_t count, int node, size_t bytes, int repetitions, double *bytes_per_s);
 
 /*
  * Windows: what GetLogicalProcessorInformationEx(RelationAll) writes, byte for byte. *size is the room in `buffer`

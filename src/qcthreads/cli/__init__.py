@@ -28,6 +28,7 @@ COMMANDS = {
     "exec": "run any command under a lease: on cores of its own, told its width",
     "monitor": "watch any command or process: what its threads did, and what held them up",
     "plan": "a schedule for tasks with known times: widths, CPUs, start and end of each",
+    "calibrate": "measure what planning has to know of this machine",
     "topo": "what this machine has: packages, cores, caches, memory nodes",
     "limits": "what may be used of it, and which rule is the tightest",
     "leases": "who holds what of this node, and who waits for it",

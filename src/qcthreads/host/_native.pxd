@@ -54,6 +54,8 @@ cdef extern from "qct.h" nogil:
     size_t qct_page_count(const void *start, size_t bytes)
     int qct_page_nodes(const void *start, size_t bytes, int *nodes)
 
+    int qct_triad(const int *cpus, size_t count, int node, size_t size_bytes, int repetitions, double *bytes_per_s)
+
     ctypedef enum qct_times_source "enum qct_times_source":
         QCT_SCHEDSTAT
         QCT_STAT
