@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..execution.calculation import Calculation
 from ..planning import relative_cost
 from ..programs import registry
+from .sizes import functions
 from .supported import check_core, check_input
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from qcmanybody import ManyBodyCore
     from qcmanybody.models.v2 import ManyBodyInput, ManyBodyResult
     from qcmanybody.v2 import ManyBodyComputer
-
-# Basis functions of cc-pVDZ (Dunning 1989; Woon and Dunning 1993) for H-He, Li-Ne, Na-Ar, Ga-Kr; beyond, a guess. Only
-# ratios matter: which calculation is larger.
-_FUNCTIONS_UP_TO_Z = ((2, 5), (10, 14), (18, 18), (36, 27), (118, 40))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +242,7 @@ class Expansion:
     def _size(self, atoms: Iterable[int]) -> int:
         """Of a fragment: its basis functions, or its electrons where there is no basis; only ratios matter."""
         numbers = [int(self.core.molecule.atomic_numbers[atom]) for atom in atoms]
-        return sum(numbers) if self.basis is None else sum(map(_functions, numbers))
+        return sum(numbers) if self.basis is None else sum(map(functions, numbers))
 
 
 def energy_of(result: Any) -> float:
@@ -267,7 +264,3 @@ def as_model(result: Any) -> AtomicResult:
 
 def _field(data: Any, name: str) -> Any:
     return data.get(name) if isinstance(data, Mapping) else getattr(data, name, None)
-
-
-def _functions(atomic_number: int) -> int:
-    return next(count for limit, count in _FUNCTIONS_UP_TO_Z if atomic_number <= limit)

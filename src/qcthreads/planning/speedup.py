@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Self
 
 from ..errors import InputError
 from .cost import PARALLEL_FRACTION
@@ -76,31 +76,6 @@ class SpeedupModel:
     def times_s(self, at_one_s: float, widths: Iterable[int]) -> dict[int, float]:
         """Seconds at each of ``widths`` of what takes ``at_one_s`` at width 1."""
         return {width: at_one_s * self.share(width) for width in widths}
-
-    def to_json(self) -> dict[str, Any]:
-        """As data; the inverse of :meth:`from_json`."""
-        return {
-            "serial": self.serial,
-            "compute": self.compute,
-            "memory": self.memory,
-            "saturation_width": None if math.isinf(self.saturation_width) else self.saturation_width,
-            "table": {str(width): share for width, share in self.table.items()},
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """From what :meth:`to_json` gave. InputError where it cannot be such."""
-        try:
-            saturation = data["saturation_width"]
-            return cls(
-                float(data["serial"]),
-                float(data["compute"]),
-                float(data["memory"]),
-                math.inf if saturation is None else float(saturation),
-                {int(width): float(share) for width, share in data["table"].items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"these data are no speedup model ({error!r}): {data!r:.200}") from None
 
     def _law(self, width: int) -> float:
         return self.serial + self.compute / width + self.memory / min(width, self.saturation_width)
