@@ -91,6 +91,8 @@ def calibrate(
 ) -> list[Observation]:
     """Climb until the next molecule would probably not end within ``seconds``; one calculation at a time.
 
+    The time that workers take to start is not counted.
+
     ``on_rung`` is told each molecule, width and wall time (s).
 
     Raises
@@ -103,15 +105,16 @@ def calibrate(
     if not seconds > 0:
         raise InputError(f"a calibration takes seconds above 0, not {seconds:g}")
     climbing = _Climb(kind, engine, memory_bytes, keywords or {})
+    rungs = ladder(with_basis=bool(kind.basis))
+    for width in widths:
+        climbing.run(rungs[0], width)  # what a program does once for a worker is no molecule's
     began = time.monotonic()
     seen: list[Observation] = []
-    for rung in ladder(with_basis=bool(kind.basis)):
+    for rung in rungs:
         left_s = seconds - (time.monotonic() - began)
         if left_s < _expected_s(kind.method, seen, rung.size) * len(widths):
             break
         for width in widths:
-            if not seen or width not in {one.width for one in seen}:
-                climbing.run(rung, width)  # what a program does once for a worker is no molecule's
             best = min((climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH)), key=lambda outcome: outcome.wall_s)
             seen.append(Observation(rung.size, width, best.wall_s, best.peak_memory_bytes))
             on_rung(rung, width, best.wall_s)
