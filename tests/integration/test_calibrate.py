@@ -22,7 +22,7 @@ def calibrate(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_was_measured_is_kept_and_predicts_it(tmp_path: Path) -> None:
-    arguments = ("pyscf", "--method", "hf", "--basis", "sto-3g", "--seconds", "4", "--json")
+    arguments = ("pyscf", "--method", "hf", "--basis", "sto-3g", "--seconds", "10", "--json")
     done = calibrate(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
