@@ -61,7 +61,7 @@ def write_profile(profile: MachineProfile, environ: Mapping[str, str] | None = N
     for domain in document["domains"]:
         domain["cpus"] = str(domain["cpus"])
     try:
-        _write(path, json.dumps(document, indent=1) + "\n")
+        write_whole(path, json.dumps(document, indent=1) + "\n")
     except OSError as error:
         raise MachineError(
             f"the profile of this machine cannot be written to {path}: {error.strerror or error}; make room there, or "
@@ -135,7 +135,8 @@ def _domain(entry: Any) -> DomainBandwidth:
     return DomainBandwidth(entry["kind"], cpus, None if entry["node"] is None else int(entry["node"]), rates)
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Put ``text`` in the place of the file, whole or not at all; makes its directory. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".new")
     try:

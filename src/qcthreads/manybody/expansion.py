@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..execution.calculation import Calculation
 from ..planning import relative_cost
 from ..programs import registry
+from .sizes import functions
 from .supported import check_core, check_ghosts, check_input
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from qcmanybody import ManyBodyCore
     from qcmanybody.models.v2 import ManyBodyInput, ManyBodyResult
     from qcmanybody.v2 import ManyBodyComputer
-
-# Basis functions of cc-pVDZ (Dunning 1989; Woon and Dunning 1993) for H-He, Li-Ne, Na-Ar, Ga-Kr; beyond, a guess. Only
-# ratios matter: which calculation is larger.
-_FUNCTIONS_UP_TO_Z = ((2, 5), (10, 14), (18, 18), (36, 27), (118, 40))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ class Expansion:
         # With its masses filled in: QCElemental else looks all of them up again for every atom of every fragment.
         self._whole: Molecule = core.molecule.model_copy(update={"masses_": core.molecule.masses})
         groups = [[int(core.molecule.atomic_numbers[atom]) for atom in group] for group in core.molecule.fragments]
-        self._functions = [sum(map(_functions, numbers)) for numbers in groups]
+        self._functions = [sum(map(functions, numbers)) for numbers in groups]
         self._electrons = [sum(numbers) for numbers in groups]
 
     @classmethod
@@ -326,7 +323,3 @@ def _model_of(name: str, program: str, basis: str | None) -> dict[str, str]:
 
 def _field(data: Any, name: str) -> Any:
     return data.get(name) if isinstance(data, Mapping) else getattr(data, name, None)
-
-
-def _functions(atomic_number: int) -> int:
-    return next(count for limit, count in _FUNCTIONS_UP_TO_Z if atomic_number <= limit)
