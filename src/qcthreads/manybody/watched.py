@@ -86,8 +86,10 @@ def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int
 
 def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Live:
     """A run at this moment; calculations are told apart by label, so that a retry does not count twice."""
-    attempts, monitor = watching.attempts, watching.monitor
-    status = {one.outcome.label: one.outcome.status for one in attempts if label_order(one.outcome.label)[0]}
+    monitor = watching.monitor
+    # What the program was asked before the run began has a label of its own kind.
+    attempts = [one for one in watching.attempts if label_order(one.outcome.label)[0]]
+    status = {one.outcome.label: one.outcome.status for one in attempts}
     held, moments, counts = book.held(), monitor.moments(0), monitor.counts
     usages = [one.usage for one in attempts if one.usage is not None]
     wait_ns = sum_known(usage.wait_ns for usage in usages)
@@ -95,7 +97,7 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Liv
         finished=sum(one == "finished" for one in status.values()),
         failed=sum(one == "failed" for one in status.values()),
         reused=reused,
-        running=len(watching.running),
+        running=sum(label_order(label)[0] > 0 for label in watching.running),
         total=total,
         pus_usable=len(book.usable),
         pus_leased=sum(len(lease.cpus) for lease in held),
