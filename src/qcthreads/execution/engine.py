@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError, InputError, MachineError, StopRequestedError
+from ..errors import BindingError, InputError, LeaseError, MachineError, StopRequestedError
 from ..host import get_host
 from ..leases import Lease, LeaseBook
 from ..leases.place import LEASE_VARIABLE
@@ -26,6 +26,7 @@ from ..programs import precedence, registry
 from ..programs.settings import settings_for
 from ..programs.spec import Settings
 from .calculation import Calculation, Outcome, Progress
+from .labels import short_label
 from .observing import Observer
 from .supervisor import Worker, WorkerEndedError, end_all, scratch_of
 
@@ -501,7 +502,10 @@ def _prepare(calculation: Calculation, book: LeaseBook) -> _Job:
         told = precedence.settle(settings, os.environ, counts=False)
         settings = replace(settings, notes=(*settings.notes, *told.notes))
     gpus = spec.gpus_of(len(book.gpus)) if calculation.gpus is None else calculation.gpus
-    book.check(settings.threads, calculation.memory_bytes, gpus)
+    try:
+        book.check(settings.threads, calculation.memory_bytes, gpus)
+    except LeaseError as error:
+        raise LeaseError(f"calculation {short_label(calculation.label)} can never run here: {error}") from None
     key = (settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset)
     return _Job(calculation, settings, gpus, key)
 

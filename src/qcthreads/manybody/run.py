@@ -34,7 +34,7 @@ from .inputs import likely_program, read_input
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
 from .tally import Tally, mixed_versions
-from .watched import calculated, figures, findings, limits_in_words, live, sampling
+from .watched import bandwidth, calculated, figures, findings, limits_in_words, live, sampling
 
 __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
 
@@ -390,7 +390,12 @@ class Run:
             usable=book.usable,
             limits=limits_in_words(book.limits),
             decision=self.decision,
-            statistics={**statistics, **figures(attempts, moments, usable), "sampling": sampling(monitor)},
+            statistics={
+                **statistics,
+                **figures(attempts, moments, usable),
+                "sampling": sampling(monitor),
+                "memory_bandwidth": bandwidth(monitor),
+            },
             calculations=calculated(attempts, span.began_at),
             moments=moments,
             findings=(*told, *findings(attempts, moments, usable)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
@@ -48,6 +48,11 @@ def figures(attempts: Sequence[Attempt], moments: Sequence[Moment], usable: int)
         "migrations": sum(usage.migrations for usage in usages) if usages else None,
         "worker_processes": _workers(attempts),
     }
+
+
+def bandwidth(monitor: RunMonitor) -> dict[str, Any] | None:
+    """Of memory, or why it is not measurable; ``None`` where nothing was watched."""
+    return None if monitor.counts is None else asdict(monitor.bandwidth)
 
 
 def sampling(monitor: RunMonitor) -> dict[str, Any] | None:
