@@ -48,6 +48,15 @@ def test_nwchem_divides_the_memory_by_its_ranks(width, needs, calculate, tmp_pat
     assert int(words[1]) * 8 * width == pytest.approx(told("nwchem", lease_bytes), rel=0.02)
 
 
+def test_pyscf_says_the_memory_that_it_was_told(needs, calculate, tmp_path):
+    needs("pyscf")
+    lease_bytes = GIB + GIB // 2
+    settings = settings_for(get("pyscf"), 1, lease_bytes, str(tmp_path))
+    said = calculate(settings, atomic_input("mp2", "cc-pvdz")).stdout
+    limit = re.search(r"max_memory (\d+) MB \(current use (\d+) MB\)", said)
+    assert int(limit[1]) == pytest.approx(told("pyscf", lease_bytes) / 1e6, abs=1)
+
+
 def test_cp2k_reports_the_memory_that_it_took_and_has_no_setting_to_hold_it(needs, run_in, tmp_path):
     """MAX_MEMORY is of exact exchange alone; the record says so and has no memory setting."""
     needs("cp2k")
