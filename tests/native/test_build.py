@@ -135,6 +135,8 @@ def test_the_source_archive_can_build_the_extension(sources):
     (top,) = (sources.parent / "from-archive").iterdir()
     assert not list(top.rglob("_native.c"))
     assert (top / "csrc" / "qct.h").exists()
+    assert (top / "src" / "qcthreads" / "leases" / "tmpfiles.conf").exists()
     done = build(top)
     assert done.returncode == 0, done.stderr
     assert "-cp311-abi3-linux_" in the_wheel(top).name
+    assert (unpacked(the_wheel(top)) / "qcthreads" / "leases" / "tmpfiles.conf").exists()

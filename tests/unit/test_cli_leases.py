@@ -171,7 +171,7 @@ def test_holders_and_those_who_wait(book: Path, start: Callable[..., subprocess.
     assert (lease["pid"], lease["user"]) == (holder.pid, psutil.Process(holder.pid).username())
     assert lease["state"] == "running"
     assert lease["memory_bytes"] == 1 << 20
-    assert lease["command"].startswith(sys.executable)
+    assert lease["command"].startswith(f"{Path(sys.executable).name} -c")
     locked = [line.split() for line in Path("/proc/locks").read_text().splitlines() if f" {holder.pid} " in line]
     inodes = {int(words[5].rpartition(":")[2]) for words in locked}
     assert {(book / f"locks/cpu{cpu}").stat().st_ino for cpu in lease["reserved"]} <= inodes

@@ -28,8 +28,10 @@ COMMANDS = {
     "exec": "run any command under a lease: on cores of its own, told its width",
     "monitor": "watch any command or process: what its threads did, and what held them up",
     "plan": "a schedule for tasks with known times: widths, CPUs, start and end of each",
+    "calibrate": "measure what planning has to know of this machine",
     "topo": "what this machine has: packages, cores, caches, memory nodes",
     "limits": "what may be used of it, and which rule is the tightest",
+    "top": "what runs now: CPUs, leases and threads, and how well; live",
     "leases": "who holds what of this node, and who waits for it",
     "programs": "the quantum-chemistry programs known and found here",
     "verify": "run a program at every width, and see whether it obeys",
@@ -134,19 +136,37 @@ def _dispatch(arguments: list[str]) -> int:
     command: list[str] | None = None
     if name in _RELAYS:
         parser.failure = _RELAYS[name]
-        rest, command = _split_command(rest)
+        rest, command = _split_command(parser, rest)
     args = parser.parse_args(_with_negative_values(rest))
     args.command = command
     code: int = module.execute(args)
     return code
 
 
-def _split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
+def _split_command(parser: ArgumentParser, arguments: list[str]) -> tuple[list[str], list[str]]:
     """What is ours, before the first ``--``, and the command, which is nobody's business but its own."""
-    if "--" not in arguments:
-        return arguments, []
-    at = arguments.index("--")
-    return arguments[:at], arguments[at + 1 :]
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    ours = arguments[:at]
+    begins = _first_that_is_no_option(parser, ours)
+    if begins is not None:
+        import shlex
+
+        meant = shlex.join([*parser.prog.split(), *ours[:begins], "--", *arguments[begins:]])
+        parser.error(f"the command comes behind `--`; you may mean: {meant}")
+    return ours, arguments[at + 1 :]
+
+
+def _first_that_is_no_option(parser: ArgumentParser, arguments: list[str]) -> int | None:
+    """Where the first word is that is neither an option nor the value of one."""
+    takes_value = False
+    for at, word in enumerate(arguments):
+        if not takes_value and not word.startswith("-"):
+            return at
+        option = None if takes_value else parser._option_string_actions.get(word.partition("=")[0])
+        if not takes_value and option is None:  # which argparse tells of
+            return None
+        takes_value = option is not None and option.nargs is None and "=" not in word
+    return None
 
 
 def _with_negative_values(arguments: list[str]) -> list[str]:

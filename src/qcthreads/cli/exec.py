@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..cpuset import CpuSet
-from ..errors import InputError
+from ..errors import InputError, QCThreadsError
 from ..leases.place import LEASE_VARIABLE
 from ..units import parse_size
 
@@ -20,6 +20,8 @@ if sys.platform != "win32":
     from ..execution.command import Outcome, Prepared, Request
     from ..execution.foreground import end_by
 assert sys.platform != "win32", "Windows has no signals to pass on"
+
+_FAILED = 125  # what env(1) and its like return for themselves
 
 _EPILOG = """examples:
   qcthreads exec --threads 4 -- ./relax.sh water.inp
@@ -74,17 +76,28 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def execute(args: Namespace) -> int:
     """Run the command; its exit status."""
-    request = _request(args)
-    if args.json_file is not None:
-        from .output import check_writable
+    if args.json_file is None:
+        return _execute(args)
+    from .output import check_writable
 
-        check_writable("--json-file", args.json_file)
+    check_writable("--json-file", args.json_file)
     try:
-        with command.prepared(request, _say) as prepared:
-            outcome = None
-            if args.dry_run:
+        return _execute(args)
+    except QCThreadsError as error:
+        status = max(error.exit_code, _FAILED)
+        document = {"command": args.command, "program": args.program, "error": str(error), "exit_status": status}
+        _write(args.json_file, document)
+        raise
+
+
+def _execute(args: Namespace) -> int:
+    request, outcome = _request(args), None
+    try:
+        if args.dry_run:
+            with command.rehearsed(request, _say) as prepared:
                 print(_snippet(request, prepared))
-            else:
+        else:
+            with command.prepared(request, _say) as prepared:
                 outcome = command.run(request, prepared, _say)
     except KeyboardInterrupt:  # while it waited
         _leave(-signal.SIGINT)
@@ -130,6 +143,8 @@ def _snippet(request: Request, prepared: Prepared) -> str:
 
     lease = prepared.lease
     lines = [f"# CPUs {lease.cpus}, memory node {lease.nodes}; nothing was run, and no lease is held"]
+    if prepared.not_now:
+        lines.append(f"# as on an empty node: {prepared.not_now}")
     lines += [f"unset {name}" for name in prepared.told.removed]
     lines += [
         f"export {name}={shlex.quote(value)}"
@@ -153,6 +168,8 @@ def _document(request: Request, prepared: Prepared, outcome: Outcome | None) -> 
             "removed": prepared.told.removed,
         },
         "dry_run": outcome is None,
+        "not_now": prepared.not_now or None,
+        "error": None,
     }
     if outcome is not None:
         document |= {

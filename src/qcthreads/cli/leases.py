@@ -18,14 +18,14 @@ from ..leases.strays import Stray
 from ..units import format_count, format_size
 from .render import print_json, print_table, seconds
 
-_LEASE = ("user", "pid", "state", "CPUs", "memory", "GPUs", "age", "command")
+_LEASE = ("user", "pid", "state", "CPUs", "memory", "GPUs", "age", "run", "command")
 _WAITING = ("user", "pid", "asks for", "waits", "held by", "behind", "command")
 _SHORTEST_COMMAND = 16  # columns; with fewer left for it, each line of a table becomes a paragraph
 _MOST_NAMED = 4  # processes in one cell
 
 _EPILOG = f"""states of a lease:
   running   its holder lives
-  outlived  its holder has ended; what he started keeps the CPUs
+  outlived  its holder has ended; what he started keeps the CPUs, and is named below
   strays    the same, found by looking at all processes
   dead      nothing is left of it: whoever asks next gets the CPUs
 
@@ -56,8 +56,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def execute(args: Namespace) -> int:
     """Look at the book and print it; or make the shared one."""
     if args.share:
-        share(args.share.absolute(), lock_names())
-        print(f"{args.share} is shared by all users from now on", file=sys.stderr)
+        path = args.share.absolute()
+        share(path, lock_names())
+        whose = "" if path == SHARED else f" in whose environment is {VARIABLE}={path}"
+        print(f"{path} is shared from now on by all users{whose}", file=sys.stderr)
     elif args.tmpfiles:
         print(tmpfiles(args.tmpfiles.absolute(), lock_names()), end="")
     else:
@@ -107,6 +109,8 @@ def _lease_document(lease: Held, now_s: float) -> dict[str, Any]:
         "memory_bytes": holding.memory_bytes,
         "gpus": holding.gpus,
         "age_s": max(0.0, now_s - lease.since_s),
+        "run": holding.run or None,
+        "survivors": [{"user": user_name(one.uid), "pid": one.pid, "command": one.command} for one in lease.survivors],
     }
 
 
@@ -155,6 +159,10 @@ def _print(snapshot: Snapshot) -> None:
         _print_rows("Who waits, the first first", _WAITING, [_waiting_row(one, now_s) for one in snapshot.queue])
     for stray in snapshot.strays:
         print(stray)
+    for lease in snapshot.leases:
+        for one in lease.survivors if lease.state == "outlived" else ():
+            who = f"process {one.pid} ({one.command}, user {user_name(one.uid)})"
+            print(f"{who} keeps CPUs {lease.holding.cpus} after the end of process {lease.holding.owner.pid}")
     for name, pid in snapshot.locked:
         print(f"{name} is held by {f'process {pid}' if pid else 'a process that cannot be seen'}, without a record")
     if snapshot.unreadable:
@@ -171,6 +179,7 @@ def _lease_row(lease: Held, now_s: float) -> tuple[str, ...]:
         format_size(holding.memory_bytes) if holding.memory_bytes else "-",
         ",".join(map(str, holding.gpus)) or "-",
         seconds(max(0.0, now_s - lease.since_s)),
+        holding.run or "-",
         holding.owner.command,
     )
 

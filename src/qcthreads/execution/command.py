@@ -11,14 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..cpuset import CpuSet
-from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseError, MachineError
+from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseNotNowError, MachineError
 from ..host import processes, read_gpus, read_machine
 from ..host.limits import read_limits
 from ..leases import Lease, LeaseBook, node_ledger
+from ..leases.ledger import Ledger
 from ..leases.place import LEASE_VARIABLE, remove_nested
 from ..programs import precedence
 from ..programs.launchers import ranks_of
@@ -65,6 +66,8 @@ class Prepared:
     executable: str
     lease: Lease
     told: precedence.Told
+    not_now: str = ""
+    """Why the lease could not be given now, where nothing is to be run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +99,35 @@ def prepared(request: Request, say: Say) -> Iterator[Prepared]:
         There is no such command; nothing has been waited for.
     LeaseError, OversubscriptionError
         The lease cannot be given, or not now, or not in time; says who holds what it lacks.
+    InputError
+        There is no such program.
     """
     executable = _find(request.command[0])
     settings = _settings(request, say)
     with _lease(request, settings.threads, say) as lease:
-        told = precedence.settle(settings, os.environ)
-        if LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
-            for note in told.notes:
-                say(note)
-        yield Prepared(executable=executable, lease=lease, told=told)
+        yield Prepared(executable=executable, lease=lease, told=_told(settings, say))
+
+
+@contextlib.contextmanager
+def rehearsed(request: Request, say: Say) -> Iterator[Prepared]:
+    """As :func:`prepared`, for who runs nothing: the command need not be here, nor the CPUs be free; never waits.
+
+    What cannot be given now is given as on a node where nobody holds anything.
+    """
+    try:
+        executable = _find(request.command[0])
+    except MachineError as error:
+        executable = request.command[0]
+        say(str(error))
+    settings, not_now = _settings(request, say), ""
+    at_once = replace(request, wait=False, timeout_s=None)
+    try:
+        lease = _acquire(at_once, settings.threads, node_ledger())
+    except LeaseNotNowError as error:
+        not_now = str(error)
+        lease = _acquire(replace(at_once, busy="ignore"), settings.threads, Ledger())
+    with lease:
+        yield Prepared(executable=executable, lease=lease, told=_told(settings, say), not_now=not_now)
 
 
 def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
@@ -145,8 +168,7 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
 
 def environment_of(prepared: Prepared) -> dict[str, str]:
     """What the command sees."""
-    inherited = {name: value for name, value in os.environ.items() if name not in prepared.told.removed}
-    return {**inherited, **additions(prepared)}
+    return {**precedence.environment_under(prepared.told, os.environ), **prepared.lease.environment}
 
 
 def additions(prepared: Prepared) -> dict[str, str]:
@@ -174,13 +196,28 @@ def _settings(request: Request, say: Say) -> Settings:
         return settings_for(unknown(request.command[0]), width, ranks=ranks or 1)
     from ..programs import registry  # with subprocess, tempfile and more that others can do without
 
-    settings = settings_for(registry.get(request.program), width, ranks=ranks)
+    settings = settings_for(registry.recorded(request.program), width, ranks=ranks)
     for note in settings.notes:
         say(note)
     return settings
 
 
+def _told(settings: Settings, say: Say) -> precedence.Told:
+    told = precedence.settle(settings, os.environ)
+    if LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
+        for note in told.notes:
+            say(note)
+    return told
+
+
 def _lease(request: Request, threads: int, say: Say) -> Lease:
+    try:
+        return _acquire(request, threads, node_ledger(), lambda what: say(f"waits for {what}"))
+    except LeaseNotNowError as error:
+        raise error if request.wait else LeaseNotNowError(f"{error}; --wait waits for it") from None
+
+
+def _acquire(request: Request, threads: int, ledger: Ledger, on_wait: Say | None = None) -> Lease:
     exactly = request.cpus is not None
     book = LeaseBook(
         read_machine(),
@@ -189,7 +226,8 @@ def _lease(request: Request, threads: int, say: Say) -> Lease:
         smt=exactly,
         gpus=read_gpus(),
         busy=request.busy,
-        ledger=node_ledger(),
+        ledger=ledger,
+        run=request.program or os.path.basename(request.command[0]),  # noqa: PTH119
     )
     asked = (len(request.cpus) if request.cpus else threads, request.memory_bytes, request.gpus)
     book.check(*asked)
@@ -199,10 +237,8 @@ def _lease(request: Request, threads: int, say: Say) -> Lease:
             wait=request.wait,
             timeout=request.timeout_s,
             exclusive_cores=not exactly,
-            on_wait=lambda holders: say(f"waits for {format_count(asked[0], 'CPU')}, held by {holders}"),
+            on_wait=on_wait and (lambda holders: on_wait(f"{format_count(asked[0], 'CPU')}, held by {holders}")),
         )
-    except LeaseError as error:
-        raise error if request.wait else LeaseError(f"{error}; --wait waits for it") from None
     finally:
         _join_others()
 

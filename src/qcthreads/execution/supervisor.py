@@ -22,7 +22,7 @@ from ..errors import MachineError
 from ..host import get_host
 from ..leases import Lease
 from ..leases.place import LEASE_VARIABLE
-from ..programs.settings import child_environment
+from ..programs import precedence
 from ..programs.spec import Settings
 from . import locks, trees, wire
 
@@ -61,6 +61,8 @@ class Worker:
     pid: int
     folder: Path
     nodes: NodeSet | None
+    gpus: tuple[int, ...]
+    """Those that it sees, of the lease that it was started under."""
     bound: CpuSet | None
     """The mask read back; ``None`` where none was set."""
     notes: Mapping[str, str]
@@ -76,12 +78,16 @@ class Worker:
     ) -> None:
         self.folder = folder
         self.nodes = nodes
+        self.gpus = () if lease is None else lease.gpus
         self._log = folder / "log"
         self._mark = uuid.uuid4().hex
-        self._timed_out = False
+        self._timed_out = self._ready = False
         try:
             scratch_of(folder).mkdir(parents=True)
-            environment = child_environment(settings, os.environ)
+            environment = precedence.environment_under(
+                precedence.settle(settings, os.environ, counts=False), os.environ
+            )
+            environment |= _name_of_user(environment)
             if lease is not None:
                 environment |= {**lease.environment, LEASE_VARIABLE: lease.book.ledger.mark}
             self._locks, theirs = locks.channel()
@@ -122,6 +128,12 @@ class Worker:
                 f"timed out after {timeout_s:g} s" if self._timed_out else self._how_it_ended("the worker", log_start)
             )
         return reply
+
+    def get_ready(self, request: Mapping[str, Any], timeout_s: float | None) -> None:
+        """Have it import, once, what its first calculation needs, in nobody's time; raises as :meth:`compute`."""
+        if not self._ready:
+            self.compute(request, timeout_s)
+            self._ready = True
 
     @property
     def healthy(self) -> bool:
@@ -288,6 +300,19 @@ def _start(
     finally:
         if channel is not None:
             os.close(channel)
+
+
+def _name_of_user(environment: Mapping[str, str]) -> dict[str, str]:
+    """A name for a user that the system has none for, as in a container: QCEngine ends where ``getpass`` finds none."""
+    if sys.platform == "win32" or any(environment.get(name) for name in ("LOGNAME", "USER")):
+        return {}
+    import pwd
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return dict.fromkeys(("LOGNAME", "USER"), str(os.getuid()))
+    return {}
 
 
 def _signal_name(number: int) -> str:

@@ -222,6 +222,15 @@ else:
         return ""
 
 
+def own_command() -> str:
+    """How this process was called, as its user knows it: without where the interpreter is, or that there is one."""
+    words = list(getattr(sys, "orig_argv", [])) or [sys.executable or "python"]
+    script = sys.argv[0] if getattr(sys, "argv", None) else ""
+    if script.endswith((os.sep + "qcthreads", os.path.join("qcthreads", "__main__.py"))):  # noqa: PTH118
+        words = ["qcthreads", *sys.argv[1:]]
+    return printable(" ".join([os.path.basename(words[0]), *words[1:]]))  # noqa: PTH119
+
+
 def printable(text: str) -> str:
     """One line that a terminal may be shown, no longer than a table bears."""
     return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:200]

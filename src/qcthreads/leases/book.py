@@ -9,14 +9,22 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from ..cpuset import CpuSet
-from ..errors import CpusTakenError, InputError, LeaseError, OversubscriptionError, StopRequestedError
+from ..errors import (
+    CpusTakenError,
+    InputError,
+    LeaseError,
+    LeaseNotNowError,
+    OversubscriptionError,
+    StopRequestedError,
+)
 from ..host.limits import Limits
+from ..host.processes import printable
 from ..machine import Machine
 from ..machine.placement import split, thread_cpus, usable_cpus
 from ..units import format_count, format_size, format_split, smaller_split
@@ -58,6 +66,8 @@ class LeaseBook:
         Who else takes part: :func:`qcthreads.leases.node_ledger`'s are all processes on the node; ``None``: nobody.
     orphans
         What becomes of processes under its leases when this one is killed: others ``end`` them, or ``wait`` for them.
+    run
+        What its leases are for, as others are told: the store of a run, a program.
 
     Raises
     ------
@@ -84,6 +94,7 @@ class LeaseBook:
         busy: Literal["avoid", "wait", "ignore"] = "ignore",
         ledger: Ledger | None = None,
         orphans: Literal["end", "wait"] = "wait",
+        run: str = "",
     ) -> None:
         self.machine = machine
         self.limits = limits
@@ -100,6 +111,7 @@ class LeaseBook:
         self.gpus = {gpu.index: gpu for gpu in gpus}
         self.ledger = Ledger() if ledger is None else ledger
         self.orphans = orphans
+        self.run = printable(run)
         self._busy = busy
         self._smt = smt
         self._candidates = self.usable if leave else usable_cpus(machine, cpus or limits.cpus, smt=smt)
@@ -121,6 +133,7 @@ class LeaseBook:
         timeout: float | None = None,
         near: CpuSet | None = None,
         exclusive_cores: bool = True,
+        slots: Mapping[str, int] | None = None,
         cancel: threading.Event | None = None,
         on_wait: Callable[[str], object] | None = None,
     ) -> Lease:
@@ -139,6 +152,9 @@ class LeaseBook:
             PUs to be close to.
         exclusive_cores
             Nobody else works on the cores of this lease, not even on PUs that the lease does not hold.
+        slots
+            By the name of something that only so many leases of the node may have at once, such as a program with
+            licences, how many; where others say another number, the largest counts.
         cancel
             When set, waiting ends with StopRequestedError; whoever sets it calls :meth:`wake`.
         on_wait
@@ -150,7 +166,7 @@ class LeaseBook:
             It can never fit (with the numbers), does not fit now and ``wait`` is false, or ``timeout`` is over; says
             who holds what it lacks.
         """
-        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores)
+        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores, slots or {})
         at_once = self._at_once(claim)
         if at_once is not None:
             return at_once
@@ -181,7 +197,7 @@ class LeaseBook:
         """:meth:`acquire` for ``async with``: waits without blocking the loop; cancelling it leaves nothing."""
         import asyncio
 
-        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores)
+        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores, {})
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -212,7 +228,7 @@ class LeaseBook:
             raise OversubscriptionError(
                 f"{asked}, but {self.explain()}; {smaller_split(places, width, len(self.usable))}"
             )
-        claim = self._claim(total, 0, 0, None, exclusive_cores=not self._smt)
+        claim = self._claim(total, 0, 0, None, not self._smt, {})
 
         def made(room: Room) -> list[Lease]:
             if claims.grant(self.machine, room, claim) is None:
@@ -286,8 +302,16 @@ class LeaseBook:
             clause += f", of which {len(self.usable)} are given out here: {self.usable}"
         return clause
 
-    def _claim(self, threads: int, memory_bytes: int, gpus: int, near: CpuSet | None, exclusive_cores: bool) -> Claim:
-        asked = (threads, memory_bytes, gpus, near, exclusive_cores)
+    def _claim(
+        self,
+        threads: int,
+        memory_bytes: int,
+        gpus: int,
+        near: CpuSet | None,
+        exclusive_cores: bool,
+        slots: Mapping[str, int],
+    ) -> Claim:
+        asked = (threads, memory_bytes, gpus, near, exclusive_cores, *slots.items())
         known = self._claims.get(asked)
         if known is not None:
             return known
@@ -295,6 +319,9 @@ class LeaseBook:
         draws = {pool: (threads, holds) for pool, holds in self._cpu_pools.items()}
         if memory_bytes:
             draws.update((pool, (memory_bytes, holds)) for pool, holds in self._memory_pools.items())
+        for name, most in slots.items():
+            _check_count(f"leases for {name} at once", most)
+            draws[f"{claims.SLOTS}{name}"] = (1, most)
         claim = Claim(
             threads=threads,
             candidates=self._candidates.bits,
@@ -339,7 +366,7 @@ class LeaseBook:
                             entered = True
                         waits_for = waits_for or self._holders(claim)
                         if not wait or (left is not None and left <= 0):
-                            raise LeaseError(self._not_now(claim, waiter, 0 if not wait else timeout))
+                            raise LeaseNotNowError(self._not_now(claim, waiter, 0 if not wait else timeout))
                         self.ledger.put_up(waiter)
                         tell = waiter.due(time.monotonic() - began)
                 if lease is not None:
@@ -457,6 +484,9 @@ class LeaseBook:
         found = f"{len(free)} of {len(self.usable)} CPUs and {format_size(max(0, memory))} are free"
         holders = self._holders(claim)
         found += f", the others are held by {holders}"
+        for pool, (_, most) in claim.draws.items():
+            if pool.startswith(claims.SLOTS) and room.left(pool, most) < 1:
+                found += f"; {pool.removeprefix(claims.SLOTS)} has all that it may have at once, {most}"
         ahead = sum(
             one is not waiter for one in itertools.takewhile(lambda one: one is not waiter, self.ledger.queue())
         )

@@ -156,6 +156,11 @@ def share(path: Path, names: Iterable[str]) -> None:
         raise MachineError(f"{path} cannot be made: on Windows each user has a book of leases of his own")
     if os.geteuid() != 0:
         raise MachineError(f"{path} is to be shared by all users, so root has to make it; run this as root")
+    inside = set(os.listdir(path)) if path.is_dir() else set()  # noqa: PTH208
+    if inside and not inside & {LOCKS, RECORDS}:
+        raise MachineError(
+            f"{path} is a directory with something else in it; name one for this alone, which is made: {path}/qcthreads"
+        )
     try:
         for directory, mode in _parts(path):
             directory.mkdir(exist_ok=True)
@@ -173,12 +178,12 @@ def share(path: Path, names: Iterable[str]) -> None:
 
 
 def tmpfiles(path: Path, names: Iterable[str]) -> str:
-    """What makes the same at every boot: lines for a file in /etc/tmpfiles.d, see tmpfiles.d(5)."""
+    """What makes the same at every boot: lines for a file in /etc/tmpfiles.d, from the one that lies beside this."""
     if not re.fullmatch(r"/[\w./+-]+", str(path), re.ASCII):
         raise InputError(f"{path}: in tmpfiles.d a path is written from the root, in letters, digits and ._+-/")
-    directories = [f"d {directory} {mode:04o} root root -" for directory, mode in _parts(path)]
-    files = [f"f {path / LOCKS / name} 0444 root root -" for name in (DOOR, *names)]
-    return "\n".join([*directories, *files]) + "\n"
+    text = Path(__file__).with_name("tmpfiles.conf").read_text(encoding="utf-8").replace("@DIRECTORY@", str(path))
+    before, each = text.rstrip().rsplit("\n", 1)
+    return "\n".join([before, *(each.replace("@LOCK@", name) for name in (DOOR, *names))]) + "\n"
 
 
 def defects(path: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:

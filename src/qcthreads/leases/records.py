@@ -61,6 +61,8 @@ class Holding:
     draws: _Pools
     orphans: str
     """What becomes of processes under the lease when their supervisor is gone: ``end`` or ``wait`` for them."""
+    run: str = ""
+    """What it is for, in its holder's words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,8 @@ def lease_body(lease: Lease) -> str:
     reserved = cpus if lease.reserved == lease.cpus else str(lease.reserved)
     return (
         f'"cpus":"{cpus}","reserved":"{reserved}","gpus":{list(lease.gpus)},'
-        f'"memory_bytes":{lease.memory_bytes},"draws":{draws},"orphans":"{lease.orphans}"'
+        f'"memory_bytes":{lease.memory_bytes},"draws":{draws},"orphans":"{lease.orphans}",'
+        f'"run":{_to_json(lease.book.run)}'
     )
 
 
@@ -147,6 +150,7 @@ def holding(name: str, content: dict[str, Any], uid: int) -> Holding | None:
             memory_bytes=_amount(content["memory_bytes"]),
             draws=_pools(content["draws"]),
             orphans="end" if content["orphans"] == "end" else "wait",
+            run=_text(content.get("run", "")),
         )
     except (KeyError, TypeError, ValueError, InputError):
         return None

@@ -423,7 +423,7 @@ def _myself(mark: str) -> str:
         "pid_namespace": processes.pid_namespace(),
         "since": time.time(),
         "mark": mark,
-        "command": processes.command(os.getpid()),
+        "command": processes.own_command(),
     }
     return records.body(content)
 

@@ -34,6 +34,15 @@ _SETTLE_S = 0.02  # who gives back removes the record and then unlocks, without 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Survivor:
+    """A process that keeps a lease whose holder has ended."""
+
+    pid: int
+    uid: int
+    command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """A lease that the book tells of."""
 
@@ -45,6 +54,8 @@ class Held:
     """The holder's number here; ``None``: he is in another PID namespace, and cannot be seen."""
     since_s: float
     """Seconds since the epoch."""
+    survivors: tuple[Survivor, ...] = ()
+    """Where its holder has ended: what still runs under it, by the mark in its environment."""
 
     @property
     def user(self) -> str:
@@ -240,17 +251,25 @@ def _is_holder(owner: Owner) -> bool:
 
 def _with_strays(leases: tuple[Held, ...]) -> tuple[tuple[Held, ...], tuple[Stray, ...]]:
     """The leases, those under which something still runs told from the dead; nothing is ended."""
-    dead = [lease.holding for lease in leases if lease.state == "dead"]
+    ended = [lease.holding for lease in leases if lease.state in ("dead", "outlived")]
     looks, now = Strays(), time.monotonic()
-    strays = tuple(looks.running(dead, now))
-    if strays:
+    found = tuple(looks.running(ended, now))
+    if found:
         # Again, as if later: one that is ending, or becoming another program, has no environment and may be anybody's.
         time.sleep(_SETTLE_S)
-        first = {stray.pid for stray in strays}
-        strays = tuple(stray for stray in looks.running(dead, now + 1.0) if stray.pid in first)
-    names = {stray.holding.name for stray in strays}
-    told = (replace(lease, state="strays") if lease.holding.name in names else lease for lease in leases)
-    return tuple(told), strays
+        first = {stray.pid for stray in found}
+        found = tuple(stray for stray in looks.running(ended, now + 1.0) if stray.pid in first)
+    told = tuple(_with_survivors(lease, found) for lease in leases)
+    names = {lease.holding.name for lease in told if lease.state == "strays"}
+    return told, tuple(stray for stray in found if stray.holding.name in names)
+
+
+def _with_survivors(lease: Held, found: Iterable[Stray]) -> Held:
+    alive = [stray for stray in found if stray.holding.name == lease.holding.name]
+    survivors = tuple(
+        Survivor(pid=stray.pid, uid=stray.uid, command=processes.command(stray.pid) or stray.name) for stray in alive
+    )
+    return replace(lease, state="strays" if alive and lease.state == "dead" else lease.state, survivors=survivors)
 
 
 def _queue(leases: Sequence[Held], waiting: Sequence[Waiting], seen: _Seen) -> tuple[Queued, ...]:

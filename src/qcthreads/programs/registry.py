@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -74,6 +75,18 @@ def known(name: str) -> str:
     return name.lower()
 
 
+def recorded(name: str) -> ProgramSpec:
+    """The record of program ``name``, in any case. Raises InputError where there is none."""
+    spec = get(name)
+    if spec.parallel_model is ParallelModel.UNKNOWN:
+        near = nearest(name, names())
+        there = f"did you mean {near}?" if near else "`qcthreads programs` lists those that it knows."
+        raise InputError(
+            f"qcthreads knows no program {name!r}; {there} One of which nothing is known is run without --program"
+        )
+    return spec
+
+
 def find(spec: ProgramSpec) -> Installation | None:
     """Where the program is, or ``None``; looks at PATH and at importable modules, and loads nothing."""
     path = _module_path(spec.python_module) if spec.python_module else None
@@ -85,6 +98,12 @@ def find(spec: ProgramSpec) -> Installation | None:
         return None
     missing = tuple(module for module in spec.required_modules if _module_path(module) is None)
     return Installation(program=spec.name, path=path, missing=missing)
+
+
+def useful_width(programs: Iterable[str]) -> int | None:
+    """Beyond this width none of ``programs`` gets faster; ``None``: of some it is not known."""
+    widths = [get(name).useful_width for name in programs]
+    return max((width for width in widths if width is not None), default=None) if None not in widths else None
 
 
 def require(name: str, *, through_qcengine: bool = True) -> Installation:

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import InputError, MachineError
-from ..units import format_size
+from ..units import format_count, format_size
 from . import launchers, runtimes
 from .spec import ParallelModel, ProgramSpec, Settings
 
@@ -98,8 +98,9 @@ def _useful(spec: ProgramSpec, threads: int) -> tuple[int, list[str]]:
 def _threads_each(spec: ProgramSpec, width: int, ranks: int) -> int:
     """Threads of each process, so that all together stay within the width."""
     if not isinstance(ranks, int) or isinstance(ranks, bool) or not 1 <= ranks <= width:
+        few = "give 1" if width == 1 else f"give 1 to {width}"
         raise InputError(
-            f"{ranks!r} processes of {spec.title} cannot share {width} PUs: give 1 to {width}, or a wider lease"
+            f"{ranks!r} processes of {spec.title} cannot share {format_count(width, 'PU')}: {few}, or a wider lease"
         )
     return width // ranks
 

@@ -143,6 +143,10 @@ class ProgramSpec:
         """A width means so many processes of one thread, and not one process of so many threads."""
         return self.parallel_model in (ParallelModel.MPI, ParallelModel.OWN_LAUNCHER)
 
+    def gpus_of(self, there: int) -> int:
+        """How many GPUs a calculation gets that says nothing of them: one of ``there``, where it computes on GPUs."""
+        return min(1, there) if self.gpu else 0
+
     @property
     def starts_mpi(self) -> bool:
         """It, or a build of it, starts MPI processes."""

@@ -42,7 +42,7 @@ def get_strategy(name: str) -> Strategy:
     """The strategy of that name; ``-`` and ``_`` are the same. Raises InputError listing what is there."""
     entry = _entry_points().get(_canonical(name))
     if entry is None:
-        known = ", ".join(strategy_names()) or "none (is qcthreads installed, not only importable?)"
+        known = ", ".join(strategy_names()).replace("_", "-") or "none (is qcthreads installed, not only importable?)"
         raise InputError(f"there is no strategy {name!r}; there are: {known}")
     return cast(Strategy, entry.load())
 
