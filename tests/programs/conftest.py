@@ -19,7 +19,7 @@ from qcthreads.programs.registry import find, get
 from qcthreads.programs.settings import child_environment
 from qcthreads.programs.spec import Settings
 
-INSTALLABLE = ("dftd4", "mopac", "nwchem", "psi4", "pyscf", "s-dftd3", "tblite", "xtb")
+INSTALLABLE = ("cp2k", "dftd4", "mopac", "nwchem", "psi4", "pyscf", "s-dftd3", "tblite", "xtb")
 
 _COMPUTE = """
 import importlib, json, sys
@@ -86,11 +86,22 @@ def run_command(tmp_path: Path) -> Callable[..., Run]:
     return _run
 
 
+@pytest.fixture
+def run_in() -> Callable[..., Run]:
+    """Runs any command in a folder, under settings, bound to ``cpus``; may be used from several threads at once."""
+
+    def _run(command: str, settings: Settings, folder: Path, cpus: Sequence[int] = ()) -> Run:
+        said, cpu_s = _watch(shlex.split(command), settings, folder, cpus=cpus)
+        return Run(energy=float("nan"), stdout=said, cpu_s=cpu_s)
+
+    return _run
+
+
 def _watch(
-    command: Sequence[str], settings: Settings, folder: Path, given: str = ""
+    command: Sequence[str], settings: Settings, folder: Path, given: str = "", cpus: Sequence[int] = ()
 ) -> tuple[str, dict[tuple[str, int, int], float]]:
     """What ``command`` said, bound to as many CPUs as its settings are for, and the CPU seconds of every thread."""
-    mask = sorted(os.sched_getaffinity(0))[-settings.threads :]
+    mask = cpus or sorted(os.sched_getaffinity(0))[-settings.threads :]
     (folder / "in").write_text(given)
     with (folder / "in").open() as stdin, (folder / "out").open("w") as out, (folder / "err").open("w") as err:
         process = subprocess.Popen(
@@ -104,12 +115,12 @@ def _watch(
         cpu_s: dict[tuple[str, int, int], float] = {}
         masks: dict[tuple[str, int, int], set[int]] = {}
         while process.poll() is None:
-            for thread, (seconds, cpus) in threads_below(process.pid).items():
+            for thread, (seconds, allowed) in threads_below(process.pid).items():
                 cpu_s[thread] = seconds
                 # As last seen: libpsm2, which Open MPI loads, puts itself on CPU 0 for some ms and back.
-                masks[thread] = cpus
+                masks[thread] = allowed
             time.sleep(0.02)
     assert process.returncode == 0, (folder / "err").read_text()
-    escaped = {thread: cpus for thread, cpus in masks.items() if not cpus <= set(mask)}
+    escaped = {thread: allowed for thread, allowed in masks.items() if not allowed <= set(mask)}
     assert not escaped, f"bound to {mask}"
     return (folder / "out").read_text(), cpu_s

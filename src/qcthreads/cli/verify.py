@@ -73,7 +73,7 @@ def execute(args: Namespace) -> int:
     book = LeaseBook(read_machine(), read_limits(), busy="avoid", ledger=node_ledger(), orphans="end")
     memory_bytes = parse_size(args.memory) if args.memory else min(_MEMORY_BYTES, book.memory_bytes // 2)
     seen = verify(spec, job, book, memory_bytes=memory_bytes, repeats=args.repeats, widest=args.threads, say=_say)
-    version = registry.version(installation)
+    version = registry.version(installation) or seen.version_told
     verdict = _verdict(spec.title, version, seen)
     if args.json:
         print_json(_document(spec.name, version, book, seen, verdict))
@@ -129,7 +129,7 @@ def _print(seen: Verification, verdict: str) -> None:
     )
     if seen.side_by_side is not None:
         print(f"two at the same time took {seen.side_by_side} times as long as one alone at that width")
-    if seen.scaling[-1].speedup.high < 1:
+    if seen.scaling[-1].speedup.high < 1 and coverage > 0.9:
         print(f"a width of {seen.scaling[-1].threads} is slower than {seen.scaling[0].threads}: use the narrower one")
     for note in seen.notes:
         print(f"note: {note}")

@@ -82,7 +82,10 @@ class Verification:
     two_at_once: tuple[Measured, ...]
     """Empty where there are not enough CPUs."""
     side_by_side: Interval | None
-    """Wall time of each of two at the same time / of one alone at that width; ``None``: not measured."""
+    """Mean wall time of two at the same time / that of one alone, at the same width, right before them; ``None``: not
+    measured."""
+    version_told: str | None
+    """The program's version as its results have it, where they do."""
     problems: tuple[str, ...]
 
     @property
@@ -132,15 +135,9 @@ def verify(
         try:
             alone = _alone(bench, widths, repeats)
             half = settings_for(spec, max(1, usable // 2), memory_bytes).threads
-            two = _two_at_once(bench, half, repeats) if usable >= 2 * half else ()
+            two, ratios = _two_at_once(bench, half, repeats) if usable >= 2 * half else ((), ())
         finally:
             end_all(bench.workers)
-    narrow = next((one for one in alone if one.threads == half), None)
-    side_by_side = None
-    if two and narrow:
-        side_by_side = median_interval(
-            one / alone_s for each in two for one, alone_s in zip(each.wall_s, narrow.wall_s, strict=True)
-        )
     return Verification(
         job=job.title,
         repeats=repeats,
@@ -150,7 +147,8 @@ def verify(
         widths=alone,
         scaling=_scaling(alone),
         two_at_once=two,
-        side_by_side=side_by_side,
+        side_by_side=median_interval(ratios) if ratios else None,
+        version_told=bench.version_told,
         problems=tuple(_problems(alone, two)),
     )
 
@@ -177,6 +175,7 @@ class _Bench:
         self._at_once: dict[int, int] = {}
         """Calculations in one measurement, by width."""
         self.workers: list[Worker] = []
+        self.version_told: str | None = None
 
     def lease(self, width: int) -> Lease:
         """One, when it can be had."""
@@ -215,6 +214,7 @@ class _Bench:
             raise CalculationError(f"{self.spec.title} at width {width}: {error}") from error
         if reply["status"] != "finished":
             raise CalculationError(f"{self.spec.title} failed at width {width}: {reply['error']}")
+        self.version_told = (reply["result"].get("provenance") or {}).get("version")
         energy = reply["result"].get("return_result")
         if energy is None:  # of corrections alone
             energy = (reply["result"].get("properties") or {}).get("return_energy")
@@ -239,18 +239,22 @@ def _alone(bench: _Bench, widths: Sequence[int], repeats: int) -> tuple[Measured
     return tuple(_summed(bench, width, seen[width]) for width in widths)
 
 
-def _two_at_once(bench: _Bench, width: int, repeats: int) -> tuple[Measured, ...]:
+def _two_at_once(bench: _Bench, width: int, repeats: int) -> tuple[tuple[Measured, ...], tuple[float, ...]]:
+    """What each of them did; and by round their wall time / that of one alone right before."""
     bench.say(f"starts two workers of width {width}")
     leases = _two_leases(bench, width)
     seen: list[list[_Seen]] = [[], []]
+    ratios = []
     with leases[0], leases[1], ThreadPoolExecutor(2) as pool:
         workers = [bench.worker(width, lease) for lease in leases]
         for number in range(repeats):
             bench.say(f"round {number + 1} of {repeats}, two at the same time, of width {width}")
+            alone = _Seen(leases[0].cpus, *bench.measure(workers[0], width))
             done = pool.map(lambda worker: bench.measure(worker, width), workers)
             for one, lease, measured in zip(seen, leases, done, strict=True):
                 one.append(_Seen(lease.cpus, *measured))
-    return tuple(_summed(bench, width, one) for one in seen)
+            ratios.append(statistics.mean(one[-1].wall_s for one in seen) / alone.wall_s)
+    return tuple(_summed(bench, width, one) for one in seen), tuple(ratios)
 
 
 def _two_leases(bench: _Bench, width: int) -> tuple[Lease, ...]:

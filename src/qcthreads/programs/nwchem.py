@@ -22,7 +22,7 @@ SPEC = ProgramSpec(
     ),
     executable="nwchem",
     required_modules=("networkx",),
-    sample=Sample(waters=2, method="hf", basis="cc-pvdz"),
+    sample=Sample(waters=2, method="hf", basis="cc-pvtz"),
     install_hint="on Debian: apt install nwchem openmpi-bin libopenblas0-pthread; with it: pip install networkx",
     measured_with="7.0.2 and Open MPI 4.1.4",
     facts=(
@@ -49,6 +49,12 @@ SPEC = ProgramSpec(
             "Per rank; QCEngine divides what it is given by the number of ranks.",
             Known.SOURCE,
             "QCEngine 0.52: programs/nwchem/runner.py",
+        ),
+        Fact(
+            "memory",
+            "Its output says how much it was told in doubles: the lease's less the overhead, by the ranks.",
+            Known.MEASURED,
+            "7.0.2",
         ),
         Fact(
             "binding",

@@ -43,6 +43,12 @@ SPEC = ProgramSpec(
             "QCEngine 0.52: programs/psi4.py",
         ),
         Fact("memory", "Of the whole process; 500 MiB where nothing is said.", Known.SOURCE, "psi4 886caaab"),
+        Fact(
+            "memory",
+            "Its output says what it was told: the lease's less the overhead.",
+            Known.MEASURED,
+            "1.3.2",
+        ),
         Fact("binding", "Keeps the mask that it inherits.", Known.MEASURED, "1.3.2 under taskset"),
         Fact(
             "trap",

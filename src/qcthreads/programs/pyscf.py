@@ -38,6 +38,9 @@ SPEC = ProgramSpec(
             Known.MEASURED,
             "2.14: three runtimes in one process",
         ),
+        Fact(
+            "memory", "Its output says what it was told as max_memory: the lease's less 64 MiB.", Known.MEASURED, "2.14"
+        ),
         Fact("memory", "Advice, and what the process already holds counts.", Known.SOURCE, "pyscf 94d4dc83"),
         Fact(
             "binding", "Keeps the mask; unasked it takes as many threads as the mask has CPUs.", Known.MEASURED, "2.14"
