@@ -128,6 +128,13 @@ def test_boxes_cover_the_cpus_of_the_lease() -> None:
         assert sorted(covered) == sorted(one.cpus)
 
 
+def test_siblings_that_were_never_used_have_no_rows_but_idle_cores_do() -> None:
+    machine = synthetic_machine(cores=4, threads=2)  # siblings are 4 apart
+    record = made_run(20, width=2, machine=machine)
+    only = [replace(one, cpus=CpuSet([0, 1]), cpus_seen=CpuSet([0, 1])) for one in record.calculations]
+    assert drawn(replace(record, calculations=tuple(only)))["rows"] == [0, 1, 2, 6, 3, 7]
+
+
 times = st.floats(0, 100)
 
 

@@ -33,10 +33,11 @@ function timelineTraces() {
 function boxes(name, colorName, those, share) {
   const x = [], y = [];
   const of = typeof share === "function" ? share : () => share;
+  const half = data.rows.length > 64 ? 0.5 : 0.46; // of a row; narrow ones have no room for a gap
   for (const one of those) {
     const end = one.start + one.wall;
     for (const [first, last] of one.rows) {
-      const foot = last + 0.46, top = foot - of(one) * (last - first + 0.92);
+      const foot = last + half, top = foot - of(one) * (last - first + 2 * half);
       x.push(one.start, end, end, one.start, one.start, null);
       y.push(top, top, foot, foot, top, null);
     }
@@ -98,10 +99,11 @@ function timelineLayout() {
 
 // Lines between boxes, while these are wide enough to have any colour beside them.
 function outline() {
-  const [first, last] = timeline._fullLayout.xaxis.range;
+  const { xaxis, yaxis } = timeline._fullLayout, [first, last] = xaxis.range;
+  const high = yaxis._length / Math.abs(yaxis.range[1] - yaxis.range[0]); // of a row, in pixels
   const shown = data.calculations.filter((one) => one.start < last && one.start + one.wall > first);
   const boxes = shown.reduce((sum, one) => sum + one.rows.reduce((count, [low, high]) => count + high - low + 1, 0), 0);
-  timeline.style.setProperty("--gap", boxes > 80 * data.rows.length ? "0px" : "0.5px");
+  timeline.style.setProperty("--gap", high < 6 || boxes > 80 * data.rows.length ? "0px" : "0.5px");
 }
 
 // ---- planned against real ----
