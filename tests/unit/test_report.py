@@ -104,6 +104,15 @@ def test_a_run_of_next_to_nothing_has_a_page(calculations: int, tmp_path: Path) 
     assert data["curves"]["busy"] == []
 
 
+def test_numbers_have_units_and_rows_are_tables(tmp_path: Path) -> None:
+    rows = [{"pid": 7, "wall_s": 75.0}, {"pid": 8, "memory_bytes": 2**30}]
+    told = {"cpus": [0, 1], "memory_bytes_per_worker": 3 * 2**30, "workers": rows}
+    report.write(replace(made_run(2), decision=told), tmp_path / "page.html")
+    text = elements(tmp_path / "page.html").text
+    for wanted in ("0, 1", "3 GiB", "2 rows", "1 min 15 s", "1 GiB"):
+        assert wanted in text
+
+
 def test_importing_the_report_loads_neither_plotly_nor_numpy() -> None:
     code = "import sys; import qcthreads.monitoring.report; print('plotly' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -60,7 +60,8 @@ function curveTraces() {
   if (c.end.length) traces.push(curve("CPUs busy", "busy", times, held(c.busy), { fill: "tozeroy", line: { shape: "hv", width: 1.5 } }));
   if (c.end.length && c.waited)
     traces.push(curve("threads waiting for a CPU", "bad", times, held(c.waited), { line: { shape: "hv", width: 1.5 } }));
-  if (c.granted) traces.push(curve("memory granted", "leased", steps, c.granted.map((b) => b / GIB), { yaxis: "y3", line: { dash: "dot", width: 1.5 } }));
+  // A grant far above what was used would press the curve of memory flat; the table has both.
+  if (c.granted && Math.max(...c.granted) <= 5 * Math.max(0, ...c.memory)) traces.push(curve("memory granted", "leased", steps, c.granted.map((b) => b / GIB), { yaxis: "y3", line: { dash: "dot", width: 1.5 } }));
   if (c.end.length)
     traces.push(curve("memory", "memory", c.end, c.memory.map((b) => b / GIB), { yaxis: "y3", fill: "tozeroy" }));
   return traces;
@@ -76,7 +77,7 @@ function ticks(first, last) {
 
 function timelineLayout() {
   const rows = data.rows.length;
-  const high = Math.min(620, Math.max(150, rows * 16)), curves = data.curves.end.length || data.curves.granted ? 150 : 0;
+  const high = Math.min(620, Math.max(150, rows * 16)), curves = data.curves.end.length ? 150 : 0;
   const inner = high + 150 + curves + 70;
   const at = (from, to) => [1 - to / inner, 1 - from / inner];
   const axis = { zeroline: false, fixedrange: true, rangemode: "tozero" };
@@ -92,7 +93,7 @@ function timelineLayout() {
     ],
     annotations: [{ xref: "paper", x: 1, yref: "y2", y: data.usable, text: "usable", showarrow: false, xanchor: "right", yanchor: "top", font: { size: 11 } }],
     legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0, traceorder: "normal", itemclick: false, itemdoubleclick: false },
-    margin: { l: 60, r: 16, t: 60, b: 44 },
+    margin: { l: 60, r: 34, t: 60, b: 44 }, modebar: { orientation: "v" },
     hovermode: "x", dragmode: "zoom",
   };
 }
@@ -127,7 +128,8 @@ function plannedLayout() {
   const axis = (text) => ({ type, title: { text }, zeroline: false, ...(type === "log" ? { dtick: "D2", tickformat: ".2~g" } : { rangemode: "tozero" }) });
   return {
     height: 400, xaxis: axis("planned, s"), yaxis: axis("real, s"), hovermode: "closest",
-    legend: { title: { text: "group " }, orientation: "h", y: 1, yanchor: "bottom", x: 0 }, margin: { l: 60, r: 16, t: 40, b: 44 },
+    legend: { title: { text: "group " }, orientation: "h", y: 1, yanchor: "bottom", x: 0 }, margin: { l: 60, r: 34, t: 40, b: 44 },
+    modebar: { orientation: "v" },
   };
 }
 
