@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from ..cpuset import CpuSet
 from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.engine import LocalEngine
+from ..execution.source import Planned
 from ..execution.store import Store, open_store
 from ..host import read_machine
 from ..host.limits import read_limits
@@ -23,10 +25,13 @@ from ..leases import LeaseBook, node_ledger
 from ..machine.placement import split as cut
 from ..planning import choose_split
 from ..programs import registry
+from ..programs.spec import ProgramSpec
+from ..units import format_count
 from .check import check_with_program
 from .config import strategy_name
 from .expansion import Expansion, Term
 from .inputs import likely_program, read_input
+from .moldable import Moldable, widths_for
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
 from .tally import Tally, mixed_versions
@@ -88,6 +93,9 @@ class Run:
     "program", "program_version", "method", "basis", "bsse", "max_nbody", "reasons": [...], "scratch_bytes": int | None,
     "store_bytes": int | None, "expected_wall_s": float | None}``; ``None``: not known."""
 
+    planned: Mapping[str, Planned]
+    """By label, when each calculation was expected to run as it started; of those that had widths of their own."""
+
     def __init__(self, request: RunRequest, *, warm: bool = False) -> None:
         self.request = request
         self._book = LeaseBook(
@@ -103,6 +111,9 @@ class Run:
         )
         self._on_progress: Callable[[Progress], None] = lambda _: None
         self._warmed_at: float | None = None
+        self._warmed: dict[int, int] = {}
+        self._moldable: Moldable | None = None
+        self.planned = {}
         self._engine = LocalEngine(
             self._book,
             affinity=request.affinity,
@@ -203,6 +214,7 @@ class Run:
             likely = Calculation(label="", program=program, input={}, threads=threads, memory_bytes=memory_bytes)
             with contextlib.suppress(QCThreadsError):  # what is wrong is said of the calculations themselves
                 self._engine.warm(likely, workers)
+                self._warmed = {threads: workers}
 
     def _decide(self, strategy: str, version: str | None) -> dict[str, Any]:
         request, expansion, book = self.request, self._expansion, self._book
@@ -225,14 +237,23 @@ class Run:
             useful_width=spec.useful_width,
             explain=book.explain(),
         )
-        places = cut(book.machine, book.usable, split.workers, split.threads)
+        workers, threads, reasons, wall_s = split.workers, split.threads, list(split.reasons), None
+        self._moldable = self._mold(strategy, spec)
+        if self._moldable is not None:
+            foreseen = self._moldable.foresee()
+            if (workers, threads) != (foreseen.side_by_side, foreseen.usual_width):
+                workers, threads = foreseen.side_by_side, foreseen.usual_width
+                reasons = [f"{book.explain()}: up to {format_count(workers, 'calculation')} side by side"]
+            reasons += foreseen.reasons()
+            wall_s = foreseen.wall_s
+        places = cut(book.machine, book.usable, min(workers, len(book.usable) // threads), threads)
         return {
             "strategy": "as asked" if request.workers and request.threads else strategy,
-            "workers": split.workers,
-            "threads": split.threads,
+            "workers": workers,
+            "threads": threads,
             "cpus_usable": list(book.usable),
             "cpus_by_worker": [list(place) for place in places],
-            "memory_bytes_per_worker": split.memory_bytes,
+            "memory_bytes_per_worker": split.memory_bytes * split.workers // workers,
             "affinity": request.affinity,
             "program": expansion.program,
             "program_version": version,
@@ -240,11 +261,36 @@ class Run:
             "basis": expansion.basis if isinstance(expansion.basis, str | None) else "given in the input",
             "bsse": list(expansion.bsse),
             "max_nbody": expansion.core.max_nbody,
-            "reasons": list(split.reasons),
+            "reasons": reasons,
             "scratch_bytes": None,
             "store_bytes": None if request.store is None else self.calculations * _STORED_BYTES,
-            "expected_wall_s": None,
+            "expected_wall_s": wall_s,
         }
+
+    def _mold(self, strategy: str, spec: ProgramSpec) -> Moldable | None:
+        """What has the calculations run at widths of their own; ``None`` where all have the same."""
+        request, book = self.request, self._book
+        cpus = min(len(book.usable), request.max_total_threads or len(book.usable))
+        widths = widths_for(spec, cpus, spec.useful_width)
+        many = self.calculations > _COUNTED_ONE_BY_ONE and strategy == "auto"
+        if strategy == "balanced" or request.workers or request.threads or widths == (1,) or many:
+            return None
+        there = self._finished_before()
+        terms = [term for term in self._terms if term.label not in there]
+        return (
+            Moldable(
+                terms=terms,
+                strategy=strategy,
+                machine=book.machine,
+                cpus=cpus,
+                widths=widths,
+                need_bytes=spec.memory_overhead_bytes + _WORKING_MEMORY_BYTES,
+                memory_bytes=book.memory_bytes,
+                workers=self._warmed,
+            )
+            if terms
+            else None
+        )
 
     def _finished_before(self) -> set[str]:
         """Labels that the store holds already; whether it is this run's store is seen when it is opened to go on."""
@@ -293,20 +339,25 @@ class Run:
                 store.started(progress.label)
             tally.watch(progress)
 
-        calculations = [
-            self._expansion.calculation(
-                term,
-                threads=decision["threads"],
-                memory_bytes=decision["memory_bytes_per_worker"],
-                timeout_s=request.timeout_s,
+        def made(term: Term, threads: int, memory_bytes: int) -> Calculation:
+            return self._expansion.calculation(
+                term, threads=threads, memory_bytes=memory_bytes, timeout_s=request.timeout_s
             )
-            for term in self._terms
-            if term.label not in results
-        ]
-        if not calculations:
+
+        terms = [term for term in self._terms if term.label not in results]
+        if not terms:
             return
         self._on_progress = watch
-        for outcome in self._engine.run(calculations, max_workers=decision["workers"]):
+        threads, memory_bytes = decision["threads"], decision["memory_bytes_per_worker"]
+        if self._moldable is None:
+            outcomes = self._engine.run(
+                [made(term, threads, memory_bytes) for term in terms], max_workers=decision["workers"]
+            )
+        else:
+            source = replace(self._moldable, terms=terms).source(made, request.max_total_threads)
+            self.planned = source.planned
+            outcomes = self._engine.run(source)
+        for outcome in outcomes:
             if store is not None:
                 store.record(outcome)
             tally.add(outcome)
@@ -323,6 +374,7 @@ class Run:
             made = expansion.result(results)
             bodies = body_rows(made.properties.model_dump(), expansion.bsse, expansion.core.max_nbody)
             result = made.model_dump(mode="json")
+        widths = [outcome.threads for outcome in tally.outcomes.values()]
         findings = tally.findings(decision["memory_bytes_per_worker"], affinity=self.request.affinity)
         return RunReport(
             fragments=fragment_rows(self._terms, self._molecule, results, tally.outcomes),
@@ -336,6 +388,7 @@ class Run:
                 "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
                 "fragments_reused": reused,
                 "fragments_failed": len(failures),
+                "widths": {str(width): count for width, count in sorted(Counter(widths).items())},
             },
             decision=decision,
             findings=tuple(findings + mixed_versions(results)),
