@@ -58,6 +58,8 @@ class Moldable:
     need_bytes: int
     memory_bytes: int
     workers: Mapping[int, int]
+    most_threads: int | None = None
+    """Of all that run at the same time; ``None``: as many as are free."""
     times_s: TimesS | None = None
 
     def foresee(self) -> Foreseen:
@@ -72,7 +74,7 @@ class Moldable:
         first = max(table.entries, key=lambda entry: (-entry[1], entry[0]), default=(1, 0.0, 0.0))
         return Foreseen(dict(sorted(widths.items())), first[0], most, table.makespan_s if in_seconds else None)
 
-    def source(self, make: Callable[[Term, int, int], Calculation], most_threads: int | None = None) -> Dispatched:
+    def source(self, make: Callable[[Term, int, int], Calculation]) -> Dispatched:
         """What an engine runs. ``make``: the calculation of a term at a width, with so much memory."""
         by_label = {term.label: term for term in self.terms}
         least = [make(term, self.widths[0], self.need_bytes) for term in self.terms]
@@ -80,7 +82,7 @@ class Moldable:
             self._dispatcher()[0],
             least,
             lambda label, threads, memory_bytes: make(by_label[label], threads, memory_bytes),
-            most_threads=most_threads,
+            most_threads=self.most_threads,
         )
 
     def _dispatcher(self) -> tuple[Dispatcher, bool]:

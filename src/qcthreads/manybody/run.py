@@ -287,6 +287,7 @@ class Run:
                 need_bytes=spec.memory_overhead_bytes + _WORKING_MEMORY_BYTES,
                 memory_bytes=book.memory_bytes,
                 workers=self._warmed,
+                most_threads=request.max_total_threads,
             )
             if terms
             else None
@@ -354,7 +355,7 @@ class Run:
                 [made(term, threads, memory_bytes) for term in terms], max_workers=decision["workers"]
             )
         else:
-            source = replace(self._moldable, terms=terms).source(made, request.max_total_threads)
+            source = replace(self._moldable, terms=terms).source(made)
             self.planned = source.planned
             outcomes = self._engine.run(source)
         for outcome in outcomes:
