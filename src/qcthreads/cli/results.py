@@ -204,6 +204,10 @@ def _print_statistics(statistics: Mapping[str, Any]) -> None:
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     total, wall = statistics.get("fragments_total"), seconds(statistics.get("wall_s"))
     busy, efficiency = (percent(statistics.get(name)) for name in ("busy_fraction", "thread_efficiency"))
+    widths = statistics.get("widths") or {}
+    if len(widths) > 1:
+        used = ", ".join(f"{count} with {format_count(int(width), 'thread')}" for width, count in widths.items())
+        print(f"Ran: {used}")
     print(f"Wall time {wall} for {total} calculations ({said}); usable PUs busy {busy}, thread efficiency {efficiency}")
 
 

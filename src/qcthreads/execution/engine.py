@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError, InputError, MachineError, StopRequestedError
+from ..errors import BindingError, InputError, LeaseError, MachineError, StopRequestedError
 from ..host import get_host
 from ..leases import Lease, LeaseBook
 from ..programs import registry
@@ -244,24 +244,33 @@ class LocalEngine:
         finally:
             run.events.put(None)
 
-    def _take(self, run: _Run, source: Source) -> tuple[_Job, Lease] | None:
+    def _take(self, run: _Run, source: Source) -> tuple[_Job, Lease | None] | None:
         """What the source says is next, with its lease; waits until it says something, ``None`` when nothing is left.
 
-        The lease is taken before another driver asks: what is promised to one is not free for the next.
+        The lease is taken before another driver asks: what is promised to one is not free for the next. Nobody waits
+        for a lease meanwhile, or those could not be told of who would give it back; then it has to be waited for.
         """
         with run.turn:
             while source.waiting and not run.stopped.is_set():
                 self._limits.follow()
                 free, memory_bytes = self._book.free()
-                if not free and not source.running:
-                    # Others hold everything: it waits in line for what it would have in an empty book.
+                blocked = not free and not source.running
+                if blocked:  # others hold everything: it waits in line for what it would have in an empty book
                     free, memory_bytes = self._book.usable, self._book.memory_bytes
                 calculation = source.next(free, memory_bytes) if free else None
                 if calculation is not None:
+                    run.turn.notify()  # who looks whether something is left for him, too
                     job = self._narrowed(run, _prepared(calculation, self._book, run.prepared))
-                    return job, self._lease(run, job)
-                run.turn.wait(_LOOK_AGAIN_S)  # what others give back, and limits, change without our doing
+                    return job, None if blocked else self._lease_at_once(run, job)
+                run.wait_for_turn()
+            run.turn.notify_all()
         return None
+
+    def _lease_at_once(self, run: _Run, job: _Job) -> Lease | None:
+        try:
+            return self._lease(run, job, wait=False)
+        except LeaseError:  # somebody was faster
+            return None
 
     def _narrowed(self, run: _Run, job: _Job) -> _Job:
         """``job``, or what the observer has run instead; what it leaves free may take more drivers."""
@@ -277,7 +286,7 @@ class LocalEngine:
             self._start_driver(run)
         return _prepared(calculation, self._book, run.prepared)
 
-    def _lease(self, run: _Run, job: _Job) -> Lease:
+    def _lease(self, run: _Run, job: _Job, *, wait: bool = True) -> Lease:
         calculation, label = job.calculation, job.calculation.label
         near = next((worker.bound for key, worker in tuple(self._idle) if key == job.key), None)
 
@@ -285,7 +294,12 @@ class LocalEngine:
             self._note(run, label, f"waits for what is held by {held_by}", "waits")
 
         return self._book.acquire(
-            job.settings.threads, calculation.memory_bytes, near=near, cancel=run.stopped, on_wait=on_wait
+            job.settings.threads,
+            calculation.memory_bytes,
+            wait=wait,
+            near=near,
+            cancel=run.stopped,
+            on_wait=on_wait,
         )
 
     def _supervise(self, run: _Run, job: _Job, lease: Lease | None = None) -> None:
@@ -303,7 +317,6 @@ class LocalEngine:
                 with run.turn:
                     held.release()
                     run.source.ended(outcome)
-                    run.turn.notify_all()
         run.events.put(outcome)
 
     def _attempt(self, run: _Run, job: _Job, lease: Lease, attempt: int) -> Outcome:
@@ -433,6 +446,8 @@ class _Run:
     """What says what is next; ``None``: ``jobs``, in order."""
     turn: threading.Condition = field(default_factory=threading.Condition)
     """One driver at a time asks the source."""
+    looks: bool = False
+    """One of those that wait for the source looks every second what others have given back, and at the limits."""
     prepared: dict[_Key, _Job] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = field(default_factory=queue.SimpleQueue)
@@ -442,6 +457,13 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.first_width = self.width
+
+    def wait_for_turn(self) -> None:
+        """With the turn: until another driver has started something, or for a second."""
+        mine, self.looks = not self.looks, True
+        self.turn.wait(_LOOK_AGAIN_S if mine else None)
+        if mine:
+            self.looks = False
 
     def wake(self) -> None:
         """Let drivers that wait for the source see that the run has been stopped."""
