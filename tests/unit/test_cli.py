@@ -72,6 +72,11 @@ def report(**changes: Any) -> RunReport:
             "fragments_computed": 3,
             "busy_fraction": 0.9,
             "thread_efficiency": 0.97,
+            "watched": 3,
+            "contention": 0.25,
+            "run_queue_s": 1.5,
+            "idle_pus": 0.4,
+            "idle_over_time": [{"at_s": float(n), "idle_pus": n / 10} for n in range(25)],
         },
         "decision": {
             "strategy": "auto",
@@ -82,6 +87,7 @@ def report(**changes: Any) -> RunReport:
         },
         "findings": (),
         "bsse_treatment": "counterpoise",
+        "record": None,  # nothing here renders it
     }
     return RunReport(**values | changes)
 
@@ -371,7 +377,11 @@ def test_the_report_gives_energies_in_three_units(capsys: pytest.CaptureFixture[
     assert "interaction energy (cp)  -0.0100000000 hartree = -6.2751 kcal/mol = -26.2550 kJ/mol" in shown
     assert "BSSE treatment: counterpoise" in shown
     assert "2 PUs may be used" in shown
-    assert "usable PUs busy 90 %, thread efficiency 97 %" in shown
+    table = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "usable PUs busy 90 % share of their time that a calculation had them" in table
+    assert "thread efficiency 97 % CPU time / (threads x wall time)" in table
+    assert "contention 25 % threads waited 1.5 s for a CPU" in table
+    assert "idle PUs 0.4 over time: 0.0 0.3 0.6 0.9 1.2 1.5 1.8 2.1 2.4" in table
 
 
 def test_no_total_is_printed_when_a_term_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

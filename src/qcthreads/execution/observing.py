@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # So much of what a program does must have been seen, in more than one calculation, before it is called single-threaded.
 _TELLING_NS = 1_000_000_000
 _TELLING_CALCULATIONS = 2
+_UNSEEN_SHARE = 0.1
 
 # Beside a program's overhead, so that it has something to compute with; Psi4 refuses less than 250 MiB.
 WORKING_MEMORY_BYTES = 256 * 1024**2
@@ -77,6 +78,12 @@ class Watching(Observer):
         """Those that have ended, in that order."""
         with self._lock:
             return tuple(self._attempts)
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The labels of those that have begun and not ended."""
+        with self._lock:
+            return tuple(self._grants)
 
     def begins(self, calculation: Calculation, worker: Worker, lease: Lease) -> None:
         """Watch the worker from now on."""
@@ -143,6 +150,8 @@ class _Width:
     peak_bytes: int = 0
 
     def add(self, usage: WorkerUsage) -> None:
+        if usage.cpu_unseen_ns > _UNSEEN_SHARE * usage.cpu_ns:
+            return
         self.calculations += 1
         self.watched_ns += usage.wall_ns
         self.threads_working = max(self.threads_working, usage.threads_working)
@@ -160,6 +169,4 @@ def _alike(calculation: Calculation) -> Hashable:
 
 def _no_grant(calculation: Calculation, outcome: Outcome) -> Grant:
     """Of an attempt whose worker could not be started."""
-    return Grant(
-        worker_id=0, threads_asked=outcome.threads, leased=outcome.cpus, memory_bytes=calculation.memory_bytes
-    )
+    return Grant(worker_id=0, threads_asked=outcome.threads, leased=outcome.cpus, memory_bytes=calculation.memory_bytes)

@@ -35,10 +35,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """When a calculation was expected to run, as it started; seconds since the first one started."""
+    """When a calculation was expected to run, as it started; seconds since the epoch."""
 
-    start_s: float
-    end_s: float | None
+    start_at: float
+    end_at: float | None
     """``None``: nothing was known of seconds."""
 
 
@@ -101,8 +101,8 @@ class Dispatched:
         start = self._dispatcher.next(now_s, free, memory_bytes)
         if start is None:
             return None
-        end_s = None if start.expected_s is None else now_s + start.expected_s
-        self.planned[start.id] = Planned(now_s, end_s)
+        now = time.time()
+        self.planned[start.id] = Planned(now, None if start.expected_s is None else now + start.expected_s)
         self._threads[start.id] = start.threads
         self.widths[start.threads] = self.widths.get(start.threads, 0) + 1
         return self._make(start.id, start.threads, start.memory_bytes)

@@ -124,7 +124,7 @@ class Worker:
         return reply
 
     def get_ready(self, request: Mapping[str, Any], timeout_s: float | None) -> None:
-        """Have it import what its first calculation needs, once, in no calculation's time. Raises as :meth:`compute`."""
+        """Have it import, once, what its first calculation needs, in nobody's time; raises as :meth:`compute`."""
         if not self._ready:
             self.compute(request, timeout_s)
             self._ready = True

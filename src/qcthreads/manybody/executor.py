@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import CalculationError, InputError
 from ..execution.calculation import Calculation
 from ..execution.engine import LocalEngine
+from ..execution.observing import Watching
 from ..execution.source import Dispatched
 from ..leases import LeaseBook, process_book
 from ..planning import Split, choose_split
@@ -26,6 +27,7 @@ from .expansion import Expansion, Term, as_model, energy_of
 from .moldable import Moldable, widths_for
 from .report import grouped, headline
 from .tally import Tally
+from .watched import figures, findings, sampling
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicResult, Molecule
@@ -116,24 +118,34 @@ class ParallelManyBodyExecutor:
         ``total_fragments``; ``levels_executed`` (how many orders); ``parallel_time`` (wall time, s);
         ``sequential_time_estimate`` (the calculations one after another at their widths, s); ``speedup_factor``;
         ``workers``, ``threads`` (of the last call; where each fragment has a width of its own, the narrowest),
-        ``widths`` (how many ran at each), ``reasons``; and what :meth:`Tally.statistics` says.
+        ``widths`` (how many ran at each), ``reasons``; ``findings``; ``sampling``; and what :meth:`Tally.statistics`
+        and :func:`qcthreads.manybody.watched.figures` say.
         """
+        usable, monitor = len(self._book.usable), self._watching.monitor
+        moments = monitor.moments(self._began_ns)
+        attempts = [one for one in self._watching.attempts if one.outcome.label in self._tally.outcomes]
         with self._lock:
-            figures = self._tally.statistics(self._wall_s)
-            sequential_s = figures.pop("calculations_wall_s")
+            told = self._tally.statistics(self._wall_s)
+            sequential_s = told.pop("calculations_wall_s")
             return {
                 "total_fragments": len(self._tally.outcomes),
                 "levels_executed": len(self._levels),
-                "parallel_time": figures.pop("wall_s"),
+                "parallel_time": told.pop("wall_s"),
                 "sequential_time_estimate": sequential_s,
-                "speedup_factor": figures.pop("speedup_estimate") or 0.0,
+                "speedup_factor": told.pop("speedup_estimate") or 0.0,
                 "failed_fragments": sum(outcome.status == "failed" for outcome in self._tally.outcomes.values()),
                 "workers": self._split.workers if self._split else 0,
                 "threads": self._split.threads if self._split else self.config.threads_per_fragment,
                 "execution_mode": self.config.execution_mode,
                 "widths": dict(sorted(Counter(one.threads for one in self._tally.outcomes.values()).items())),
                 "reasons": list(self._split.reasons) if self._split else [],
-                **figures,
+                **figures(attempts, moments, usable),
+                "sampling": sampling(monitor),
+                "findings": [
+                    {"kind": finding.kind, "message": finding.message}
+                    for finding in findings(attempts, moments, usable)
+                ],
+                **told,
             }
 
     def validate_parallel_correctness(
@@ -184,6 +196,8 @@ class ParallelManyBodyExecutor:
             registry.require(expansion.program)
         self._book: LeaseBook = process_book()
         self._tally = Tally(self._book)
+        self._watching = Watching()
+        self._began_ns = time.monotonic_ns()
         self._lock = threading.Lock()
         self._kept = None
         self._split: Split | None = None
@@ -313,6 +327,7 @@ class ParallelManyBodyExecutor:
             affinity=affinity,
             scratch=Path(scratch) if scratch else None,
             on_progress=self._tally.watch,
+            observer=self._watching,
         )
 
 

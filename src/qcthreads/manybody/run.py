@@ -17,12 +17,16 @@ from ..cpuset import CpuSet
 from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.engine import LocalEngine
+from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..execution.source import Planned
 from ..execution.store import Store, open_store
 from ..host import read_machine
 from ..host.limits import read_limits
 from ..leases import LeaseBook, node_ledger
 from ..machine.placement import split as cut
+from ..monitoring.metrics import Live
+from ..monitoring.record import RunRecord
+from ..monitoring.statistics import Finding
 from ..planning import choose_split
 from ..programs import registry
 from ..programs.spec import ProgramSpec
@@ -35,11 +39,10 @@ from .moldable import Moldable, widths_for
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
 from .tally import Tally, mixed_versions
+from .watched import calculated, figures, findings, limits_in_words, live, sampling
 
 __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
 
-# Beside its overhead, so that a program has something to compute with; Psi4 refuses less than 250 MiB.
-_WORKING_MEMORY_BYTES = 256 * 1024**2
 # A finished water cluster's AtomicResult takes 2-4 kB in a store; ten times that, because programs add output.
 _STORED_BYTES = 40 * 1024
 # Of more calculations each is small beside all, and what it costs changes no decision.
@@ -62,6 +65,8 @@ class RunReport:
     findings: tuple[Mapping[str, Any], ...]
     bsse_treatment: str
     """Named in words, for a paper."""
+    record: RunRecord
+    """What ran where and when, for reports, traces and tables."""
 
     def to_json(self) -> dict[str, Any]:
         """``{"result", "statistics", "decision", "findings"}`` and the rest as data, as documented."""
@@ -114,12 +119,15 @@ class Run:
         self._warmed: dict[int, int] = {}
         self._moldable: Moldable | None = None
         self.planned = {}
+        self._watching = Watching()
+        self._reused_count = 0
         self._engine = LocalEngine(
             self._book,
             affinity=request.affinity,
             scratch=request.scratch,
             retries=request.retries,
             on_progress=lambda progress: self._on_progress(progress),
+            observer=self._watching,
         )
         try:
             self._prepare(warm)
@@ -165,6 +173,10 @@ class Run:
         self.calculations = sum(self.counts_by_nbody.values())
         self.decision = self._decide(strategy, registry.version(installation))
 
+    def live(self) -> Live:
+        """How far :meth:`execute` has come; from any thread."""
+        return live(self._watching, self._book, total=self.calculations, reused=self._reused_count)
+
     def check(self) -> None:
         """Ask the program whether it knows what is asked for; where it does not, InputError says what there is.
 
@@ -192,13 +204,13 @@ class Run:
                 self.check()
             store = self._open_store()
             results = self._reused(store, on_progress)
-            reused = len(results)
+            self._reused_count = reused = len(results)
             self._compute(tally, store, results)
         finally:
             self.close()
             if store is not None:
                 store.close()
-        return self._report(tally, results, reused, time.perf_counter() - began)
+        return self._report(tally, results, reused, _Span.until_now(time.perf_counter() - began))
 
     def _warm(self) -> None:
         """Start workers by what can be told without reading the input; a wrong guess costs no more than their start.
@@ -230,7 +242,7 @@ class Run:
             costs if left <= _COUNTED_ONE_BY_ONE else (),
             len(book.usable),
             book.memory_bytes,
-            spec.memory_overhead_bytes + _WORKING_MEMORY_BYTES,
+            spec.memory_overhead_bytes + WORKING_MEMORY_BYTES,
             workers=request.workers,
             threads=request.threads,
             max_total_threads=request.max_total_threads,
@@ -284,7 +296,7 @@ class Run:
                 machine=book.machine,
                 cpus=cpus,
                 widths=widths,
-                need_bytes=spec.memory_overhead_bytes + _WORKING_MEMORY_BYTES,
+                need_bytes=spec.memory_overhead_bytes + WORKING_MEMORY_BYTES,
                 memory_bytes=book.memory_bytes,
                 workers=self._warmed,
                 most_threads=request.max_total_threads,
@@ -352,7 +364,9 @@ class Run:
         threads, memory_bytes = decision["threads"], decision["memory_bytes_per_worker"]
         if self._moldable is None:
             outcomes = self._engine.run(
-                [made(term, threads, memory_bytes) for term in terms], max_workers=decision["workers"]
+                [made(term, threads, memory_bytes) for term in terms],
+                max_workers=decision["workers"],
+                refill=request.workers is None,
             )
         else:
             source = replace(self._moldable, terms=terms).source(made)
@@ -365,7 +379,7 @@ class Run:
             if outcome.status == "finished":
                 results[outcome.label] = outcome.result
 
-    def _report(self, tally: Tally, results: Mapping[str, Any], reused: int, wall_s: float) -> RunReport:
+    def _report(self, tally: Tally, results: Mapping[str, Any], reused: int, span: _Span) -> RunReport:
         expansion, decision = self._expansion, self.decision
         failures = {o.label: o.error or "no message" for o in tally.outcomes.values() if o.status == "failed"}
         missing = tuple(row.label for row in self.fragments if row.label not in results)
@@ -376,25 +390,71 @@ class Run:
             bodies = body_rows(made.properties.model_dump(), expansion.bsse, expansion.core.max_nbody)
             result = made.model_dump(mode="json")
         widths = [outcome.threads for outcome in tally.outcomes.values()]
-        findings = tally.findings(decision["memory_bytes_per_worker"], affinity=self.request.affinity)
+        statistics = {
+            **tally.statistics(span.wall_s),
+            "fragments_total": self.calculations,
+            "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
+            "fragments_reused": reused,
+            "fragments_failed": len(failures),
+            "widths": {str(width): count for width, count in sorted(Counter(widths).items())},
+        }
+        record = self._record(tally, statistics, mixed_versions(results), span)
         return RunReport(
             fragments=fragment_rows(self._terms, self._molecule, results, tally.outcomes),
             bodies=bodies,
             result=result,
             missing=missing,
             failures=failures,
-            statistics={
-                **tally.statistics(wall_s),
-                "fragments_total": self.calculations,
-                "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
-                "fragments_reused": reused,
-                "fragments_failed": len(failures),
-                "widths": {str(width): count for width, count in sorted(Counter(widths).items())},
-            },
+            statistics=record.statistics,
             decision=decision,
-            findings=tuple(findings + mixed_versions(results)),
+            findings=tuple({"kind": finding.kind, "message": finding.message} for finding in record.findings),
             bsse_treatment=bsse_treatment(expansion.bsse),
+            record=record,
         )
+
+    def _record(
+        self, tally: Tally, statistics: Mapping[str, Any], others: Sequence[Mapping[str, str]], span: _Span
+    ) -> RunRecord:
+        """``others``: findings about the results."""
+        book, monitor = self._book, self._watching.monitor
+        attempts = [one for one in self._watching.attempts if one.outcome.label in tally.outcomes]
+        moments = tuple(one for one in monitor.moments(span.began_ns) if one.at_s >= 0)
+        told = [
+            Finding(kind=one["kind"], message=one["message"])
+            for one in (*tally.findings(affinity=self.request.affinity), *others)
+        ]
+        usable = len(book.usable)
+        return RunRecord(
+            title=_title(self.request.input, self.decision),
+            began_at=span.began_at,
+            wall_s=span.wall_s,
+            machine=book.machine,
+            usable=book.usable,
+            limits=limits_in_words(book.limits),
+            decision=self.decision,
+            statistics={**statistics, **figures(attempts, moments, usable), "sampling": sampling(monitor)},
+            calculations=calculated(attempts, span.began_at, self.planned),
+            moments=moments,
+            findings=(*told, *findings(attempts, moments, usable)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """When a run began and how long it took, by the clocks that outcomes and samples are told in."""
+
+    wall_s: float
+    began_at: float
+    began_ns: int
+
+    @classmethod
+    def until_now(cls, wall_s: float) -> Self:
+        return cls(wall_s, time.time() - wall_s, time.monotonic_ns() - round(wall_s * 1e9))
+
+
+def _title(given: Path, decision: Mapping[str, Any]) -> str:
+    model = "/".join(str(decision[name]) for name in ("method", "basis") if decision[name])
+    return f"{given.name}: {decision['program']} {model}, up to {decision['max_nbody']} bodies"
 
 
 def _finished(outcome: Outcome) -> bool:

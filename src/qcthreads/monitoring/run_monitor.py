@@ -11,7 +11,7 @@ import numpy as np
 
 from ..host.cpu_times import busy_ns
 from ..host.sampling import RecorderCounts, Sample, TimesSource
-from .sampler import BackgroundSampler, error_ns
+from .sampler import BackgroundSampler, best_source, error_ns
 from .statistics import Grant, Moment, WorkerUsage, ratio
 from .tally import Tally, Totals, cpu_between, totals_of, wait_between
 from .watch import allowed_cpus, busy_between
@@ -59,6 +59,11 @@ class RunMonitor:
         self._moments: list[tuple[int, Moment]] = []
 
     @property
+    def source(self) -> TimesSource:
+        """Where the times come from."""
+        return self._source or best_source()
+
+    @property
     def counts(self) -> RecorderCounts | None:
         """What the sampling has done and cost so far; ``None`` before it began."""
         with self._lock:
@@ -74,7 +79,9 @@ class RunMonitor:
         with self._lock:
             sampler = self._running()
             first = self._first_look(sampler, pid)
-            self._before_ns = self._before_ns or first.at_ns
+            if not self._before_ns:
+                self._begin_moments(first)
+            self._root_of[pid] = pid
             self._before.setdefault(pid, totals_of(first))
             self._watched[pid] = _Watched(grant, Tally(first), self._busy_now(), first.at_ns)
 
@@ -145,7 +152,9 @@ class RunMonitor:
     def _drain(self, sampler: BackgroundSampler) -> None:
         for sample in sampler.take():
             if sample.processes is not None:
-                self._root_of = dict(zip(sample.processes["pid"].tolist(), sample.processes["root"].tolist(), strict=True))
+                self._root_of = dict(
+                    zip(sample.processes["pid"].tolist(), sample.processes["root"].tolist(), strict=True)
+                )
             for root, part in _by_root(sample, self._root_of):
                 watched = self._watched.get(root)
                 if watched is not None and part.at_ns > watched.seen_ns:
@@ -154,6 +163,14 @@ class RunMonitor:
                     watched.tally.add(part, allowed_cpus(part.threads["tid"].tolist()) if detailed else None)
             if sample.processes is not None:
                 self._add_moment(sample)
+
+    def _begin_moments(self, first: Sample) -> None:
+        """Nothing was computed until now."""
+        assert first.processes is not None
+        memory_bytes = int(first.processes["memory_bytes"].sum())
+        nothing = Moment(at_s=0.0, cpus_busy=0.0, cpus_waited_for=0.0, memory_bytes=memory_bytes)
+        self._moments.append((first.at_ns, nothing))
+        self._before_ns = first.at_ns
 
     def _add_moment(self, sample: Sample) -> None:
         """What all did since the sample with details before."""

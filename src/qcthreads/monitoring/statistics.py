@@ -57,13 +57,16 @@ class WorkerUsage:
     ended: bool
     threads_asked: int
     threads_working: int
-    """Threads that used more than 5 % of the wall time, side by side, of a second or between two looks."""
+    """Threads that used more than 5 % of the wall time, side by side, of a second or between two looks; at least as
+    many as it takes to use the CPU time that was used."""
     wall_ns: int
     cpu_ns: int
     """Of processes and threads that ended meanwhile too."""
     wait_ns: int | None
     cpu_error_ns: int
     """By how much the CPU time of any single thread that runs may lag; that of the worker does not."""
+    cpu_unseen_ns: int
+    """Of the CPU time that of threads which began and ended between two samples; no more is known of them."""
     thread_efficiency: float
     """CPU time / (threads asked x wall time)."""
     wait_share: float | None

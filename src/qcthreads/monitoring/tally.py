@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from ..cpuset import CpuSet
 from ..host.sampling import Rows, Sample
@@ -53,7 +54,7 @@ class Tally:
         self._threads: dict[tuple[int, int], _Thread] = {}
         self._cpus_seen: set[int] = set()
         self._allowed = allowed or CpuSet()
-        self._migrations = self._looks = self._disk_looks = self._peak_bytes = 0
+        self._migrations = self._looks = self._disk_looks = self._peak_bytes = self._forgotten_ns = 0
         self._states_told = False
         self._moments: list[Moment] = []
         self._window = self._most_in_window = self._most_working = 0
@@ -66,6 +67,8 @@ class Tally:
         else:
             self._begin = self._window_begin = Totals(began_ns, 0, 0, 0, self._now.wait_ns and 0)
         self._take_details(first)
+        if began_ns is None:  # a peak that was before is not of this tally
+            self._peak_bytes = int(_all_of(first)[0]["memory_bytes"].sum())
 
     @property
     def began_ns(self) -> int:
@@ -110,6 +113,7 @@ class Tally:
             cpu_ns=cpu_ns,
             wait_ns=wait_ns,
             cpu_error_ns=error_ns,
+            cpu_unseen_ns=max(0, cpu_ns - self._forgotten_ns - sum(map(_used_ns, self._threads.values()))),
             thread_efficiency=ratio(cpu_ns, grant.threads_asked * wall_ns),
             wait_share=None if wait_ns is None else ratio(wait_ns, wait_ns + cpu_ns),
             imbalance=self._imbalance(wall_ns),
@@ -157,25 +161,29 @@ class Tally:
         used_ns = [thread.cpu_ns - thread.window_cpu_ns for thread in self._threads.values()]
         working = sum(used > WORKING_SHARE * wall_ns for used in used_ns)
         # Threads that follow one another are no more than were there at the same time.
-        self._most_working = max(self._most_working, min(working, self._most_in_window))
+        cpus_busy = ratio(cpu_between(self._window_begin, self._now), wall_ns)
+        # Those that came and went between two samples have used CPU time, too.
+        at_least = ceil(cpus_busy - WORKING_SHARE)
+        self._most_working = max(self._most_working, min(working, self._most_in_window), at_least)
         wait_ns = wait_between(self._window_begin, self._now)
         processes, _, _ = _all_of(self._last)
         self._moments.append(
             Moment(
                 at_s=(self._now.at_ns - self._begin.at_ns) / 1e9,
-                cpus_busy=ratio(cpu_between(self._window_begin, self._now), wall_ns),
+                cpus_busy=cpus_busy,
                 cpus_waited_for=None if wait_ns is None else ratio(wait_ns, wall_ns),
                 memory_bytes=int(processes["memory_bytes"].sum()),
             )
         )
-        self._threads = {key: thread for key, thread in self._threads.items() if thread.window >= self._window - 1}
+        gone = [key for key, thread in self._threads.items() if thread.window < self._window - 1]
+        self._forgotten_ns += sum(_used_ns(self._threads.pop(key)) for key in gone)
         for thread in self._threads.values():
             thread.window_cpu_ns = thread.cpu_ns
         self._window += 1
         self._window_begin, self._most_in_window = self._now, len(self._last.threads)
 
     def _imbalance(self, wall_ns: int) -> float | None:
-        used_ns = [thread.cpu_ns - thread.begin_cpu_ns for thread in self._threads.values()]
+        used_ns = [_used_ns(thread) for thread in self._threads.values()]
         worked_ns = [used for used in used_ns if used > WORKING_SHARE * wall_ns]
         return 1 - sum(worked_ns) / len(worked_ns) / max(worked_ns) if len(worked_ns) > 1 else None
 
@@ -190,6 +198,10 @@ class Tally:
             utilisation=ratio(thread.cpu_ns - thread.begin_cpu_ns, wall_ns),
             migrations=thread.migrations,
         )
+
+
+def _used_ns(thread: _Thread) -> int:
+    return thread.cpu_ns - thread.begin_cpu_ns
 
 
 def totals_of(sample: Sample) -> Totals:
