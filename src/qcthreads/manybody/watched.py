@@ -107,9 +107,11 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Liv
     )
 
 
-def calculated(attempts: Iterable[Attempt], began_at: float, planned: Mapping[str, Planned]) -> tuple[Calculated, ...]:
+def calculated(
+    attempts: Iterable[Attempt], began_at: float, planned: Mapping[str, Planned] | None = None
+) -> tuple[Calculated, ...]:
     """All attempts in order of start; by label, what was planned."""
-    made = [_calculated(attempt, began_at, planned.get(attempt.outcome.label)) for attempt in attempts]
+    made = [_calculated(attempt, began_at, (planned or {}).get(attempt.outcome.label)) for attempt in attempts]
     return tuple(sorted(made, key=lambda one: (one.start_s, label_order(one.label), one.attempt)))
 
 
