@@ -401,7 +401,8 @@ class LocalEngine:
     def _make_room(self, run: _Run) -> None:
         """Idle workers of other kinds hold memory: the oldest go before there are more than run at once."""
         with self._lock:
-            surplus = len(self._idle) + len(run.busy) + 1 - run.width
+            most = run.width if run.source is None else 2 * run.width  # of two widths, as one follows the other
+            surplus = len(self._idle) + len(run.busy) + 1 - most
             leaving, self._idle = self._idle[: max(0, surplus)], self._idle[max(0, surplus) :]
         end_all([worker for _, worker in leaving])
 
