@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
 from ..execution.labels import label_order, short_label
 from ..execution.observing import Attempt, Watching
+from ..execution.source import Planned
 from ..host.limits import Limits, Rule
 from ..leases import LeaseBook
 from ..monitoring.findings import merged
@@ -113,9 +114,11 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Liv
     )
 
 
-def calculated(attempts: Iterable[Attempt], began_at: float) -> tuple[Calculated, ...]:
-    """All attempts in order of start."""
-    made = [_calculated(attempt, began_at) for attempt in attempts]
+def calculated(
+    attempts: Iterable[Attempt], began_at: float, planned: Mapping[str, Planned] | None = None
+) -> tuple[Calculated, ...]:
+    """All attempts in order of start; by label, what was planned."""
+    made = [_calculated(attempt, began_at, (planned or {}).get(attempt.outcome.label)) for attempt in attempts]
     return tuple(sorted(made, key=lambda one: (one.start_s, label_order(one.label), one.attempt)))
 
 
@@ -125,7 +128,7 @@ def limits_in_words(limits: Limits) -> tuple[str, ...]:
     return tuple(f"{rule.rule}: {_allowed(rule)} ({rule.source})" for rule in rules)
 
 
-def _calculated(attempt: Attempt, began_at: float) -> Calculated:
+def _calculated(attempt: Attempt, began_at: float, planned: Planned | None) -> Calculated:
     outcome, usage = attempt.outcome, attempt.usage
     start_s = outcome.started_at - began_at
     wait_ns = None if usage is None else usage.wait_ns
@@ -148,6 +151,8 @@ def _calculated(attempt: Attempt, began_at: float) -> Calculated:
         run_queue_s=None if wait_ns is None else wait_ns / 1e9,
         memory_granted_bytes=attempt.grant.memory_bytes,
         memory_peak_bytes=peak_bytes(attempt),
+        planned_start_s=None if planned is None else planned.start_at - began_at,
+        planned_end_s=None if planned is None or planned.end_at is None else planned.end_at - began_at,
     )
 
 
