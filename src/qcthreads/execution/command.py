@@ -26,6 +26,7 @@ from ..programs.settings import settings_for
 from ..programs.spec import Settings
 from ..programs.unknown import unknown
 from ..units import format_count, format_size
+from .wrapping import Wrapping
 
 if sys.platform != "win32":
     from .foreground import Foreground
@@ -56,6 +57,10 @@ class Request:
     """About CPUs that others keep busy who hold no lease; to look takes a tenth of a second."""
     strays: Literal["wait", "end"] = "wait"
     """What becomes of processes that outlive the command."""
+    at_most: int | None = None
+    """So many leases for ``program`` at once, on the whole node."""
+    wrapping: Wrapping = Wrapping()  # noqa: RUF009 - immutable
+    """What the command is put behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,8 @@ class Prepared:
     """The lease that a command gets and what it is told."""
 
     executable: str
+    command: tuple[str, ...]
+    """The command with what it is put behind."""
     lease: Lease
     told: precedence.Told
 
@@ -97,14 +104,16 @@ def prepared(request: Request, say: Say) -> Iterator[Prepared]:
     LeaseError, OversubscriptionError
         The lease cannot be given, or not now, or not in time; says who holds what it lacks.
     """
-    executable = _find(request.command[0])
+    executable = _find(request.wrapping.around(request.command, {}, ())[0])
     settings = _settings(request, say)
     with _lease(request, settings.threads, say) as lease:
         told = precedence.settle(settings, os.environ)
         if LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
             for note in told.notes:
                 say(note)
-        yield Prepared(executable=executable, lease=lease, told=told)
+        inside = {**told.environment, **told.kept, **lease.environment}
+        words = request.wrapping.around(request.command, inside, settings.unset)
+        yield Prepared(executable=executable, command=tuple(words), lease=lease, told=told)
 
 
 def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
@@ -119,9 +128,9 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
     began = time.monotonic()
     with _bound(lease, say) as bound:
         try:
-            foreground.start(prepared.executable, [*request.command], environment_of(prepared))
+            foreground.start(prepared.executable, [*prepared.command], environment_of(prepared))
         except OSError as error:
-            raise _not_started(request.command[0], error) from error
+            raise _not_started(prepared.command[0], error) from error
     lease.children.append(foreground)  # type: ignore[arg-type]  # all it is asked is poll()
     seen = _Seen(lease.cpus if bound else None)
     foreground.wait(seen.look)
@@ -170,7 +179,7 @@ def _settings(request: Request, say: Say) -> Settings:
     width = request.threads if request.cpus is None else len(request.cpus)
     ranks = ranks_of(request.command)
     if request.program is None:
-        return settings_for(unknown(request.command[0]), width, ranks=ranks or 1)
+        return settings_for(unknown(request.command[0]), width, ranks=ranks)
     from ..programs import registry  # with subprocess, tempfile and more that others can do without
 
     settings = settings_for(registry.get(request.program), width, ranks=ranks)
@@ -198,6 +207,7 @@ def _lease(request: Request, threads: int, say: Say) -> Lease:
             wait=request.wait,
             timeout=request.timeout_s,
             exclusive_cores=not exactly,
+            slots={request.program.lower(): request.at_most} if request.program and request.at_most else None,
             on_wait=lambda holders: say(f"waits for {format_count(asked[0], 'CPU')}, held by {holders}"),
         )
     except LeaseError as error:

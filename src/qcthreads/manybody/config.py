@@ -54,6 +54,8 @@ class ParallelConfig:
         fields above: ``ncores`` and ``memory`` are accepted only where they say the same.
     compute
         An importable function, or its name ``"module:function"``; only with ``use_qcengine=False``.
+    at_most
+        By program, how many of its calculations run at once at most on the whole node: as many as there are licences.
 
     Raises
     ------
@@ -70,6 +72,7 @@ class ParallelConfig:
     basis_set: str | None = "sto-3g"
     qcengine_config: dict[str, Any] | None = None
     compute: str | Callable[..., Any] | None = None
+    at_most: dict[str, int] | None = None
 
     def __post_init__(self) -> None:
         _positive_int("max_workers", self.max_workers)
@@ -91,6 +94,8 @@ class ParallelConfig:
             raise InputError("compute= was given together with use_qcengine=True; give use_qcengine=False to use it")
         if self.compute is not None:
             compute_name(self.compute)
+        for program, most in (self.at_most or {}).items():
+            _positive_int(f"at_most of {program}", most)
         self._check_qcengine_config()
 
     @property

@@ -280,6 +280,7 @@ class ParallelManyBodyExecutor:
             self._book,
             affinity=affinity,
             scratch=Path(scratch) if scratch else None,
+            at_most=self.config.at_most,
             on_progress=self._tally.watch,
         )
 
