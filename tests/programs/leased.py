@@ -67,6 +67,7 @@ def main() -> None:
             "threads": lambda: ThreadPoolExecutor(2),
             "spawn": lambda: ProcessPoolExecutor(2, mp_context=get_context("spawn")),
             "fork": lambda: ProcessPoolExecutor(2, mp_context=get_context("fork")),
+            "loky": lambda: importlib.import_module("loky").ProcessPoolExecutor(2),
         }[kind]()
         with pool:
             made = list(pool.map(one, job["widths"]))

@@ -111,7 +111,7 @@ def test_a_procedure_obeys_in_each_step(needs, leased, procedure):
 
 
 @needs_two
-@pytest.mark.parametrize("executor", ["threads", "spawn", "fork"])
+@pytest.mark.parametrize("executor", ["threads", "spawn", "fork", "loky"])
 def test_workers_of_any_executor_are_beside_each_other(needs, leased, executor):
     """Of one width they run at the same time, on other CPUs; two threads of one process see each other work."""
     needs("xtb")

@@ -6,7 +6,6 @@ login shells set it anew. So what the command is to be told is said once more ri
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -26,6 +25,10 @@ class Wrapping:
     @classmethod
     def of(cls, setup: str | None, wrap: str | None) -> Wrapping:
         """From what a user writes; InputError where that is nothing, or has quotes that do not end."""
+        if setup is None and wrap is None:
+            return cls()
+        import shlex  # which a command that starts in 50 ms can do without
+
         try:
             words = tuple(shlex.split(wrap or ""))
         except ValueError as error:
@@ -45,11 +48,17 @@ class Wrapping:
         gone = [word for name in sorted(set(removed) - set(told)) for word in ("-u", name)]
         inner = ["env", *gone, *(f"{name}={value}" for name, value in told.items()), *command]
         if self.wrap:
-            inner = [*self.wrap, shlex.join(inner)] if _takes_text(self.wrap) else [*self.wrap, *inner]
+            inner = [*self.wrap, *(_as_text(inner) if _takes_text(self.wrap) else inner)]
         if self.setup:
             # What it prints is not the command's output.
             inner = ["bash", "-l", "-c", f'{{ {self.setup}\n}} >&2 || exit 125\nexec "$@"', "bash", *inner]
         return inner
+
+
+def _as_text(command: Sequence[str]) -> list[str]:
+    import shlex
+
+    return [shlex.join(command)]
 
 
 def _takes_text(wrap: Sequence[str]) -> bool:
