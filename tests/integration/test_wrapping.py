@@ -119,3 +119,17 @@ def test_a_run_puts_its_workers_behind_it(alone):
     assert log.read_text().split()[1] == "64"  # the profile's, of which the worker heard nothing
     pids = {row["worker_pid"] for row in made["fragments"]}
     assert int(log.read_text().split()[0]) in pids
+
+
+def test_an_executor_puts_its_workers_behind_what_its_configuration_says(alone):
+    pytest.importorskip("xtb", reason="xtb is not installed here")
+    build_input = pytest.importorskip("qcthreads.manybody.inputs").build_input
+    from qcthreads import ParallelConfig, ParallelManyBodyExecutor
+    from qcthreads.manybody.inputs import molecule_from_xyz
+
+    given = build_input(molecule_from_xyz("2\n\nHe 0 0 0\nHe 0 0 4\n"), program="xtb", max_nbody=2, bsse=["nocp"])
+    plain = ParallelManyBodyExecutor.from_manybodyinput(given, ParallelConfig(max_workers=1))
+    config = ParallelConfig(max_workers=1, setup=f"module load x; echo up >> {alone}/began", wrap="env -i")
+    made = ParallelManyBodyExecutor.from_manybodyinput(given, config)
+    assert (alone / "began").read_text() == "up\n"
+    assert made.return_result == pytest.approx(plain.return_result, abs=1e-9)

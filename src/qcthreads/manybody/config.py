@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import InputError
+from ..execution.wrapping import Wrapping
 from ..planning import strategy_names as registered_strategies
 
 EXECUTION_MODES = ("multiprocessing", "threading", "serial")
@@ -56,6 +57,9 @@ class ParallelConfig:
         An importable function, or its name ``"module:function"``; only with ``use_qcengine=False``.
     at_most
         By program, how many of its calculations run at once at most on the whole node: as many as there are licences.
+    setup, wrap
+        What a login shell does before each worker (``"module load psi4"``), and words that it is put behind (``"conda
+        run --no-capture-output -n env"``): programs are then looked for in there.
 
     Raises
     ------
@@ -73,6 +77,8 @@ class ParallelConfig:
     qcengine_config: dict[str, Any] | None = None
     compute: str | Callable[..., Any] | None = None
     at_most: dict[str, int] | None = None
+    setup: str | None = None
+    wrap: str | None = None
 
     def __post_init__(self) -> None:
         _positive_int("max_workers", self.max_workers)
@@ -96,6 +102,7 @@ class ParallelConfig:
             compute_name(self.compute)
         for program, most in (self.at_most or {}).items():
             _positive_int(f"at_most of {program}", most)
+        Wrapping.of(self.setup, self.wrap)
         self._check_qcengine_config()
 
     @property
