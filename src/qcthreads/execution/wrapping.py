@@ -6,6 +6,7 @@ login shells set it anew. So what the command is to be told is said once more ri
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -27,6 +28,8 @@ class Wrapping:
         """From what a user writes; InputError where that is nothing, or has quotes that do not end."""
         if setup is None and wrap is None:
             return cls()
+        if sys.platform == "win32":
+            raise InputError("a setup or wrapper needs bash and env, which Windows does not have; leave it out")
         import shlex  # which a command that starts in 50 ms can do without
 
         try:
