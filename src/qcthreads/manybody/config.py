@@ -6,7 +6,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import InputError
@@ -76,9 +76,9 @@ class ParallelConfig:
     basis_set: str | None = "sto-3g"
     qcengine_config: dict[str, Any] | None = None
     compute: str | Callable[..., Any] | None = None
-    at_most: dict[str, int] | None = None
-    setup: str | None = None
-    wrap: str | None = None
+    at_most: dict[str, int] | None = field(default=None, kw_only=True)
+    setup: str | None = field(default=None, kw_only=True)
+    wrap: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _positive_int("max_workers", self.max_workers)
