@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 WORKS_S = 0.01
 """Some 40 waters by xtb take each thread ten times that."""
@@ -21,7 +22,7 @@ def own_threads() -> dict[int, float]:
     return {int(task.name): int((task / "schedstat").read_text().split()[0]) / 1e9 for task in tasks}
 
 
-def compute(job: dict, threads: int) -> dict:
+def compute(job: dict[str, Any], threads: int) -> dict[str, Any]:
     """One calculation in the calling thread, and what was to be seen of it from inside."""
     import qcengine
 
@@ -67,6 +68,7 @@ def main() -> None:
             "threads": lambda: ThreadPoolExecutor(2),
             "spawn": lambda: ProcessPoolExecutor(2, mp_context=get_context("spawn")),
             "fork": lambda: ProcessPoolExecutor(2, mp_context=get_context("fork")),
+            "loky": lambda: importlib.import_module("loky").ProcessPoolExecutor(2),
         }[kind]()
         with pool:
             made = list(pool.map(one, job["widths"]))

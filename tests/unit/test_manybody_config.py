@@ -22,6 +22,9 @@ def test_the_specified_fields_and_defaults():
         "basis_set": "sto-3g",
         "qcengine_config": None,
         "compute": None,
+        "at_most": None,
+        "setup": None,
+        "wrap": None,
     }
     own = [field.name for field in dataclasses.fields(HybridParallelConfig)][len(dataclasses.fields(ParallelConfig)) :]
     hybrid = dataclasses.asdict(HybridParallelConfig())
@@ -39,6 +42,8 @@ def test_the_specified_fields_and_defaults():
     [
         ({"max_workers": 0}, "max_workers: 0; .*1 or more"),
         ({"max_workers": 2.0}, "max_workers: 2.0"),
+        ({"at_most": {"orca": 0}}, "at_most of orca: 0"),
+        ({"wrap": "env 'x"}, "quote it as in a shell"),
         ({"max_workers": True}, "max_workers: True"),
         ({"execution_mode": "mpi"}, "'mpi' is not one of multiprocessing, threading, serial"),
         ({"memory_limit_mb": 0}, "memory_limit_mb: 0"),

@@ -19,6 +19,7 @@ if sys.platform != "win32":
     from ..execution import command
     from ..execution.command import Outcome, Prepared, Request
     from ..execution.foreground import end_by
+    from ..execution.wrapping import Wrapping
 assert sys.platform != "win32", "Windows has no signals to pass on"
 
 _FAILED = 125  # what env(1) and its like return for themselves
@@ -69,6 +70,18 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="what the command leaves running is waited for (the default) or ended, before the lease is given back",
     )
     parser.add_argument(
+        "--at-most", metavar="N", type=int, help="with --program: so many leases for it at once, on the whole node"
+    )
+    parser.add_argument(
+        "--wrap",
+        metavar="WORDS",
+        help='put the command behind these: "apptainer exec image.sif", "conda run -n env"; what is set for it arrives '
+        "inside",
+    )
+    parser.add_argument(
+        "--setup", metavar="SHELL", help='a login shell (bash) runs this first, such as "module load nwchem"'
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="print CPUs and environment as a shell snippet; run nothing"
     )
     parser.add_argument("--json-file", metavar="FILE", type=Path, help="write what happened as one JSON document")
@@ -95,7 +108,7 @@ def _execute(args: Namespace) -> int:
     try:
         if args.dry_run:
             with command.rehearsed(request, _say) as prepared:
-                print(_snippet(request, prepared))
+                print(_snippet(prepared))
         else:
             with command.prepared(request, _say) as prepared:
                 outcome = command.run(request, prepared, _say)
@@ -117,6 +130,8 @@ def _request(args: Namespace) -> Request:
         raise InputError(f"--timeout {args.timeout:g} is no time to wait; give seconds")
     if args.gpus < 0:
         raise InputError(f"--gpus {args.gpus} is no number of GPUs; give 0 or more")
+    if args.at_most is not None and (args.program is None or args.at_most < 1):
+        raise InputError(f"--at-most {args.at_most}: give 1 or more, and say of which program by --program")
     return Request(
         command=tuple(args.command),
         program=args.program,
@@ -128,6 +143,8 @@ def _request(args: Namespace) -> Request:
         timeout_s=args.timeout,
         busy=args.busy,
         strays=args.strays,
+        at_most=args.at_most,
+        wrapping=Wrapping.of(args.setup, args.wrap),
     )
 
 
@@ -137,7 +154,7 @@ def _say(line: str) -> None:
             print(f"qcthreads exec: {line}", file=sys.stderr, flush=True)
 
 
-def _snippet(request: Request, prepared: Prepared) -> str:
+def _snippet(prepared: Prepared) -> str:
     """What has the same effect in a shell, but for the lease."""
     import shlex
 
@@ -151,7 +168,7 @@ def _snippet(request: Request, prepared: Prepared) -> str:
         for name, value in command.additions(prepared).items()
         if name != LEASE_VARIABLE
     ]
-    return "\n".join([*lines, f"taskset -c {lease.cpus} {shlex.join(request.command)}"])
+    return "\n".join([*lines, f"taskset -c {lease.cpus} {shlex.join(prepared.command)}"])
 
 
 def _document(request: Request, prepared: Prepared, outcome: Outcome | None) -> dict[str, Any]:

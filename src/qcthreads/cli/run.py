@@ -14,6 +14,7 @@ from typing import Any
 
 from ..cpuset import CpuSet
 from ..errors import InputError, QCThreadsError
+from ..execution.wrapping import Wrapping
 from ..manybody.run import Run, RunRequest
 from ..units import parse_size
 from .output import explained
@@ -82,6 +83,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=("avoid", "wait", "ignore"),
         default="avoid",
         help="PUs that others keep busy: use others first (default), wait until they are idle, or do not look",
+    )
+    how.add_argument(
+        "--at-most",
+        metavar="LIST",
+        type=_at_most,
+        default={},
+        help="so many calculations of a program at once on the whole node, for its licences: 2, or orca=2,psi4=8",
+    )
+    how.add_argument(
+        "--setup", metavar="SHELL", help='a login shell (bash) runs this before each worker: "module load nwchem"'
+    )
+    how.add_argument(
+        "--wrap", metavar="WORDS", help='put each worker behind these words: "conda run --no-capture-output -n env"'
     )
     how.add_argument("--no-affinity", action="store_true", help="count PUs, but bind nothing to them")
     how.add_argument("--scratch", metavar="DIR", type=Path, help="directory for the programs' temporary files")
@@ -163,6 +177,8 @@ def request_of(args: Namespace) -> RunRequest:
         busy=args.busy,
         smt=args.smt,
         affinity=not args.no_affinity,
+        at_most=args.at_most,
+        wrapping=Wrapping.of(args.setup, args.wrap),
         scratch=args.scratch,
         store=args.store,
         resume=args.resume,
@@ -180,6 +196,16 @@ def _list_of(kind: Callable[[str], Any], example: str) -> Callable[[str], list[A
             raise ArgumentTypeError(f"not {what} separated by commas: {text!r}; write for example {example}") from None
 
     return parse
+
+
+def _at_most(text: str) -> dict[str, int]:
+    limits = {}
+    for part in text.split(","):
+        program, _, number = part.rpartition("=")
+        if not number.strip().isdigit() or int(number) < 1:
+            raise ArgumentTypeError(f"not a number of calculations: {part!r}; write for example 2, or orca=2,psi4=8")
+        limits[program.strip().lower()] = int(number)
+    return limits
 
 
 def _positive(kind: Callable[[str], Any], *, zero: bool = False) -> Callable[[str], Any]:

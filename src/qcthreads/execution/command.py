@@ -27,6 +27,7 @@ from ..programs.settings import settings_for
 from ..programs.spec import Settings
 from ..programs.unknown import unknown
 from ..units import format_count, format_size
+from .wrapping import Wrapping
 
 if sys.platform != "win32":
     from .foreground import Foreground
@@ -57,6 +58,10 @@ class Request:
     """About CPUs that others keep busy who hold no lease; to look takes a tenth of a second."""
     strays: Literal["wait", "end"] = "wait"
     """What becomes of processes that outlive the command."""
+    at_most: int | None = None
+    """So many leases for ``program`` at once, on the whole node."""
+    wrapping: Wrapping = Wrapping()  # noqa: RUF009 - immutable
+    """What the command is put behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,8 @@ class Prepared:
     """The lease that a command gets and what it is told."""
 
     executable: str
+    command: tuple[str, ...]
+    """The command with what it is put behind."""
     lease: Lease
     told: precedence.Told
     not_now: str = ""
@@ -102,10 +109,10 @@ def prepared(request: Request, say: Say) -> Iterator[Prepared]:
     InputError
         There is no such program.
     """
-    executable = _find(request.command[0])
+    executable = _find(request.wrapping.around(request.command, {}, ())[0])
     settings = _settings(request, say)
     with _lease(request, settings.threads, say) as lease:
-        yield Prepared(executable=executable, lease=lease, told=_told(settings, say))
+        yield _prepared(request, executable, settings, lease, say)
 
 
 @contextlib.contextmanager
@@ -114,10 +121,11 @@ def rehearsed(request: Request, say: Say) -> Iterator[Prepared]:
 
     What cannot be given now is given as on a node where nobody holds anything.
     """
+    first = request.wrapping.around(request.command, {}, ())[0]
     try:
-        executable = _find(request.command[0])
+        executable = _find(first)
     except MachineError as error:
-        executable = request.command[0]
+        executable = first
         say(str(error))
     settings, not_now = _settings(request, say), ""
     at_once = replace(request, wait=False, timeout_s=None)
@@ -127,7 +135,7 @@ def rehearsed(request: Request, say: Say) -> Iterator[Prepared]:
         not_now = str(error)
         lease = _acquire(replace(at_once, busy="ignore"), settings.threads, Ledger())
     with lease:
-        yield Prepared(executable=executable, lease=lease, told=_told(settings, say), not_now=not_now)
+        yield _prepared(request, executable, settings, lease, say, not_now)
 
 
 def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
@@ -142,9 +150,9 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
     began = time.monotonic()
     with _bound(lease, say) as bound:
         try:
-            foreground.start(prepared.executable, [*request.command], environment_of(prepared))
+            foreground.start(prepared.executable, [*prepared.command], environment_of(prepared))
         except OSError as error:
-            raise _not_started(request.command[0], error) from error
+            raise _not_started(prepared.command[0], error) from error
     lease.children.append(foreground)  # type: ignore[arg-type]  # all it is asked is poll()
     seen = _Seen(lease.cpus if bound else None)
     foreground.wait(seen.look)
@@ -193,7 +201,7 @@ def _settings(request: Request, say: Say) -> Settings:
     width = request.threads if request.cpus is None else len(request.cpus)
     ranks = ranks_of(request.command)
     if request.program is None:
-        return settings_for(unknown(request.command[0]), width, ranks=ranks or 1)
+        return settings_for(unknown(request.command[0]), width, ranks=ranks)
     from ..programs import registry  # with subprocess, tempfile and more that others can do without
 
     settings = settings_for(registry.recorded(request.program), width, ranks=ranks)
@@ -202,12 +210,17 @@ def _settings(request: Request, say: Say) -> Settings:
     return settings
 
 
-def _told(settings: Settings, say: Say) -> precedence.Told:
+def _prepared(
+    request: Request, executable: str, settings: Settings, lease: Lease, say: Say, not_now: str = ""
+) -> Prepared:
+    """What the command is told under ``lease``."""
     told = precedence.settle(settings, os.environ)
     if LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
         for note in told.notes:
             say(note)
-    return told
+    inside = {**told.environment, **told.kept, **lease.environment}
+    words = request.wrapping.around(request.command, inside, settings.unset)
+    return Prepared(executable=executable, command=tuple(words), lease=lease, told=told, not_now=not_now)
 
 
 def _lease(request: Request, threads: int, say: Say) -> Lease:
@@ -237,6 +250,7 @@ def _acquire(request: Request, threads: int, ledger: Ledger, on_wait: Say | None
             wait=request.wait,
             timeout=request.timeout_s,
             exclusive_cores=not exactly,
+            slots={request.program.lower(): request.at_most} if request.program and request.at_most else None,
             on_wait=on_wait and (lambda holders: on_wait(f"{format_count(asked[0], 'CPU')}, held by {holders}")),
         )
     finally:

@@ -31,6 +31,7 @@ from .labels import short_label
 from .observing import Observer
 from .source import Source
 from .supervisor import Worker, WorkerEndedError, end_all, scratch_of
+from .wrapping import Wrapping
 
 # Windows cannot interrupt a wait for a lock; a second later is soon enough for Ctrl-C.
 _WAIT_S = 1.0 if sys.platform == "win32" else None
@@ -55,6 +56,8 @@ class LocalEngine:
         How often a calculation that failed is run again, in a fresh worker.
     at_most
         By program, how many of its calculations run at once at most, on the whole node: as many as there are licences.
+    wrapping
+        What every worker is put behind; programs are then looked for in there, and not here.
     on_progress
         Called with every event, in the thread that iterates over :meth:`run`.
     observer
@@ -69,6 +72,7 @@ class LocalEngine:
         scratch: Path | None = None,
         retries: int = 0,
         at_most: Mapping[str, int] | None = None,
+        wrapping: Wrapping | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -80,7 +84,9 @@ class LocalEngine:
         self._place_memory = affinity and _memory_is_ours_to_place()
         self._scratch = scratch
         self._retries = retries
-        self._at_most = {registry.known(program): most for program, most in (at_most or {}).items()}
+        self._wrapping = wrapping or Wrapping()
+        self._at_most: dict[str, int] = {}
+        self.limit(at_most or {})
         self._on_progress = on_progress or (lambda _: None)
         self._observer = observer or Observer()
         self._lock = threading.Lock()
@@ -117,7 +123,7 @@ class LocalEngine:
         prepared: dict[_Key, _Job] = {}
         source = None if isinstance(calculations, Iterable) else calculations
         given = calculations if isinstance(calculations, Iterable) else calculations.calculations()
-        jobs = [_prepared(calculation, self._book, prepared) for calculation in given]
+        jobs = [self._prepared(calculation, prepared) for calculation in given]
         labels: set[str] = set()
         for job in jobs:
             if job.calculation.label in labels:
@@ -134,7 +140,7 @@ class LocalEngine:
         They hold leases of their own until they are ready. One that cannot be started is left out: the calculation
         that needs it says why. Raises what :meth:`run` raises before anything starts.
         """
-        job = _prepare(calculation, self._book)
+        job = self._prepare(calculation)
         run = _Run(deque(), workers)
         with self._lock:
             self._runs.append(run)
@@ -142,6 +148,15 @@ class LocalEngine:
             thread = threading.Thread(target=self._warm, args=(run, job, lease), name="qcthreads-warm", daemon=True)
             thread.start()
             run.threads.append(thread)
+
+    def limit(self, at_most: Mapping[str, int]) -> None:
+        """Further programs that run so many times at once at most; those with a limit already keep it."""
+        self._at_most = {**{registry.known(program): most for program, most in at_most.items()}, **self._at_most}
+
+    def at_most(self, programs: Iterable[str]) -> int | None:
+        """How many calculations of ``programs`` together may run at once; ``None``: no limit but the leases."""
+        limits = [self._at_most.get(program) for program in programs]
+        return None if None in limits else sum(most for most in limits if most is not None)
 
     def stop(self) -> None:
         """End every worker and everything below it, release every lease, remove temporary files. From any thread."""
@@ -170,6 +185,36 @@ class LocalEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _prepared(self, calculation: Calculation, prepared: dict[_Key, _Job]) -> _Job:
+        """As :meth:`_prepare`, once for all calculations that are alike."""
+        needs = (calculation.threads, calculation.memory_bytes, calculation.gpus)
+        alike = (calculation.program, calculation.compute, *needs)
+        if alike not in prepared:
+            prepared[alike] = self._prepare(calculation)
+        return replace(prepared[alike], calculation=calculation)
+
+    def _prepare(self, calculation: Calculation) -> _Job:
+        """Find out before anything starts what would keep it from running."""
+        spec = registry.get(calculation.program)
+        if calculation.compute is None:
+            registry.known(calculation.program) if self._wrapping else registry.require(calculation.program)
+        else:
+            _check_function(calculation.compute)
+        settings = settings_for(spec, calculation.threads, calculation.memory_bytes or None)
+        if calculation.compute is not None:
+            # The caller's own function: that nothing is known about it goes without saying.
+            settings = replace(settings, notes=())
+        elif LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
+            told = precedence.settle(settings, os.environ, counts=False)
+            settings = replace(settings, notes=(*settings.notes, *told.notes))
+        gpus = spec.gpus_of(len(self._book.gpus)) if calculation.gpus is None else calculation.gpus
+        try:
+            self._book.check(settings.threads, calculation.memory_bytes, gpus)
+        except LeaseError as error:
+            raise LeaseError(f"calculation {short_label(calculation.label)} can never run here: {error}") from None
+        key = (settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset)
+        return _Job(calculation, settings, gpus, key)
 
     def _warm(self, run: _Run, job: _Job, lease: Lease) -> None:
         with lease, contextlib.suppress(StopRequestedError, WorkerEndedError):
@@ -267,7 +312,7 @@ class LocalEngine:
                 calculation = source.next(free, memory_bytes) if free else None
                 if calculation is not None:
                     run.turn.notify()  # who looks whether something is left for him, too
-                    job = self._narrowed(run, _prepared(calculation, self._book, run.prepared))
+                    job = self._narrowed(run, self._prepared(calculation, run.prepared))
                     return job, None if blocked else self._lease_at_once(run, job)
                 run.wait_for_turn()
             run.turn.notify_all()
@@ -291,7 +336,7 @@ class LocalEngine:
             run.width += max(0, more)
         for _ in range(more):
             self._start_driver(run)
-        return _prepared(calculation, self._book, run.prepared)
+        return self._prepared(calculation, run.prepared)
 
     def _lease(self, run: _Run, job: _Job, *, wait: bool = True) -> Lease:
         calculation, label = job.calculation, job.calculation.label
@@ -384,7 +429,8 @@ class LocalEngine:
             self._make_room(run)
             folder = self._next_folder()
             bound = cpus if self._affinity else None
-            worker = Worker(job.settings_in(scratch_of(folder)), folder, bound, nodes, lease)
+            settings = job.settings_in(scratch_of(folder))
+            worker = Worker(settings, folder, bound, nodes, lease, self._wrapping)
         run.busy.add(worker)
         if run.stopped.is_set():  # whoever stopped us may have looked at the busy ones before this was one
             run.busy.discard(worker)
@@ -548,38 +594,6 @@ def _outcome(job: _Job, lease: Lease, attempt: int, worker: Worker | None, reply
         waited_s=lease.waited_s,
         waited_for=lease.waited_for,
     )
-
-
-def _prepared(calculation: Calculation, book: LeaseBook, prepared: dict[_Key, _Job]) -> _Job:
-    """As :func:`_prepare`, once for all calculations that are alike."""
-    needs = (calculation.threads, calculation.memory_bytes, calculation.gpus)
-    alike = (calculation.program, calculation.compute, *needs)
-    if alike not in prepared:
-        prepared[alike] = _prepare(calculation, book)
-    return replace(prepared[alike], calculation=calculation)
-
-
-def _prepare(calculation: Calculation, book: LeaseBook) -> _Job:
-    """Find out before anything starts what would keep it from running."""
-    spec = registry.get(calculation.program)
-    if calculation.compute is None:
-        registry.require(calculation.program)
-    else:
-        _check_function(calculation.compute)
-    settings = settings_for(spec, calculation.threads, calculation.memory_bytes or None)
-    if calculation.compute is not None:
-        # The caller's own function: that nothing is known about it goes without saying.
-        settings = replace(settings, notes=())
-    elif LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
-        told = precedence.settle(settings, os.environ, counts=False)
-        settings = replace(settings, notes=(*settings.notes, *told.notes))
-    gpus = spec.gpus_of(len(book.gpus)) if calculation.gpus is None else calculation.gpus
-    try:
-        book.check(settings.threads, calculation.memory_bytes, gpus)
-    except LeaseError as error:
-        raise LeaseError(f"calculation {short_label(calculation.label)} can never run here: {error}") from None
-    key = (settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset)
-    return _Job(calculation, settings, gpus, key)
 
 
 def _memory_is_ours_to_place() -> bool:

@@ -25,6 +25,7 @@ from ..leases.place import LEASE_VARIABLE
 from ..programs import precedence
 from ..programs.spec import Settings
 from . import locks, trees, wire
+from .wrapping import Wrapping
 
 _LEAVE_S = 2.0  # an idle worker that was told to go has nothing to do but exit
 
@@ -51,6 +52,8 @@ class Worker:
     nodes
         Where its memory comes from as long as there is room, from its start to its end: threads that run keep their
         policy. ``None``: wherever the system takes it from.
+    wrapping
+        What the worker is put behind.
 
     Raises
     ------
@@ -75,6 +78,7 @@ class Worker:
         cpus: CpuSet | None,
         nodes: NodeSet | None = None,
         lease: Lease | None = None,
+        wrapping: Wrapping | None = None,
     ) -> None:
         self.folder = folder
         self.nodes = nodes
@@ -91,8 +95,10 @@ class Worker:
             if lease is not None:
                 environment |= {**lease.environment, LEASE_VARIABLE: lease.book.ledger.mark}
             self._locks, theirs = locks.channel()
+            self._wrapped = wrapping or Wrapping()
+            inside = (settings, self._wrapped)
             with _preferring(nodes):
-                self._process = _start(environment, folder, self._log, self._mark, theirs)
+                self._process = _start(environment, folder, self._log, self._mark, theirs, inside)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise WorkerEndedError(f"a worker could not be started: {error}") from error
@@ -145,6 +151,8 @@ class Worker:
         """Move the whole process to ``cpus``. Raises BindingError when it was bound and cannot be moved."""
         if self.bound is None or self.bound == cpus:
             return
+        if self._wrapped:
+            raise BindingError("what it is put behind stands between: the process that computes may be another")
         binding = get_host().set_process_affinity(cpus, self.pid)
         self._take_binding(str(binding.got), str(binding.lost))
 
@@ -297,7 +305,12 @@ def _preferring(nodes: NodeSet | None) -> Iterator[None]:
 
 
 def _start(
-    environment: dict[str, str], folder: Path, log: Path, mark: str, channel: int | None
+    environment: dict[str, str],
+    folder: Path,
+    log: Path,
+    mark: str,
+    channel: int | None,
+    inside: tuple[Settings, Wrapping],
 ) -> subprocess.Popen[bytes]:
     if not sys.executable:
         raise MachineError("workers are started with sys.executable, which this embedded interpreter does not have")
@@ -315,6 +328,13 @@ def _start(
     if channel is not None:
         command.append(str(channel))
         options["pass_fds"] = (channel,)
+    settings, wrapping = inside
+    ours = {
+        name: value
+        for name, value in environment.items()
+        if name in settings.environment or os.environ.get(name) != value
+    }
+    command = wrapping.around(command, ours, settings.unset)
     try:
         with log.open("ab") as output:
             return subprocess.Popen(

@@ -31,7 +31,7 @@ def of_this_thread(width: int) -> Iterator[dict[str, int]]:
     _give_up_teams()
     try:
         limits = {Path(runtime.filepath).name: _limit(runtime) for runtime, _ in before}
-        yield {name: limit for name, limit in limits.items() if limit < width}
+        yield {name: limit for name, limit in limits.items() if limit is not None and limit < width}
     finally:
         _give_up_teams()
         for runtime, threads in before:
@@ -65,6 +65,7 @@ def _give_up_teams() -> None:
             pause(_PAUSE_SOFT)
 
 
-def _limit(runtime: Any) -> int:
-    """OMP_THREAD_LIMIT as it was when ``runtime`` was loaded."""
-    return int(ctypes.CDLL(runtime.filepath).omp_get_thread_limit())
+def _limit(runtime: Any) -> int | None:
+    """OMP_THREAD_LIMIT as it was when ``runtime`` was loaded; ``None`` before OpenMP 3.0, as Microsoft's."""
+    ask = getattr(ctypes.CDLL(runtime.filepath), "omp_get_thread_limit", None)
+    return None if ask is None else int(ask())

@@ -6,10 +6,11 @@ import importlib
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import InputError
+from ..execution.wrapping import Wrapping
 from ..planning import strategy_names as registered_strategies
 
 EXECUTION_MODES = ("multiprocessing", "threading", "serial")
@@ -54,6 +55,11 @@ class ParallelConfig:
         fields above: ``ncores`` and ``memory`` are accepted only where they say the same.
     compute
         An importable function, or its name ``"module:function"``; only with ``use_qcengine=False``.
+    at_most
+        By program, how many of its calculations run at once at most on the whole node: as many as there are licences.
+    setup, wrap
+        What a login shell does before each worker (``"module load psi4"``), and words that it is put behind (``"conda
+        run --no-capture-output -n env"``): programs are then looked for in there.
 
     Raises
     ------
@@ -70,6 +76,9 @@ class ParallelConfig:
     basis_set: str | None = "sto-3g"
     qcengine_config: dict[str, Any] | None = None
     compute: str | Callable[..., Any] | None = None
+    at_most: dict[str, int] | None = field(default=None, kw_only=True)
+    setup: str | None = field(default=None, kw_only=True)
+    wrap: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _positive_int("max_workers", self.max_workers)
@@ -91,6 +100,9 @@ class ParallelConfig:
             raise InputError("compute= was given together with use_qcengine=True; give use_qcengine=False to use it")
         if self.compute is not None:
             compute_name(self.compute)
+        for program, most in (self.at_most or {}).items():
+            _positive_int(f"at_most of {program}", most)
+        Wrapping.of(self.setup, self.wrap)
         self._check_qcengine_config()
 
     @property

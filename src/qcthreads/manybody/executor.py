@@ -18,6 +18,7 @@ from ..execution.calculation import Calculation
 from ..execution.engine import LocalEngine
 from ..execution.observing import Watching
 from ..execution.source import Dispatched
+from ..execution.wrapping import Wrapping
 from ..leases import LeaseBook, process_book
 from ..planning import Split, choose_split
 from ..programs import registry
@@ -193,10 +194,11 @@ class ParallelManyBodyExecutor:
     def _prepare(self, expansion: Expansion) -> None:
         config = self.config
         self._expansion = expansion
+        self._wrapping = Wrapping.of(config.setup, config.wrap)
         self._compute = None if config.compute is None else compute_name(config.compute)
         if self._compute is None:
             for program in expansion.programs:
-                registry.require(program)
+                registry.known(program) if self._wrapping else registry.require(program)
         self._book: LeaseBook = process_book()
         self._tally = Tally(self._book)
         self._watching = Watching()
@@ -331,6 +333,8 @@ class ParallelManyBodyExecutor:
             self._book,
             affinity=affinity,
             scratch=Path(scratch) if scratch else None,
+            at_most=self.config.at_most,
+            wrapping=self._wrapping,
             on_progress=self._tally.watch,
             observer=self._watching,
         )

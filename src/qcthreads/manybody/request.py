@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..cpuset import CpuSet
+from ..execution.wrapping import Wrapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,10 @@ class RunRequest:
     affinity: bool = True
     busy: Literal["avoid", "wait", "ignore"] = "avoid"
     """What is done about PUs that others keep busy who hold no lease."""
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    """By program, how many of its calculations run at once on the whole node; ``""``: of each program of the run."""
+    wrapping: Wrapping = Wrapping()  # noqa: RUF009 - immutable
+    """What every worker is put behind."""
     scratch: Path | None = None
     store: Path | None = None
     resume: bool = False

@@ -20,7 +20,7 @@ from ..execution.engine import LocalEngine
 from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..execution.source import Planned
 from ..execution.store import Store, open_store
-from ..host import read_machine
+from ..host import read_gpus, read_machine
 from ..host.limits import read_limits
 from ..leases import LeaseBook, node_ledger
 from ..machine.placement import split as cut
@@ -110,6 +110,7 @@ class Run:
             leave=request.leave,
             memory_bytes=request.memory_bytes,
             smt=request.smt,
+            gpus=read_gpus(),
             busy=request.busy,
             ledger=node_ledger(),
             orphans="end",
@@ -127,6 +128,8 @@ class Run:
             affinity=request.affinity,
             scratch=request.scratch,
             retries=request.retries,
+            at_most={program: most for program, most in request.at_most.items() if program},
+            wrapping=request.wrapping,
             on_progress=lambda progress: self._on_progress(progress),
             observer=self._watching,
         )
@@ -162,17 +165,25 @@ class Run:
         strategy = strategy_name(request.strategy)
         _check_places(request)
         if request.program is not None:
-            registry.require(request.program)  # a slip of the pen is told before the input is read
+            self._require(request.program)  # a slip of the pen is told before the input is read
         if warm:
             self._warmed_at = time.perf_counter()
             self._warm()
         given = read_input(request.input, request)
         self._expansion = Expansion.from_input(given)
-        installations = [registry.require(program) for program in self._expansion.programs]
+        versions = {program: self._require(program) for program in self._expansion.programs}
+        self._engine.limit({program: request.at_most[""] for program in versions if "" in request.at_most})
         self._molecule = given.molecule
         self.counts_by_nbody = self._expansion.counts_by_nbody()
         self.calculations = sum(self.counts_by_nbody.values())
-        self.decision = self._decide(strategy, {found.program: registry.version(found) for found in installations})
+        self.decision = self._decide(strategy, versions)
+
+    def _require(self, program: str) -> str | None:
+        """The version of what is to be used; not known where a wrapper brings it."""
+        if self.request.wrapping:
+            registry.known(program)
+            return None
+        return registry.version(registry.require(program))
 
     def live(self) -> Live:
         """How far :meth:`execute` has come; from any thread."""
@@ -247,6 +258,7 @@ class Run:
             workers=request.workers,
             threads=request.threads,
             max_total_threads=request.max_total_threads,
+            max_workers=self._engine.at_most(expansion.programs),
             useful_width=registry.useful_width(expansion.programs),
             explain=book.explain(),
         )

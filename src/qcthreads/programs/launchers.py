@@ -98,6 +98,12 @@ COMMANDS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "srun")
 _RANKS = ("-n", "-np", "--n", "--np", "--ntasks")
 
 _OUTER = ("SLURM_", "PMI_", "PMIX_", "HYDI_")
+# What tells of a whole job, each by its name and its old one.
+_JOBS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "SLURM_": (("SLURM_JOB_ID", "SLURM_JOBID"), ("SLURM_JOB_NODELIST", "SLURM_NODELIST")),
+    "PMI_": (("PMI_RANK",), ("PMI_SIZE",)),
+    "PMIX_": (("PMIX_NAMESPACE",), ("PMIX_RANK",)),
+}
 _OPEN_MPI_RANK = "OMPI_COMM_WORLD_RANK"
 
 
@@ -128,6 +134,19 @@ def of_outer_launcher(environ: Mapping[str, str]) -> tuple[str, ...]:
     """
     prefixes = (*_OUTER, "OMPI_") if _OPEN_MPI_RANK in environ else _OUTER
     return tuple(sorted(name for name in environ if name.startswith(prefixes)))
+
+
+def of_partial_job(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Names in ``environ`` that a batch system or launcher left where they do not tell of a whole job.
+
+    That is worse than of none; a whole one is left to those who may be a rank of it, or call srun.
+    """
+    gone: list[str] = []
+    for prefix, job in _JOBS.items():
+        said = [any(name in environ for name in alike) for alike in job]
+        if not all(said) and (any(said) or prefix == "SLURM_"):
+            gone += [name for name in environ if name.startswith(prefix) and name != "SLURM_CONF"]
+    return tuple(sorted(gone))
 
 
 def _first_number(words: Sequence[str]) -> int | None:

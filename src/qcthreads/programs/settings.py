@@ -53,6 +53,8 @@ def settings_for(
     unset = (*runtimes.UNSET, *spec.unset)
     if spec.starts_mpi:
         unset += launchers.of_outer_launcher(os.environ)
+    else:
+        unset += launchers.of_partial_job(os.environ)
     return Settings(
         program=spec.name,
         threads=ranks * threads_each,

@@ -1,0 +1,94 @@
+"""``--at-most N``: never more than N calculations of a program at once, over all processes that share the book."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qcthreads.cpuset import CpuSet
+from qcthreads.errors import LeaseError
+from qcthreads.execution.calculation import Calculation
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.host import read_machine
+from qcthreads.host.limits import Limits, Rule, read_limits
+from qcthreads.leases import LeaseBook, node_ledger
+from qcthreads.machine.synthetic import synthetic_machine
+
+# Says when it starts and ends; a line of this length is written at once.
+NOTE = "echo + >> {log}; sleep 0.3; echo - >> {log}"
+
+
+def most_at_once(log: Path) -> int:
+    running = [0]
+    for line in log.read_text().split():
+        running.append(running[-1] + (1 if line == "+" else -1))
+    return max(running)
+
+
+@pytest.fixture
+def book(monkeypatch, tmp_path):
+    """Of eight made-up PUs, shared with whoever has the same directory."""
+    (tmp_path / "book").mkdir()
+    monkeypatch.setenv("QCTHREADS_LEASES", str(tmp_path / "book"))
+    cpus = CpuSet(range(8))
+    rules = (Rule("online", "made up", cpus=cpus, tightest=True),)
+    limits = Limits(cpus=cpus, cpu_count=8, quota_cpus=None, memory_bytes=8 * 1024**3, rules=rules)
+
+    def made(ledger=None):
+        return LeaseBook(synthetic_machine(cores=8), limits, ledger=ledger)
+
+    return made
+
+
+def test_a_slot_is_had_by_so_many_leases_and_comes_free_with_one(book):
+    ours = book()
+    first = ours.acquire(1, slots={"orca": 2})
+    with ours.acquire(1, slots={"orca": 2}):
+        with pytest.raises(LeaseError, match="orca has all that it may have at once, 2"):
+            ours.acquire(1, slots={"orca": 2}, wait=False)
+        with ours.acquire(6), pytest.raises(LeaseError, match="orca has all"):  # and others get what is left
+            ours.acquire(1, slots={"orca": 2}, timeout=0.01)
+    first.release()
+    ours.acquire(1, slots={"orca": 1}, wait=False).release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="exec is not there")
+@pytest.mark.skipif(len(LeaseBook(read_machine(), read_limits()).usable) < 2, reason="one CPU limits it anyhow")
+def test_of_many_execs_of_a_program_so_many_run(monkeypatch, tmp_path):
+    (tmp_path / "book").mkdir()
+    monkeypatch.setenv("QCTHREADS_LEASES", str(tmp_path / "book"))
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "qcthreads", "exec", "--wait", "--program", "orca", "--at-most", "1"]
+    execs = [subprocess.Popen([*command, "--", "sh", "-c", NOTE.format(log=log)]) for _ in range(4)]
+    assert [one.wait(60) for one in execs] == [0] * 4
+    assert most_at_once(log) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its workers write to one file")
+def test_a_slot_holds_over_two_engines_that_share_a_book_of_made_up_cpus(book, tmp_path, monkeypatch):
+    """Two each would fit twice; together they may have two. What is not limited goes on beside."""
+    log = tmp_path / "log"
+    (tmp_path / "noted.py").write_text(
+        "import subprocess\n"
+        "def compute(given):\n"
+        f"    subprocess.run(['sh', '-c', {NOTE.format(log=log)!r}], check=True)\n"
+        "    return {'success': True, 'return_result': 0.0}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def jobs():
+        return [Calculation(label=f"{i}", program="orca", input={}, compute="noted:compute") for i in range(3)]
+
+    shared = node_ledger()
+    with (
+        LocalEngine(book(shared), affinity=False, at_most={"orca": 2}) as one,
+        LocalEngine(book(shared), affinity=False, at_most={"orca": 2}) as other,
+    ):
+        both = [engine.run(jobs()) for engine in (one, other)]
+        firsts = [next(iter(run)) for run in both]
+        rest = [outcome for run in both for outcome in run]
+    assert [outcome.status for outcome in firsts + rest] == ["finished"] * 6
+    assert most_at_once(log) == 2

@@ -1,0 +1,135 @@
+"""Wrappers and setups, real ones: mask and variables arrive inside, whatever they do to the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the wrappers are Linux's")
+
+CPUS = sorted(os.sched_getaffinity(0))
+# As Lmod and Environment Modules have it: a function of the shell, defined by what a login shell reads.
+PROFILE = """
+export OMP_NUM_THREADS=64 GOMP_CPU_AFFINITY=0-63
+module() { echo "loading $2"; [ "$2" = nwchem ] && export PATH="$HOME/software:$PATH" I_MPI_PIN_DOMAIN=node; }
+"""
+LOOK = "import json, os; print(json.dumps({'mask': sorted(os.sched_getaffinity(0)), 'environment': dict(os.environ)}))"
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    """A book and a home of its own."""
+    monkeypatch.setenv("QCTHREADS_LEASES", str(tmp_path / "book"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "book").mkdir()
+    (tmp_path / ".bash_profile").write_text(PROFILE)
+    return tmp_path
+
+
+def under(*options, command=(sys.executable, "-c", LOOK)):
+    return subprocess.run(
+        [sys.executable, "-m", "qcthreads", "exec", *options, "--", *command],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        "nice -n 1",
+        "env -i",
+        "env -i bash -lc",
+        "bash -lc",
+        "unshare --user --map-root-user",
+        "bwrap --dev-bind / / --unshare-pid --clearenv",
+        "setsid --wait",
+    ],
+)
+@pytest.mark.usefixtures("alone")
+def test_mask_and_variables_arrive_inside(wrap, monkeypatch):
+    if shutil.which(wrap.split()[0]) is None:
+        pytest.skip(f"{wrap.split()[0]} is not installed here")
+    if wrap.startswith(("unshare", "bwrap")) and subprocess.run([*wrap.split(), "true"], check=False).returncode:
+        pytest.skip("this container allows no user namespaces")
+    monkeypatch.setenv("KMP_AFFINITY", "norespect")
+    done = under("--cpus", str(CPUS[-1]), "--wrap", wrap)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["mask"] == [CPUS[-1]]
+    told = seen["environment"]
+    assert (told["OMP_NUM_THREADS"], told["OPENBLAS_NUM_THREADS"]) == ("1", "1")
+    assert "QCTHREADS_LEASE" in told
+    assert not {"KMP_AFFINITY", "GOMP_CPU_AFFINITY"} & told.keys()
+
+
+def test_modules_are_loaded_first_and_lead_nowhere_else(alone):
+    """What they print is no output of the command, and what they set does not widen its lease."""
+    software = alone / "software"
+    software.mkdir()
+    (software / "nwchem").write_text(f"#!/bin/sh\nexec {sys.executable} -c {json.dumps(LOOK)}\n")
+    (software / "nwchem").chmod(0o755)
+    done = under("--program", "nwchem", "--setup", "module load nwchem", command=("nwchem",))
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert "loading nwchem" in done.stderr
+    assert seen["environment"]["OMP_NUM_THREADS"] == "1"
+    assert not {"I_MPI_PIN_DOMAIN", "GOMP_CPU_AFFINITY"} & seen["environment"].keys()
+    assert len(seen["mask"]) == 1
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_setup_that_fails_is_the_end():
+    done = under("--setup", "module load no_such_program", command=("touch", "never"))
+    assert done.returncode == 125
+    assert not os.path.exists("never")  # noqa: PTH110
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(("--wrap", "apptainer exec 'a"), "quote it as in a shell"), (("--setup", " "), "an empty setup")],
+)
+def test_what_is_no_wrapper_is_refused(options, said):
+    done = under(*options)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def test_a_run_puts_its_workers_behind_it(alone):
+    """The program itself is looked for behind the wrapper: xtb's module is found by the worker."""
+    pytest.importorskip("qcmanybody", reason="the expansion is QCManyBody's")
+    pytest.importorskip("xtb", reason="xtb is not installed here")
+    (alone / "two.xyz").write_text("2\n\nHe 0 0 0\nHe 0 0 4\n")
+    log = alone / "seen"
+    setup = f"module load nwchem; echo $$ $OMP_NUM_THREADS >> {log}"
+    command = [sys.executable, "-m", "qcthreads", "run", str(alone / "two.xyz"), "--program", "xtb", "--json"]
+    done = subprocess.run(
+        [*command, "--workers", "1", "--threads", "1", "--setup", setup, "--wrap", "env -i"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["statistics"]["fragments_computed"] == 3
+    assert not [finding for finding in made["findings"] if finding["kind"] in ("unbound", "escaped")]
+    assert log.read_text().split()[1] == "64"  # the profile's, of which the worker heard nothing
+    pids = {row["worker_pid"] for row in made["fragments"]}
+    assert int(log.read_text().split()[0]) in pids
+
+
+def test_an_executor_puts_its_workers_behind_what_its_configuration_says(alone):
+    pytest.importorskip("xtb", reason="xtb is not installed here")
+    build_input = pytest.importorskip("qcthreads.manybody.inputs").build_input
+    from qcthreads import ParallelConfig, ParallelManyBodyExecutor
+    from qcthreads.manybody.inputs import molecule_from_xyz
+
+    given = build_input(molecule_from_xyz("2\n\nHe 0 0 0\nHe 0 0 4\n"), program="xtb", max_nbody=2, bsse=["nocp"])
+    plain = ParallelManyBodyExecutor.from_manybodyinput(given, ParallelConfig(max_workers=1))
+    config = ParallelConfig(max_workers=1, setup=f"module load x; echo up >> {alone}/began", wrap="env -i")
+    made = ParallelManyBodyExecutor.from_manybodyinput(given, config)
+    assert (alone / "began").read_text() == "up\n"
+    assert made.return_result == pytest.approx(plain.return_result, abs=1e-9)
