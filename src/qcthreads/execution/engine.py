@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..cpuset import CpuSet, NodeSet
+from ..cpuset import NodeSet
 from ..errors import BindingError, InputError, MachineError, StopRequestedError
 from ..host import get_host
 from ..leases import Lease, LeaseBook
@@ -115,6 +115,8 @@ class LocalEngine:
         that needs it says why. Raises what :meth:`run` raises before anything starts.
         """
         job = _prepare(calculation, self._book)
+        if job.gpus:  # which GPU a worker sees is settled when it starts, by the lease of a calculation
+            return
         run = _Run(deque(), workers)
         with self._lock:
             self._runs.append(run)
@@ -227,7 +229,7 @@ class LocalEngine:
             self._note(run, label, f"waits for what is held by {held_by}", "waits")
 
         with self._book.acquire(
-            job.settings.threads, calculation.memory_bytes, near=near, cancel=run.stopped, on_wait=on_wait
+            job.settings.threads, calculation.memory_bytes, job.gpus, near=near, cancel=run.stopped, on_wait=on_wait
         ) as lease:
             run.events.put(Progress(event="started", label=label, message=f"CPUs {lease.cpus}"))
             for note in job.settings.notes:
@@ -287,7 +289,7 @@ class LocalEngine:
     def _worker(self, run: _Run, job: _Job, lease: Lease, *, fresh: bool) -> Worker:
         """A worker for ``job`` in the place of ``lease``: an idle one, of those on the same PUs first, or a new one."""
         cpus, nodes = lease.cpus, self._memory_nodes(lease)
-        worker = None if fresh else self._take_idle(job.key, cpus, nodes)
+        worker = None if fresh else self._take_idle(job.key, lease, nodes)
         if worker is not None:
             try:
                 worker.hold(lease)
@@ -314,15 +316,16 @@ class LocalEngine:
         nodes = lease.nodes & usable
         return nodes if self._place_memory and nodes and nodes != usable else None
 
-    def _take_idle(self, key: _Key, cpus: CpuSet, nodes: NodeSet | None) -> Worker | None:
+    def _take_idle(self, key: _Key, lease: Lease, nodes: NodeSet | None) -> Worker | None:
         """One that takes its memory from ``nodes``: what it holds there already would be far from other PUs."""
         with self._lock:
-            fitting = [
-                entry for entry in self._idle if entry[0] == key and entry[1].nodes == nodes and entry[1].healthy
+            alike = [
+                entry for entry in self._idle if (entry[0], entry[1].nodes, entry[1].gpus) == (key, nodes, lease.gpus)
             ]
+            fitting = [entry for entry in alike if entry[1].healthy]
             if not fitting:
                 return None
-            entry = min(fitting, key=lambda entry: entry[1].bound != cpus)
+            entry = min(fitting, key=lambda entry: entry[1].bound != lease.cpus)
             self._idle.remove(entry)
             return entry[1]
 
@@ -381,6 +384,8 @@ class _Job:
     calculation: Calculation
     settings: Settings
     key: _Key
+    gpus: int = 0
+    """How many it leases."""
 
     def settings_in(self, scratch: Path) -> Settings:
         """The settings for a worker that keeps its temporary files in ``scratch``."""
@@ -424,9 +429,10 @@ def _prepare(calculation: Calculation, book: LeaseBook) -> _Job:
     if calculation.compute is not None:
         # The caller's own function: that nothing is known about it goes without saying.
         settings = replace(settings, notes=())
-    book.check(settings.threads, calculation.memory_bytes)
+    gpus = min(len(book.gpus), int(spec.gpu))
+    book.check(settings.threads, calculation.memory_bytes, gpus)
     key = (settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset)
-    return _Job(calculation, settings, key)
+    return _Job(calculation, settings, key, gpus)
 
 
 def _memory_is_ours_to_place() -> bool:

@@ -61,6 +61,8 @@ class Worker:
     pid: int
     folder: Path
     nodes: NodeSet | None
+    gpus: tuple[int, ...]
+    """Those it sees, of a book that hands out GPUs."""
     bound: CpuSet | None
     """The mask read back; ``None`` where none was set."""
     notes: Mapping[str, str]
@@ -76,6 +78,7 @@ class Worker:
     ) -> None:
         self.folder = folder
         self.nodes = nodes
+        self.gpus = lease.gpus if lease is not None else ()
         self._log = folder / "log"
         self._mark = uuid.uuid4().hex
         self._timed_out = False

@@ -283,6 +283,14 @@ class LeaseBook:
             there = f"{len(self.gpus)} are given out in all; ask for fewer" if self.gpus else "none is given out here"
             raise LeaseError(f"a lease of {format_count(gpus, 'GPU')} was asked for, but {there}")
 
+    def free_memory_bytes(self) -> int:
+        """What of the memory that this book hands out nobody on the node has leased now."""
+        with self.ledger.turn():
+            while self.ledger.reclaim():
+                pass
+            room = self.ledger.unheld(self.machine)
+        return max(0, min(self.memory_bytes, *(room.left(pool, holds) for pool, holds in self._memory_pools.items())))
+
     def held(self) -> tuple[Lease, ...]:
         """The leases now given out by this book, oldest first."""
         return tuple(lease for lease in self.ledger.held_now() if lease.book is self)
