@@ -1,7 +1,6 @@
 /*
  * Samples at fixed times without a drift, kept in a ring of bytes that forgets the oldest; looks through
- * linux_sampler.c and judges nothing. The lock is of the ring and the counts; the sampler is of the thread that runs
- * the recorder.
+ * linux_sampler.c and judges nothing. The lock is of the ring and the counts; the sampler has its own.
  */
 #define _GNU_SOURCE
 #include "qct.h"
@@ -127,14 +126,16 @@ void qct_recorder_count(struct qct_recorder *r, struct qct_recorder_counts *coun
 
 static int sample_into(struct qct_recorder *r, struct qct_sampler *sampler, bool detailed) {
     struct qct_sample sample;
+    qct_sampler_hold(sampler);
     int rc = qct_sampler_sample(sampler, detailed, &sample);
-    if (rc)
-        return rc;
-    struct qct_record head = {sample.at_ns, detailed, sample.thread_count, sample.process_count};
-    pthread_mutex_lock(&r->lock);
-    put(r, &head, &sample);
-    pthread_mutex_unlock(&r->lock);
-    return 0;
+    if (rc == 0) {
+        struct qct_record head = {sample.at_ns, detailed, sample.thread_count, sample.process_count};
+        pthread_mutex_lock(&r->lock);
+        put(r, &head, &sample);
+        pthread_mutex_unlock(&r->lock);
+    }
+    qct_sampler_release(sampler);
+    return rc;
 }
 
 /* Whether it is to go on. */

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -68,6 +69,7 @@ struct parentage {
 };
 
 struct qct_sampler {
+    pthread_mutex_t held;
     struct process **processes;
     size_t process_count, process_room;
     struct qct_thread *threads;
@@ -76,6 +78,9 @@ struct qct_sampler {
     size_t thread_count, thread_room;
     struct qct_process *rows; /* those of `processes`, for the caller */
     size_t row_room;
+    struct qct_thread *looked_threads; /* those of one root, for the caller */
+    struct qct_thread_detail *looked_details;
+    size_t looked_thread_room, looked_detail_room;
     int *numbers; /* of the directory listed last */
     size_t number_count, number_room;
     int *known; /* of the process listed last, in order */
@@ -115,9 +120,11 @@ static int probe(struct qct_sampler *s, int first, int last);
 static int add_root(struct qct_sampler *s, int pid);
 static int add_process(struct qct_sampler *s, int pid, struct process *root);
 static int list_threads(struct qct_sampler *s, struct process *process);
-static size_t read_from(struct qct_sampler *s, size_t first, bool detail);
+static int read_all(struct qct_sampler *s, int root, bool detail);
 static int settle(struct qct_sampler *s);
-static int fill(struct qct_sampler *s, bool clocks, struct qct_sample *sample);
+static int fill(struct qct_sampler *s, int root, bool clocks, struct qct_sample *sample);
+static int pick(struct qct_sampler *s, int root, struct qct_sample *sample);
+static void close_kept(struct qct_sampler *s, int file);
 static void close_thread(struct qct_sampler *s, struct files *files);
 
 static long long now_ns(void) {
@@ -142,6 +149,7 @@ int qct_sampler_new(const int *pids, size_t count, int children, enum qct_times_
     struct qct_sampler *s = calloc(1, sizeof *s);
     if (!s)
         return -ENOMEM;
+    pthread_mutex_init(&s->held, NULL);
     s->children = children;
     s->source = source;
     s->tick_ns = 1000000000 / sysconf(_SC_CLK_TCK);
@@ -182,25 +190,65 @@ void qct_sampler_free(struct qct_sampler *s) {
     free(s->details);
     free(s->files);
     free(s->rows);
+    free(s->looked_threads);
+    free(s->looked_details);
     free(s->numbers);
     free(s->known);
+    pthread_mutex_destroy(&s->held);
     free(s);
+}
+
+void qct_sampler_hold(struct qct_sampler *s) { pthread_mutex_lock(&s->held); }
+
+void qct_sampler_release(struct qct_sampler *s) { pthread_mutex_unlock(&s->held); }
+
+int qct_sampler_attach(struct qct_sampler *s, int pid) {
+    int rc = add_root(s, pid);
+    return rc ? rc : settle(s);
+}
+
+void qct_sampler_detach(struct qct_sampler *s, int pid) {
+    size_t kept = 0;
+    for (size_t i = 0; i < s->thread_count; i++) {
+        if (s->files[i].process->row.root == pid) {
+            close_thread(s, &s->files[i]);
+            continue;
+        }
+        s->threads[kept] = s->threads[i];
+        s->details[kept] = s->details[i];
+        s->files[kept++] = s->files[i];
+    }
+    s->thread_count = kept;
+    kept = 0;
+    for (size_t i = 0; i < s->process_count; i++) {
+        struct process *process = s->processes[i];
+        if (process->row.root != pid) {
+            s->processes[kept++] = process;
+            continue;
+        }
+        close_kept(s, process->tasks);
+        free(process);
+    }
+    s->process_count = kept;
 }
 
 int qct_sampler_sample(struct qct_sampler *s, int detail, struct qct_sample *sample) {
     int rc = discover(s);
-    s->at_ns = now_ns();
-    for (size_t i = 0; detail && i < s->process_count; i++)
-        s->processes[i]->detailed = s->processes[i]->sized = false;
-    /* Where threads have ended, others may have been started; these are read too. */
-    for (size_t read = 0; rc == 0 && read < s->thread_count;) {
-        read = read_from(s, read, detail);
-        rc = settle(s);
-    }
-    return rc ? rc : fill(s, detail, sample);
+    if (rc == 0)
+        rc = read_all(s, 0, detail);
+    return rc ? rc : fill(s, 0, detail, sample);
 }
 
-int qct_sampler_processes(struct qct_sampler *s, struct qct_sample *sample) { return fill(s, true, sample); }
+int qct_sampler_look(struct qct_sampler *s, int root, struct qct_sample *sample) {
+    int rc = discover(s);
+    if (rc == 0)
+        rc = read_all(s, root, true);
+    if (rc == 0)
+        rc = fill(s, root, true, sample);
+    return rc ? rc : pick(s, root, sample);
+}
+
+int qct_sampler_processes(struct qct_sampler *s, struct qct_sample *sample) { return fill(s, 0, true, sample); }
 
 long long qct_sampler_unread(const struct qct_sampler *s) { return s->unread; }
 
@@ -679,20 +727,26 @@ static void end_thread(struct qct_sampler *s, size_t i) {
     close_thread(s, &s->files[i]);
 }
 
-/* Read every thread from the first on; those that have ended make room for those behind. How many are left. */
-static size_t read_from(struct qct_sampler *s, size_t first, bool detail) {
+/* Whether a process is the root or descends from it; 0: any root. */
+static bool is_of(int root, const struct process *process) { return root == 0 || process->row.root == root; }
+
+/* Read the threads from the first on; those that have ended make room for those behind. How many are left. */
+static size_t read_from(struct qct_sampler *s, size_t first, int root, bool detail) {
     char text[STAT_ROOM];
     size_t room = s->source == QCT_STAT ? sizeof text : TIMES_ROOM, kept = first;
     for (size_t i = first; i < s->thread_count; i++) {
         struct files *files = &s->files[i];
-        ssize_t size = read_of(s, files, files->times, s->threads[i].tid, times_name(s), text, room);
+        bool wanted = is_of(root, files->process);
+        ssize_t size = -EAGAIN;
+        if (wanted)
+            size = read_of(s, files, files->times, s->threads[i].tid, times_name(s), text, room);
         if (is_gone(size)) {
             end_thread(s, i);
             continue;
         }
         if (size > 0)
             take_times(s, &s->threads[i], text, (size_t)size);
-        if (detail)
+        if (wanted && detail)
             read_details(s, i);
         if (kept != i) {
             s->threads[kept] = s->threads[i];
@@ -704,6 +758,20 @@ static size_t read_from(struct qct_sampler *s, size_t first, bool detail) {
     }
     s->thread_count = kept;
     return kept;
+}
+
+/* Read the threads of a root, or of all. Where threads have ended, others may have been started; these are read too. */
+static int read_all(struct qct_sampler *s, int root, bool detail) {
+    int rc = 0;
+    s->at_ns = now_ns();
+    for (size_t i = 0; detail && i < s->process_count; i++)
+        if (is_of(root, s->processes[i]))
+            s->processes[i]->detailed = s->processes[i]->sized = false;
+    for (size_t read = 0; rc == 0 && read < s->thread_count;) {
+        read = read_from(s, read, root, detail);
+        rc = settle(s);
+    }
+    return rc;
 }
 
 /* A process without threads has ended: a root keeps its row, others add what they used to that of their root. */
@@ -756,7 +824,8 @@ static void read_clock(struct process *process) {
     process->row.cpu_ns = (long long)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
-static int fill(struct qct_sampler *s, bool clocks, struct qct_sample *sample) {
+static int fill(struct qct_sampler *s, int root, bool clocks, struct qct_sample *sample) {
+    size_t count = 0;
     if (clocks) {
         struct qct_process *rows = roomy(s->rows, &s->row_room, s->process_count + 1, sizeof *rows);
         if (!rows)
@@ -764,10 +833,34 @@ static int fill(struct qct_sampler *s, bool clocks, struct qct_sample *sample) {
         s->rows = rows;
     }
     for (size_t i = 0; clocks && i < s->process_count; i++) {
+        if (!is_of(root, s->processes[i]))
+            continue;
         read_clock(s->processes[i]);
-        s->rows[i] = s->processes[i]->row;
+        s->rows[count++] = s->processes[i]->row;
     }
-    *sample =
-        (struct qct_sample){s->at_ns, s->thread_count, clocks ? s->process_count : 0, s->threads, s->details, s->rows};
+    *sample = (struct qct_sample){s->at_ns, s->thread_count, count, s->threads, s->details, s->rows};
+    return 0;
+}
+
+/* Leave in the sample the threads of one root alone. */
+static int pick(struct qct_sampler *s, int root, struct qct_sample *sample) {
+    size_t count = 0, wanted = s->thread_count + 1;
+    struct qct_thread *threads = roomy(s->looked_threads, &s->looked_thread_room, wanted, sizeof *threads);
+    if (threads)
+        s->looked_threads = threads;
+    struct qct_thread_detail *details = roomy(s->looked_details, &s->looked_detail_room, wanted, sizeof *details);
+    if (details)
+        s->looked_details = details;
+    if (!threads || !details)
+        return -ENOMEM;
+    for (size_t i = 0; i < s->thread_count; i++) {
+        if (!is_of(root, s->files[i].process))
+            continue;
+        threads[count] = s->threads[i];
+        details[count++] = s->details[i];
+    }
+    sample->thread_count = count;
+    sample->threads = threads;
+    sample->details = details;
     return 0;
 }

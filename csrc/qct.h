@@ -8,7 +8,8 @@
  * On Windows CPU n is bit n % 64 of processor group n / 64: numbers are missing where a group has fewer than 64 CPUs.
  *
  * Affinity: linux_affinity.c and windows.c. Topology: linux_topology.c; raw values only: windows.c and darwin.c. Memory
- * policy: linux_mempolicy.c. Thread times: linux_sampler.c, windows.c and darwin.c; over time: linux_recorder.c.
+ * policy: linux_mempolicy.c. Thread times: linux_sampler.c, windows.c and darwin.c; over time: linux_recorder.c. Memory
+ * bandwidth, on Linux and macOS: bandwidth.c.
  */
 #ifndef QCT_H
 #define QCT_H
@@ -209,7 +210,8 @@ enum qct_times_source qct_times_best(void);
 
 /*
  * Watch these processes, and all their descendants if `children`. A process that is not there has a row that says it
- * has ended. *sampler is the caller's, to be freed with qct_sampler_free. It may be used by one thread at a time.
+ * has ended. *sampler is the caller's, to be freed with qct_sampler_free. It may be used by one thread at a time, which
+ * holds it meanwhile where there are several.
  * -EMFILE: not even one descriptor is left for each process; -ENOMEM; -ENOENT: there is no /proc.
  */
 int qct_sampler_new(const int *pids, size_t count, int children, enum qct_times_source source,
@@ -217,11 +219,24 @@ int qct_sampler_new(const int *pids, size_t count, int children, enum qct_times_
 
 void qct_sampler_free(struct qct_sampler *sampler);
 
+/* From before a call to the last use of the sample that it fills; qct_recorder_run does so by itself. */
+void qct_sampler_hold(struct qct_sampler *sampler);
+void qct_sampler_release(struct qct_sampler *sampler);
+
+/* Watch one more process as those given at first; nothing where it is watched already. Errors as of qct_sampler_new. */
+int qct_sampler_attach(struct qct_sampler *sampler, int pid);
+
+/* Forget a process that was given, with its descendants and all that it had used. */
+void qct_sampler_detach(struct qct_sampler *sampler, int pid);
+
 /*
  * Look at every thread once; *sample is filled. Descriptors beyond three quarters of RLIMIT_NOFILE are opened anew each
  * time. `detail` reads stat and status too, and the clocks of the processes.
  */
 int qct_sampler_sample(struct qct_sampler *sampler, int detail, struct qct_sample *sample);
+
+/* Look, with details, at one of the processes that were given and its descendants; *sample has these alone. */
+int qct_sampler_look(struct qct_sampler *sampler, int root, struct qct_sample *sample);
 
 /* Only the clocks of the processes, now; threads and memory are those of the last sample. */
 int qct_sampler_processes(struct qct_sampler *sampler, struct qct_sample *sample);
@@ -264,6 +279,17 @@ void qct_recorder_stop(struct qct_recorder *recorder);
 int qct_recorder_take(struct qct_recorder *recorder, void *record, size_t room, size_t *size);
 
 void qct_recorder_count(struct qct_recorder *recorder, struct qct_recorder_counts *counts);
+
+/*
+ * Memory bandwidth by the triad of STREAM, a[i] = b[i] + s * c[i] on doubles: one thread on each of `count` CPUs, its
+ * part of three arrays of together `bytes` in the memory of `node`, or, where that is -1, wherever the system puts what
+ * the thread touches first. *bytes_per_s is the best of `repetitions`, from the first thread's begin to the last one's
+ * end, and an element counts 24 bytes, as in likwid-bench's `stream`: that a cache reads a line before it is written is
+ * not counted. macOS binds no thread: only how many CPUs there are counts, and `node` is -1. -EINVAL: no CPU, not one
+ * element for each, a CPU or node that is absent or not allowed; -ENOSYS, -EPERM: memory cannot be bound here; -ENOMEM,
+ * -EAGAIN.
+ */
+int qct_triad(const int *cpus, size_t count, int node, size_t bytes, int repetitions, double *bytes_per_s);
 
 /*
  * Windows: what GetLogicalProcessorInformationEx(RelationAll) writes, byte for byte. *size is the room in `buffer`

@@ -10,7 +10,7 @@ version = release = version_of("qcthreads")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "programs"]  # parts of programs.md
+exclude_patterns = ["_build", "programs/parts"]  # which the pages of the programs are made of
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 html_theme = "furo"

@@ -1,81 +1,76 @@
-"""Writes docs/programs.md from the programs' records and docs/programs/*.md; with ``--check`` it writes nothing."""
+"""Writes docs/programs.md and docs/programs/*.md from the programs' records, what was written by hand
+(docs/programs/parts) and what `qcthreads verify --json` measured (docs/programs/measured); ``--check`` writes nothing.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from qcthreads.programs import launchers, registry, runtimes
 from qcthreads.programs.settings import settings_for
-from qcthreads.programs.spec import Fact, ProgramSpec
+from qcthreads.programs.spec import Fact, ParallelModel, ProgramSpec
+from qcthreads.units import format_size
 
 HERE = Path(__file__).parent
-PAGE = HERE / "programs.md"
-PARTS = HERE / "programs"
-_TOPICS = {
-    "threads": "Threads",
-    "harness": "QCEngine",
-    "memory": "Memory",
-    "binding": "Binding",
-    "width": "Width",
-    "trap": "Trap",
-    "check": "To see that it obeyed",
-}
+PARTS = HERE / "programs" / "parts"
+MEASURED = HERE / "programs" / "measured"
+_WIDTH = 4  # of the examples
 
 
-def page() -> str:
-    """The whole page."""
+def pages() -> dict[Path, str]:
+    """Every page that is written here, by its file."""
     specs = [registry.get(name) for name in registry.BUILT_IN]
-    parts = [
-        _part("_head"),
-        _table(specs),
-        _part("_every"),
-        _runtimes(),
-        _launchers(),
-        *map(_section, specs),
-        _part("_tail"),
-    ]
-    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+    written = {
+        HERE / "programs.md": _index(specs),
+        HERE / "programs" / "runtimes.md": _joined(_part("_runtimes"), _variables()),
+        HERE / "programs" / "mpi.md": _joined(_part("_mpi"), _launchers(), _part("_mpi_tail")),
+    }
+    return written | {HERE / "programs" / f"{spec.name}.md": _page(spec) for spec in specs}
 
 
-def _part(name: str) -> str:
-    """What was written by hand."""
-    path = PARTS / f"{name}.md"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+def _index(specs: list[ProgramSpec]) -> str:
+    names = "\n".join(f"programs/{spec.name}" for spec in specs)
+    contents = f"```{{toctree}}\n:hidden:\nprograms/runtimes\nprograms/mpi\n{names}\n```"
+    return _joined(_part("_head"), _table(specs), _part("_specification"), _part("_every"), _part("_tail"), contents)
 
 
 def _table(specs: list[ProgramSpec]) -> str:
-    head = ["| program | threads by | through | how well its threading is known |", "|---|---|---|---|"]
-    lines = ["## All of them", "", *head]
+    lines = [
+        "## All of them",
+        "",
+        "| program | threads by | through | how well its threading is known | `qcthreads verify` |",
+        "|---|---|---|---|---|",
+    ]
     for spec in specs:
         through = "QCEngine" if spec.qcengine else "`exec`"
-        link = f"[{spec.title}](#{_anchor(spec)}) `{spec.name}`"
-        lines.append(f"| {link} | {spec.parallel_model.value} | {through} | {spec.provenance} |")
+        link = f"[{spec.title}](programs/{spec.name}.md) `{spec.name}`"
+        cells = (link, spec.parallel_model.value, through, spec.provenance, _verdict(spec))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _runtimes() -> str:
+def _verdict(spec: ProgramSpec) -> str:
+    measured = _measured(spec.name)
+    if measured is None:
+        return "never verified"
+    return f"{'obeys' if measured['obeys'] else '**does not obey**'}: {measured['version']}, {measured['date']}"
+
+
+def _variables() -> str:
     constants = ", ".join(f"`{name}={value}`" for name, value in runtimes.CONSTANTS.items())
     counts = ", ".join(f"`{name}`" for name in runtimes.COUNTS)
     unset = ", ".join(f"`{name}`" for name in runtimes.UNSET)
-    lines = [
-        "## Runtimes",
-        "",
-        f"- Set to the threads of one process: {counts}",
-        f"- Set always: {constants}",
-        f"- Removed: {unset}",
-    ]
-    return "\n".join(lines)
+    return f"- Set to the threads of one process: {counts}\n- Set always: {constants}\n- Removed: {unset}"
 
 
 def _launchers() -> str:
-    lines = [
-        "## MPI launchers",
-        "",
-        "| launcher | inherits the mask | told | removed | known | |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = ["| launcher | inherits the mask | told | removed | known | |", "|---|---|---|---|---|---|"]
     for launcher in launchers.LAUNCHERS:
         told = ", ".join(f"`{name}={value}`" for name, value in launcher.environment.items())
         removed = ", ".join(f"`{name}`" for name in launcher.escapes)
@@ -85,56 +80,202 @@ def _launchers() -> str:
     return "\n".join(lines)
 
 
-def _section(spec: ProgramSpec) -> str:
-    title = f"({_anchor(spec)})=\n## {spec.title}"
-    blocks = [title, _settings(spec), "\n".join(map(_fact, spec.facts)), _part(spec.name)]
-    return "\n\n".join(block.strip() for block in blocks if block)
+def _page(spec: ProgramSpec) -> str:
+    """One program: what is known, set and measured, and how it is used."""
+    return _joined(
+        f"(program-{spec.name.replace('_', '-')})=\n# {spec.title}",
+        f"*{spec.parallel_model.value}; {spec.provenance}.* {spec.install_hint}.",
+        _part(spec.name),
+        _section("How it threads", _facts(spec, "threads", "width", "binding", "memory")),
+        _section(f"What qcthreads sets, at a width of {_WIDTH}", _items(_set(spec))),
+        _section("What it does not", _items(_not_set(spec))),
+        _section("Through QCEngine", _by_qcengine(spec)),
+        _section("Through `exec`", _by_exec(spec)),
+        _section("In a batch script", _by_batch(spec)),
+        _section("What it did when it was run", _seen(spec)),
+    )
 
 
-def _settings(spec: ProgramSpec) -> str:
-    """What a calculation at a width of 4 is started with, beyond what every program gets."""
-    return "\n".join(f"- {label}: {text}" for label, text in _setting_lines(spec))
-
-
-def _setting_lines(spec: ProgramSpec) -> Iterator[tuple[str, str]]:
-    yield "Install", spec.install_hint
-    settings = settings_for(spec, 4)
-    each = int(settings.environment["OMP_THREAD_LIMIT"])
-    if settings.threads == 1:
-        yield "A width of 4", "is 1: more is not used"
-    elif settings.ranks > 1:
-        yield "A width of 4", f"is {settings.ranks} processes of {each} thread"
-    else:
-        yield "A width of 4", f"is 1 process of {settings.threads} threads"
-    environment = " ".join(f"`{name}={value}`" for name, value in spec.environment.items())
-    if environment:
-        yield "Environment, beside the runtimes'", environment
-    if spec.unset:
-        yield "Removed", ", ".join(f"`{name}`" for name in spec.unset)
-    config = {name: value for name, value in settings.task_config.items() if name != "ncores"}
-    if spec.qcengine:
-        told = "".join(f", `{name}={value!r}`" for name, value in config.items())
-        yield "QCEngine's task_config", f"`ncores={settings.threads}`{told}"
-    if spec.command:
-        yield "Its own command", f"`{spec.command}`"
-    if spec.input_text:
-        yield "In its input", f"`{spec.input_text}`"
-    if spec.memory:
-        yield "Memory", f"per {spec.memory.scope}, in {spec.memory.unit}; {spec.memory.set_by}"
-    for name, reason in spec.inert.items():
-        yield f"In vain: `{name}`", reason
+def _facts(spec: ProgramSpec, *topics: str) -> str:
+    return "\n".join(_fact(fact) for topic in topics for fact in spec.facts if fact.topic == topic)
 
 
 def _fact(fact: Fact) -> str:
-    return f"- {_TOPICS[fact.topic]}: {fact.text} *({fact.known.value}; {fact.source})*"
+    return f"- {fact.text} *({fact.known.value}; {fact.source})*"
 
 
-def _anchor(spec: ProgramSpec) -> str:
-    return f"program-{spec.name.replace('_', '-')}"
+def _set(spec: ProgramSpec) -> Iterator[str]:
+    settings = settings_for(spec, _WIDTH)
+    each = settings.threads // settings.ranks
+    if settings.threads == 1:
+        yield "One PU, whatever was asked."
+    elif settings.ranks > 1:
+        yield f"{settings.ranks} processes of {each} thread."
+    else:
+        yield f"1 process of {settings.threads} threads."
+    yield "The mask of the lease, and the variables of [all runtimes and launchers](runtimes.md)."
+    if spec.environment:
+        yield f"Beside them {', '.join(f'`{name}={value}`' for name, value in spec.environment.items())}."
+    if spec.unset:
+        yield f"Removed: {', '.join(f'`{name}`' for name in spec.unset)}."
+    if spec.qcengine:
+        config = {name: value for name, value in settings.task_config.items() if name != "ncores"}
+        told = "".join(f", `{name}={value!r}`" for name, value in config.items())
+        yield f"QCEngine's task_config: `ncores={settings.threads}`{told}."
+        yield from (f"{_fact(fact)[2:]}" for fact in spec.facts if fact.topic == "harness")
+    if spec.memory:
+        overhead = format_size(spec.memory_overhead_bytes)
+        yield (
+            f"Memory, per {spec.memory.scope}, in {spec.memory.unit}: {spec.memory.set_by}. Through QCEngine it is "
+            f"told the lease's less {overhead}."
+            if spec.qcengine
+            else f"Memory is told by you, per {spec.memory.scope}, in {spec.memory.unit}: {spec.memory.set_by}."
+        )
+
+
+def _not_set(spec: ProgramSpec) -> Iterator[str]:
+    for name, reason in spec.inert.items():
+        yield f"`{name}`: {reason}."
+    if spec.input_text:
+        yield f"What your own input says of the width: at {_WIDTH} it is `{_filled(spec, spec.input_text)}`."
+    if spec.memory is None:
+        yield "Memory: it has no setting for all of it that is known, so that the lease's is counted and not told."
+    if spec.useful_width is not None:
+        yield f"More than {spec.useful_width}: what a wider lease would have beyond that is left to others."
+    if spec.parallel_model is not ParallelModel.SERIAL:
+        yield "Pin single threads: they move within the mask."
+    if spec.gpu:
+        yield "Choose among GPUs: it computes on all that the lease shows it, and sees none without `gpus`."
+    for fact in spec.facts:
+        if fact.topic == "trap":
+            yield f"A trap: {_fact(fact)[2:]}"
+
+
+def _by_qcengine(spec: ProgramSpec) -> str:
+    if not spec.qcengine:
+        return "QCEngine has no harness for it."
+    width = settings_for(spec, _WIDTH).threads
+    return f"""```python
+import qcengine
+import qcthreads
+
+with qcthreads.qcengine_lease("{spec.name}", threads={width}, memory_bytes=8 * 1024**3) as task_config:
+    result = qcengine.compute(atomic_input, "{spec.name}", task_config=task_config)
+```"""
+
+
+def _by_exec(spec: ProgramSpec) -> str:
+    return f"```console\n$ {_exec_command(spec)}\n```"
+
+
+def _by_batch(spec: ProgramSpec) -> str:
+    return f"""```bash
+#!/bin/bash
+#SBATCH --nodes=1 --ntasks=1 --cpus-per-task=8 --mem=16G
+# Two at a time, of {settings_for(spec, _WIDTH).threads} each: what does not fit waits.
+for input in */; do
+    (cd "$input" && {_exec_command(spec, "--wait ")} > output) &
+done
+wait
+```"""
+
+
+def _exec_command(spec: ProgramSpec, options: str = "") -> str:
+    bare = "python script.py" if spec.in_process else f"{spec.executable} ..."
+    command = _filled(spec, spec.command) or bare
+    width = settings_for(spec, _WIDTH).threads
+    if "$(" in command or "=" in command.split()[0]:  # a shell is to read it
+        command = f"sh -c '{command}'"
+    return f"qcthreads exec {options}--program {spec.name} --threads {width} --memory 8GiB -- {command}"
+
+
+def _filled(spec: ProgramSpec, template: str) -> str:
+    settings = settings_for(spec, _WIDTH)
+    ranks = settings.ranks
+    return template.format(threads=settings.threads // ranks, ranks=ranks, width=settings.threads, scratch="$TMPDIR")
+
+
+def _seen(spec: ProgramSpec) -> str:
+    measured = _measured(spec.name)
+    checks = _facts(spec, "check")
+    how = f"To see that it obeyed:\n\n{checks}" if checks else ""
+    if measured is None:
+        need = "" if spec.sample else " --input FILE"
+        said = (
+            f"Never verified: `qcthreads verify` has not been run with it. `qcthreads verify {spec.name}{need}` does."
+        )
+        return _joined(said, how).strip()
+    lines = [
+        "| width | threads that worked | speedup | efficiency | wall s | CPU s | peak memory | energy, hartree |",
+        "|---|---|---|---|---|---|---|---|",
+        *map(_measured_row, measured["widths"], measured["scaling"]),
+        *(_measured_row(one, None) for one in measured["two_at_once"]),
+    ]
+    scaling = measured["scaling"][0]["speedup"]
+    basis = (
+        f"`qcthreads verify {spec.name}` of {measured['date']}, version {measured['version']}, on "
+        f"{measured['platform']} with {measured['cpus_usable']} CPUs: {measured['job']}; {measured['repeats']} "
+        "measurements of each width. In brackets what holds the median between them with "
+        f"{scaling['coverage']:.0%} ({measured['interval_method']})."
+    )
+    beside = measured["side_by_side"]
+    twice = f"Two at the same time took {_interval(beside)} times as long as one alone at that width." if beside else ""
+    granted = format_size(measured["widths"][0]["memory_granted_bytes"])
+    notes = _items([*measured["notes"], f"Granted: {granted} of memory."])
+    return _joined(f"**{measured['verdict']}.**", basis, "\n".join(lines), twice, notes, how).strip()
+
+
+def _measured_row(one: Mapping[str, Any], scaling: Mapping[str, Any] | None) -> str:
+    ranks = f" in {one['processes_working']} processes" if one["processes_working"] > 1 else ""
+    cells = (
+        f"{one['threads']}" if scaling else f"{one['threads']}, one of two at the same time",
+        f"{one['threads_working']}{ranks}",
+        _interval(scaling["speedup"]) if scaling else "",
+        _interval(scaling["efficiency"]) if scaling else "",
+        f"{median(one['wall_s']):.2f}",
+        f"{median(one['cpu_s']):.2f}",
+        format_size(one["memory_peak_bytes"]),
+        "not read" if one["energy_hartree"] is None else f"{one['energy_hartree']:.8f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _interval(interval: Mapping[str, float]) -> str:
+    return f"{interval['median']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
+
+
+@cache
+def _measured(name: str) -> dict[str, Any] | None:
+    path = MEASURED / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _part(name: str) -> str:
+    """What was written by hand."""
+    path = PARTS / f"{name}.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}" if text else ""
+
+
+def _items(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _joined(*blocks: str) -> str:
+    return "\n\n".join(block.strip() for block in blocks if block) + "\n"
 
 
 if __name__ == "__main__":
+    written = pages()
+    stale = [path for path, text in written.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    left = sorted({*(HERE / "programs").glob("*.md")} - written.keys())
     if "--check" not in sys.argv:
-        PAGE.write_text(page(), encoding="utf-8", newline="\n")
-    elif PAGE.read_text(encoding="utf-8") != page():
-        sys.exit(f"{PAGE} is not what the records say: run python {__file__}")
+        for path in stale:
+            path.write_text(written[path], encoding="utf-8", newline="\n")
+        for path in left:
+            path.unlink()
+    elif stale or left:
+        sys.exit(f"{', '.join(path.name for path in [*stale, *left])} not what the records say: run python {__file__}")

@@ -17,6 +17,7 @@ ONCE = (
     "integration/test_leases_shared.py",
     "integration/test_leases_users.py",
     "integration/test_peer_suites.py",
+    "integration/test_report_page.py",
     "integration/test_run_shared.py",
     "native/test_cross.py",
     "programs/",

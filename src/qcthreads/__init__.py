@@ -22,6 +22,7 @@ _HOME = {
     "lease": "leases",
     "lease_async": "leases",
     "open_store": "execution.store",
+    "qcengine_lease": "integrations.qcengine",
     "Task": "planning.model",
     "plan": "planning",
     "lower_bound": "planning.bounds",

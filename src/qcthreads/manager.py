@@ -46,6 +46,7 @@ from .units import format_split
 if TYPE_CHECKING:
     import psutil
 
+    from .monitoring.bandwidth import BandwidthWatch
     from .monitoring.watch import Watch
 
 _log = logging.getLogger("qcthreads.manager")
@@ -134,6 +135,7 @@ class _State:
     """Workers and release of each, by its first worker."""
     ended: deque[int] = field(default_factory=deque)
     """Allocations that were released or collected, to be given back."""
+    bandwidth: BandwidthWatch | None = None
     said: set[str] = field(default_factory=set)
     """Kinds of things that the log has."""
 
@@ -342,7 +344,9 @@ class QCThreadManager:
                 _runs_under(lease, worker.process)
             if worker.mask is None and self._config is not None and self._config.enable_thread_affinity:
                 worker.mask = worker.cpus
-            return self._bind(worker)
+            binding = self._bind(worker)
+            self._watched_bandwidth().watch(pid)
+            return binding
 
     def monitor_thread_usage(self) -> ThreadUsageStats:
         """Monitor real-time thread utilization: of every attached worker, since the previous call or its attachment."""
@@ -361,9 +365,10 @@ class QCThreadManager:
                 for worker in self._state.workers.values()
                 if worker.watch is not None
             ]
+            bandwidth = self._watched_bandwidth()
         from .monitoring.watch import report_on
 
-        return report_on(watched, len(self.book.usable))
+        return report_on(watched, len(self.book.usable), bandwidth.report())
 
     def release(self, allocation: ThreadAllocation) -> None:
         """Give back the CPUs of ``allocation``; a second call does nothing.
@@ -467,6 +472,14 @@ class QCThreadManager:
             )
         worker.bound_to = got
         return binding
+
+    def _watched_bandwidth(self) -> BandwidthWatch:
+        """Of memory, by all workers together; from the first of them on."""
+        if self._state.bandwidth is None:
+            from .monitoring.bandwidth import BandwidthWatch
+
+            self._state.bandwidth = BandwidthWatch()
+        return self._state.bandwidth
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -223,14 +223,28 @@ def test_cores_that_are_not_computed_here_are_refused(level, bsse, program, said
         ParallelManyBodyExecutor(core_of(TRIMER, level, bsse), ParallelConfig(qc_program=program))
 
 
-def test_multi_level_is_refused_by_name():
+def test_levels_of_a_core_may_have_methods_of_their_own():
+    """The two-body energy of the one from its own calculations, the third order from the other's."""
     core = ManyBodyCore(
         molecule(TRIMER),
         ["nocp"],
-        {1: "mp2", 2: "hf"},
+        {1: "mp2/6-31g", 2: "mp2/6-31g", 3: "hf/sto-3g"},
         return_total_data=True,
         supersystem_ie_only=False,
         embedding_charges={},
     )
-    with pytest.raises(InputError, match=r"2 model chemistries \(multi-level\): not there yet"):
-        ParallelManyBodyExecutor(core)
+    config = ParallelConfig(max_workers=2, qc_program="pyscf")
+    results = ParallelManyBodyExecutor(core, config).execute_full_calculation()
+    assert results.keys() == {label for _, label, _ in core.iterate_molecules()}
+    through = [
+        ParallelManyBodyExecutor(core_of(TRIMER, level, max_nbody=order), config).execute_full_calculation()
+        for level, order in (("mp2/6-31g", 2), ("hf/sto-3g", 3), ("hf/sto-3g", 2))
+    ]
+    energies = [
+        core_of(TRIMER, level, max_nbody=order).analyze(
+            {label: {"energy": result.return_result} for label, result in some.items()}
+        )["ret_energy"]
+        for (level, order), some in zip((("mp2/6-31g", 2), ("hf/sto-3g", 3), ("hf/sto-3g", 2)), through, strict=True)
+    ]
+    whole = core.analyze({label: {"energy": result.return_result} for label, result in results.items()})
+    assert whole["ret_energy"] == pytest.approx(energies[0] + energies[1] - energies[2], abs=1e-9)

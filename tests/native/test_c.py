@@ -24,12 +24,19 @@ def compiler():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sources are for Linux")
 @pytest.mark.parametrize(
-    ("part", "more"), [("affinity", ()), ("mempolicy", ()), ("topology", ()), ("sampler", ("recorder",))]
+    ("part", "files"),
+    [
+        ("affinity", ("linux_affinity",)),
+        ("mempolicy", ("linux_mempolicy",)),
+        ("topology", ("linux_topology",)),
+        ("sampler", ("linux_sampler", "linux_recorder")),
+        ("bandwidth", ("bandwidth", "linux_affinity", "linux_mempolicy")),
+    ],
 )
-def test_linux(part, more, compiler, tmp_path):
+def test_linux(part, files, compiler, tmp_path):
     program, empty = tmp_path / "program", tmp_path / "empty"
     empty.mkdir()
-    sources = [*(str(CSRC / f"linux_{name}.c") for name in (part, *more)), str(CSRC / "tests" / f"test_{part}.c")]
+    sources = [*(str(CSRC / f"{name}.c") for name in files), str(CSRC / "tests" / f"test_{part}.c")]
     subprocess.run([compiler, *FLAGS, *SANITIZERS, *sources, "-o", str(program)], check=True)
     # LeakSanitizer ends threads to look at their memory, which needs ptrace; containers often forbid it.
     command = [str(program), str(empty)]

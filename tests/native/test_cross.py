@@ -67,7 +67,7 @@ def build(zig_root, tmp_path_factory):
 
 @pytest.mark.parametrize("processor", ["x86_64", "aarch64"])
 def test_macos_builds_and_links(build, processor):
-    library = build(f"{processor}-macos", "darwin.c", flags=["-shared"])
+    library = build(f"{processor}-macos", "bandwidth.c", "darwin.c", flags=["-shared"])
     assert library.read_bytes()[:4] == bytes.fromhex("cffaedfe")  # MH_MAGIC_64 of mach-o/loader.h
 
 
@@ -105,6 +105,12 @@ def test_what_the_book_of_leases_relies_on_under_wine(run_windows):
 def test_the_sampler_builds_on_aarch64(build):
     """It is not run: qemu-user's own threads are in /proc with those of the program."""
     build("aarch64-linux-gnu.2.31", "linux_sampler.c", "linux_recorder.c", "tests/test_sampler.c", flags=["-pthread"])
+
+
+def test_bandwidth_builds_on_aarch64(build):
+    """It is not run: under qemu-user /proc tells of qemu's own memory."""
+    sources = "linux_affinity.c", "linux_mempolicy.c", "bandwidth.c", "tests/test_bandwidth.c"
+    build("aarch64-linux-gnu.2.31", *sources, flags=["-pthread"])
 
 
 @pytest.mark.parametrize("part", ["affinity", "mempolicy", "topology"])

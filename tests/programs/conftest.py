@@ -9,12 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from watched import Run, threads_below
 
 from qcthreads.programs.registry import find, get
 from qcthreads.programs.settings import child_environment
@@ -105,7 +104,7 @@ def _watch(
         cpu_s: dict[tuple[str, int, int], float] = {}
         masks: dict[tuple[str, int, int], set[int]] = {}
         while process.poll() is None:
-            for thread, (seconds, cpus) in _threads_below(process.pid).items():
+            for thread, (seconds, cpus) in threads_below(process.pid).items():
                 cpu_s[thread] = seconds
                 # As last seen: libpsm2, which Open MPI loads, puts itself on CPU 0 for some ms and back.
                 masks[thread] = cpus
@@ -114,52 +113,3 @@ def _watch(
     escaped = {thread: cpus for thread, cpus in masks.items() if not cpus <= set(mask)}
     assert not escaped, f"bound to {mask}"
     return (folder / "out").read_text(), cpu_s
-
-
-@dataclass(frozen=True)
-class Run:
-    """A result, and the CPU seconds of every thread seen, by the name of its process, pid and thread id."""
-
-    energy: float
-    stdout: str | None
-    cpu_s: Mapping[tuple[str, int, int], float]
-
-    def working_threads(self, process_name: str) -> list[int]:
-        """For each process of that name that did real work, how many threads shared it.
-
-        A thread works if it has a twentieth of its process's CPU time; a process, a fifth of the busiest one's.
-        """
-        by_process: dict[int, list[float]] = {}
-        for (name, pid, _), seconds in self.cpu_s.items():
-            if name == process_name:
-                by_process.setdefault(pid, []).append(seconds)
-        busiest = max(sum(times) for times in by_process.values())
-        return [
-            sum(seconds > sum(times) / 20 for seconds in times)
-            for times in by_process.values()
-            if sum(times) > busiest / 5
-        ]
-
-
-def _threads_below(pid: int) -> dict[tuple[str, int, int], tuple[float, set[int]]]:
-    """CPU seconds, and the CPUs of its mask, of each thread of ``pid`` and its descendants, from /proc."""
-    found = {}
-    root = psutil.Process(pid)
-    for process in [root, *_children(root)]:
-        try:
-            name = process.name()
-            if name == "taskset":  # not bound yet
-                continue
-            for task in Path(f"/proc/{process.pid}/task").iterdir():
-                on_cpu_ns = int((task / "schedstat").read_text().split()[0])
-                found[name, process.pid, int(task.name)] = (on_cpu_ns / 1e9, os.sched_getaffinity(int(task.name)))
-        except (psutil.NoSuchProcess, OSError):
-            continue
-    return found
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []

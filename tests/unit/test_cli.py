@@ -39,6 +39,7 @@ def rows(count: int) -> list[FragmentRow]:
     return [
         FragmentRow(
             label=f"r{number}",
+            chemistry="(auto)",
             name=f"{number}",
             nbody=1,
             fragments=(number,),
@@ -72,6 +73,11 @@ def report(**changes: Any) -> RunReport:
             "fragments_computed": 3,
             "busy_fraction": 0.9,
             "thread_efficiency": 0.97,
+            "watched": 3,
+            "contention": 0.25,
+            "run_queue_s": 1.5,
+            "idle_pus": 0.4,
+            "idle_over_time": [{"at_s": float(n), "idle_pus": n / 10} for n in range(25)],
         },
         "decision": {
             "strategy": "auto",
@@ -82,6 +88,7 @@ def report(**changes: Any) -> RunReport:
         },
         "findings": (),
         "bsse_treatment": "counterpoise",
+        "record": None,  # nothing here renders it
     }
     return RunReport(**values | changes)
 
@@ -325,6 +332,7 @@ def test_time_to_go_is_by_cost_not_by_count() -> None:
     small = rows(8)
     large = FragmentRow(
         label="large", name="1+2", nbody=2,
+        chemistry="(auto)",
         fragments=(1, 2), ghosts=(), formula="H4O2", charge=0.0, multiplicity=1, electrons=20,
         closest_contact_angstrom=1.9,
     )  # fmt: skip
@@ -371,7 +379,11 @@ def test_the_report_gives_energies_in_three_units(capsys: pytest.CaptureFixture[
     assert "interaction energy (cp)  -0.0100000000 hartree = -6.2751 kcal/mol = -26.2550 kJ/mol" in shown
     assert "BSSE treatment: counterpoise" in shown
     assert "2 PUs may be used" in shown
-    assert "usable PUs busy 90 %, thread efficiency 97 %" in shown
+    table = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "usable PUs busy 90 % share of their time that a calculation had them" in table
+    assert "thread efficiency 97 % CPU time / (threads x wall time)" in table
+    assert "contention 25 % threads waited 1.5 s for a CPU" in table
+    assert "idle PUs 0.4 over time: 0.0 0.3 0.6 0.9 1.2 1.5 1.8 2.1 2.4" in table
 
 
 def test_no_total_is_printed_when_a_term_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

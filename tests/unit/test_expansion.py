@@ -41,7 +41,8 @@ def test_counts_terms_and_molecules_are_those_of_qcmanybody(max_nbody, bsse, tot
         supersystem_ie_only=False,
         embedding_charges={},
     )
-    ours = Expansion(core, "pyscf", whole.specification)
+    (chemistry,) = whole.chemistries
+    ours = Expansion(core, [chemistry])
     molecules = {label: molecule for _, label, molecule in core.iterate_molecules()}
     counted = Counter(len(delabeler(label)[1]) for label in molecules)
     assert ours.counts_by_nbody() == dict(sorted(counted.items()))
@@ -49,7 +50,7 @@ def test_counts_terms_and_molecules_are_those_of_qcmanybody(max_nbody, bsse, tot
     assert sorted(term.label for term in terms) == sorted(molecules)
     for term in terms:
         made = ours.calculation(term, threads=1, memory_bytes=0).input()
-        given = {**ours.specification, "program": "pyscf"}
+        given = {**chemistry.specification, "program": "pyscf"}
         theirs = AtomicInput(molecule=molecules[term.label], specification=given).model_dump(mode="json")
         assert json.dumps(made, sort_keys=True) == json.dumps(theirs, sort_keys=True)
 

@@ -310,16 +310,18 @@ class TestJson:
         with pytest.raises(InputError, match=said):
             read(write(document))
 
-    def test_multi_level_is_refused_by_name(self, document, write):
+    def test_model_chemistries_need_levels_and_no_supersystem(self, document, write):
         atomic = document["specification"]["specification"]
         document["specification"]["specification"] = {"hf": atomic, "lo": atomic}
         for levels, said in (
-            ({"1": "hf", "2": "lo"}, "multi-level"),
-            ({"2": "hf", "supersystem": "lo"}, "supersystem"),
+            ({"2": "hf", "supersystem": "lo"}, "supersystem.*not there yet"),
+            (None, "hf, lo, and no levels say"),
         ):
             document["specification"]["keywords"] = {"bsse_type": ["nocp"], "levels": levels}
-            with pytest.raises(InputError, match=f"{said}.*not there yet"):
+            with pytest.raises(InputError, match=said):
                 read(write(document))
+        document["specification"]["keywords"] = {"bsse_type": ["nocp"], "levels": {"1": "hf", "2": "lo"}}
+        assert read(write(document)).specification.keywords.levels == {1: "hf", 2: "lo"}
 
 
 @pytest.mark.parametrize(("program", "keyword"), [("pyscf", "frozen_core"), ("psi4", "num_frozen_docc")])

@@ -432,7 +432,7 @@ def test_a_serial_program_gets_one_thread():
         settings_for(spec, 0)
 
 
-def test_the_page_of_programs_is_what_the_records_say():
+def test_the_pages_of_programs_are_what_the_records_say():
     script = ROOT / "docs" / "write_programs.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -368,7 +368,7 @@ def test_rates_that_are_none_are_refused() -> None:
 
 def test_what_ended_the_background_sampler_is_told(back_end: str) -> None:
     background = BackgroundSampler([os.getpid()])
-    background._threads.close()
+    background._sampler.close()
     if back_end == "portable":
         background.stop()
         return

@@ -28,10 +28,13 @@ COMMANDS = {
     "exec": "run any command under a lease: on cores of its own, told its width",
     "monitor": "watch any command or process: what its threads did, and what held them up",
     "plan": "a schedule for tasks with known times: widths, CPUs, start and end of each",
+    "calibrate": "measure what planning has to know of this machine",
     "topo": "what this machine has: packages, cores, caches, memory nodes",
     "limits": "what may be used of it, and which rule is the tightest",
+    "top": "what runs now: CPUs, leases and threads, and how well; live",
     "leases": "who holds what of this node, and who waits for it",
     "programs": "the quantum-chemistry programs known and found here",
+    "verify": "run a program at every width, and see whether it obeys",
     "doctor": "what works here, what is missing, and what for",
 }
 

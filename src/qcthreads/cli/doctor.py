@@ -11,11 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .. import __version__
-from ..host import get_host, native_status
+from ..host import get_host, native_status, read_machine
 from ..host.limits import read_limits
+from ..host.profiles import StoredProfile, read_profile
 from ..leases.checkup import Checkup, examine
 from ..programs import registry
 from ..units import format_size
+from .calibrate_machine import in_short, profile_document
 from .leases import place_document, place_in_words
 from .limits import limits_document
 from .programs import program_document
@@ -69,6 +71,7 @@ def _examine() -> dict[str, Any]:
         "limits": limits_document(limits),
         "limits_in_short": limits.explain_cpus(),
         "leases": _book_document(examine()),
+        "memory_bandwidth": _bandwidth_document(read_profile(read_machine())),
         "programs": [program_document(name) for name in registry.names()],
         "optional_packages": [
             {"name": name, "version": _installed(name), "for": use} for name, use in _OPTIONAL.items()
@@ -82,6 +85,15 @@ def _book_document(checkup: Checkup) -> dict[str, Any]:
         "place": place_document(place) if place else None,
         "in_words": place_in_words(place) if place else "none can be used",
         "troubles": [{"what": trouble.what, "mend": trouble.mend} for trouble in checkup.troubles],
+    }
+
+
+def _bandwidth_document(stored: StoredProfile) -> dict[str, Any]:
+    profile = stored.profile
+    return {
+        "file": stored.path,
+        "measured": profile_document(profile) if profile else None,
+        "in_words": in_short(profile) if profile else stored.missing,
     }
 
 
@@ -106,6 +118,7 @@ def _print(found: dict[str, Any]) -> None:
     print(f"book of leases: {found['leases']['in_words']}")
     for trouble in found["leases"]["troubles"]:
         print(f"  {trouble['what']}\n    mend it: {trouble['mend']}")
+    print(f"memory bandwidth: {found['memory_bandwidth']['in_words']}")
     here = [program for program in found["programs"] if program["found"]]
     print(f"programs: {len(here)} of {len(found['programs'])} known; `qcthreads programs NAME` says how to install one")
     for program in here:

@@ -16,9 +16,10 @@ from typing import Any
 
 from ..errors import InputError
 from ..monitoring.observe import Observation, Watcher
+from ..monitoring.statistics import BandwidthUsage
 from ..units import format_count, format_size, parse_size
 from .output import check_writable, explained
-from .render import percent, print_json, seconds
+from .render import gigabytes, percent, print_json, seconds
 
 _EPILOG = """examples:
   qcthreads monitor -- psi4 water.dat
@@ -110,11 +111,20 @@ def _print(command: Sequence[str], seen: Observation, why: str) -> None:
         f"CPUs: ran on {usage.cpus_seen or '-'} of {usage.cpus_allowed or '-'}, "
         f"{format_count(usage.migrations, 'migration')} seen",
         f"memory: {format_size(usage.memory_peak_bytes)} at its peak",
+        f"memory bandwidth: {_bandwidth(seen.bandwidth)}",
         f"sampled {seen.counts.samples} times ({seen.source}) with {seen.counts.own_cpu_ns / usage.wall_ns:.2%} of a "
         f"core; {format_count(seen.counts.overruns, 'deadline')} missed, {seen.counts.dropped} samples dropped",
         *(f"Finding: {finding.message}" for finding in seen.findings),
     ]
     print("\n".join(f"qcthreads monitor: {line}" for line in lines), file=sys.stderr)
+
+
+def _bandwidth(used: BandwidthUsage) -> str:
+    if used.bytes_per_s is None:
+        return f"not measurable: {used.reason}"
+    whose = "everything on the node" if used.scope == "node" else "these processes"
+    share = f"{percent(used.share)} of what was measured" if used.share is not None else used.reason
+    return f"{gigabytes(used.bytes_per_s)} GB/s by {whose} ({used.source}); {share}"
 
 
 def _document(command: Sequence[str], seen: Observation) -> dict[str, Any]:
@@ -125,6 +135,7 @@ def _document(command: Sequence[str], seen: Observation) -> dict[str, Any]:
         "exit_status": seen.exit_status,
         "wait4_cpu_s": seen.wait4_cpu_s,
         "usage": usage,
+        "memory_bandwidth": seen.bandwidth,
         "findings": [{"kind": finding.kind, "message": finding.message} for finding in seen.findings],
         "sampling": {"source": seen.source, **dataclasses.asdict(seen.counts)},
     }

@@ -6,17 +6,20 @@ import json
 import math
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..host import read_machine
+from ..host.profiles import read_profile
 from ..machine import Machine
 from ..planning import Plan, Task, plan
+from ..planning.model import usable_of
 from ..units import format_count
 from .output import check_writable, explained
 from .plan_svg import write_svg
-from .render import print_json, print_table, seconds
+from .render import gigabytes, print_json, print_table, seconds
 from .topo import checked_sysroot
 
 _DOCUMENT = {"cpus", "sysroot", "memory_bytes", "bandwidth_bytes_per_s", "tasks"}
@@ -55,14 +58,16 @@ def execute(args: Namespace) -> int:
         check_writable("--svg", args.svg, ("the file of tasks", args.tasks))
     document = _document(args.tasks)
     _known(document, _DOCUMENT, "the document")
-    machine_or_cpus = _machine(document, args.tasks)
+    machine_or_cpus, tasks = _machine(document, args.tasks), _tasks(document)
+    bandwidth, said = _bandwidth(document, machine_or_cpus, tasks, args.tasks)
     made = plan(
-        _tasks(document),
+        tasks,
         machine_or_cpus,
         args.strategy,
         memory_bytes=_amount(document, "memory_bytes", "the document"),
-        bandwidth_bytes_per_s=_amount(document, "bandwidth_bytes_per_s", "the document"),
+        bandwidth_bytes_per_s=bandwidth,
     )
+    made = replace(made, reasons=(*made.reasons, *said))
     if args.svg:
         with explained("--svg", args.svg):
             write_svg(made, args.svg, _heading(made))
@@ -138,6 +143,20 @@ def _machine(document: dict[str, Any], path: Path) -> Machine | int:
     if not _is_whole(cpus) or not 1 <= cpus <= _MOST_CPUS:
         raise InputError(f'"cpus" is {_shown(cpus)}; give a whole number from 1 to {_MOST_CPUS}')
     return int(cpus)
+
+
+def _bandwidth(
+    document: dict[str, Any], machine: Machine | int, tasks: list[Task], path: Path
+) -> tuple[float | None, tuple[str, ...]]:
+    """The limit, and how it came about where the document names none: as measured of this machine, if it was."""
+    name = "bandwidth_bytes_per_s"
+    if name in document or isinstance(machine, int) or not any(task.bandwidth_bytes_per_s for task in tasks):
+        return _amount(document, name, "the document"), ()
+    stored = read_profile(machine, str(path.parent / document["sysroot"]))
+    rate = stored.profile.bandwidth_bytes_per_s(usable_of(machine)[1]) if stored.profile else None
+    if stored.profile is None or rate is None:
+        return None, (f"memory bandwidth limits nothing: {stored.missing or 'some of these CPUs were not measured'}",)
+    return rate, (f"memory bandwidth: {gigabytes(rate)} GB/s, measured {stored.profile.measured_at}",)
 
 
 def _tasks(document: dict[str, Any]) -> list[Task]:

@@ -80,6 +80,11 @@ def seconds(value_s: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def gigabytes(bytes_per_s: float) -> str:
+    """A bandwidth in GB/s, powers of 1000, as bandwidths are told."""
+    return f"{bytes_per_s / 1e9:.3g}"
+
+
 def percent(share: float | None) -> str:
     """A share of one as a percentage, or a dash where it is not known."""
     return "-" if share is None else f"{100 * share:.0f} %"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from .render import percent, print_table, seconds
 
 _ROWS_SHOWN = 24
 _ERRORS_SHOWN = 5
+_IDLE_STEPS = 10
 LISTED = 10_000
 """A dry run of more calculations counts them, and lists none: to make the list takes time."""
 _ORDERS = {1: "monomers", 2: "dimers", 3: "trimers", 4: "tetramers"}
@@ -104,11 +105,13 @@ def write_csv(path: Path, rows: Sequence[FragmentRow]) -> None:
 
 def _print_fragments(rows: Sequence[FragmentRow], csv_file: Path | None) -> None:
     """The first rows, without columns of which nothing is known."""
-    columns = ("n", "name", "formula", "charge", "mult", "contact/A", "energy/hartree", "threads", "wall/s")
+    several = len({row.chemistry for row in rows}) > 1
+    columns = ("n", "name", "model", "formula", "charge", "mult", "contact/A", "energy/hartree", "threads", "wall/s")
     shown = [
         (
             row.nbody,
             row.name,
+            row.chemistry if several else "-",
             row.formula,
             f"{row.charge:+g}" if row.charge else "0",
             row.multiplicity,
@@ -181,9 +184,14 @@ def _body_cells(row: BodyRow) -> tuple[object, ...]:
 
 
 def _model(decision: Mapping[str, Any]) -> str:
-    """`` of mp2/cc-pvdz``; nothing where it is not known."""
-    names = [str(decision[name]) for name in ("method", "basis") if decision.get(name)]
-    return f" of {'/'.join(names)}" if names else ""
+    """`` of mp2/cc-pvdz``; of several, with the orders that each is for; nothing where it is not known."""
+    chemistries = decision.get("model_chemistries") or [decision]
+    said = ["/".join(str(one[name]) for name in ("method", "basis") if one.get(name)) for one in chemistries]
+    if len(said) > 1:
+        orders = ["+".join(map(str, one["orders"])) for one in chemistries]
+        named = zip(orders, said, chemistries, strict=True)
+        said = [f"{order}-body {name} ({one['program']})" for order, name, one in named]
+    return f" of {', '.join(said)}" if said[0] else ""
 
 
 def _print_decision(decision: Mapping[str, Any], *, unbound: bool = False) -> None:
@@ -203,8 +211,21 @@ def _print_statistics(statistics: Mapping[str, Any]) -> None:
     counts = {name: statistics.get(f"fragments_{name}") for name in ("computed", "reused", "failed")}
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     total, wall = statistics.get("fragments_total"), seconds(statistics.get("wall_s"))
-    busy, efficiency = (percent(statistics.get(name)) for name in ("busy_fraction", "thread_efficiency"))
-    print(f"Wall time {wall} for {total} calculations ({said}); usable PUs busy {busy}, thread efficiency {efficiency}")
+    print(f"Wall time {wall} for {total} calculations ({said})")
+    if statistics.get("watched"):
+        print_table("How the PUs were used", ("figure", "value", "what it is"), _usage_rows(statistics))
+
+
+def _usage_rows(statistics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    queue_s, idle = statistics["run_queue_s"], statistics["idle_over_time"]
+    yield "thread efficiency", percent(statistics["thread_efficiency"]), "CPU time / (threads x wall time)"
+    yield "usable PUs busy", percent(statistics["busy_fraction"]), "share of their time that a calculation had them"
+    if queue_s is not None:
+        yield "contention", percent(statistics["contention"]), f"threads waited {seconds(queue_s)} for a CPU"
+    if statistics["idle_pus"] is not None:
+        steps = idle[:: -(-len(idle) // _IDLE_STEPS)]
+        over_time = " ".join(f"{step['idle_pus']:.1f}" for step in steps)
+        yield "idle PUs", f"{statistics['idle_pus']:.1f}", f"over time: {over_time}"
 
 
 def _three_units(energy_hartree: float) -> str:

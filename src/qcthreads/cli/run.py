@@ -16,8 +16,9 @@ from ..cpuset import CpuSet
 from ..errors import InputError, QCThreadsError
 from ..manybody.run import Run, RunRequest
 from ..units import parse_size
-from .output import check_writable, explained
+from .output import explained
 from .progress import show_progress
+from .records import check_files, kept_up_to_date, write_record
 from .render import print_json
 from .results import LISTED, dry_run_document, print_dry_run, print_report, write_csv
 
@@ -97,14 +98,20 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--csv", metavar="FILE", type=Path, help="one row per calculation; with --dry-run of those to come"
     )
     shown.add_argument(
+        "--report", metavar="FILE.html", type=Path, help="one page: who ran where and when, and how well"
+    )
+    shown.add_argument("--trace", metavar="FILE.json", type=Path, help="the same for Perfetto (ui.perfetto.dev)")
+    shown.add_argument(
+        "--metrics", metavar="FILE.prom", type=Path, help="keep FILE up to date for Prometheus' node exporter"
+    )
+    shown.add_argument(
         "--json", action="store_true", help="one JSON document on standard output; progress stays on standard error"
     )
 
 
 def execute(args: Namespace) -> int:
     """Prepare, run and print; 1 when a calculation failed, 4 when stopped."""
-    if args.csv is not None:
-        check_writable("--csv", args.csv, ("the input", args.input), ("--store", args.store))
+    check_files(args)
     try:
         with _terminated_like_interrupted(), Run(request_of(args), warm=not args.dry_run) as run:
             if args.dry_run:
@@ -116,7 +123,7 @@ def execute(args: Namespace) -> int:
                 return 0
             if run.calculations > LISTED:
                 print(f"preparing {run.calculations:,} calculations", file=sys.stderr, flush=True)
-            with show_progress(run, sys.stderr) as on_progress:
+            with kept_up_to_date(args.metrics, run), show_progress(run, sys.stderr) as on_progress:
                 report = run.execute(on_progress)
     except KeyboardInterrupt:
         print(f"qcthreads: stopped; {_how_to_go_on(args.store)}", file=sys.stderr)
@@ -125,6 +132,7 @@ def execute(args: Namespace) -> int:
     if args.csv is not None:
         with explained("--csv", args.csv, "the results are on standard output"):
             write_csv(args.csv, report.fragments)
+    write_record(args, report.record)
     return 1 if report.failures or report.missing else 0
 
 

@@ -23,6 +23,8 @@ class Calculation:
     input: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
     threads: int = 1
     memory_bytes: int = 0
+    gpus: int | None = None
+    """``None``: one where the program computes on GPUs and there are any; others see none."""
     timeout_s: float | None = None
     compute: str | None = None
     task_config: Mapping[str, Any] = field(default_factory=dict)

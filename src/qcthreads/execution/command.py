@@ -168,8 +168,7 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
 
 def environment_of(prepared: Prepared) -> dict[str, str]:
     """What the command sees."""
-    inherited = {name: value for name, value in os.environ.items() if name not in prepared.told.removed}
-    return {**inherited, **additions(prepared)}
+    return {**precedence.environment_under(prepared.told, os.environ), **prepared.lease.environment}
 
 
 def additions(prepared: Prepared) -> dict[str, str]:

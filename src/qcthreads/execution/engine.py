@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import shutil
 import sys
@@ -10,20 +11,22 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..cpuset import NodeSet
+from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError, MachineError, StopRequestedError
 from ..host import get_host
 from ..leases import Lease, LeaseBook
-from ..programs import registry
+from ..leases.place import LEASE_VARIABLE
+from ..programs import precedence, registry
 from ..programs.settings import settings_for
 from ..programs.spec import Settings
 from .calculation import Calculation, Outcome, Progress
+from .observing import Observer
 from .supervisor import Worker, WorkerEndedError, end_all, scratch_of
 
 # Windows cannot interrupt a wait for a lock; a second later is soon enough for Ctrl-C.
@@ -47,8 +50,12 @@ class LocalEngine:
         Where temporary files go, in a directory that is made and removed here; ``None``: where ``tempfile`` puts them.
     retries
         How often a calculation that failed is run again, in a fresh worker.
+    at_most
+        By program, how many of its calculations run at once at most, on the whole node: as many as there are licences.
     on_progress
         Called with every event, in the thread that iterates over :meth:`run`.
+    observer
+        Told of every attempt; ``None``: nobody.
     """
 
     def __init__(
@@ -58,7 +65,9 @@ class LocalEngine:
         affinity: bool = True,
         scratch: Path | None = None,
         retries: int = 0,
+        at_most: Mapping[str, int] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         if retries < 0:
             raise InputError(f"the number of retries is {retries}; it must be at least 0")
@@ -67,7 +76,9 @@ class LocalEngine:
         self._place_memory = affinity and _memory_is_ours_to_place()
         self._scratch = scratch
         self._retries = retries
+        self._at_most = {registry.known(program): most for program, most in (at_most or {}).items()}
         self._on_progress = on_progress or (lambda _: None)
+        self._observer = observer or Observer()
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._started = 0
@@ -75,7 +86,9 @@ class LocalEngine:
         self._runs: list[_Run] = []
         self._said: set[str] = set()
 
-    def run(self, calculations: Iterable[Calculation], max_workers: int | None = None) -> Iterator[Outcome]:
+    def run(
+        self, calculations: Iterable[Calculation], max_workers: int | None = None, *, refill: bool = False
+    ) -> Iterator[Outcome]:
         """Run everything, started in the order given, and yield the outcomes as they come.
 
         Parameters
@@ -84,6 +97,8 @@ class LocalEngine:
             With different labels.
         max_workers
             How many run side by side at most; ``None``: as many as there are leases for.
+        refill
+            Where the observer gives calculations fewer PUs than they ask for, run so many more side by side.
 
         Raises
         ------
@@ -95,18 +110,14 @@ class LocalEngine:
         if max_workers is not None and max_workers < 1:
             raise InputError(f"the number of workers is {max_workers}; it must be at least 1")
         prepared: dict[_Key, _Job] = {}
-        jobs = []
-        for calculation in calculations:
-            alike = (calculation.program, calculation.compute, calculation.threads, calculation.memory_bytes)
-            if alike not in prepared:
-                prepared[alike] = _prepare(calculation, self._book)
-            jobs.append(replace(prepared[alike], calculation=calculation))
+        jobs = [_prepared(calculation, self._book, prepared) for calculation in calculations]
         labels: set[str] = set()
         for job in jobs:
             if job.calculation.label in labels:
                 raise InputError(f"two calculations have the label {job.calculation.label!r}; give each its own")
             labels.add(job.calculation.label)
-        return self._iterate(_Run(deque(jobs), min(max_workers or len(self._book.usable), len(jobs))))
+        width = min(max_workers or len(self._book.usable), len(jobs))
+        return self._iterate(_Run(deque(jobs), width, refill=refill, prepared=prepared))
 
     def warm(self, calculation: Calculation, workers: int) -> None:
         """Start ``workers`` for calculations like this one, while the caller still prepares them; returns at once.
@@ -115,12 +126,10 @@ class LocalEngine:
         that needs it says why. Raises what :meth:`run` raises before anything starts.
         """
         job = _prepare(calculation, self._book)
-        if job.gpus:  # which GPU a worker sees is settled when it starts, by the lease of a calculation
-            return
         run = _Run(deque(), workers)
         with self._lock:
             self._runs.append(run)
-        for lease in self._book.acquire_split(workers, job.settings.threads):
+        for lease in self._book.acquire_split(workers, job.settings.threads, gpus=job.gpus):
             thread = threading.Thread(target=self._warm, args=(run, job, lease), name="qcthreads-warm", daemon=True)
             thread.start()
             run.threads.append(thread)
@@ -141,6 +150,7 @@ class LocalEngine:
             folder, self._folder = self._folder, None
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+        self._observer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +164,7 @@ class LocalEngine:
         with lease, contextlib.suppress(StopRequestedError, WorkerEndedError):
             worker = self._worker(run, job, lease, fresh=True)
             try:
-                worker.compute(job.warming(), None)
+                worker.get_ready(job.warming(), None)
             finally:
                 self._put_back(run, job, worker)
 
@@ -162,26 +172,28 @@ class LocalEngine:
         with self._lock:
             self._runs.append(run)
         try:
-            for number in range(run.width):
-                # Daemons: were they waited for at exit, an abandoned iterator would keep the interpreter from ending.
-                thread = threading.Thread(
-                    target=self._drive, args=(run,), name=f"qcthreads-driver-{number}", daemon=True
-                )
-                thread.start()
-                run.threads.append(thread)
+            for _ in range(run.width):
+                self._start_driver(run)
             yield from self._events(run)
         finally:
             self._abandon(run)
 
+    def _start_driver(self, run: _Run) -> None:
+        # Daemons: were they waited for at exit, an abandoned iterator would keep the interpreter from ending.
+        name = f"qcthreads-driver-{len(run.threads)}"
+        thread = threading.Thread(target=self._drive, args=(run,), name=name, daemon=True)
+        thread.start()
+        run.threads.append(thread)
+
     def _events(self, run: _Run) -> Iterator[Outcome]:
-        driving = run.width
-        while driving:
+        ended = 0
+        while ended < run.width:  # which only a driver that has not ended may raise
             try:
                 event = run.events.get(timeout=_WAIT_S)
             except queue.Empty:
                 continue
             if event is None:
-                driving -= 1
+                ended += 1
             elif isinstance(event, BaseException):
                 raise event
             elif isinstance(event, Progress):
@@ -221,7 +233,22 @@ class LocalEngine:
         finally:
             run.events.put(None)
 
+    def _narrowed(self, run: _Run, job: _Job) -> _Job:
+        """``job``, or what the observer has run instead; what it leaves free may take more drivers."""
+        calculation, said = self._observer.instead_of(job.calculation)
+        if calculation is job.calculation:
+            return job
+        self._note(run, calculation.label, said, f"narrowed {calculation.program} {job.calculation.threads}")
+        with self._lock:
+            grown = min(run.first_width * job.calculation.threads // calculation.threads, len(self._book.usable))
+            more = min(grown - run.width, len(run.jobs)) if run.refill and not run.stopped.is_set() else 0
+            run.width += max(0, more)
+        for _ in range(more):
+            self._start_driver(run)
+        return _prepared(calculation, self._book, run.prepared)
+
     def _supervise(self, run: _Run, job: _Job) -> None:
+        job = self._narrowed(run, job)
         calculation, label = job.calculation, job.calculation.label
         near = next((worker.bound for key, worker in tuple(self._idle) if key == job.key), None)
 
@@ -229,7 +256,13 @@ class LocalEngine:
             self._note(run, label, f"waits for what is held by {held_by}", "waits")
 
         with self._book.acquire(
-            job.settings.threads, calculation.memory_bytes, job.gpus, near=near, cancel=run.stopped, on_wait=on_wait
+            job.settings.threads,
+            calculation.memory_bytes,
+            job.gpus,
+            near=near,
+            slots=self._slots(job),
+            cancel=run.stopped,
+            on_wait=on_wait,
         ) as lease:
             run.events.put(Progress(event="started", label=label, message=f"CPUs {lease.cpus}"))
             for note in job.settings.notes:
@@ -241,41 +274,37 @@ class LocalEngine:
                 run.events.put(Progress(event="retried", label=label, message=outcome.error or ""))
         run.events.put(outcome)
 
+    def _slots(self, job: _Job) -> dict[str, int]:
+        program = job.settings.program
+        return {program: self._at_most[program]} if program in self._at_most else {}
+
     def _attempt(self, run: _Run, job: _Job, lease: Lease, attempt: int) -> Outcome:
         started_at = time.time()
         worker: Worker | None = None
-        reply: dict[str, Any]
         try:
-            worker = self._worker(run, job, lease, fresh=attempt > 1)
-            for kind, note in worker.notes.items():
-                self._note(run, job.calculation.label, note, kind)
-            reply = worker.compute(job.request(scratch_of(worker.folder)), job.calculation.timeout_s)
-        except (WorkerEndedError, UnmadeInputError) as error:
-            if run.stopped.is_set():
-                raise StopRequestedError("stopped while it ran") from None
-            reply = {"status": "failed", "result": None, "error": str(error), "started_at": started_at}
-            reply |= {"wall_s": time.time() - started_at, "cpu_s": 0.0, "peak_memory_bytes": 0}
+            try:
+                worker = self._worker(run, job, lease, fresh=attempt > 1)
+                reply = self._reply(run, job, lease, worker)
+            except (WorkerEndedError, UnmadeInputError) as error:
+                if run.stopped.is_set():
+                    raise StopRequestedError("stopped while it ran") from None
+                reply = {"status": "failed", "result": None, "error": str(error), "started_at": started_at}
+                reply |= {"wall_s": time.time() - started_at, "cpu_s": 0.0, "peak_memory_bytes": 0}
+            outcome = _outcome(job, lease, attempt, worker, reply)
+            self._observer.ends(job.calculation, outcome)
+            return outcome
         finally:
             if worker is not None:
                 self._put_back(run, job, worker)
                 self._wait_for_remains(run, job, worker)
-        return Outcome(
-            label=job.calculation.label,
-            status=reply["status"],
-            result=reply["result"],
-            error=reply["error"],
-            threads=job.settings.threads,
-            cpus=lease.cpus,
-            bound=worker.bound if worker else None,
-            worker_pid=worker.pid if worker else 0,
-            started_at=reply["started_at"],
-            wall_s=reply["wall_s"],
-            cpu_s=reply["cpu_s"],
-            peak_memory_bytes=reply["peak_memory_bytes"],
-            attempts=attempt,
-            waited_s=lease.waited_s,
-            waited_for=lease.waited_for,
-        )
+
+    def _reply(self, run: _Run, job: _Job, lease: Lease, worker: Worker) -> dict[str, Any]:
+        calculation = job.calculation
+        for kind, note in worker.notes.items():
+            self._note(run, calculation.label, note, kind)
+        worker.get_ready(job.warming(), calculation.timeout_s)
+        self._observer.begins(calculation, worker, lease)
+        return worker.compute(job.request(scratch_of(worker.folder)), calculation.timeout_s)
 
     def _wait_for_remains(self, run: _Run, job: _Job, worker: Worker) -> None:
         """The lease goes on as long as something runs under it; what could not be ended is waited for."""
@@ -289,7 +318,7 @@ class LocalEngine:
     def _worker(self, run: _Run, job: _Job, lease: Lease, *, fresh: bool) -> Worker:
         """A worker for ``job`` in the place of ``lease``: an idle one, of those on the same PUs first, or a new one."""
         cpus, nodes = lease.cpus, self._memory_nodes(lease)
-        worker = None if fresh else self._take_idle(job.key, lease, nodes)
+        worker = None if fresh else self._take_idle(job.key, cpus, nodes, lease.gpus)
         if worker is not None:
             try:
                 worker.hold(lease)
@@ -316,16 +345,20 @@ class LocalEngine:
         nodes = lease.nodes & usable
         return nodes if self._place_memory and nodes and nodes != usable else None
 
-    def _take_idle(self, key: _Key, lease: Lease, nodes: NodeSet | None) -> Worker | None:
-        """One that takes its memory from ``nodes``: what it holds there already would be far from other PUs."""
+    def _take_idle(self, key: _Key, cpus: CpuSet, nodes: NodeSet | None, gpus: tuple[int, ...]) -> Worker | None:
+        """One that takes its memory from ``nodes``: what it holds there already would be far from other PUs.
+
+        And one that sees ``gpus``: it has been shown them when it started, and may have opened them.
+        """
         with self._lock:
-            alike = [
-                entry for entry in self._idle if (entry[0], entry[1].nodes, entry[1].gpus) == (key, nodes, lease.gpus)
+            fitting = [
+                entry
+                for entry in self._idle
+                if entry[0] == key and entry[1].nodes == nodes and entry[1].gpus == gpus and entry[1].healthy
             ]
-            fitting = [entry for entry in alike if entry[1].healthy]
             if not fitting:
                 return None
-            entry = min(fitting, key=lambda entry: entry[1].bound != lease.cpus)
+            entry = min(fitting, key=lambda entry: entry[1].bound != cpus)
             self._idle.remove(entry)
             return entry[1]
 
@@ -371,10 +404,17 @@ class _Run:
 
     jobs: deque[_Job]
     width: int
+    """How many drivers there are, or have been."""
+    refill: bool = False
+    prepared: dict[_Key, _Job] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = field(default_factory=queue.SimpleQueue)
     busy: set[Worker] = field(default_factory=set)
     threads: list[threading.Thread] = field(default_factory=list)
+    first_width: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.first_width = self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,9 +423,8 @@ class _Job:
 
     calculation: Calculation
     settings: Settings
+    gpus: int
     key: _Key
-    gpus: int = 0
-    """How many it leases."""
 
     def settings_in(self, scratch: Path) -> Settings:
         """The settings for a worker that keeps its temporary files in ``scratch``."""
@@ -418,6 +457,35 @@ class _Job:
         }
 
 
+def _outcome(job: _Job, lease: Lease, attempt: int, worker: Worker | None, reply: Mapping[str, Any]) -> Outcome:
+    return Outcome(
+        label=job.calculation.label,
+        status=reply["status"],
+        result=reply["result"],
+        error=reply["error"],
+        threads=job.settings.threads,
+        cpus=lease.cpus,
+        bound=worker.bound if worker else None,
+        worker_pid=worker.pid if worker else 0,
+        started_at=reply["started_at"],
+        wall_s=reply["wall_s"],
+        cpu_s=reply["cpu_s"],
+        peak_memory_bytes=reply["peak_memory_bytes"],
+        attempts=attempt,
+        waited_s=lease.waited_s,
+        waited_for=lease.waited_for,
+    )
+
+
+def _prepared(calculation: Calculation, book: LeaseBook, prepared: dict[_Key, _Job]) -> _Job:
+    """As :func:`_prepare`, once for all calculations that are alike."""
+    needs = (calculation.threads, calculation.memory_bytes, calculation.gpus)
+    alike = (calculation.program, calculation.compute, *needs)
+    if alike not in prepared:
+        prepared[alike] = _prepare(calculation, book)
+    return replace(prepared[alike], calculation=calculation)
+
+
 def _prepare(calculation: Calculation, book: LeaseBook) -> _Job:
     """Find out before anything starts what would keep it from running."""
     spec = registry.get(calculation.program)
@@ -429,10 +497,13 @@ def _prepare(calculation: Calculation, book: LeaseBook) -> _Job:
     if calculation.compute is not None:
         # The caller's own function: that nothing is known about it goes without saying.
         settings = replace(settings, notes=())
-    gpus = min(len(book.gpus), int(spec.gpu))
+    elif LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
+        told = precedence.settle(settings, os.environ, counts=False)
+        settings = replace(settings, notes=(*settings.notes, *told.notes))
+    gpus = spec.gpus_of(len(book.gpus)) if calculation.gpus is None else calculation.gpus
     book.check(settings.threads, calculation.memory_bytes, gpus)
     key = (settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset)
-    return _Job(calculation, settings, key, gpus)
+    return _Job(calculation, settings, gpus, key)
 
 
 def _memory_is_ours_to_place() -> bool:

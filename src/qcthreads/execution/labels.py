@@ -28,16 +28,20 @@ def label_order(label: str) -> tuple[int, list[int], list[int]]:
 def find_label(asked: str, labels: Sequence[str], where: str) -> str:
     """The one of ``labels`` that ``asked`` means: a label, or its short form with fragments in any order.
 
-    The real fragments alone, ``1``, and the real fragments in the basis of more, ``1@``, do where they suffice.
+    The real fragments alone, ``1``, and the real fragments in the basis of more, ``1@``, do where they suffice. Of
+    several model chemistries each has its name before it, ``mp2:1+2``, which can be left out where one alone has it.
     Raises InputError, with those it may have meant, for none and for several; ``where`` says whose labels they are.
     """
     if asked in labels:
         return asked
     short = {short_label(label): label for label in labels}
-    wanted = _in_order(re.sub(r"\s", "", asked))
+    if len(short) < len(labels):  # of several model chemistries
+        short = {_long_label(label): label for label in labels}
+    chemistry, _, name = asked.rpartition(":")
+    wanted = ":".join(filter(None, (chemistry, _in_order(re.sub(r"\s", "", name)))))
     if wanted in short:
         return short[wanted]
-    same = [name for name in short if wanted in (name.partition("@")[0], name[: name.find("@") + 1])]
+    same = [name for name in short if wanted in _beginnings(name) or wanted in _beginnings(name.rpartition(":")[2])]
     if len(same) == 1:
         return short[same[0]]
     if same:
@@ -45,6 +49,17 @@ def find_label(asked: str, labels: Sequence[str], where: str) -> str:
     near = nearest(wanted, short)
     there = f"did you mean {near}?" if near else f"there are, for example: {_some(short) or 'none yet'}"
     raise InputError(f"no calculation {asked!r} in {where}; {there}")
+
+
+def _long_label(label: str) -> str:
+    """:func:`short_label` with the model chemistry: ``mp2:1+2``."""
+    short = short_label(label)
+    return short if short == label else f"{json.loads(label)[0]}:{short}"
+
+
+def _beginnings(name: str) -> tuple[str, str, str]:
+    """``1@1+2``, ``1`` and ``1@``."""
+    return name, name.partition("@")[0], name[: name.find("@") + 1]
 
 
 def _parts(label: str) -> tuple[list[int], list[int]] | None:

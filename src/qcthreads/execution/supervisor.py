@@ -22,7 +22,7 @@ from ..errors import MachineError
 from ..host import get_host
 from ..leases import Lease
 from ..leases.place import LEASE_VARIABLE
-from ..programs.settings import child_environment
+from ..programs import precedence
 from ..programs.spec import Settings
 from . import locks, trees, wire
 
@@ -62,7 +62,7 @@ class Worker:
     folder: Path
     nodes: NodeSet | None
     gpus: tuple[int, ...]
-    """Those it sees, of a book that hands out GPUs."""
+    """Those that it sees, of the lease that it was started under."""
     bound: CpuSet | None
     """The mask read back; ``None`` where none was set."""
     notes: Mapping[str, str]
@@ -78,13 +78,15 @@ class Worker:
     ) -> None:
         self.folder = folder
         self.nodes = nodes
-        self.gpus = lease.gpus if lease is not None else ()
+        self.gpus = () if lease is None else lease.gpus
         self._log = folder / "log"
         self._mark = uuid.uuid4().hex
-        self._timed_out = False
+        self._timed_out = self._ready = False
         try:
             scratch_of(folder).mkdir(parents=True)
-            environment = child_environment(settings, os.environ)
+            environment = precedence.environment_under(
+                precedence.settle(settings, os.environ, counts=False), os.environ
+            )
             environment |= _name_of_user(environment)
             if lease is not None:
                 environment |= {**lease.environment, LEASE_VARIABLE: lease.book.ledger.mark}
@@ -126,6 +128,12 @@ class Worker:
                 f"timed out after {timeout_s:g} s" if self._timed_out else self._how_it_ended("the worker", log_start)
             )
         return reply
+
+    def get_ready(self, request: Mapping[str, Any], timeout_s: float | None) -> None:
+        """Have it import, once, what its first calculation needs, in nobody's time; raises as :meth:`compute`."""
+        if not self._ready:
+            self.compute(request, timeout_s)
+            self._ready = True
 
     @property
     def healthy(self) -> bool:

@@ -143,7 +143,9 @@ def _get_ready(request: Mapping[str, Any]) -> bytes:
 def _serve(request: Mapping[str, Any]) -> bytes:
     """One calculation: the reply to the driver, encoded."""
     reply: dict[str, Any] = {"status": "failed", "result": None, "error": None, "error_type": ""}
-    cpu_before, start = _usage()[0], time.perf_counter()
+    _forget_peak()
+    cpu_before, _, children_before = _usage()
+    start = time.perf_counter()
     reply["started_at"] = time.time()
     try:
         compute = _compute_function(request["compute"], request["program"], request["harness_module"])
@@ -157,8 +159,10 @@ def _serve(request: Mapping[str, Any]) -> bytes:
         reply.update(_raised(error))
     reply.setdefault("wall_s", time.perf_counter() - start)
     _end_descendants()
-    cpu_after, reply["peak_memory_bytes"] = _usage()
+    cpu_after, own_peak, children_peak = _usage()
     reply["cpu_s"] = cpu_after - cpu_before
+    # Of children the system keeps the largest of all: one that was no larger may have been of this calculation or not.
+    reply["peak_memory_bytes"] = max(own_peak, children_peak if children_peak > children_before else 0)
     try:
         return wire.encode(reply)
     except (TypeError, ValueError) as error:  # the result holds what JSON cannot say
@@ -234,12 +238,14 @@ def _end_descendants() -> None:
                 pass
 
 
-def _usage() -> tuple[float, int]:
-    """CPU seconds of this process and its ended children so far; the largest resident memory of any of them, bytes."""
+def _usage() -> tuple[float, int, int]:
+    """CPU seconds of this process and its ended children so far; the largest resident memory, bytes, of this process
+    since it was forgotten last, and of any child that has ended.
+    """
     if sys.platform == "win32":
         import psutil
 
-        return time.process_time(), psutil.Process().memory_info().peak_wset
+        return time.process_time(), psutil.Process().memory_info().peak_wset, 0
     import resource
 
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -247,7 +253,14 @@ def _usage() -> tuple[float, int]:
     unit = 1 if sys.platform == "darwin" else 1024
     # Linux carries the driver's peak over exec into ours (setmax_mm_hiwater_rss in fs/exec.c); VmHWM starts anew.
     own_peak = _high_water_bytes() if sys.platform == "linux" else own.ru_maxrss * unit
-    return cpu_s, max(own_peak, children.ru_maxrss * unit)
+    return cpu_s, own_peak, children.ru_maxrss * unit
+
+
+def _forget_peak() -> None:
+    """From here on, our peak is that of this calculation; where the kernel cannot forget it, of all so far."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "wb") as clear_refs:  # noqa: PTH123
+            clear_refs.write(b"5")  # see proc_pid_clear_refs(5)
 
 
 def _high_water_bytes() -> int:

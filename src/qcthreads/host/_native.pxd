@@ -54,6 +54,8 @@ cdef extern from "qct.h" nogil:
     size_t qct_page_count(const void *start, size_t bytes)
     int qct_page_nodes(const void *start, size_t bytes, int *nodes)
 
+    int qct_triad(const int *cpus, size_t count, int node, size_t size_bytes, int repetitions, double *bytes_per_s)
+
     ctypedef enum qct_times_source "enum qct_times_source":
         QCT_SCHEDSTAT
         QCT_STAT
@@ -80,6 +82,11 @@ cdef extern from "qct.h" nogil:
     qct_times_source qct_times_best()
     int qct_sampler_new(const int *pids, size_t count, int children, qct_times_source source, qct_sampler **sampler)
     void qct_sampler_free(qct_sampler *sampler)
+    void qct_sampler_hold(qct_sampler *sampler)
+    void qct_sampler_release(qct_sampler *sampler)
+    int qct_sampler_attach(qct_sampler *sampler, int pid)
+    void qct_sampler_detach(qct_sampler *sampler, int pid)
+    int qct_sampler_look(qct_sampler *sampler, int root, qct_sample *sample)
     int qct_sampler_sample(qct_sampler *sampler, int detail, qct_sample *sample)
     int qct_sampler_processes(qct_sampler *sampler, qct_sample *sample)
     long long qct_sampler_unread(const qct_sampler *sampler)

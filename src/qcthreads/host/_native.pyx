@@ -8,6 +8,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 include "_affinity.pxi"
 include "_sampler.pxi"
+include "_bandwidth.pxi"
 
 
 def probe_memory_policy():

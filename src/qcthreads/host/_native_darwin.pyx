@@ -3,6 +3,7 @@
 
 include "_errors.pxi"
 include "_thread_times.pxi"
+include "_bandwidth.pxi"
 
 
 def read_sysctl(name):

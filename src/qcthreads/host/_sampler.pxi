@@ -9,7 +9,7 @@ def times_source():
 
 
 cdef class Sampler:
-    """A struct qct_sampler; of one thread at a time."""
+    """A struct qct_sampler; of any thread, one at a time."""
 
     cdef qct_sampler *_sampler
 
@@ -39,25 +39,51 @@ cdef class Sampler:
         """When, the threads, and with ``detail`` their details and the processes."""
         cdef qct_sample found
         cdef int rc
-        self._require_open()
-        with nogil:
-            rc = qct_sampler_sample(self._sampler, detail, &found)
-        _check(rc)
-        threads = _rows(found.threads, found.thread_count, sizeof(qct_thread))
-        if not detail:
-            return found.at_ns, threads, None, None
-        details = _rows(found.details, found.thread_count, sizeof(qct_thread_detail))
-        return found.at_ns, threads, details, _rows(found.processes, found.process_count, sizeof(qct_process))
+        self._hold()
+        try:
+            with nogil:
+                rc = qct_sampler_sample(self._sampler, detail, &found)
+            _check(rc)
+            return _copied(&found, detail)
+        finally:
+            qct_sampler_release(self._sampler)
+
+    def look(self, int root):
+        """As a sample with details, of one root and its descendants alone."""
+        cdef qct_sample found
+        cdef int rc
+        self._hold()
+        try:
+            with nogil:
+                rc = qct_sampler_look(self._sampler, root, &found)
+            _check(rc)
+            return _copied(&found, True)
+        finally:
+            qct_sampler_release(self._sampler)
 
     def processes(self):
         """The processes as of the last sample, but for their clocks, which are read."""
         cdef qct_sample found
-        cdef int rc
-        self._require_open()
-        with nogil:
-            rc = qct_sampler_processes(self._sampler, &found)
-        _check(rc)
-        return _rows(found.processes, found.process_count, sizeof(qct_process))
+        self._hold()
+        try:
+            _check(qct_sampler_processes(self._sampler, &found))
+            return _rows(found.processes, found.process_count, sizeof(qct_process))
+        finally:
+            qct_sampler_release(self._sampler)
+
+    def attach(self, int pid):
+        """Watch one more process."""
+        self._hold()
+        try:
+            _check(qct_sampler_attach(self._sampler, pid))
+        finally:
+            qct_sampler_release(self._sampler)
+
+    def detach(self, int pid):
+        """Watch it no longer."""
+        self._hold()
+        qct_sampler_detach(self._sampler, pid)
+        qct_sampler_release(self._sampler)
 
     def unread(self):
         """How often a thread that was there could not be read."""
@@ -74,6 +100,12 @@ cdef class Sampler:
             raise ValueError("the sampler is closed; make another")
         return 0
 
+    cdef int _hold(self) except -1:
+        self._require_open()
+        with nogil:  # whoever holds it may wait for the interpreter
+            qct_sampler_hold(self._sampler)
+        return 0
+
 
 cdef class Recorder:
     """A struct qct_recorder; ``run`` takes a thread of its own, everything else any."""
@@ -87,7 +119,7 @@ cdef class Recorder:
         qct_recorder_free(self._recorder)
 
     def run(self, Sampler sampler, long long fast_ns, long long detail_ns):
-        """Sample at these intervals until stopped; the sampler is this thread's meanwhile."""
+        """Sample at these intervals until stopped."""
         cdef int rc
         sampler._require_open()
         with nogil:
@@ -131,6 +163,14 @@ cdef class Recorder:
 
 cdef object _rows(const void *rows, size_t count, size_t size):
     return PyByteArray_FromStringAndSize(<const char *>rows, count * size)
+
+
+cdef object _copied(const qct_sample *found, bint detail):
+    threads = _rows(found.threads, found.thread_count, sizeof(qct_thread))
+    if not detail:
+        return found.at_ns, threads, None, None
+    details = _rows(found.details, found.thread_count, sizeof(qct_thread_detail))
+    return found.at_ns, threads, details, _rows(found.processes, found.process_count, sizeof(qct_process))
 
 
 cdef object _parts(const qct_record *head, const char *at):

@@ -24,6 +24,18 @@ class NativeSampler:
         """Look at every thread once."""
         return _sample(self._sampler.sample(detail))
 
+    def look(self, root: int) -> Sample:
+        """Look, with details, at one of the processes that were given and its descendants alone."""
+        return _sample(self._sampler.look(root))
+
+    def attach(self, pid: int) -> None:
+        """Watch one more process and its descendants."""
+        self._sampler.attach(pid)
+
+    def detach(self, pid: int) -> None:
+        """Forget a process that was given, with its descendants."""
+        self._sampler.detach(pid)
+
     def processes(self) -> Rows:
         """The processes as of the last sample, but for their clocks, which are read now."""
         return np.frombuffer(self._sampler.processes(), PROCESS)

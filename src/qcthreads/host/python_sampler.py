@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -81,44 +82,38 @@ class PythonSampler(ABC):
         self._children = children
         self._known = {pid: SeenProcess(pid, pid) for pid in pids}
         self._unread = 0
+        self._lock = threading.Lock()
         self.sample(detail=False)
 
     def sample(self, detail: bool) -> Sample:
         """Look at every thread once."""
-        if self._children:
-            self._add_descendants()
-        at_ns = time.monotonic_ns()
-        for process in [one for one in self._known.values() if not one.ended]:
-            self._look_at(process, detail)
-        threads = [
-            (process.pid, tid, thread.cpu_ns, thread.wait_ns, thread.slices)
-            for process in self._known.values()
-            for tid, thread in process.threads.items()
-        ]
-        if not detail:
-            return Sample(at_ns, np.array(threads, THREAD))
-        details = [
-            tuple(getattr(thread, name) for name in _DETAIL_NAMES)
-            for process in self._known.values()
-            for thread in process.threads.values()
-        ]
-        rows = np.zeros(len(details), DETAIL)
-        for name, column in zip(_DETAIL_NAMES, zip(*details, strict=True), strict=False):
-            rows[name] = column
-        return Sample(at_ns, np.array(threads, THREAD), rows, self.processes())
+        with self._lock:
+            if self._children:
+                self._add_descendants()
+            return self._sample(None, detail)
+
+    def look(self, root: int) -> Sample:
+        """Look, with details, at one of the processes that were given and those descendants that samples have found.
+
+        To look for others would mean to read all of /proc.
+        """
+        with self._lock:
+            return self._sample(root, True)
+
+    def attach(self, pid: int) -> None:
+        """Watch one more process and its descendants."""
+        with self._lock:
+            self._known.setdefault(pid, SeenProcess(pid, pid))
+
+    def detach(self, pid: int) -> None:
+        """Forget a process that was given, with its descendants."""
+        with self._lock:
+            self._known = {one.pid: one for one in self._known.values() if one.root != pid}
 
     def processes(self) -> Rows:
         """The processes as of the last sample, but for their clocks, which are read now."""
-        for process in self._known.values():
-            if not process.ended:
-                process.cpu_ns = max(process.cpu_ns, self.read_clock(process.pid))
-        columns = [name for name in PROCESS.names or () if name != "threads"]
-        rows = np.zeros(len(self._known), PROCESS)
-        for at, process in enumerate(self._known.values()):
-            for name in columns:
-                rows[name][at] = getattr(process, name)
-            rows["threads"][at] = len(process.threads)
-        return rows
+        with self._lock:
+            return self._rows(list(self._known.values()))
 
     def unread(self) -> int:
         """How often a thread that was there could not be read."""
@@ -146,6 +141,41 @@ class PythonSampler(ABC):
     @abstractmethod
     def read_process(self, process: SeenProcess) -> None:
         """Its memory and what it has waited for."""
+
+    def _sample(self, root: int | None, detail: bool) -> Sample:
+        """Of one root and its descendants, or of all."""
+        at_ns = time.monotonic_ns()
+        for process in [one for one in self._known.values() if not one.ended and root in (None, one.root)]:
+            self._look_at(process, detail)
+        seen = [one for one in self._known.values() if root in (None, one.root)]
+        threads = [
+            (process.pid, tid, thread.cpu_ns, thread.wait_ns, thread.slices)
+            for process in seen
+            for tid, thread in process.threads.items()
+        ]
+        if not detail:
+            return Sample(at_ns, np.array(threads, THREAD))
+        details = [
+            tuple(getattr(thread, name) for name in _DETAIL_NAMES)
+            for process in seen
+            for thread in process.threads.values()
+        ]
+        rows = np.zeros(len(details), DETAIL)
+        for name, column in zip(_DETAIL_NAMES, zip(*details, strict=True), strict=False):
+            rows[name] = column
+        return Sample(at_ns, np.array(threads, THREAD), rows, self._rows(seen))
+
+    def _rows(self, processes: list[SeenProcess]) -> Rows:
+        for process in processes:
+            if not process.ended:
+                process.cpu_ns = max(process.cpu_ns, self.read_clock(process.pid))
+        columns = [name for name in PROCESS.names or () if name != "threads"]
+        rows = np.zeros(len(processes), PROCESS)
+        for at, process in enumerate(processes):
+            for name in columns:
+                rows[name][at] = getattr(process, name)
+            rows["threads"][at] = len(process.threads)
+        return rows
 
     def _add_descendants(self) -> None:
         parents = self.parents()

@@ -74,7 +74,7 @@ class RecorderCounts:
 
 
 class Sampler(Protocol):
-    """Looks at the threads of processes again and again; used by one thread at a time."""
+    """Looks at the threads of processes again and again; may be used by several threads."""
 
     @property
     def source(self) -> TimesSource:
@@ -82,6 +82,15 @@ class Sampler(Protocol):
 
     def sample(self, detail: bool) -> Sample:
         """Look at every thread once."""
+
+    def look(self, root: int) -> Sample:
+        """Look, with details, at one of the processes that were given and its descendants alone."""
+
+    def attach(self, pid: int) -> None:
+        """Watch one more process and its descendants."""
+
+    def detach(self, pid: int) -> None:
+        """Forget a process that was given, with its descendants."""
 
     def processes(self) -> Rows:
         """The processes as of the last sample, but for their clocks, which are read now."""

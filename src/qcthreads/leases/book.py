@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
@@ -133,6 +133,7 @@ class LeaseBook:
         timeout: float | None = None,
         near: CpuSet | None = None,
         exclusive_cores: bool = True,
+        slots: Mapping[str, int] | None = None,
         cancel: threading.Event | None = None,
         on_wait: Callable[[str], object] | None = None,
     ) -> Lease:
@@ -151,6 +152,9 @@ class LeaseBook:
             PUs to be close to.
         exclusive_cores
             Nobody else works on the cores of this lease, not even on PUs that the lease does not hold.
+        slots
+            By the name of something that only so many leases of the node may have at once, such as a program with
+            licences, how many; where others say another number, the largest counts.
         cancel
             When set, waiting ends with StopRequestedError; whoever sets it calls :meth:`wake`.
         on_wait
@@ -162,7 +166,7 @@ class LeaseBook:
             It can never fit (with the numbers), does not fit now and ``wait`` is false, or ``timeout`` is over; says
             who holds what it lacks.
         """
-        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores)
+        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores, slots or {})
         at_once = self._at_once(claim)
         if at_once is not None:
             return at_once
@@ -193,7 +197,7 @@ class LeaseBook:
         """:meth:`acquire` for ``async with``: waits without blocking the loop; cancelling it leaves nothing."""
         import asyncio
 
-        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores)
+        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores, {})
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -226,8 +230,9 @@ class LeaseBook:
             raise OversubscriptionError(
                 f"{asked}, but {self.explain()}; {smaller_split(places, width, len(self.usable))}"
             )
-        each = self._claim(width, memory_bytes, gpus, None, exclusive_cores=not self._smt)
-        claim = self._claim(total, places * memory_bytes, places * gpus, None, exclusive_cores=not self._smt)
+        whole = not self._smt
+        each = self._claim(width, memory_bytes, gpus, None, whole, {})
+        claim = self._claim(total, places * memory_bytes, places * gpus, None, whole, {})
         if self._busy != "ignore":
             self.ledger.look_at_load()
         claim = self._beside_others(claim)
@@ -318,8 +323,16 @@ class LeaseBook:
             clause += f", of which {len(self.usable)} are given out here: {self.usable}"
         return clause
 
-    def _claim(self, threads: int, memory_bytes: int, gpus: int, near: CpuSet | None, exclusive_cores: bool) -> Claim:
-        asked = (threads, memory_bytes, gpus, near, exclusive_cores)
+    def _claim(
+        self,
+        threads: int,
+        memory_bytes: int,
+        gpus: int,
+        near: CpuSet | None,
+        exclusive_cores: bool,
+        slots: Mapping[str, int],
+    ) -> Claim:
+        asked = (threads, memory_bytes, gpus, near, exclusive_cores, *slots.items())
         known = self._claims.get(asked)
         if known is not None:
             return known
@@ -327,6 +340,9 @@ class LeaseBook:
         draws = {pool: (threads, holds) for pool, holds in self._cpu_pools.items()}
         if memory_bytes:
             draws.update((pool, (memory_bytes, holds)) for pool, holds in self._memory_pools.items())
+        for name, most in slots.items():
+            _check_count(f"leases for {name} at once", most)
+            draws[f"{claims.SLOTS}{name}"] = (1, most)
         claim = Claim(
             threads=threads,
             candidates=self._candidates.bits,
@@ -496,6 +512,9 @@ class LeaseBook:
         found = f"{len(free)} of {len(self.usable)} CPUs and {format_size(memory)} are free"
         holders = self._holders(claim)
         found += f", the others are held by {holders}"
+        for pool, (_, most) in claim.draws.items():
+            if pool.startswith(claims.SLOTS) and room.left(pool, most) < 1:
+                found += f"; {pool.removeprefix(claims.SLOTS)} has all that it may have at once, {most}"
         ahead = sum(
             one is not waiter for one in itertools.takewhile(lambda one: one is not waiter, self.ledger.queue())
         )

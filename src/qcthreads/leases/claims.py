@@ -14,6 +14,8 @@ from ..machine.placement import choose
 
 NODE_POOL = "node:"
 """Prefix of the pools that are memory nodes: what one of them lacks may come from another."""
+SLOTS = "slots:"
+"""Prefix of the pools of which each lease takes one: licences of a program."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +118,10 @@ def set_aside(machine: Machine, room: Room, claim: Claim) -> None:
     """Keep for ``claim``, which waits, what it can use of ``room``: what comes free adds up until it fits.
 
     Those behind it get the rest, so that they delay it by nothing: PUs that it may not use or needs no more of, because
-    memory, GPUs or whole cores are what it lacks.
+    memory, GPUs or whole cores are what it lacks. Nothing is kept for one that waits for a slot: that may take hours.
     """
+    if any(pool.startswith(SLOTS) and amount > room.left(pool, holds) for pool, (amount, holds) in claim.draws.items()):
+        return
     made = grant(machine, room, claim)
     if made is not None:
         room.take(made.reserved, made.gpus, made.draws)

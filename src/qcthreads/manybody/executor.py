@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import CalculationError, InputError
 from ..execution.calculation import Calculation
 from ..execution.engine import LocalEngine
+from ..execution.observing import Watching
 from ..leases import LeaseBook, process_book
 from ..planning import Split, choose_split
 from ..programs import registry
+from ..programs.registry import useful_width
 from .check import check_with_program
 from .config import HybridParallelConfig, ParallelConfig, compute_name
 from .expansion import Expansion, Term, as_model, energy_of
 from .report import grouped, headline
 from .tally import Tally
+from .watched import figures, findings, sampling
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicResult, Molecule
@@ -48,13 +51,13 @@ class ParallelManyBodyExecutor:
     """Computes the fragments of a many-body expansion side by side, each under a lease, in worker processes.
 
     A fragment is what :meth:`ManyBodyCore.iterate_molecules` yields: (model chemistry, label, molecule). The name of
-    the core's model chemistry is the method, or ``"method/basis"``; where it names no basis, ``config.basis_set`` is
+    a model chemistry of the core is the method, or ``"method/basis"``; where it names no basis, ``config.basis_set`` is
     used. Outside a ``with`` statement each call starts its workers and ends them; inside one they are kept.
 
     Parameters
     ----------
     core
-        Energies with nocp and cp and one model chemistry; everything else is refused by name.
+        Energies with nocp and cp; everything else is refused by name.
     config
         ``None``: :class:`ParallelConfig` with its defaults.
 
@@ -75,7 +78,8 @@ class ParallelManyBodyExecutor:
     def from_manybodyinput(cls, given: ManyBodyInput, config: ParallelConfig | None = None) -> ManyBodyResult:
         """Compute a ManyBodyInput to QCManyBody's full result, as ``ManyBodyComputer.from_manybodyinput`` does.
 
-        Program, method, basis and keywords are the input's; the config's ``qc_program`` and ``basis_set`` are not used.
+        Programs, methods, basis sets and keywords are the input's, several where its levels name several; the config's
+        ``qc_program`` and ``basis_set`` are not used.
         The execution statistics are in the result's ``extras["qcthreads"]``. Raises FragmentsFailedError when a
         fragment failed, after the others were computed.
         """
@@ -111,23 +115,33 @@ class ParallelManyBodyExecutor:
 
         ``total_fragments``; ``levels_executed`` (how many orders); ``parallel_time`` (wall time, s);
         ``sequential_time_estimate`` (the calculations one after another at their widths, s); ``speedup_factor``;
-        ``workers``, ``threads`` (of the last call), ``reasons``; and what :meth:`Tally.statistics` says.
+        ``workers``, ``threads`` (of the last call), ``reasons``; ``findings``; ``sampling``; and what
+        :meth:`Tally.statistics` and :func:`qcthreads.manybody.watched.figures` say.
         """
+        usable, monitor = len(self._book.usable), self._watching.monitor
+        moments = monitor.moments(self._began_ns)
+        attempts = [one for one in self._watching.attempts if one.outcome.label in self._tally.outcomes]
         with self._lock:
-            figures = self._tally.statistics(self._wall_s)
-            sequential_s = figures.pop("calculations_wall_s")
+            told = self._tally.statistics(self._wall_s)
+            sequential_s = told.pop("calculations_wall_s")
             return {
                 "total_fragments": len(self._tally.outcomes),
                 "levels_executed": len(self._levels),
-                "parallel_time": figures.pop("wall_s"),
+                "parallel_time": told.pop("wall_s"),
                 "sequential_time_estimate": sequential_s,
-                "speedup_factor": figures.pop("speedup_estimate") or 0.0,
+                "speedup_factor": told.pop("speedup_estimate") or 0.0,
                 "failed_fragments": sum(outcome.status == "failed" for outcome in self._tally.outcomes.values()),
                 "workers": self._split.workers if self._split else 0,
                 "threads": self._split.threads if self._split else self.config.threads_per_fragment,
                 "execution_mode": self.config.execution_mode,
                 "reasons": list(self._split.reasons) if self._split else [],
-                **figures,
+                **figures(attempts, moments, usable),
+                "sampling": sampling(monitor),
+                "findings": [
+                    {"kind": finding.kind, "message": finding.message}
+                    for finding in findings(attempts, moments, usable)
+                ],
+                **told,
             }
 
     def validate_parallel_correctness(
@@ -175,9 +189,12 @@ class ParallelManyBodyExecutor:
         self._expansion = expansion
         self._compute = None if config.compute is None else compute_name(config.compute)
         if self._compute is None:
-            registry.require(expansion.program)
+            for program in expansion.programs:
+                registry.require(program)
         self._book: LeaseBook = process_book()
         self._tally = Tally(self._book)
+        self._watching = Watching()
+        self._began_ns = time.monotonic_ns()
         self._lock = threading.Lock()
         self._kept = None
         self._split: Split | None = None
@@ -238,7 +255,7 @@ class ParallelManyBodyExecutor:
             threads=config.threads_per_fragment,
             max_total_threads=config.max_total_threads if isinstance(config, HybridParallelConfig) else None,
             max_workers=ceiling,
-            useful_width=registry.get(self._expansion.program).useful_width,
+            useful_width=useful_width(self._expansion.programs),
             memory_per_worker_bytes=config.memory_limit_bytes,
             memory_why=_memory_why(config),
             explain=self._book.explain(),
@@ -278,6 +295,7 @@ class ParallelManyBodyExecutor:
             affinity=affinity,
             scratch=Path(scratch) if scratch else None,
             on_progress=self._tally.watch,
+            observer=self._watching,
         )
 
 

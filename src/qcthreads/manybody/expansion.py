@@ -12,7 +12,8 @@ from ..errors import InputError
 from ..execution.calculation import Calculation
 from ..planning import relative_cost
 from ..programs import registry
-from .supported import check_core, check_input
+from .sizes import functions
+from .supported import check_core, check_ghosts, check_input
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicResult, Molecule
@@ -20,9 +21,31 @@ if TYPE_CHECKING:
     from qcmanybody.models.v2 import ManyBodyInput, ManyBodyResult
     from qcmanybody.v2 import ManyBodyComputer
 
-# Basis functions of cc-pVDZ (Dunning 1989; Woon and Dunning 1993) for H-He, Li-Ne, Na-Ar, Ga-Kr; beyond, a guess. Only
-# ratios matter: which calculation is larger.
-_FUNCTIONS_UP_TO_Z = ((2, 5), (10, 14), (18, 18), (36, 27), (118, 40))
+
+@dataclass(frozen=True, slots=True)
+class Chemistry:
+    """One model chemistry: a program, and what it is told of a QCSchema AtomicSpecification (driver, model, ...)."""
+
+    name: str
+    """QCManyBody's, which labels begin with."""
+    program: str
+    """QCEngine's name."""
+    specification: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        """As the program calls it."""
+        return str(self.specification["model"]["method"])
+
+    @property
+    def basis(self) -> Any:
+        """A name, a QCSchema BasisSet as data, or ``None``."""
+        return self.specification["model"].get("basis")
+
+    @property
+    def basis_name(self) -> str | None:
+        """For messages."""
+        return self.basis if isinstance(self.basis, str | None) else "given in the input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +53,7 @@ class Term:
     """One cluster of fragments in one basis: what QCManyBody calls a label, and its relative cost."""
 
     label: str
+    chemistry: Chemistry
     fragments: tuple[int, ...]
     """Real fragments, from 1."""
     ghosts: tuple[int, ...]
@@ -44,14 +68,14 @@ class Term:
 
 
 class Expansion:
-    """All terms of one expansion with one model chemistry.
+    """All terms of one expansion, with one model chemistry or with several for its orders.
 
     Parameters
     ----------
     core
         QCManyBody's; says which terms there are.
-    program, specification
-        QCEngine's name of the program; driver, model, keywords, ... of a QCSchema AtomicSpecification.
+    chemistries
+        The model chemistries that the core's levels name.
     computer
         Where the expansion came from a ManyBodyInput: builds the ManyBodyResult.
 
@@ -64,18 +88,18 @@ class Expansion:
     def __init__(
         self,
         core: ManyBodyCore,
-        program: str,
-        specification: Mapping[str, Any],
+        chemistries: Iterable[Chemistry],
         computer: ManyBodyComputer | None = None,
     ) -> None:
         check_core(core)
         self.core = core
-        self.program = program.lower()
-        self.specification = dict(specification)
+        self._by_name = {chemistry.name: chemistry for chemistry in chemistries}
         self._computer = computer
         # With its masses filled in: QCElemental else looks all of them up again for every atom of every fragment.
         self._whole: Molecule = core.molecule.model_copy(update={"masses_": core.molecule.masses})
-        self._sizes = [self._size(list(group)) for group in core.molecule.fragments]
+        groups = [[int(core.molecule.atomic_numbers[atom]) for atom in group] for group in core.molecule.fragments]
+        self._functions = [sum(map(functions, numbers)) for numbers in groups]
+        self._electrons = [sum(numbers) for numbers in groups]
 
     @classmethod
     def from_input(cls, given: ManyBodyInput) -> Expansion:
@@ -89,57 +113,35 @@ class Expansion:
         except (ValueError, ValidationError, KeyError) as error:
             raise InputError(f"QCManyBody refuses the input: {' '.join(str(error).split())}") from None
         core: ManyBodyCore = computer.qcmb_core
-        (chemistry,) = set(core.levels.values())
-        if chemistry not in given.specification.specification:
-            known = ", ".join(given.specification.specification)
-            raise InputError(f"levels name the model chemistry {chemistry!r}, but the specification has only: {known}")
-        try:
-            specification = given.specification.specification[chemistry].model_dump(mode="json")
-        except ValueError as error:  # pydantic's, of what it cannot write as JSON
-            raise InputError(
-                f"the keywords go to a worker process as plain data, and these cannot: {error}; give numbers, text, "
-                "truth values, lists and dicts"
-            ) from None
-        program = specification.pop("program")
-        specification["driver"] = given.specification.driver.value
-        return cls(core, program, specification, computer)
+        driver = given.specification.driver.value
+        chemistries = [_chemistry(name, given.specification.specification, driver) for name in core.mc_levels]
+        return cls(core, chemistries, computer)
 
     @classmethod
     def from_core(cls, core: ManyBodyCore, program: str, basis: str | None) -> Expansion:
-        """The expansion of a bare core: the name of its model chemistry is ``"method"`` or ``"method/basis"``."""
+        """The expansion of a bare core: its model chemistries are named ``"method"`` or ``"method/basis"``."""
         check_core(core)
-        (chemistry,) = set(core.levels.values())
-        method, slash, own_basis = str(chemistry).partition("/")
-        if not method or method.startswith("("):
-            raise InputError(
-                f"the levels of the ManyBodyCore name the model chemistry {chemistry!r}, which is no method; name them "
-                "'method' or 'method/basis' (for example {2: 'mp2/cc-pvdz'}), or use from_manybodyinput"
-            )
-        model = {"method": method}
-        if registry.get(program).takes_basis:
-            chosen = own_basis if slash else basis
-            if not chosen:
-                raise InputError(
-                    f"no basis set for {method} with {program}; name the level 'method/basis', or set basis_set"
-                )
-            model["basis"] = chosen
-        elif own_basis:
-            raise InputError(f"basis {own_basis!r} with {program}, which has no basis sets; name the level {method!r}")
-        elif any(treatment.value == "cp" for treatment in core.bsse_type):
-            raise InputError(
-                f"bsse cp with {program}, which has no basis sets and would count ghosts as atoms; use nocp"
-            )
-        return cls(core, program, {"driver": "energy", "model": model, "keywords": {}})
+        check_ghosts(core.bsse_type, [program])
+        program = program.lower()
+        chemistries = []
+        for name in core.mc_levels:
+            model = _model_of(str(name), program, basis)
+            chemistries.append(Chemistry(name, program, {"driver": "energy", "model": model, "keywords": {}}))
+        return cls(core, chemistries)
 
     @property
-    def method(self) -> str:
-        """Of the one model chemistry."""
-        return str(self.specification["model"]["method"])
+    def chemistries(self) -> tuple[Chemistry, ...]:
+        """In the order of the orders that they are for."""
+        return tuple(self._by_name.values())
 
     @property
-    def basis(self) -> Any:
-        """A name, a QCSchema BasisSet as data, or ``None``."""
-        return self.specification["model"].get("basis")
+    def programs(self) -> tuple[str, ...]:
+        """QCEngine's names, each once."""
+        return tuple(dict.fromkeys(chemistry.program for chemistry in self.chemistries))
+
+    def orders(self, chemistry: Chemistry) -> list[int]:
+        """The orders that ``chemistry`` is for."""
+        return [int(order) for order, name in sorted(self.core.levels.items()) if name == chemistry.name]
 
     @property
     def bsse(self) -> tuple[str, ...]:
@@ -147,8 +149,14 @@ class Expansion:
         return tuple(treatment.value for treatment in self.core.bsse_type)
 
     def counts_by_nbody(self) -> dict[int, int]:
-        """Calculations by number of real fragments, in order; by arithmetic, so that millions take no time."""
+        """Calculations by number of real fragments, in order.
+
+        With one model chemistry by arithmetic, so that millions take no time.
+        """
         core, bsse = self.core, self.bsse
+        if len(self.chemistries) > 1:
+            orders_of_all = [len(real) for _, real, _ in self._pairs()]
+            return {order: orders_of_all.count(order) for order in sorted(set(orders_of_all))}
         orders = range(1, core.max_nbody + 1)
         # Of each order, whether in the clusters' own bases or in the whole system's: for the whole system, the same.
         kinds = {(order, order == core.nfragments) for order in orders if "nocp" in bsse}
@@ -161,20 +169,23 @@ class Expansion:
         return counts
 
     def terms(self) -> list[Term]:
-        """Every term, the costliest first, so that none that takes long is left for the end."""
+        """Every term, the costliest first, so that none that takes long is left for the end.
+
+        Costs of different model chemistries cannot be compared: the costliest of each are the first of all.
+        """
         from qcmanybody.utils import labeler
 
-        ((chemistry, by_order),) = self.core.compute_map.items()
-        pairs = set().union(*by_order["all"].values())
-        made = [self._term(labeler(chemistry, real, basis), real, basis) for real, basis in pairs]
-        return sorted(made, key=lambda term: (-term.cost, term.nbody, term.fragments, term.ghosts))
+        made = [self._term(labeler(name, real, basis), name, real, basis) for name, real, basis in self._pairs()]
+        made.sort(key=lambda term: (-term.cost, term.nbody, term.fragments, term.ghosts))
+        first = {term.chemistry.name: term for term in reversed(made)}
+        return sorted(made, key=lambda term: first[term.chemistry.name] is not term)
 
     def term(self, label: str, molecule: Molecule) -> Term:
         """The term of one label of QCManyBody's, with the molecule that comes with it."""
         from qcmanybody.utils import delabeler
 
-        _, real, basis = delabeler(label)
-        return self._term(label, real, basis, molecule)
+        name, real, basis = delabeler(label)
+        return self._term(label, name, real, basis, molecule)
 
     def molecule(self, term: Term) -> Molecule:
         """The molecule of ``term``, as QCManyBody's own ``iterate_molecules`` makes it."""
@@ -199,7 +210,7 @@ class Expansion:
         """One term, ready to be run: the AtomicInput is the one that QCManyBody's own driver would hand to QCEngine."""
         return Calculation(
             label=term.label,
-            program=self.program,
+            program=term.chemistry.program,
             input=partial(self._atomic_input, term),
             threads=threads,
             memory_bytes=memory_bytes,
@@ -231,21 +242,31 @@ class Expansion:
     def _atomic_input(self, term: Term) -> dict[str, Any]:
         from qcelemental.models.v2 import AtomicInput
 
-        specification = {**self.specification, "program": self.program}
+        specification = {**term.chemistry.specification, "program": term.chemistry.program}
         made: dict[str, Any] = AtomicInput(molecule=self.molecule(term), specification=specification).model_dump(
             mode="json"
         )
         return made
 
-    def _term(self, label: str, real: Sequence[int], basis: Sequence[int], molecule: Molecule | None = None) -> Term:
-        ghosts = tuple(sorted(set(basis) - set(real))) if len(basis) > len(real) else ()
-        size = sum(self._sizes[number - 1] for number in (*real, *ghosts))
-        return Term(label, tuple(real), ghosts, relative_cost(self.method, basis_functions=size), molecule)
+    def _pairs(self) -> set[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+        """Model chemistry, real fragments and those whose basis is there, of every term."""
+        return {
+            (name, real, basis)
+            for name, by_order in self.core.compute_map.items()
+            for pairs in by_order["all"].values()
+            for real, basis in pairs
+        }
 
-    def _size(self, atoms: Iterable[int]) -> int:
-        """Of a fragment: its basis functions, or its electrons where there is no basis; only ratios matter."""
-        numbers = [int(self.core.molecule.atomic_numbers[atom]) for atom in atoms]
-        return sum(numbers) if self.basis is None else sum(map(_functions, numbers))
+    def _term(
+        self, label: str, name: str, real: Sequence[int], basis: Sequence[int], molecule: Molecule | None = None
+    ) -> Term:
+        chemistry = self._by_name[name]
+        ghosts = tuple(sorted(set(basis) - set(real))) if len(basis) > len(real) else ()
+        # Of a fragment: its basis functions, or its electrons where there is no basis; only ratios matter.
+        sizes = self._electrons if chemistry.basis is None else self._functions
+        size = sum(sizes[number - 1] for number in (*real, *ghosts))
+        cost = relative_cost(chemistry.method, basis_functions=size)
+        return Term(label, chemistry, tuple(real), ghosts, cost, molecule)
 
 
 def energy_of(result: Any) -> float:
@@ -265,9 +286,40 @@ def as_model(result: Any) -> AtomicResult:
     return AtomicResult(**result) if isinstance(result, Mapping) else result
 
 
+def _chemistry(name: str, given: Mapping[str, Any], driver: str) -> Chemistry:
+    """The model chemistry ``name`` of a ManyBodyInput's specifications."""
+    if name not in given:
+        raise InputError(
+            f"levels name the model chemistry {name!r}, but the specification has only: {', '.join(given)}"
+        )
+    try:
+        specification = given[name].model_dump(mode="json")
+    except ValueError as error:  # pydantic's, of what it cannot write as JSON
+        raise InputError(
+            f"the keywords go to a worker process as plain data, and these cannot: {error}; give numbers, text, "
+            "truth values, lists and dicts"
+        ) from None
+    program = specification.pop("program").lower()
+    return Chemistry(name, program, {**specification, "driver": driver})
+
+
+def _model_of(name: str, program: str, basis: str | None) -> dict[str, str]:
+    """The QCSchema model that the name of a bare core's model chemistry means."""
+    method, slash, own_basis = name.partition("/")
+    if not method or method.startswith("("):
+        raise InputError(
+            f"the levels of the ManyBodyCore name the model chemistry {name!r}, which is no method; name them "
+            "'method' or 'method/basis' (for example {2: 'mp2/cc-pvdz'}), or use from_manybodyinput"
+        )
+    if not registry.get(program).takes_basis:
+        if own_basis:
+            raise InputError(f"basis {own_basis!r} with {program}, which has no basis sets; name the level {method!r}")
+        return {"method": method}
+    chosen = own_basis if slash else basis
+    if not chosen:
+        raise InputError(f"no basis set for {method} with {program}; name the level 'method/basis', or set basis_set")
+    return {"method": method, "basis": chosen}
+
+
 def _field(data: Any, name: str) -> Any:
     return data.get(name) if isinstance(data, Mapping) else getattr(data, name, None)
-
-
-def _functions(atomic_number: int) -> int:
-    return next(count for limit, count in _FUNCTIONS_UP_TO_Z if atomic_number <= limit)

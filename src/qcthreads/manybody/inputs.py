@@ -365,11 +365,6 @@ def _check(made: ManyBodyInput) -> None:
         if not atomic.program:
             raise InputError(f"the input names no program; give --program (for example {DEFAULT_PROGRAM})")
         _model(atomic.program.lower(), atomic.model.method, atomic.model.basis)
-        if not registry.get(atomic.program).takes_basis and "cp" in check_bsse(made.specification.keywords.bsse_type):
-            raise InputError(
-                f"bsse cp with {atomic.program}: counterpoise puts basis functions on ghost atoms, and "
-                f"{atomic.program} has no basis sets and would count ghosts as atoms; use --bsse nocp"
-            )
 
 
 def _model(program: str, method: str | None, basis: Any) -> tuple[str, Any]:

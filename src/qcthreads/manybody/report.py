@@ -36,6 +36,8 @@ class FragmentRow:
     """QCManyBody's."""
     name: str
     """What tables print for it: ``1+2``, and ``1@1+2`` for fragment 1 in the basis of both."""
+    chemistry: str
+    """QCManyBody's name of the model chemistry."""
     nbody: int
     fragments: tuple[int, ...]
     ghosts: tuple[int, ...]
@@ -176,6 +178,7 @@ def _row(
     return FragmentRow(
         label=term.label,
         name=short_label(term.label),
+        chemistry=term.chemistry.name,
         nbody=term.nbody,
         fragments=term.fragments,
         ghosts=term.ghosts,

@@ -16,26 +16,29 @@ from ..cpuset import CpuSet
 from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.engine import LocalEngine
+from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..execution.store import Store, open_store
 from ..host import read_gpus, read_machine
 from ..host.limits import read_limits
 from ..leases import LeaseBook, node_ledger
 from ..machine.placement import split as cut
+from ..monitoring.metrics import Live
+from ..monitoring.record import RunRecord
+from ..monitoring.statistics import Finding
 from ..planning import choose_split
 from ..programs import registry
 from ..units import format_size
 from .check import check_with_program
 from .config import strategy_name
-from .expansion import Expansion, Term
+from .expansion import Chemistry, Expansion, Term
 from .inputs import likely_program, read_input
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
 from .tally import Tally, mixed_versions
+from .watched import calculated, figures, findings, limits_in_words, live, sampling
 
 __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
 
-# Beside its overhead, so that a program has something to compute with; Psi4 refuses less than 250 MiB.
-_WORKING_MEMORY_BYTES = 256 * 1024**2
 # A finished water cluster's AtomicResult takes 2-4 kB in a store; ten times that, because programs add output.
 _STORED_BYTES = 40 * 1024
 # Of more calculations each is small beside all, and what it costs changes no decision.
@@ -58,6 +61,8 @@ class RunReport:
     findings: tuple[Mapping[str, Any], ...]
     bsse_treatment: str
     """Named in words, for a paper."""
+    record: RunRecord
+    """What ran where and when, for reports, traces and tables."""
 
     def to_json(self) -> dict[str, Any]:
         """``{"result", "statistics", "decision", "findings"}`` and the rest as data, as documented."""
@@ -86,8 +91,9 @@ class Run:
     """How many there are."""
     decision: Mapping[str, Any]
     """``{"strategy", "workers", "threads", "cpus_usable", "cpus_by_worker", "memory_bytes_per_worker", "affinity",
-    "program", "program_version", "method", "basis", "bsse", "max_nbody", "reasons": [...], "scratch_bytes": int | None,
-    "store_bytes": int | None, "expected_wall_s": float | None}``; ``None``: not known."""
+    "program", "program_version", "method", "basis", "model_chemistries": [{"name", "orders", "program",
+    "program_version", "method", "basis"}], "bsse", "max_nbody", "reasons": [...], "scratch_bytes": int | None,
+    "store_bytes": int | None, "expected_wall_s": float | None}``; ``None``: not known, or several."""
 
     def __init__(self, request: RunRequest, *, warm: bool = False) -> None:
         self.request = request
@@ -106,12 +112,15 @@ class Run:
         )
         self._on_progress: Callable[[Progress], None] = lambda _: None
         self._warmed_at: float | None = None
+        self._watching = Watching()
+        self._reused_count = 0
         self._engine = LocalEngine(
             self._book,
             affinity=request.affinity,
             scratch=request.scratch,
             retries=request.retries,
             on_progress=lambda progress: self._on_progress(progress),
+            observer=self._watching,
         )
         try:
             self._prepare(warm)
@@ -151,11 +160,15 @@ class Run:
             self._warm()
         given = read_input(request.input, request)
         self._expansion = Expansion.from_input(given)
-        installation = registry.require(self._expansion.program)
+        installations = [registry.require(program) for program in self._expansion.programs]
         self._molecule = given.molecule
         self.counts_by_nbody = self._expansion.counts_by_nbody()
         self.calculations = sum(self.counts_by_nbody.values())
-        self.decision = self._decide(strategy, registry.version(installation))
+        self.decision = self._decide(strategy, {found.program: registry.version(found) for found in installations})
+
+    def live(self) -> Live:
+        """How far :meth:`execute` has come; from any thread."""
+        return live(self._watching, self._book, total=self.calculations, reused=self._reused_count)
 
     def check(self) -> None:
         """Ask the program whether it knows what is asked for; where it does not, InputError says what there is.
@@ -184,13 +197,13 @@ class Run:
                 self.check()
             store = self._open_store()
             results = self._reused(store, on_progress)
-            reused = len(results)
+            self._reused_count = reused = len(results)
             self._compute(tally, store, results)
         finally:
             self.close()
             if store is not None:
                 store.close()
-        return self._report(tally, results, reused, time.perf_counter() - began)
+        return self._report(tally, results, reused, _Span.until_now(time.perf_counter() - began))
 
     def _warm(self) -> None:
         """Start workers by what can be told without reading the input; a wrong guess costs no more than their start.
@@ -207,16 +220,16 @@ class Run:
             with contextlib.suppress(QCThreadsError):  # what is wrong is said of the calculations themselves
                 self._engine.warm(likely, workers)
 
-    def _decide(self, strategy: str, version: str | None) -> dict[str, Any]:
+    def _decide(self, strategy: str, versions: Mapping[str, str | None]) -> dict[str, Any]:
         request, expansion, book = self.request, self._expansion, self._book
-        spec = registry.get(expansion.program)
+        overhead_bytes = max(registry.get(program).memory_overhead_bytes for program in expansion.programs)
         left = self.calculations
         costs: Sequence[float] = ()
         if request.resume or left <= _COUNTED_ONE_BY_ONE:
             there = self._finished_before()
             costs = [term.cost for term in self._terms if term.label not in there]
             left = len(costs)
-        need_bytes = spec.memory_overhead_bytes + _WORKING_MEMORY_BYTES
+        need_bytes = overhead_bytes + WORKING_MEMORY_BYTES
         memory_bytes, why_so_much = self._memory(need_bytes * (request.workers or 1))
         split = choose_split(
             left,
@@ -227,9 +240,11 @@ class Run:
             workers=request.workers,
             threads=request.threads,
             max_total_threads=request.max_total_threads,
-            useful_width=spec.useful_width,
+            useful_width=registry.useful_width(expansion.programs),
             explain=book.explain(),
         )
+        chemistries = [_described(expansion, chemistry, versions) for chemistry in expansion.chemistries]
+        only = chemistries[0] if len(chemistries) == 1 else {}
         places = cut(book.machine, book.usable, split.workers, split.threads)
         return {
             "strategy": "as asked" if request.workers and request.threads else strategy,
@@ -239,10 +254,11 @@ class Run:
             "cpus_by_worker": [list(place) for place in places],
             "memory_bytes_per_worker": split.memory_bytes,
             "affinity": request.affinity,
-            "program": expansion.program,
-            "program_version": version,
-            "method": expansion.method,
-            "basis": expansion.basis if isinstance(expansion.basis, str | None) else "given in the input",
+            "program": ", ".join(expansion.programs),
+            "program_version": only.get("program_version"),
+            "method": only.get("method"),
+            "basis": only.get("basis"),
+            "model_chemistries": chemistries,
             "bsse": list(expansion.bsse),
             "max_nbody": expansion.core.max_nbody,
             "reasons": [*split.reasons, *why_so_much],
@@ -273,14 +289,9 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         """What a store belongs to. Workers, strategy and the highest order are not in it: they change no energy."""
-        return {
-            "molecule": self._molecule.get_hash(),
-            "method": self._expansion.method.lower(),
-            "basis": self._expansion.basis.lower() if isinstance(self._expansion.basis, str) else self._expansion.basis,
-            "keywords": self._expansion.specification.get("keywords") or {},
-            "bsse": sorted(self._expansion.bsse),
-            "program": self._expansion.program,
-        }
+        chemistries = {chemistry.name: _identified(chemistry) for chemistry in self._expansion.chemistries}
+        told = chemistries.popitem()[1] if len(chemistries) == 1 else {"model_chemistries": chemistries}
+        return {"molecule": self._molecule.get_hash(), "bsse": sorted(self._expansion.bsse), **told}
 
     def _open_store(self) -> Store | None:
         if self.request.store is None:
@@ -324,14 +335,27 @@ class Run:
         if not calculations:
             return
         self._on_progress = watch
-        for outcome in self._engine.run(calculations, max_workers=decision["workers"]):
+        refill = request.workers is None
+        for outcome in self._engine.run(calculations, max_workers=decision["workers"], refill=refill):
             if store is not None:
                 store.record(outcome)
             tally.add(outcome)
             if outcome.status == "finished":
                 results[outcome.label] = outcome.result
 
-    def _report(self, tally: Tally, results: Mapping[str, Any], reused: int, wall_s: float) -> RunReport:
+    def _by_chemistry(self, tally: Tally) -> dict[str, dict[str, Any]]:
+        """What the calculations of each model chemistry took, by its name."""
+        sums: dict[str, dict[str, Any]] = {}
+        for term in self._terms:
+            one = sums.setdefault(term.chemistry.name, {"calculations": 0, "wall_s": 0.0, "cpu_s": 0.0})
+            outcome = tally.outcomes.get(term.label)
+            if outcome is not None:
+                one["calculations"] += 1
+                one["wall_s"] += outcome.wall_s
+                one["cpu_s"] += outcome.cpu_s
+        return sums
+
+    def _report(self, tally: Tally, results: Mapping[str, Any], reused: int, span: _Span) -> RunReport:
         expansion, decision = self._expansion, self.decision
         failures = {o.label: o.error or "no message" for o in tally.outcomes.values() if o.status == "failed"}
         missing = tuple(row.label for row in self.fragments if row.label not in results)
@@ -341,24 +365,95 @@ class Run:
             made = expansion.result(results)
             bodies = body_rows(made.properties.model_dump(), expansion.bsse, expansion.core.max_nbody)
             result = made.model_dump(mode="json")
-        findings = tally.findings(decision["memory_bytes_per_worker"], affinity=self.request.affinity)
+        statistics = {
+            **tally.statistics(span.wall_s),
+            "fragments_total": self.calculations,
+            "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
+            "fragments_reused": reused,
+            "fragments_failed": len(failures),
+            "by_model_chemistry": self._by_chemistry(tally),
+        }
+        record = self._record(tally, statistics, mixed_versions(results), span)
         return RunReport(
             fragments=fragment_rows(self._terms, self._molecule, results, tally.outcomes),
             bodies=bodies,
             result=result,
             missing=missing,
             failures=failures,
-            statistics={
-                **tally.statistics(wall_s),
-                "fragments_total": self.calculations,
-                "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
-                "fragments_reused": reused,
-                "fragments_failed": len(failures),
-            },
+            statistics=record.statistics,
             decision=decision,
-            findings=tuple(findings + mixed_versions(results)),
+            findings=tuple({"kind": finding.kind, "message": finding.message} for finding in record.findings),
             bsse_treatment=bsse_treatment(expansion.bsse),
+            record=record,
         )
+
+    def _record(
+        self, tally: Tally, statistics: Mapping[str, Any], others: Sequence[Mapping[str, str]], span: _Span
+    ) -> RunRecord:
+        """``others``: findings about the results."""
+        book, monitor = self._book, self._watching.monitor
+        attempts = [one for one in self._watching.attempts if one.outcome.label in tally.outcomes]
+        moments = tuple(one for one in monitor.moments(span.began_ns) if one.at_s >= 0)
+        told = [
+            Finding(kind=one["kind"], message=one["message"])
+            for one in (*tally.findings(affinity=self.request.affinity), *others)
+        ]
+        usable = len(book.usable)
+        return RunRecord(
+            title=_title(self.request.input, self.decision),
+            began_at=span.began_at,
+            wall_s=span.wall_s,
+            machine=book.machine,
+            usable=book.usable,
+            limits=limits_in_words(book.limits),
+            decision=self.decision,
+            statistics={**statistics, **figures(attempts, moments, usable), "sampling": sampling(monitor)},
+            calculations=calculated(attempts, span.began_at),
+            moments=moments,
+            findings=(*told, *findings(attempts, moments, usable)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """When a run began and how long it took, by the clocks that outcomes and samples are told in."""
+
+    wall_s: float
+    began_at: float
+    began_ns: int
+
+    @classmethod
+    def until_now(cls, wall_s: float) -> Self:
+        return cls(wall_s, time.time() - wall_s, time.monotonic_ns() - round(wall_s * 1e9))
+
+
+def _title(given: Path, decision: Mapping[str, Any]) -> str:
+    models = [
+        f"{one['program']} {'/'.join(str(one[name]) for name in ('method', 'basis') if one[name])}"
+        for one in decision["model_chemistries"]
+    ]
+    return f"{given.name}: {', '.join(models)}, up to {decision['max_nbody']} bodies"
+
+
+def _described(expansion: Expansion, chemistry: Chemistry, versions: Mapping[str, str | None]) -> dict[str, Any]:
+    return {
+        "name": chemistry.name,
+        "orders": expansion.orders(chemistry),
+        "program": chemistry.program,
+        "program_version": versions[chemistry.program],
+        "method": chemistry.method,
+        "basis": chemistry.basis_name,
+    }
+
+
+def _identified(chemistry: Chemistry) -> dict[str, Any]:
+    basis = chemistry.basis
+    return {
+        "program": chemistry.program,
+        "method": chemistry.method.lower(),
+        "basis": basis.lower() if isinstance(basis, str) else basis,
+        "keywords": chemistry.specification.get("keywords") or {},
+    }
 
 
 def _finished(outcome: Outcome) -> bool:

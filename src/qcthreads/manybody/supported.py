@@ -44,12 +44,17 @@ def check_input(given: ManyBodyInput) -> None:
     if drivers != {"energy"}:
         _refuse(f"driver {', '.join(sorted(drivers - {'energy'}))}", "energies")
     check_bsse(keywords.bsse_type)
+    check_ghosts(keywords.bsse_type, [atomic.program for atomic in specification.specification.values()])
     for atomic in specification.specification.values():
         _check_keywords(atomic.program.lower(), atomic.keywords)
     levels = keywords.levels or {}
+    if not levels and len(specification.specification) > 1:
+        raise InputError(
+            f"the specification has the model chemistries {', '.join(specification.specification)}, and no levels say "
+            'which is for which order; give for example "levels": {"1": "ccsd", "2": "mp2"}'
+        )
     _check_expansion(
         supersystem="supersystem" in levels,
-        chemistries=max(len(set(levels.values())), len(specification.specification) if not levels else 0),
         supersystem_ie_only=bool(keywords.supersystem_ie_only),
         embedding=bool(keywords.embedding_charges),
     )
@@ -60,10 +65,19 @@ def check_core(core: ManyBodyCore) -> None:
     check_bsse(core.bsse_type)
     _check_expansion(
         supersystem=core.has_supersystem,
-        chemistries=len(set(core.levels.values())),
         supersystem_ie_only=bool(core.supersystem_ie_only),
         embedding=bool(core.embedding_charges),
     )
+
+
+def check_ghosts(treatments: Iterable[Any], programs: Iterable[str]) -> None:
+    """Raise InputError for counterpoise with a program that has no basis sets, which ghosts have nothing else to be."""
+    without = [program.lower() for program in programs if not registry.get(program).takes_basis]
+    if without and "cp" in check_bsse(treatments):
+        raise InputError(
+            f"bsse cp with {without[0]}: counterpoise puts basis functions on ghost atoms, and {without[0]} has no "
+            "basis sets and would count ghosts as atoms; use nocp"
+        )
 
 
 def _check_keywords(program: str, keywords: Mapping[str, Any]) -> None:
@@ -77,11 +91,9 @@ def _check_keywords(program: str, keywords: Mapping[str, Any]) -> None:
             )
 
 
-def _check_expansion(*, supersystem: bool, chemistries: int, supersystem_ie_only: bool, embedding: bool) -> None:
+def _check_expansion(*, supersystem: bool, supersystem_ie_only: bool, embedding: bool) -> None:
     if supersystem:
-        _refuse("levels with 'supersystem'", "one model chemistry for all orders")
-    if chemistries != 1:
-        _refuse(f"{chemistries} model chemistries (multi-level)", "one model chemistry for all orders")
+        _refuse("levels with 'supersystem'", "a model chemistry for each order")
     if supersystem_ie_only:
         _refuse("supersystem_ie_only", "every order up to max_nbody")
     if embedding:

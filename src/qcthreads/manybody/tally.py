@@ -8,11 +8,10 @@ from typing import Any
 from ..execution.calculation import Outcome, Progress
 from ..execution.labels import short_label
 from ..leases import LeaseBook
-from ..units import format_count, format_size
+from ..units import format_count
 
-# A calculation shorter than this is mostly start-up and exit, and says nothing about its threads.
+# Shorter waits, in all, are not worth a line.
 _TELLING_S = 1.0
-_IDLE_BELOW = 0.5
 
 
 class Tally:
@@ -74,8 +73,8 @@ class Tally:
             "lease_wait_s": sum(outcome.waited_s for outcome in outcomes if outcome.waited_for),
         }
 
-    def findings(self, memory_bytes: int, *, affinity: bool) -> list[dict[str, str]]:
-        """What a user should know, in plain words, with the number and the remedy; ``memory_bytes`` is one worker's."""
+    def findings(self, *, affinity: bool) -> list[dict[str, str]]:
+        """What a user should know that outcomes and notes tell, in plain words, with the number and the remedy."""
         unbound = [outcome for outcome in self.outcomes.values() if outcome.bound is None] if affinity else []
         why = [note for note, kind in self.notes.items() if kind == "unbound"] if unbound else []
         waited = [outcome for outcome in self.outcomes.values() if outcome.waited_for]
@@ -83,56 +82,31 @@ class Tally:
         if not told and sum(outcome.waited_s for outcome in waited) < _TELLING_S:
             waited = []
         found = [_finding("note", note) for note, kind in self.notes.items() if note not in why and note not in told]
-        wide = [outcome for outcome in self.outcomes.values() if outcome.threads > 1 and outcome.wall_s >= _TELLING_S]
-        cpu_s = sum(outcome.cpu_s for outcome in wide)
-        thread_s = sum(outcome.threads * outcome.wall_s for outcome in wide)
-        if wide and cpu_s < _IDLE_BELOW * thread_s:
-            threads = max(outcome.threads for outcome in wide)
-            working = threads * cpu_s / thread_s
-            found.append(
-                _finding(
-                    "idle-threads",
-                    f"of {threads} threads {working:.1f} worked: use more workers with fewer threads, "
-                    "unless others had the CPUs",
-                )
-            )
         if waited:
             found.append(_waited(waited))
         elif told:  # before the first calculation
             found.append(_finding("waited", told[0].replace("waits for what is held", "waited for what was held")))
-        fat = max(self.outcomes.values(), key=lambda outcome: outcome.peak_memory_bytes, default=None)
-        if fat is not None and memory_bytes and fat.peak_memory_bytes > memory_bytes:
-            found.append(
-                _finding(
-                    "memory-over-grant",
-                    f"{fat.label} took {format_size(fat.peak_memory_bytes)} of memory and had a lease of "
-                    f"{format_size(memory_bytes)}: use fewer workers",
-                )
-            )
         if unbound:
             said = f"{len(unbound)} of {len(self.outcomes)} calculations ran unbound"
             found.append(_finding("unbound", f"{said}: {why[0].partition(': ')[2] if why else 'see qcthreads doctor'}"))
-        escaped = [o for o in self.outcomes.values() if o.bound is not None and o.bound - o.cpus]
-        if escaped:
-            found.append(
-                _finding(
-                    "escaped", f"{escaped[0].label} ran with mask {escaped[0].bound}, its lease was {escaped[0].cpus}"
-                )
-            )
         return found
 
 
 def mixed_versions(results: Mapping[str, Any]) -> list[dict[str, str]]:
     """A finding where the results come from more than one version of the program (a resumed store may hold both)."""
-    versions = sorted({_version(result) for result in results.values()} - {""})
-    if len(versions) < 2:
-        return []
-    return [_finding("mixed-versions", f"the energies come from {' and '.join(versions)}: recompute with one of them")]
-
-
-def _version(result: Any) -> str:
-    provenance = result.get("provenance") or {}
-    return f"{provenance.get('creator', '')} {provenance.get('version', '')}".strip()
+    versions: dict[str, set[str]] = {}
+    for result in results.values():
+        provenance = result.get("provenance") or {}
+        versions.setdefault(provenance.get("creator", ""), set()).add(provenance.get("version", ""))
+    return [
+        _finding(
+            "mixed-versions",
+            f"the energies come from {' and '.join(f'{creator} {one}'.strip() for one in sorted(several))}: recompute "
+            "with one of them",
+        )
+        for creator, several in versions.items()
+        if len(several) > 1
+    ]
 
 
 def _waited(outcomes: list[Outcome]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..units import format_count, format_size
 from .statistics import Finding, Grant, WorkerUsage
@@ -26,6 +26,10 @@ _DISK_SHARE = 0.20
 
 # Of the CPUs that a worker is bound to. What the system does for itself stays well below.
 _OTHERS_SHARE = 0.10
+
+# Of the time of all calculations. What is true of a few short ones is no advice for the run; what nobody may do is.
+_WORTH_TELLING_SHARE = 0.10
+_NEVER_ALLOWED = ("escaped", "memory")
 
 
 def findings_of(grant: Grant, usage: WorkerUsage) -> Iterator[Finding]:
@@ -56,6 +60,25 @@ def judge(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, str
         yield from _disk(who, usage)
     yield from _escaped(who, grant, usage)
     yield from _memory(who, grant, usage)
+
+
+def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]]) -> list[Finding]:
+    """Everything found about many calculations, each with its name: one finding of each kind, told of the longest."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    total = total_ns = 0
+    for name, grant, usage in watched:
+        total += 1
+        total_ns += usage.wall_ns
+        for kind, message in judge(name, grant, usage):
+            found.setdefault(kind, []).append((usage.wall_ns, message))
+    findings = []
+    for kind, told in found.items():
+        if kind in _NEVER_ALLOWED or sum(wall_ns for wall_ns, _ in told) >= _WORTH_TELLING_SHARE * total_ns:
+            message = max(told)[1]
+            if len(told) > 1:
+                message += f" (and so in {len(told)} of {format_count(total, 'calculation')})"
+            findings.append(Finding(kind=kind, message=message))
+    return findings
 
 
 def _threads(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:

@@ -18,9 +18,10 @@ from ..errors import BindingError
 from ..host import get_host
 from ..host.cpu_times import busy_ns
 from ..host.sampling import RecorderCounts
+from .bandwidth import BandwidthWatch
 from .findings import judge
 from .sampler import BackgroundSampler, error_ns
-from .statistics import Finding, Grant, WorkerUsage
+from .statistics import BandwidthUsage, Finding, Grant, WorkerUsage
 from .tally import Tally
 from .watch import allowed_cpus, busy_between
 
@@ -41,6 +42,8 @@ class Observation:
     findings: tuple[Finding, ...]
     counts: RecorderCounts
     source: str
+    bandwidth: BandwidthUsage
+    """Of memory, by the process and its descendants, or the node, while it was watched."""
 
 
 @dataclass(slots=True)
@@ -79,7 +82,8 @@ class Watcher:
         return self._watch(pid, _mask(pid), None)
 
     def _watch(self, pid: int, bound_to: CpuSet, began_ns: int | None) -> Observation:
-        busy = busy_ns()
+        bandwidth, busy = BandwidthWatch(), busy_ns()
+        bandwidth.watch(pid)
         asked = self.threads_asked or len(bound_to) or 1
         grant = Grant(
             worker_id=0, threads_asked=asked, leased=bound_to, bound_to=bound_to or None, memory_bytes=self.memory_bytes
@@ -87,6 +91,8 @@ class Watcher:
         fast_hz = _FAST_PER_DETAIL / self.interval_s
         with BackgroundSampler([pid], fast_hz=fast_hz, detail_hz=1 / self.interval_s) as background:
             tally = self._tally_until_end(background, began_ns)
+        moved = bandwidth.report()
+        bandwidth.close()
         for sample in background.take():
             tally.add(sample)
         usage = tally.usage(grant, error_ns(background.source), busy_between(busy, busy_ns(), grant.bound_to))
@@ -99,6 +105,7 @@ class Watcher:
             findings=tuple(Finding(kind=kind, message=message) for kind, message in judge(who, grant, usage)),
             counts=background.counts,
             source=background.source,
+            bandwidth=moved,
         )
 
     def _tally_until_end(self, background: BackgroundSampler, began_ns: int | None) -> Tally:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import InputError, ProcessGoneError
 from ..host import get_host
-from ..host.sampling import DETAIL, THREAD, RecorderCounts, Rows, Sample, TimesSource, require_pids
+from ..host.sampling import DETAIL, THREAD, RecorderCounts, Rows, Sample, Sampler, TimesSource, require_pids
 
 # Of a sample with details: the fast one's fields, then these.
 _DETAIL_FIELDS = (
@@ -55,13 +55,7 @@ class ThreadSampler:
     """
 
     def __init__(self, pids: Iterable[int], children: bool = True, *, source: TimesSource | None = None) -> None:
-        wanted = require_pids(pids)
-        self._sampler = get_host().open_sampler(wanted, children, source)
-        self._lock = threading.Lock()
-        gone = [int(row["pid"]) for row in self._sampler.processes() if row["ended"]]
-        if gone:
-            self.close()
-            raise ProcessGoneError(f"processes {wanted} were to be sampled, but there is no process {gone[0]}")
+        self._sampler = _open(require_pids(pids), children, source)
 
     @property
     def source(self) -> TimesSource:
@@ -101,8 +95,7 @@ class ThreadSampler:
 
     def look(self, detail: bool = True) -> Sample:
         """Look at every thread once: when, the threads, and with ``detail`` their details and the processes."""
-        with self._lock:
-            return self._sampler.sample(detail)
+        return self._sampler.sample(detail)
 
     def processes(self) -> Rows:
         """The processes as of the last sample, one row each; their clocks are read now.
@@ -111,8 +104,7 @@ class ThreadSampler:
         threads that ended; ``gone_*`` those of descendants that ended, in the row of the pid that they descended from.
         ``memory_bytes`` and ``memory_peak_bytes`` are resident memory, of the last sample with details.
         """
-        with self._lock:
-            return self._sampler.processes()
+        return self._sampler.processes()
 
     def close(self) -> None:
         """Close what is open; it can sample no more."""
@@ -136,7 +128,7 @@ class BackgroundSampler:
     Parameters
     ----------
     pids, children, source
-        As for :class:`ThreadSampler`.
+        As for :class:`ThreadSampler`; here there may be none, and others may be attached later.
     fast_hz
         Samples of times alone in a second.
     detail_hz
@@ -157,21 +149,34 @@ class BackgroundSampler:
     ) -> None:
         if fast_hz <= 0 or detail_hz <= 0 or ring_bytes < 1:
             raise InputError(f"rates of {fast_hz} and {detail_hz} Hz into {ring_bytes} bytes: each must be above 0")
-        self._threads = ThreadSampler(pids, children, source=source)
+        wanted = list(pids)
+        self._sampler = _open(require_pids(wanted) if wanted else [], children, source)
         self._intervals_ns = round(1e9 / fast_hz), round(1e9 / detail_hz)
-        self._recorder = self._threads._sampler.recorder(ring_bytes)
+        self._recorder = self._sampler.recorder(ring_bytes)
         self._thread = threading.Thread(target=self._run, name="qcthreads-sampler", daemon=True)
         self._failure: BaseException | None = None
 
     @property
     def source(self) -> TimesSource:
         """Where the times come from."""
-        return self._threads.source
+        return self._sampler.source
 
     @property
     def counts(self) -> RecorderCounts:
         """What it did so far: samples, overruns, what was dropped, and the CPU time that it cost."""
         return self._recorder.counts()
+
+    def attach(self, pid: int) -> None:
+        """Watch one more process from now on; nothing where it is watched already."""
+        self._sampler.attach(pid)
+
+    def detach(self, pid: int) -> None:
+        """Watch a process and its descendants no longer, and forget what they used."""
+        self._sampler.detach(pid)
+
+    def look(self, pid: int) -> Sample:
+        """Look now, with details, at one of the processes given or attached, and its descendants; all others wait."""
+        return self._sampler.look(pid)
 
     def take(self) -> Iterator[Sample]:
         """The samples since the last call, oldest first; the last of all has details, and is of the moment it ends."""
@@ -188,7 +193,7 @@ class BackgroundSampler:
         self._recorder.stop()
         if self._thread.ident is not None:
             self._thread.join()
-        self._threads.close()
+        self._sampler.close()
         self._raise_failure()
 
     def __enter__(self) -> Self:
@@ -210,6 +215,15 @@ class BackgroundSampler:
             self._recorder.run(*self._intervals_ns)
         except BaseException as failure:  # told by stop()
             self._failure = failure
+
+
+def _open(pids: list[int], children: bool, source: TimesSource | None) -> Sampler:
+    sampler = get_host().open_sampler(pids, children, source)
+    gone = [int(row["pid"]) for row in sampler.processes() if row["ended"]]
+    if gone:
+        sampler.close()
+        raise ProcessGoneError(f"processes {pids} were to be sampled, but there is no process {gone[0]}")
+    return sampler
 
 
 @cache

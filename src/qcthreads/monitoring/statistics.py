@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..cpuset import CpuSet
 
@@ -57,13 +58,16 @@ class WorkerUsage:
     ended: bool
     threads_asked: int
     threads_working: int
-    """Threads that used more than 5 % of the wall time, side by side, of a second or between two looks."""
+    """Threads that used more than 5 % of the wall time, side by side, of a second or between two looks; at least as
+    many as it takes to use the CPU time that was used."""
     wall_ns: int
     cpu_ns: int
     """Of processes and threads that ended meanwhile too."""
     wait_ns: int | None
     cpu_error_ns: int
     """By how much the CPU time of any single thread that runs may lag; that of the worker does not."""
+    cpu_unseen_ns: int
+    """Of the CPU time that of threads which began and ended between two samples; no more is known of them."""
     thread_efficiency: float
     """CPU time / (threads asked x wall time)."""
     wait_share: float | None
@@ -87,6 +91,23 @@ class WorkerUsage:
     looks: int
     threads: tuple[ThreadUsage, ...]
     moments: tuple[Moment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BandwidthUsage:
+    """Bytes that went to and from memory, between two looks."""
+
+    bytes_per_s: float | None
+    """``None``: not measurable, and ``reason`` says why."""
+    share: float | None
+    """Of the most that this machine was measured to deliver; ``None``, with a reason, where it was not measured."""
+    scope: Literal["processes", "node", ""]
+    """Whose: of the processes watched, or of everything on the node."""
+    source: Literal["resctrl", "uncore", ""]
+    reason: str = ""
+
+
+NOT_WATCHED = BandwidthUsage(bytes_per_s=None, share=None, scope="", source="", reason="it was not watched")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +146,17 @@ class ThreadUsageStats:
     findings: tuple[Finding, ...]
     source: str
     """What the figures rest on: ``schedstat``, ``stat`` or ``psutil``."""
+    bandwidth: BandwidthUsage = NOT_WATCHED
+    """Of memory: of all workers together, or of the node, or why it is not measurable."""
 
 
 def usage_of(
-    workers: Sequence[WorkerUsage], findings: Sequence[Finding], leased: CpuSet, cpus_usable: int, source: str
+    workers: Sequence[WorkerUsage],
+    findings: Sequence[Finding],
+    leased: CpuSet,
+    cpus_usable: int,
+    source: str,
+    bandwidth: BandwidthUsage = NOT_WATCHED,
 ) -> ThreadUsageStats:
     """All workers together; ``leased``: their CPUs."""
     wall_ns = max((worker.wall_ns for worker in workers), default=0)
@@ -153,6 +181,7 @@ def usage_of(
         workers=tuple(workers),
         findings=tuple(findings),
         source=source,
+        bandwidth=bandwidth,
     )
 
 

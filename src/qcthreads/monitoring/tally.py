@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from ..cpuset import CpuSet
 from ..host.sampling import Rows, Sample
@@ -32,7 +33,7 @@ class _Thread:
 
 
 @dataclass(frozen=True, slots=True)
-class _Totals:
+class Totals:
     """Of all processes at one moment, with everything that ended before it."""
 
     at_ns: int
@@ -53,19 +54,26 @@ class Tally:
         self._threads: dict[tuple[int, int], _Thread] = {}
         self._cpus_seen: set[int] = set()
         self._allowed = allowed or CpuSet()
-        self._migrations = self._looks = self._disk_looks = self._peak_bytes = 0
+        self._migrations = self._looks = self._disk_looks = self._peak_bytes = self._forgotten_ns = 0
         self._states_told = False
         self._moments: list[Moment] = []
         self._window = self._most_in_window = self._most_working = 0
         self._last = first
-        self._begin = self._window_begin = self._now = _totals(first)
+        self._begin = self._window_begin = self._now = totals_of(first)
         self._take_times(first)
         if began_ns is None:
             for thread in self._threads.values():
                 thread.begin_cpu_ns = thread.window_cpu_ns = thread.detail_cpu_ns = thread.cpu_ns
         else:
-            self._begin = self._window_begin = _Totals(began_ns, 0, 0, 0, self._now.wait_ns and 0)
+            self._begin = self._window_begin = Totals(began_ns, 0, 0, 0, self._now.wait_ns and 0)
         self._take_details(first)
+        if began_ns is None:  # a peak that was before is not of this tally
+            self._peak_bytes = int(_all_of(first)[0]["memory_bytes"].sum())
+
+    @property
+    def began_ns(self) -> int:
+        """What it counts from, of the monotonic clock."""
+        return self._begin.at_ns
 
     @property
     def ended(self) -> bool:
@@ -80,7 +88,7 @@ class Tally:
         self._take_times(sample)
         if sample.details is None:
             return
-        self._last, self._now = sample, _totals(sample)
+        self._last, self._now = sample, totals_of(sample)
         self._looks += 1
         self._take_details(sample)
         if sample.at_ns - self._window_begin.at_ns >= _WINDOW_NS:
@@ -91,8 +99,8 @@ class Tally:
         if not self._moments or self._now.at_ns - self._window_begin.at_ns >= _WINDOW_NS // 2:
             self._end_window()
         wall_ns = self._now.at_ns - self._begin.at_ns
-        cpu_ns = _cpu_between(self._begin, self._now)
-        wait_ns = _wait_between(self._begin, self._now)
+        cpu_ns = cpu_between(self._begin, self._now)
+        wait_ns = wait_between(self._begin, self._now)
         processes, _, _ = _all_of(self._last)
         cpus_seen = CpuSet(self._cpus_seen)
         return WorkerUsage(
@@ -105,6 +113,7 @@ class Tally:
             cpu_ns=cpu_ns,
             wait_ns=wait_ns,
             cpu_error_ns=error_ns,
+            cpu_unseen_ns=max(0, cpu_ns - self._forgotten_ns - sum(map(_used_ns, self._threads.values()))),
             thread_efficiency=ratio(cpu_ns, grant.threads_asked * wall_ns),
             wait_share=None if wait_ns is None else ratio(wait_ns, wait_ns + cpu_ns),
             imbalance=self._imbalance(wall_ns),
@@ -152,25 +161,29 @@ class Tally:
         used_ns = [thread.cpu_ns - thread.window_cpu_ns for thread in self._threads.values()]
         working = sum(used > WORKING_SHARE * wall_ns for used in used_ns)
         # Threads that follow one another are no more than were there at the same time.
-        self._most_working = max(self._most_working, min(working, self._most_in_window))
-        wait_ns = _wait_between(self._window_begin, self._now)
+        cpus_busy = ratio(cpu_between(self._window_begin, self._now), wall_ns)
+        # Those that came and went between two samples have used CPU time, too.
+        at_least = ceil(cpus_busy - WORKING_SHARE)
+        self._most_working = max(self._most_working, min(working, self._most_in_window), at_least)
+        wait_ns = wait_between(self._window_begin, self._now)
         processes, _, _ = _all_of(self._last)
         self._moments.append(
             Moment(
                 at_s=(self._now.at_ns - self._begin.at_ns) / 1e9,
-                cpus_busy=ratio(_cpu_between(self._window_begin, self._now), wall_ns),
+                cpus_busy=cpus_busy,
                 cpus_waited_for=None if wait_ns is None else ratio(wait_ns, wall_ns),
                 memory_bytes=int(processes["memory_bytes"].sum()),
             )
         )
-        self._threads = {key: thread for key, thread in self._threads.items() if thread.window >= self._window - 1}
+        gone = [key for key, thread in self._threads.items() if thread.window < self._window - 1]
+        self._forgotten_ns += sum(_used_ns(self._threads.pop(key)) for key in gone)
         for thread in self._threads.values():
             thread.window_cpu_ns = thread.cpu_ns
         self._window += 1
         self._window_begin, self._most_in_window = self._now, len(self._last.threads)
 
     def _imbalance(self, wall_ns: int) -> float | None:
-        used_ns = [thread.cpu_ns - thread.begin_cpu_ns for thread in self._threads.values()]
+        used_ns = [_used_ns(thread) for thread in self._threads.values()]
         worked_ns = [used for used in used_ns if used > WORKING_SHARE * wall_ns]
         return 1 - sum(worked_ns) / len(worked_ns) / max(worked_ns) if len(worked_ns) > 1 else None
 
@@ -187,6 +200,34 @@ class Tally:
         )
 
 
+def _used_ns(thread: _Thread) -> int:
+    return thread.cpu_ns - thread.begin_cpu_ns
+
+
+def totals_of(sample: Sample) -> Totals:
+    """Of a sample with details."""
+    processes, threads, _ = _all_of(sample)
+    wait_ns = threads["wait_ns"].sum() + processes["ended_wait_ns"].sum() + processes["gone_wait_ns"].sum()
+    return Totals(
+        at_ns=sample.at_ns,
+        clock_ns=int(processes["cpu_ns"].sum()),
+        gone_ns=int(processes["gone_cpu_ns"].sum()),
+        waited_for_ns=int(processes["waited_for_ns"].sum()),
+        wait_ns=None if (threads["wait_ns"] < 0).any() else int(wait_ns),
+    )
+
+
+def cpu_between(first: Totals, last: Totals) -> int:
+    """Descendants that ended are counted as last seen, or, in clock ticks, by those who have waited for them."""
+    gone_ns, waited_for_ns = last.gone_ns - first.gone_ns, last.waited_for_ns - first.waited_for_ns
+    return last.clock_ns - first.clock_ns + max(gone_ns, waited_for_ns)
+
+
+def wait_between(first: Totals, last: Totals) -> int | None:
+    """Run-queue delay; ``None`` where it is not told."""
+    return None if first.wait_ns is None or last.wait_ns is None else last.wait_ns - first.wait_ns
+
+
 def _all_of(sample: Sample) -> tuple[Rows, Rows, Rows]:
     """Processes, threads and details of a sample that has them."""
     if sample.processes is None or sample.details is None:
@@ -196,25 +237,3 @@ def _all_of(sample: Sample) -> tuple[Rows, Rows, Rows]:
 
 def _living(sample: Sample) -> list[tuple[int, int]]:
     return list(zip(sample.threads["pid"].tolist(), sample.threads["tid"].tolist(), strict=True))
-
-
-def _totals(sample: Sample) -> _Totals:
-    processes, threads, _ = _all_of(sample)
-    wait_ns = threads["wait_ns"].sum() + processes["ended_wait_ns"].sum() + processes["gone_wait_ns"].sum()
-    return _Totals(
-        at_ns=sample.at_ns,
-        clock_ns=int(processes["cpu_ns"].sum()),
-        gone_ns=int(processes["gone_cpu_ns"].sum()),
-        waited_for_ns=int(processes["waited_for_ns"].sum()),
-        wait_ns=None if (threads["wait_ns"] < 0).any() else int(wait_ns),
-    )
-
-
-def _cpu_between(first: _Totals, last: _Totals) -> int:
-    """Descendants that ended are counted as last seen, or, in clock ticks, by those who have waited for them."""
-    gone_ns, waited_for_ns = last.gone_ns - first.gone_ns, last.waited_for_ns - first.waited_for_ns
-    return last.clock_ns - first.clock_ns + max(gone_ns, waited_for_ns)
-
-
-def _wait_between(first: _Totals, last: _Totals) -> int | None:
-    return None if first.wait_ns is None or last.wait_ns is None else last.wait_ns - first.wait_ns

@@ -12,7 +12,7 @@ from ..host.cpu_times import busy_ns
 from ..host.sampling import TimesSource
 from .findings import findings_of
 from .sampler import ThreadSampler, best_source
-from .statistics import Grant, ThreadUsageStats, WorkerUsage, usage_of
+from .statistics import NOT_WATCHED, BandwidthUsage, Grant, ThreadUsageStats, WorkerUsage, usage_of
 from .tally import Tally
 
 
@@ -52,7 +52,9 @@ class Watch:
             return usage
 
 
-def report_on(watched: Sequence[tuple[Watch, Grant]], cpus_usable: int) -> ThreadUsageStats:
+def report_on(
+    watched: Sequence[tuple[Watch, Grant]], cpus_usable: int, bandwidth: BandwidthUsage = NOT_WATCHED
+) -> ThreadUsageStats:
     """What each worker did since the last report on it, all of them together, and what a user should know."""
     workers = [watch.report(grant) for watch, grant in watched]
     findings = [
@@ -60,7 +62,7 @@ def report_on(watched: Sequence[tuple[Watch, Grant]], cpus_usable: int) -> Threa
     ]
     leased = CpuSet(cpu for _, grant in watched for cpu in grant.leased)
     source = watched[0][0].source if watched else best_source()
-    return usage_of(workers, findings, leased, cpus_usable, source)
+    return usage_of(workers, findings, leased, cpus_usable, source, bandwidth)
 
 
 def busy_between(before: dict[int, int] | None, now: dict[int, int] | None, cpus: CpuSet | None) -> int | None:

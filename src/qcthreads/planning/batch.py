@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -42,11 +43,18 @@ class Choices:
 
     @cached_property
     def bound_s(self) -> float:
-        """The smallest T for which the costs of the cheapest widths that meet T come to T at most."""
+        """:meth:`bound` of these tasks alone."""
+        return self.bound()
+
+    def bound(self, already_s: float = 0.0) -> float:
+        """The smallest T for which the costs of the cheapest widths that meet T, and ``already_s``, come to T at most.
+
+        ``already_s``: seconds for which others that go on running take up the whole node.
+        """
         if not len(self.widths):
-            return 0.0
+            return already_s
         longest_s = float(self.times_s.min(axis=1).max())
-        total_s = float(self.costs_s[np.arange(len(self.widths)), self.cheapest(longest_s)].sum())
+        total_s = already_s + float(self.costs_s[np.arange(len(self.widths)), self.cheapest(longest_s)].sum())
         if total_s <= longest_s:
             return longest_s
         # Between the two, each cheaper width opens up once T reaches its time.
@@ -83,6 +91,22 @@ class Batch(Sequence[Task]):
     def of(cls, tasks: Sequence[Task], capacity: Capacity) -> Batch:
         """``tasks`` itself where it is such a batch already."""
         return tasks if isinstance(tasks, Batch) and tasks.capacity == capacity else cls(tasks, capacity)
+
+    def retimed(self, rows: Integers, times_s: Floats, capacity: Capacity) -> Batch:
+        """The tasks of ``rows`` with ``times_s`` at the widths they list, within another capacity.
+
+        Unchecked: each of them has to fit.
+        """
+        made = copy(self)
+        made.__dict__ = {
+            "tasks": tuple(self.tasks[row] for row in rows.tolist()),
+            "capacity": capacity,
+            "memory_bytes": self.memory_bytes[rows],
+            "traffic_bytes": self.traffic_bytes[rows],
+            "_table": (self.widths[rows], times_s),
+            "_choices": {},
+        }
+        return made
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..cpuset import CpuSet
 from ..machine import Machine
 from .batch import Batch, Choices
-from .model import Task, capacity_of, usable_of
+from .model import Capacity, Running, Task, capacity_of, usable_of
 
 # Of a task that leaves room for no more than this many of its kind the bound counts how many run side by side.
 _MOST_SIDE_BY_SIDE = 64
@@ -48,16 +48,34 @@ def bound_of(batch: Batch) -> float:
     return max(bound_s for bound_s, _ in bounds_of(batch))
 
 
-def bounds_of(batch: Batch) -> list[tuple[float, Choices]]:
-    """Bounds in seconds, and the widths worth having as each weighs them; the first counts CPUs alone."""
+def bounds_of(batch: Batch, running: Sequence[Running] = ()) -> list[tuple[float, Choices]]:
+    """Bounds in seconds, and the widths worth having as each weighs them; the first counts CPUs alone.
+
+    ``running``: what goes on running beside the batch.
+    """
     weights: list[dict[str, float]] = [{}]
     if math.isfinite(batch.capacity.memory_bytes) and batch.memory_bytes.any():
         weights += [{"cpus": 1 - weight, "memory": weight} for weight in _WEIGHTS]
     if math.isfinite(batch.capacity.bandwidth_bytes_per_s) and batch.traffic_bytes.any():
         weights += [{"cpus": 1 - weight, "bandwidth": weight} for weight in _WEIGHTS]
     few_s = _few_side_by_side(batch) if len(weights) > 1 else 0.0
-    weighed = [batch.choices(**weight) for weight in weights]
-    return [(max(choices.bound_s, few_s if number else 0.0), choices) for number, choices in enumerate(weighed)]
+    found = []
+    for weight in weights:
+        choices = batch.choices(**weight)
+        bound_s = choices.bound(_taken_up(batch.capacity, running, **weight)) if running else choices.bound_s
+        found.append((max(bound_s, few_s if weight else 0.0), choices))
+    return found
+
+
+def _taken_up(
+    capacity: Capacity, running: Sequence[Running], cpus: float = 1.0, memory: float = 0.0, bandwidth: float = 0.0
+) -> float:
+    """For how many seconds, were it the whole node at once; what moves meanwhile is not known."""
+    del bandwidth
+    taken_s = cpus * sum(one.left_s * one.width for one in running) / capacity.cpus
+    if memory:
+        taken_s += memory * sum(one.left_s * one.memory_bytes for one in running) / capacity.memory_bytes
+    return taken_s
 
 
 def _few_side_by_side(batch: Batch) -> float:

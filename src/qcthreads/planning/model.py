@@ -33,6 +33,15 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """A task that has started, and cannot be changed: for how long it goes on, and what it has."""
+
+    left_s: float
+    width: int
+    memory_bytes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """One task, placed: where and when."""
 

@@ -12,11 +12,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 
 from .batch import Batch, Choices
+from .model import Running
 
 # (width, start, end)
 Entry = tuple[int, float, float]
@@ -138,18 +139,24 @@ def insert(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable
     return Timetable(entries, late, max((end_s for _, _, end_s in entries), default=0.0))
 
 
-def start(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable:
-    """List scheduling: whenever something ends, every task that fits starts, the first in order first."""
+def start(layout: Layout, order: Sequence[int], deadline_s: float, beside: Sequence[Running] = ()) -> Timetable:
+    """List scheduling: whenever something ends, every task that fits starts, the first in order first.
+
+    ``beside``: what runs already; the makespan includes it.
+    """
     _, widths, times_s = layout.chosen(deadline_s)
     latest_s = deadline_s * (1 + _ROUNDING)
     queues = _Queues(layout, order, widths, times_s)
     free, memory, bandwidth = layout.cpus, layout.memory_bytes, layout.bandwidth
-    running: list[tuple[float, int, float, int]] = []
+    running = [(one.left_s, one.width, one.memory_bytes, 0) for one in beside]
+    heapify(running)
+    free -= sum(one.width for one in beside)
+    memory -= sum(one.memory_bytes for one in beside)
     entries: list[Entry] = [(0, 0.0, 0.0)] * len(order)
     now_s = 0.0
     left = len(order)
     while left:
-        found = queues.take(free, memory, bandwidth) if free else None
+        found = queues.take(free, memory, bandwidth) if free > 0 else None
         if found is None:
             now_s, width, need, rate = heappop(running)
             free, memory, bandwidth = free + width, memory + need, bandwidth + rate
@@ -164,7 +171,7 @@ def start(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable:
         entries[task] = width, now_s, end_s
         left -= 1
     late = [task for task in order if entries[task][2] > latest_s]
-    return Timetable(entries, late, max((end_s for _, _, end_s in entries), default=0.0))
+    return Timetable(entries, late, max((end_s for end_s, *_ in running), default=now_s))
 
 
 class _Profile:

@@ -1,6 +1,57 @@
 """CP2K: MPI ranks times OpenMP threads; for exec only."""
 
-from .spec import Fact, Known, ParallelModel, ProgramSpec
+from .spec import Fact, Known, ParallelModel, ProgramSpec, Sample
+
+_WATER = """
+&GLOBAL
+  PROJECT water
+  RUN_TYPE ENERGY
+  PRINT_LEVEL LOW
+&END GLOBAL
+&FORCE_EVAL
+  METHOD QS
+  &DFT
+    BASIS_SET_FILE_NAME GTH_BASIS_SETS
+    POTENTIAL_FILE_NAME GTH_POTENTIALS
+    &MGRID
+      CUTOFF 280
+    &END MGRID
+    &SCF
+      EPS_SCF 1.0E-6
+      SCF_GUESS ATOMIC
+      MAX_SCF 200
+      &OT
+      &END OT
+      &PRINT
+        &RESTART OFF
+        &END RESTART
+      &END PRINT
+    &END SCF
+    &XC
+      &XC_FUNCTIONAL PADE
+      &END XC_FUNCTIONAL
+    &END XC
+  &END DFT
+  &SUBSYS
+    &CELL
+      ABC 8.0 8.0 8.0
+    &END CELL
+    &COORD
+      O 0.000  0.000  0.120
+      H 0.000  0.760 -0.480
+      H 0.000 -0.760 -0.480
+    &END COORD
+    &KIND O
+      BASIS_SET DZVP-GTH
+      POTENTIAL GTH-PADE-q6
+    &END KIND
+    &KIND H
+      BASIS_SET DZVP-GTH
+      POTENTIAL GTH-PADE-q1
+    &END KIND
+  &END SUBSYS
+&END FORCE_EVAL
+"""
 
 SPEC = ProgramSpec(
     name="cp2k",
@@ -12,6 +63,9 @@ SPEC = ProgramSpec(
     command="mpirun -np {ranks} cp2k.psmp -i input.inp",
     executable="cp2k.psmp",
     version_command=("cp2k.psmp", "--version"),
+    sample=Sample(input_text=_WATER),
+    energy_pattern=r"ENERGY\| Total FORCE_EVAL .*:\s+(-?\d+\.\d+)",
+    measured_with="2023.1 psmp and Open MPI 4.1.4",
     install_hint="on Debian: apt install cp2k, or conda install -c conda-forge cp2k",
     facts=(
         Fact(
@@ -35,6 +89,13 @@ SPEC = ProgramSpec(
         Fact(
             "width",
             "3.70 s with one thread, 3.20 s with two, 2.85 s with two ranks.",
+            Known.MEASURED,
+            "2023.1 psmp, 2 cores",
+        ),
+        Fact(
+            "trap",
+            "Its threads spin while they wait for each other: on CPUs that others kept busy two took 10 s and more "
+            "where 2.6 s was due.",
             Known.MEASURED,
             "2023.1 psmp, 2 cores",
         ),

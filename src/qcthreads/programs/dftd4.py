@@ -1,6 +1,6 @@
 """DFT-D4 by its Python API, in the worker: OpenMP that small molecules do not gain from."""
 
-from .spec import Fact, Known, ParallelModel, ProgramSpec
+from .spec import Fact, Known, ParallelModel, ProgramSpec, Sample
 
 SPEC = ProgramSpec(
     name="dftd4",
@@ -11,6 +11,7 @@ SPEC = ProgramSpec(
     takes_basis=False,
     python_module="dftd4",
     preload=("dftd4.qcschema",),
+    sample=Sample(waters=128, method="pbe", keywords={"level_hint": "d4"}),
     install_hint="pip install dftd4, or conda install -c conda-forge dftd4-python",
     measured_with="4.3.1",
     facts=(

@@ -1,6 +1,6 @@
 """MOPAC: no parallel region of its own; small systems gain nothing from a threaded BLAS."""
 
-from .spec import Fact, Known, ParallelModel, ProgramSpec
+from .spec import Fact, Known, ParallelModel, ProgramSpec, Sample
 
 SPEC = ProgramSpec(
     name="mopac",
@@ -13,6 +13,7 @@ SPEC = ProgramSpec(
     takes_basis=False,
     executable="mopac",
     version_command=("mopac", "--version"),
+    sample=Sample(waters=60, method="pm7"),
     install_hint="on Debian: apt install mopac, or conda install -c conda-forge mopac; never PyPI's mopac, "
     "an unrelated package",
     measured_with="22.0.6",

@@ -1,6 +1,6 @@
 """NWChem: MPI ranks under Global Arrays, one thread each; QCEngine starts more than one rank only if told how."""
 
-from .spec import Fact, Known, MemorySetting, ParallelModel, ProgramSpec
+from .spec import Fact, Known, MemorySetting, ParallelModel, ProgramSpec, Sample
 
 SPEC = ProgramSpec(
     name="nwchem",
@@ -22,6 +22,7 @@ SPEC = ProgramSpec(
     ),
     executable="nwchem",
     required_modules=("networkx",),
+    sample=Sample(waters=2, method="hf", basis="cc-pvdz"),
     install_hint="on Debian: apt install nwchem openmpi-bin libopenblas0-pthread; with it: pip install networkx",
     measured_with="7.0.2 and Open MPI 4.1.4",
     facts=(
@@ -76,9 +77,10 @@ SPEC = ProgramSpec(
         ),
         Fact(
             "trap",
-            "libpsm2, where Open MPI loads it, puts each rank on CPU 0 for some milliseconds and back into its mask.",
+            "libpsm2, where Open MPI loads it, puts each rank on CPU 0 for some milliseconds, or tenths of a second "
+            "where that CPU is busy, and back into its mask: it measures the clock there.",
             Known.MEASURED,
-            "7.0.2 and Open MPI 4.1.4 under taskset",
+            "7.0.2 and Open MPI 4.1.4 under taskset; strace",
         ),
         Fact("check", "The output says nproc.", Known.MEASURED, "7.0.2"),
     ),

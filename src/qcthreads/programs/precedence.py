@@ -23,15 +23,24 @@ class Told:
     """One line for each kind of variable that is not as the caller, or not as ``settings`` had it."""
 
 
-def settle(settings: Settings, callers: Mapping[str, str]) -> Told:
-    """What a command under ``settings`` is told by a caller whose own environment is ``callers``."""
-    environment, kept, replaced = {}, {}, []
+def settle(settings: Settings, callers: Mapping[str, str], *, counts: bool = True) -> Told:
+    """What a command under ``settings`` is told by a caller whose own environment is ``callers``.
+
+    ``counts``: a smaller number of threads of the caller's wins. Not where the width was asked for and QCEngine tells
+    it to the program besides.
+    """
+    environment, kept, replaced, asked = {}, {}, [], []
+    scratch = settings.task_config.get("scratch_directory")
     for name, ours in settings.environment.items():
         theirs = callers.get(name, ours)
-        if theirs.lower() == ours.lower():
+        if theirs.lower() == ours.lower() or (scratch and scratch in ours):  # chosen for this one calculation
             environment[name] = ours
         elif _cannot_oversubscribe(name, theirs, ours):
-            kept[name] = theirs
+            if ours.isdigit() and not counts:
+                environment[name] = ours
+                asked.append(f"{name}={theirs} (now {ours})")
+            else:
+                kept[name] = theirs
         else:
             environment[name] = ours
             replaced.append(f"{name}={theirs} (now {ours})")
@@ -39,11 +48,17 @@ def settle(settings: Settings, callers: Mapping[str, str]) -> Told:
     said = {
         "kept as you set them": [f"{name}={theirs}" for name, theirs in kept.items()],
         "not as you set them, which might use more than the lease": replaced,
+        "not as you set them, for another width was asked for": asked,
         "removed, for they contradict the lease": removed,
     }
     return Told(
         environment, removed, kept, tuple(f"{what}: {', '.join(names)}" for what, names in said.items() if names)
     )
+
+
+def environment_under(told: Told, callers: Mapping[str, str]) -> dict[str, str]:
+    """``callers`` as a child that is told ``told`` sees it."""
+    return {**{name: value for name, value in callers.items() if name not in told.removed}, **told.environment}
 
 
 def _cannot_oversubscribe(name: str, theirs: str, ours: str) -> bool:

@@ -1,6 +1,6 @@
 """Psi4: one process, OpenMP and threaded BLAS; QCEngine starts it as a command and tells it its width."""
 
-from .spec import Fact, Known, MemorySetting, ParallelModel, ProgramSpec
+from .spec import Fact, Known, MemorySetting, ParallelModel, ProgramSpec, Sample
 
 SPEC = ProgramSpec(
     name="psi4",
@@ -25,6 +25,7 @@ SPEC = ProgramSpec(
     version_command=("psi4", "--version"),
     per_calculation_keywords={"num_frozen_docc": 'write {"freeze_core": true}'},
     harness_module="qcthreads.programs.harnesses.psi4",
+    sample=Sample(waters=2, method="hf", basis="cc-pvtz", keywords={"scf_type": "df"}),
     install_hint="conda install -c conda-forge psi4, or on Debian: apt install psi4 libopenblas0-pthread",
     measured_with="1.3.2",
     facts=(

@@ -1,6 +1,6 @@
 """PySCF: Python in the worker itself, OpenMP inside; through a QCEngine harness of ours, for QCEngine has none."""
 
-from .spec import Fact, Known, MemorySetting, ParallelModel, ProgramSpec
+from .spec import Fact, Known, MemorySetting, ParallelModel, ProgramSpec, Sample
 
 SPEC = ProgramSpec(
     name="pyscf",
@@ -22,6 +22,7 @@ SPEC = ProgramSpec(
     preload=("pyscf.scf", "pyscf.mp", "pyscf.df"),
     check="qcthreads.programs.harnesses.pyscf:check",
     per_calculation_keywords={"frozen_core": 'write {"frozen_core": true}'},
+    sample=Sample(waters=4, method="hf", basis="cc-pvdz"),
     install_hint="pip install 'qcthreads[run]' (Linux and macOS)",
     measured_with="2.14",
     facts=(

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -97,6 +98,12 @@ def find(spec: ProgramSpec) -> Installation | None:
         return None
     missing = tuple(module for module in spec.required_modules if _module_path(module) is None)
     return Installation(program=spec.name, path=path, missing=missing)
+
+
+def useful_width(programs: Iterable[str]) -> int | None:
+    """Beyond this width none of ``programs`` gets faster; ``None``: of some it is not known."""
+    widths = [get(name).useful_width for name in programs]
+    return max((width for width in widths if width is not None), default=None) if None not in widths else None
 
 
 def require(name: str, *, through_qcengine: bool = True) -> Installation:

@@ -1,6 +1,6 @@
 """simple-dftd3 by its Python API, in the worker: threads only in builds that small molecules do not gain from."""
 
-from .spec import Fact, Known, ParallelModel, ProgramSpec
+from .spec import Fact, Known, ParallelModel, ProgramSpec, Sample
 
 SPEC = ProgramSpec(
     name="s-dftd3",
@@ -11,6 +11,7 @@ SPEC = ProgramSpec(
     takes_basis=False,
     python_module="dftd3",
     preload=("dftd3.qcschema",),
+    sample=Sample(waters=256, method="pbe", keywords={"level_hint": "d3bj"}),
     install_hint="pip install dftd3, or conda install -c conda-forge dftd3-python",
     measured_with="1.7.0",
     facts=(

@@ -57,6 +57,21 @@ class MemorySetting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A small real calculation, of a second or so, by which ``qcthreads verify`` sees what the program does.
+
+    Through QCEngine it is the energy of ``waters`` water molecules on a grid; of a program without a harness, a run of
+    ``ProgramSpec.command`` on ``input_text``, in which ``{threads}``, ``{ranks}`` and ``{width}`` are filled in.
+    """
+
+    waters: int = 0
+    method: str = ""
+    basis: str | None = None
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    input_text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramSpec:
     """One program. ``name`` is what QCEngine calls it, in lower case.
 
@@ -114,6 +129,10 @@ class ProgramSpec:
     per_calculation_keywords: Mapping[str, str] = field(default_factory=dict)
     """Keywords, in lower case, that give a number of orbitals, with what to write instead: the same in monomer and
     dimer, such a number leaves no meaning to their difference."""
+    sample: Sample | None = None
+    """``None``: ``qcthreads verify`` has to be given an input."""
+    energy_pattern: str = ""
+    """Of a program without a harness: the last match in its output has the energy in hartree as its first group."""
     install_hint: str
     measured_with: str = ""
     """The version that was run with these settings, its threads or ranks counted."""
@@ -123,6 +142,10 @@ class ProgramSpec:
     def processes_scale(self) -> bool:
         """A width means so many processes of one thread, and not one process of so many threads."""
         return self.parallel_model in (ParallelModel.MPI, ParallelModel.OWN_LAUNCHER)
+
+    def gpus_of(self, there: int) -> int:
+        """How many GPUs a calculation gets that says nothing of them: one of ``there``, where it computes on GPUs."""
+        return min(1, there) if self.gpu else 0
 
     @property
     def starts_mpi(self) -> bool:

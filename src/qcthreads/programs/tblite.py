@@ -1,6 +1,6 @@
 """tblite in the worker itself, through a QCEngine harness of ours, for QCEngine has none: libgomp alone has threads."""
 
-from .spec import Fact, Known, ParallelModel, ProgramSpec
+from .spec import Fact, Known, ParallelModel, ProgramSpec, Sample
 
 SPEC = ProgramSpec(
     name="tblite",
@@ -17,6 +17,7 @@ SPEC = ProgramSpec(
     preload=("tblite.qcschema",),
     takes_basis=False,
     usual_method="GFN2-xTB",
+    sample=Sample(waters=64, method="GFN2-xTB"),
     install_hint="pip install tblite qcengine, or conda install -c conda-forge tblite-python",
     measured_with="0.8.0",
     facts=(

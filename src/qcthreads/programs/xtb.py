@@ -1,6 +1,6 @@
 """xtb by its Python API, in the worker itself: libgomp, and a pthreads OpenBLAS that must be held at one thread."""
 
-from .spec import Fact, Known, ParallelModel, ProgramSpec
+from .spec import Fact, Known, ParallelModel, ProgramSpec, Sample
 
 SPEC = ProgramSpec(
     name="xtb",
@@ -17,6 +17,7 @@ SPEC = ProgramSpec(
     preload=("xtb.qcschema.harness",),
     takes_basis=False,
     usual_method="GFN2-xTB",
+    sample=Sample(waters=64, method="GFN2-xTB"),
     install_hint="pip install 'qcthreads[xtb]' (Linux, Python 3.11), or conda install -c conda-forge xtb-python",
     measured_with="the wheel 22.1",
     facts=(

@@ -1,0 +1,157 @@
+"""Cost models on disk: what was measured on this machine, and what was shipped from another; fits nothing itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ..errors import InputError, MachineError
+from ..host.profiles import cpu_model, data_directory, fingerprint, write_whole
+from ..machine import Machine
+from ..planning.costs import CostModel, Observation, Size, thinned
+from ..programs import registry
+
+FORMAT = 1
+"""A file of another format is not read."""
+
+# Of each program, method and basis: 300 kB of JSON, and a fit in 0.1 s.
+_KEPT = 400
+
+# So many calculations of this machine tell how fast it is beside another.
+_ENOUGH_TO_SCALE = 3
+
+_log = logging.getLogger("qcthreads")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What calculations must have in common for one model: within it only their size differs."""
+
+    program: str
+    driver: str
+    method: str
+    basis: str
+    """Empty: none."""
+
+    @property
+    def key(self) -> str:
+        """In a file."""
+        return "|".join((self.driver, self.method.lower(), self.basis.lower()))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model and where it is from."""
+
+    model: CostModel
+    source: str
+    """``none``, ``shipped`` (another machine's) or ``here``."""
+
+
+class CostStore:
+    """The cost models of one user on one machine; one file for each program.
+
+    Parameters
+    ----------
+    machine
+        Whose times these are: by its topology and kind of CPU.
+    environ
+        Says where the files are: ``XDG_DATA_HOME``, ``HOME``; ``None``: this process's.
+    """
+
+    def __init__(self, machine: Machine, environ: Mapping[str, str] | None = None) -> None:
+        self._folder = data_directory(environ) / "machines" / fingerprint(machine, cpu_model()) / "costs"
+
+    def path(self, program: str) -> Path:
+        """The program's file; it need not be there."""
+        return self._folder / f"{re.sub('[^a-z0-9_.+-]', '_', program.lower())}.json"
+
+    def model(self, kind: Kind) -> StoredModel:
+        """What is known of ``kind``: measured here, with what was shipped, scaled to this machine's speed."""
+        own = self._read(kind.program).get(kind.key, ())
+        shipped = shipped_observations(kind)
+        model = CostModel(method=kind.method, useful_width=registry.get(kind.program).useful_width)
+        if not own:
+            return StoredModel(model.with_observations(shipped), "shipped" if shipped else "none")
+        own_model = model.with_observations(own)
+        if shipped and len(own) >= _ENOUGH_TO_SCALE:
+            own_model = own_model.with_observations(_scaled(model.with_observations(shipped), own))
+        return StoredModel(own_model, "here")
+
+    def add(self, kind: Kind, observations: Iterable[Observation]) -> Path:
+        """Keep these, too. Of two that write at the same time one may lose what it adds; the file stays whole.
+
+        Raises MachineError where it cannot be written.
+        """
+        path = self.path(kind.program)
+        known = self._read(kind.program)
+        known[kind.key] = thinned([*known.get(kind.key, ()), *observations], _KEPT)
+        document = document_of(kind.program, cpu_model(), known)
+        try:
+            write_whole(path, json.dumps(document, indent=1) + "\n")
+        except OSError as error:
+            raise MachineError(
+                f"measured times cannot be kept in {path}: {error.strerror or error}; make room there, or name another "
+                "directory with XDG_DATA_HOME"
+            ) from error
+        return path
+
+    def _read(self, program: str) -> dict[str, tuple[Observation, ...]]:
+        path = self.path(program)
+        try:
+            return observations_of(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, InputError) as error:
+            _log.warning("measured times in %s are not used: %s", path, error)
+            return {}
+
+
+def shipped_observations(kind: Kind) -> tuple[Observation, ...]:
+    """Measured on another machine, and part of the package."""
+    file = resources.files("qcthreads.execution") / "costs" / f"{kind.program}.json"
+    if not file.is_file():
+        return ()
+    return observations_of(json.loads(file.read_text(encoding="utf-8"))).get(kind.key, ())
+
+
+def document_of(program: str, machine: str, known: Mapping[str, Iterable[Observation]]) -> dict[str, Any]:
+    """The contents of a file."""
+    models = {
+        key: CostModel(method="", observations=tuple(seen)).to_json()["observations"] for key, seen in known.items()
+    }
+    return {"format": FORMAT, "program": program, "measured_on": machine, "models": models}
+
+
+def observations_of(document: Any) -> dict[str, tuple[Observation, ...]]:
+    """The inverse. InputError where it cannot be such."""
+    if (
+        not isinstance(document, dict)
+        or document.get("format") != FORMAT
+        or not isinstance(document.get("models"), dict)
+    ):
+        raise InputError(f"it is no file of measured times of format {FORMAT}")
+    return {
+        str(key): CostModel.from_json({"method": "", "useful_width": None, "observations": rows}).observations
+        for key, rows in document["models"].items()
+    }
+
+
+def _scaled(shipped: CostModel, own: Iterable[Observation]) -> list[Observation]:
+    """The shipped observations of sizes that were not seen here, as if this machine had made them."""
+    ratios, seen_here = [], set[Size]()
+    for seen in own:
+        expected = shipped.seconds(seen.size, seen.width)
+        assert expected is not None
+        ratios.append(math.log(seen.wall_s / expected.value))
+        seen_here.add(seen.size)
+    slower = math.exp(median(ratios))
+    return [replace(seen, wall_s=seen.wall_s * slower) for seen in shipped.observations if seen.size not in seen_here]

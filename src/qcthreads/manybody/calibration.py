@@ -1,0 +1,185 @@
+"""Runs a ladder of molecules at several widths and tells what each took; fits, keeps and prints nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import CalculationError, InputError
+from ..execution.calculation import Calculation, Outcome
+from ..execution.cost_store import Kind
+from ..execution.engine import LocalEngine
+from ..planning.cost import relative_cost
+from ..planning.costs import CostModel, Observation, Size
+from ..programs import registry
+from .sizes import size_of
+
+BOHR_PER_ANGSTROM = 1.8897261254578281  # CODATA 2014, as QCElemental has it
+
+# Experimental geometries in angstrom (NIST Computational Chemistry Comparison and Benchmark Database, release 22).
+_WATER = (("O", 0.0, 0.0, 0.1173), ("H", 0.0, 0.7572, -0.4692), ("H", 0.0, -0.7572, -0.4692))
+_AMMONIA = (
+    ("N", 0.0, 0.0, 0.0),
+    ("H", 0.0, -0.9377, -0.3816),
+    ("H", 0.8121, 0.4689, -0.3816),
+    ("H", -0.8121, 0.4689, -0.3816),
+)
+_METHANE = (
+    ("C", 0.0, 0.0, 0.0),
+    ("H", 0.6276, 0.6276, 0.6276),
+    ("H", 0.6276, -0.6276, -0.6276),
+    ("H", -0.6276, 0.6276, -0.6276),
+    ("H", -0.6276, -0.6276, 0.6276),
+)
+_NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8}
+_APART = 3.2  # angstrom between molecules: about that of waters in liquid water and of what they are bound to
+
+# (molecule, how many, of which so many are ghosts), from small to large.
+_LADDER = (
+    (_WATER, 1, 0),
+    (_AMMONIA, 1, 0),
+    (_METHANE, 1, 0),
+    (_WATER, 2, 1),
+    (_WATER, 2, 0),
+    (_WATER, 3, 2),
+    (_WATER, 3, 1),
+    (_WATER, 3, 0),
+    (_METHANE, 3, 0),
+    (_WATER, 4, 3),
+    (_WATER, 4, 0),
+    (_AMMONIA, 5, 0),
+    (_WATER, 6, 4),
+    (_WATER, 6, 0),
+    (_WATER, 8, 0),
+    (_WATER, 12, 0),
+    (_WATER, 16, 0),
+    (_WATER, 24, 0),
+    (_WATER, 32, 0),
+)
+
+_AT_ANY_WIDTH = 2  # repetitions: the first at a width may warm what the second finds
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One molecule of the ladder."""
+
+    label: str
+    molecule: dict[str, Any]
+    """QCSchema, in bohr."""
+    size: Size
+
+
+def ladder(*, with_basis: bool) -> list[Rung]:
+    """From one molecule to 32, with ghosts where there is a basis that they can bring; the cheapest first."""
+    rungs = [_rung(*shape, with_basis=with_basis) for shape in _LADDER if with_basis or not shape[2]]
+    return sorted(rungs, key=lambda rung: (rung.size.basis_functions, rung.size.electrons))
+
+
+def calibrate(
+    kind: Kind,
+    engine: LocalEngine,
+    widths: Sequence[int],
+    seconds: float,
+    *,
+    memory_bytes: int = 0,
+    keywords: dict[str, Any] | None = None,
+    on_rung: Callable[[Rung, int, float], None] = lambda *_: None,
+) -> list[Observation]:
+    """Climb until the next molecule would probably not end within ``seconds``; one calculation at a time.
+
+    The time that workers take to start is not counted.
+
+    ``on_rung`` is told each molecule, width and wall time (s).
+
+    Raises
+    ------
+    InputError, MachineError
+        As from the engine: an unknown program, one that is not installed, a width that does not fit.
+    CalculationError
+        The program failed on the smallest molecule.
+    """
+    if not seconds > 0:
+        raise InputError(f"a calibration takes seconds above 0, not {seconds:g}")
+    climbing = _Climb(kind, engine, memory_bytes, keywords or {})
+    rungs = ladder(with_basis=bool(kind.basis))
+    for width in widths:
+        climbing.run(rungs[0], width)  # what a program does once for a worker is no molecule's
+    began = time.monotonic()
+    seen: list[Observation] = []
+    for rung in rungs:
+        left_s = seconds - (time.monotonic() - began)
+        if left_s < _expected_s(kind.method, seen, rung.size) * len(widths):
+            break
+        for width in widths:
+            best = min((climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH)), key=lambda outcome: outcome.wall_s)
+            seen.append(Observation(rung.size, width, best.wall_s, best.peak_memory_bytes))
+            on_rung(rung, width, best.wall_s)
+    return seen
+
+
+class _Climb:
+    def __init__(self, kind: Kind, engine: LocalEngine, memory_bytes: int, keywords: dict[str, Any]) -> None:
+        self._kind, self._engine, self._memory_bytes, self._keywords = kind, engine, memory_bytes, keywords
+        self._count = 0
+
+    def run(self, rung: Rung, width: int) -> Outcome:
+        self._count += 1
+        model = {"method": self._kind.method} | ({"basis": self._kind.basis} if self._kind.basis else {})
+        specification = {"program": self._kind.program, "driver": self._kind.driver, "model": model}
+        calculation = Calculation(
+            label=f"{rung.label}, {width} wide, number {self._count}",
+            program=self._kind.program,
+            input=_atomic_input(rung.molecule, {**specification, "keywords": self._keywords}),
+            threads=width,
+            memory_bytes=self._memory_bytes,
+        )
+        (outcome,) = self._engine.run([calculation], max_workers=1)
+        if outcome.status != "finished":
+            title = registry.get(self._kind.program).title
+            raise CalculationError(f"{title} failed on {rung.label} with {width} threads: {outcome.error}")
+        return outcome
+
+
+def _expected_s(method: str, seen: Sequence[Observation], size: Size) -> float:
+    """All repetitions at width 1; by theory from the largest so far until there are enough for a model."""
+    if not seen:
+        return 0.0
+    if len({one.size for one in seen}) > 3:
+        estimate = CostModel(method=method, observations=tuple(seen)).seconds(size)
+        assert estimate is not None
+        return estimate.value * _AT_ANY_WIDTH
+    last = seen[-1]
+    grown = relative_cost(method, basis_functions=size.basis_functions) / relative_cost(
+        method, basis_functions=last.size.basis_functions
+    )
+    return last.wall_s * math.sqrt(grown) * _AT_ANY_WIDTH  # most of a small calculation does not grow
+
+
+def _rung(shape: Sequence[tuple[str, float, float, float]], count: int, ghosts: int, *, with_basis: bool) -> Rung:
+    side = math.ceil(count ** (1 / 3))
+    places = [(_APART * (n % side), _APART * (n // side % side), _APART * (n // side**2)) for n in range(count)]
+    atoms = [(symbol, x + at[0], y + at[1], z + at[2]) for at in places for symbol, x, y, z in shape]
+    real = [n < len(shape) * (count - ghosts) for n in range(len(atoms))]
+    symbols = [symbol for symbol, *_ in atoms]
+    names = {id(_WATER): "water", id(_AMMONIA): "ammonia", id(_METHANE): "methane"}
+    label = f"{count} x {names[id(shape)]}" + (f", {ghosts} of them ghosts" if ghosts else "")
+    numbers = [_NUMBERS[symbol] for symbol in symbols]
+    size = size_of(
+        [number for number, there in zip(numbers, real, strict=True) if there],
+        [number for number, there in zip(numbers, real, strict=True) if not there],
+        with_basis=with_basis,
+    )
+    geometry = [round(value * BOHR_PER_ANGSTROM, 8) for _, *xyz in atoms for value in xyz]
+    return Rung(label, {"symbols": symbols, "geometry": geometry, "real": real}, size)
+
+
+def _atomic_input(molecule: dict[str, Any], specification: dict[str, Any]) -> dict[str, Any]:
+    from qcelemental.models.v2 import AtomicInput, Molecule
+
+    whole = Molecule(**molecule, fix_com=True, fix_orientation=True)
+    made: dict[str, Any] = AtomicInput(molecule=whole, specification=specification).model_dump(mode="json")
+    return made

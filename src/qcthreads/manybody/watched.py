@@ -1,0 +1,204 @@
+"""From attempts that were watched to a run's figures, findings and record; pure, measures and renders nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..cpuset import CpuSet
+from ..execution.labels import label_order, short_label
+from ..execution.observing import Attempt, Watching
+from ..host.limits import Limits, Rule
+from ..leases import LeaseBook
+from ..monitoring.findings import merged
+from ..monitoring.metrics import Live
+from ..monitoring.record import Calculated
+from ..monitoring.statistics import Finding, Moment, WorkerUsage, ratio, sum_known
+from ..units import format_size
+
+if TYPE_CHECKING:
+    from ..monitoring.run_monitor import RunMonitor
+
+# Of all usable PUs, on average over a run that is long enough for its beginning and its end not to be all of it.
+_IDLE_SHARE = 0.25
+_LONG_RUN_S = 10.0
+
+# Idle PUs over time are told in so many steps at most.
+_STEPS = 60
+
+
+def figures(attempts: Sequence[Attempt], moments: Sequence[Moment], usable: int) -> dict[str, Any]:
+    """What was seen of threads, CPUs and run queues, as data; ``None``: not known.
+
+    ``run_queue_s``: run-queue delay of all threads. ``contention``: run-queue delay / (run-queue delay + CPU time).
+    ``idle_pus``: usable PUs less the CPU time of workers, on average. ``idle_over_time``: the same at up to 60 times.
+    ``migrations``; ``worker_processes``: each with what it computed.
+    """
+    usages = [attempt.usage for attempt in attempts if attempt.usage is not None]
+    wait_ns = sum_known(usage.wait_ns for usage in usages) if usages else None
+    cpu_ns = sum(usage.cpu_ns for usage in usages)
+    idle = _idle(moments, usable)
+    return {
+        "watched": len(usages),
+        "run_queue_s": None if wait_ns is None else wait_ns / 1e9,
+        "contention": None if wait_ns is None else ratio(wait_ns, wait_ns + cpu_ns),
+        "idle_pus": _mean_idle(moments, usable),
+        "idle_over_time": [{"at_s": at_s, "idle_pus": pus} for at_s, pus in idle],
+        "migrations": sum(usage.migrations for usage in usages) if usages else None,
+        "worker_processes": _workers(attempts),
+    }
+
+
+def sampling(monitor: RunMonitor) -> dict[str, Any] | None:
+    """What the sampling did and cost; ``None`` where there was none."""
+    counts = monitor.counts
+    if counts is None:
+        return None
+    return {
+        "source": monitor.source,
+        "samples": counts.samples,
+        "detailed": counts.detailed,
+        "overruns": counts.overruns,
+        "dropped": counts.dropped,
+        "own_cpu_s": counts.own_cpu_ns / 1e9,
+    }
+
+
+def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int) -> list[Finding]:
+    """What was found about calculations, each kind once, and about the run as a whole."""
+    found = merged(
+        (short_label(attempt.outcome.label), attempt.grant, _with_peak(attempt, attempt.usage))
+        for attempt in attempts
+        if attempt.usage is not None
+    )
+    idle = _mean_idle(moments, usable)
+    if idle is not None and moments[-1].at_s >= _LONG_RUN_S and idle > _IDLE_SHARE * usable:
+        found.append(
+            Finding(
+                kind="idle",
+                message=f"{idle:.1f} of {usable} usable PUs were idle on average: use more workers, or let "
+                "--strategy auto decide; at the end the longest calculation may have run alone",
+            )
+        )
+    return found
+
+
+def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Live:
+    """A run at this moment; calculations are told apart by label, so that a retry does not count twice."""
+    attempts, monitor = watching.attempts, watching.monitor
+    status = {one.outcome.label: one.outcome.status for one in attempts if label_order(one.outcome.label)[0]}
+    held, moments, counts = book.held(), monitor.moments(0), monitor.counts
+    usages = [one.usage for one in attempts if one.usage is not None]
+    wait_ns = sum_known(usage.wait_ns for usage in usages)
+    return Live(
+        finished=sum(one == "finished" for one in status.values()),
+        failed=sum(one == "failed" for one in status.values()),
+        reused=reused,
+        running=len(watching.running),
+        total=total,
+        pus_usable=len(book.usable),
+        pus_leased=sum(len(lease.cpus) for lease in held),
+        moment=moments[-1] if moments else None,
+        cpu_s=sum(one.outcome.cpu_s for one in attempts),
+        run_queue_s=None if wait_ns is None else wait_ns / 1e9,
+        sampler_cpu_s=None if counts is None else counts.own_cpu_ns / 1e9,
+    )
+
+
+def calculated(attempts: Iterable[Attempt], began_at: float) -> tuple[Calculated, ...]:
+    """All attempts in order of start."""
+    made = [_calculated(attempt, began_at) for attempt in attempts]
+    return tuple(sorted(made, key=lambda one: (one.start_s, label_order(one.label), one.attempt)))
+
+
+def limits_in_words(limits: Limits) -> tuple[str, ...]:
+    """Each rule with what it allows and where it is told, the tightest first."""
+    rules = sorted(limits.rules, key=lambda rule: not rule.tightest)
+    return tuple(f"{rule.rule}: {_allowed(rule)} ({rule.source})" for rule in rules)
+
+
+def _calculated(attempt: Attempt, began_at: float) -> Calculated:
+    outcome, usage = attempt.outcome, attempt.usage
+    start_s = outcome.started_at - began_at
+    wait_ns = None if usage is None else usage.wait_ns
+    return Calculated(
+        label=outcome.label,
+        group=str(label_order(outcome.label)[0]),
+        attempt=outcome.attempts,
+        status=outcome.status,
+        error=outcome.error or "",
+        pid=outcome.worker_pid,
+        threads=outcome.threads,
+        threads_working=None if usage is None else usage.threads_working,
+        cpus=outcome.cpus,
+        cpus_seen=CpuSet() if usage is None else usage.cpus_seen,
+        start_s=start_s,
+        end_s=start_s + outcome.wall_s,
+        waited_s=outcome.waited_s,
+        # A worker that was ended tells nothing of itself.
+        cpu_s=outcome.cpu_s or (usage.cpu_ns / 1e9 if usage is not None else 0.0),
+        run_queue_s=None if wait_ns is None else wait_ns / 1e9,
+        memory_granted_bytes=attempt.grant.memory_bytes,
+        memory_peak_bytes=peak_bytes(attempt),
+    )
+
+
+def peak_bytes(attempt: Attempt) -> int:
+    """Of resident memory: as the worker tells of itself, or as seen with all its processes, whichever is more."""
+    seen = 0 if attempt.usage is None else attempt.usage.memory_peak_bytes
+    return max(attempt.outcome.peak_memory_bytes, seen)
+
+
+def _with_peak(attempt: Attempt, usage: WorkerUsage) -> WorkerUsage:
+    return replace(usage, memory_peak_bytes=peak_bytes(attempt))
+
+
+def _mean_idle(moments: Sequence[Moment], usable: int) -> float | None:
+    """Weighted by time; a moment lasts from the one before it."""
+    busy_s = before_s = 0.0
+    for moment in moments:
+        length_s = moment.at_s - max(before_s, 0.0)
+        busy_s += moment.cpus_busy * length_s
+        before_s = moment.at_s
+    return max(0.0, usable - busy_s / before_s) if before_s > 0 else None
+
+
+def _idle(moments: Sequence[Moment], usable: int) -> list[tuple[float, float]]:
+    """Averages over equal numbers of moments, each at its end."""
+    size = max(1, -(-len(moments) // _STEPS))
+    parts = [moments[at : at + size] for at in range(0, len(moments), size)]
+    return [(part[-1].at_s, max(0.0, usable - sum(one.cpus_busy for one in part) / len(part))) for part in parts]
+
+
+def _workers(attempts: Iterable[Attempt]) -> list[dict[str, Any]]:
+    by_pid: dict[int, list[Attempt]] = {}
+    for attempt in attempts:
+        by_pid.setdefault(attempt.outcome.worker_pid, []).append(attempt)
+    return [_worker(pid, done) for pid, done in by_pid.items()]
+
+
+def _worker(pid: int, done: Sequence[Attempt]) -> dict[str, Any]:
+    usages = [attempt.usage for attempt in done if attempt.usage is not None]
+    wait_ns = sum_known(usage.wait_ns for usage in usages) if usages else None
+    cpu_s = sum(attempt.outcome.cpu_s for attempt in done)
+    thread_s = sum(attempt.outcome.threads * attempt.outcome.wall_s for attempt in done)
+    return {
+        "pid": pid,
+        "calculations": len(done),
+        "threads": max(attempt.outcome.threads for attempt in done),
+        "threads_working": max((usage.threads_working for usage in usages), default=None),
+        "wall_s": sum(attempt.outcome.wall_s for attempt in done),
+        "cpu_s": cpu_s,
+        "efficiency": ratio(cpu_s, thread_s) if thread_s else None,
+        "run_queue_s": None if wait_ns is None else wait_ns / 1e9,
+        "migrations": sum(usage.migrations for usage in usages) if usages else None,
+        "cpus_seen": list(CpuSet(cpu for usage in usages for cpu in usage.cpus_seen)),
+        "memory_peak_bytes": max(map(peak_bytes, done)),
+    }
+
+
+def _allowed(rule: Rule) -> str:
+    if rule.cpus is not None:
+        return f"PUs {rule.cpus}"
+    return f"{rule.cpu_count:g} PUs" if rule.cpu_count is not None else format_size(rule.memory_bytes or 0)

@@ -1,0 +1,223 @@
+"""Watches the workers of a run by one sampler, and cuts what they did into calculations; starts and ends no worker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..host.cpu_times import busy_ns
+from ..host.sampling import RecorderCounts, Sample, TimesSource
+from .sampler import BackgroundSampler, best_source, error_ns
+from .statistics import Grant, Moment, WorkerUsage, ratio
+from .tally import Tally, Totals, cpu_between, totals_of, wait_between
+from .watch import allowed_cpus, busy_between
+
+# The sampler's ring holds many minutes; a moment is told when it is this old.
+_DRAIN_EVERY_S = 1.0
+
+# /proc/stat counts in clock ticks of 10 ms: of a shorter calculation it says nothing, and one reading serves those who
+# ask within two ticks of one another.
+_TELLS_OF_OTHERS_NS = 1_000_000_000
+_BUSY_HOLDS_NS = 20_000_000
+
+
+@dataclass(slots=True)
+class _Watched:
+    """A worker that computes."""
+
+    grant: Grant
+    tally: Tally
+    busy: dict[int, int] | None
+    seen_ns: int
+    """When it was looked at last."""
+
+
+class RunMonitor:
+    """Any number of workers that come and go, each with one calculation at a time; from any threads.
+
+    Long calculations are seen at the rates of :class:`BackgroundSampler`, and every one is looked at when it begins and
+    when it ends, so that none is too short to be counted. The sampling begins with the first calculation.
+    """
+
+    def __init__(self, source: TimesSource | None = None) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._sampler: BackgroundSampler | None = None
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._counts: RecorderCounts | None = None
+        self._watched: dict[int, _Watched] = {}
+        self._root_of: dict[int, int] = {}
+        self._gone: set[int] = set()
+        self._before: dict[int, Totals] = {}
+        self._before_ns = 0
+        self._busy: tuple[int, dict[int, int] | None] = (-_BUSY_HOLDS_NS, None)
+        self._moments: list[tuple[int, Moment]] = []
+
+    @property
+    def source(self) -> TimesSource:
+        """Where the times come from."""
+        return self._source or best_source()
+
+    @property
+    def counts(self) -> RecorderCounts | None:
+        """What the sampling has done and cost so far; ``None`` before it began."""
+        with self._lock:
+            return self._sampler.counts if self._sampler else self._counts
+
+    def moments(self, since_ns: int) -> tuple[Moment, ...]:
+        """All workers together, about every second; ``since_ns``, of the monotonic clock, is what they count from."""
+        with self._lock:
+            return tuple(replace(moment, at_s=(at_ns - since_ns) / 1e9) for at_ns, moment in self._moments)
+
+    def begin(self, pid: int, grant: Grant) -> None:
+        """The worker ``pid`` begins a calculation. Raises OSError where it cannot be watched."""
+        with self._lock:
+            sampler = self._running()
+            first = self._first_look(sampler, pid)
+            if not self._before_ns:
+                self._begin_moments(first)
+            self._root_of[pid] = pid
+            self._before.setdefault(pid, totals_of(first))
+            self._watched[pid] = _Watched(grant, Tally(first), self._busy_now(), first.at_ns)
+
+    def end(self, pid: int) -> WorkerUsage | None:
+        """What the worker did since it began; ``None`` where it was not watched. Threads and moments are left out."""
+        with self._lock:
+            if pid not in self._watched or self._sampler is None:
+                return None
+            self._drain(self._sampler)
+            watched = self._watched.pop(pid)
+            last = self._sampler.look(pid)
+            watched.tally.add(last, allowed_cpus(last.threads["tid"].tolist()))
+            others_ns = None
+            if last.at_ns - watched.tally.began_ns >= _TELLS_OF_OTHERS_NS:
+                others_ns = busy_between(watched.busy, self._busy_now(), watched.grant.bound_to)
+            used = watched.tally.usage(watched.grant, error_ns(self._sampler.source), others_ns)
+            if used.ended:
+                self._forget(self._sampler, pid)
+            return replace(used, threads=(), moments=())
+
+    def close(self) -> None:
+        """End the sampling; the moments stay. It begins anew with the next calculation."""
+        with self._lock:
+            sampler, self._sampler = self._sampler, None
+            thread, self._thread = self._thread, None
+            self._ended.set()
+        if sampler is None or thread is None:
+            return
+        thread.join()
+        sampler.stop()
+        with self._lock:
+            self._drain(sampler)
+            self._counts = sampler.counts
+            self._watched, self._root_of, self._gone, self._before, self._before_ns = {}, {}, set(), {}, 0
+
+    def _running(self) -> BackgroundSampler:
+        if self._sampler is None:
+            self._sampler = BackgroundSampler([], source=self._source).__enter__()
+            self._ended = threading.Event()
+            self._thread = threading.Thread(
+                target=self._drain_often, args=(self._sampler, self._ended), name="qcthreads-monitor", daemon=True
+            )
+            self._thread.start()
+        return self._sampler
+
+    def _first_look(self, sampler: BackgroundSampler, pid: int) -> Sample:
+        """Anew where a process of this number was watched that has ended."""
+        sampler.attach(pid)
+        first = sampler.look(pid)
+        if _ended(first, pid):
+            self._forget(sampler, pid)
+            sampler.attach(pid)
+            first = sampler.look(pid)
+        return first
+
+    def _forget(self, sampler: BackgroundSampler, pid: int) -> None:
+        sampler.detach(pid)
+        self._before.pop(pid, None)
+        self._gone.discard(pid)
+
+    def _drain_often(self, sampler: BackgroundSampler, ended: threading.Event) -> None:
+        while not ended.wait(_DRAIN_EVERY_S):
+            with self._lock:
+                self._drain(sampler)
+                for pid in self._gone - self._watched.keys():
+                    self._forget(sampler, pid)
+
+    def _drain(self, sampler: BackgroundSampler) -> None:
+        for sample in sampler.take():
+            if sample.processes is not None:
+                self._root_of = dict(
+                    zip(sample.processes["pid"].tolist(), sample.processes["root"].tolist(), strict=True)
+                )
+            for root, part in _by_root(sample, self._root_of):
+                watched = self._watched.get(root)
+                if watched is not None and part.at_ns > watched.seen_ns:
+                    watched.seen_ns = part.at_ns
+                    detailed = part.details is not None
+                    watched.tally.add(part, allowed_cpus(part.threads["tid"].tolist()) if detailed else None)
+            if sample.processes is not None:
+                self._add_moment(sample)
+
+    def _begin_moments(self, first: Sample) -> None:
+        """Nothing was computed until now."""
+        assert first.processes is not None
+        memory_bytes = int(first.processes["memory_bytes"].sum())
+        nothing = Moment(at_s=0.0, cpus_busy=0.0, cpus_waited_for=0.0, memory_bytes=memory_bytes)
+        self._moments.append((first.at_ns, nothing))
+        self._before_ns = first.at_ns
+
+    def _add_moment(self, sample: Sample) -> None:
+        """What all did since the sample with details before."""
+        wall_ns = sample.at_ns - self._before_ns
+        if not self._before_ns or wall_ns <= 0 or sample.processes is None:
+            return
+        cpu_ns, wait_ns = 0, 0
+        told = True
+        for root, part in _by_root(sample, self._root_of):
+            now = totals_of(part)
+            before = self._before.get(root, now)
+            waited_ns = wait_between(before, now)
+            told = told and waited_ns is not None
+            cpu_ns, wait_ns = cpu_ns + cpu_between(before, now), wait_ns + (waited_ns or 0)
+            self._before[root] = now
+            if _ended(part, root):
+                self._gone.add(root)
+        moment = Moment(
+            at_s=0.0,
+            cpus_busy=ratio(max(cpu_ns, 0), wall_ns),
+            cpus_waited_for=ratio(max(wait_ns, 0), wall_ns) if told else None,
+            memory_bytes=int(sample.processes["memory_bytes"].sum()),
+        )
+        self._moments.append((sample.at_ns, moment))
+        self._before_ns = sample.at_ns
+
+    def _busy_now(self) -> dict[int, int] | None:
+        at_ns, busy = self._busy
+        now_ns = time.monotonic_ns()
+        if now_ns - at_ns > _BUSY_HOLDS_NS:
+            busy = busy_ns()
+            self._busy = now_ns, busy
+        return busy
+
+
+def _ended(sample: Sample, root: int) -> bool:
+    assert sample.processes is not None
+    return bool(sample.processes["ended"][sample.processes["pid"] == root].all())
+
+
+def _by_root(sample: Sample, root_of: dict[int, int]) -> Iterator[tuple[int, Sample]]:
+    """The part of each root. Processes that were found since the last sample with details are in the next."""
+    roots = np.array([root_of.get(pid, 0) for pid in sample.threads["pid"].tolist()], dtype=np.int64)
+    for root in set(roots.tolist() if sample.processes is None else sample.processes["root"].tolist()) - {0}:
+        its = roots == root
+        if sample.details is None or sample.processes is None:
+            yield root, Sample(sample.at_ns, sample.threads[its])
+        else:
+            processes = sample.processes[sample.processes["root"] == root]
+            yield root, Sample(sample.at_ns, sample.threads[its], sample.details[its], processes)

@@ -1,0 +1,317 @@
+"""Seconds and memory of a calculation from its size: theory at first, corrected by what was measured; runs nothing."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from statistics import median
+from typing import Any, Self
+
+from ..errors import InputError
+from .cost import scaling_exponent
+from .speedup import SpeedupModel
+
+# Standard deviations of what theory says of the exponents before anything was measured: real programs screen,
+# and small systems have not reached their formal scaling.
+_EXPONENT_SD = 0.7
+_ELECTRONS_SD = 0.7
+
+# Of a factor that nobody knows: e^5 either way.
+_FACTOR_SD = 5.0
+
+# Scatter of one measured time about the law, as a logarithm, before there are enough to tell.
+_SCATTER = 0.15
+_SCATTER_COUNTS_AS = 4
+
+# Beyond so many standard deviations an observation weighs less (Huber 1964: 1.345 keeps 95 % efficiency).
+_HUBER = 1.345
+_REWEIGHTINGS = 8
+
+# Shares of the smallest value that may be a constant: start-up of the program, its code and libraries in memory.
+_CONSTANT_SHARES = (0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 0.99)
+
+# exp() of more overflows.
+_LARGEST_LOG = 700.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a calculation's cost depends on within one method and basis; ghosts bring functions, but no electrons."""
+
+    basis_functions: int
+    electrons: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One finished calculation."""
+
+    size: Size
+    width: int
+    wall_s: float
+    peak_memory_bytes: int
+    """Of all its processes; 0: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A median, and the factor by which the truth differs from it, either way, in two of three cases."""
+
+    value: float
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerLaw:
+    """``constant + exp(log_factor) * functions^exponent * (electrons / functions)^electrons_exponent``."""
+
+    constant: float
+    coefficients: tuple[float, float, float]
+    """Logarithm of the factor at the centre, the exponent, the electrons' exponent."""
+    covariance: tuple[tuple[float, ...], ...]
+    centre: tuple[float, float]
+    scatter: float
+    """Standard deviation of the logarithm of one measurement."""
+    log_evidence: float
+    """How well it explains what was measured, against laws with other constants."""
+
+    def log_estimate(self, size: Size) -> tuple[float, float]:
+        """Mean and variance of the logarithm: of the law, and of one calculation about it."""
+        row = _features(size, self.centre)
+        mean = sum(a * b for a, b in zip(self.coefficients, row, strict=True))
+        variance = sum(row[i] * self.covariance[i][j] * row[j] for i in range(len(row)) for j in range(len(row)))
+        grown = math.exp(min(mean, _LARGEST_LOG))
+        whole = self.constant + grown
+        return math.log(whole), variance * (grown / whole) ** 2 + self.scatter**2
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """Power laws with different constants, each believed as far as it explains what was measured."""
+
+    laws: tuple[PowerLaw, ...]
+
+    @classmethod
+    def fit(cls, sizes: Sequence[Size], values: Sequence[float], exponent: float, electrons_exponent: float) -> Self:
+        """Robust fits in logarithms that begin with theory's exponents.
+
+        Raises
+        ------
+        InputError
+            Where there is nothing to fit, or a value is not above 0.
+        """
+        if not values or len(sizes) != len(values) or not all(0 < value < math.inf for value in values):
+            raise InputError(f"a law is fitted to one value above 0 for each size, not to {list(values)!r:.200}")
+        smallest = min(values)
+        shares = _CONSTANT_SHARES if len(set(sizes)) > 2 else (0.0,)
+        return cls(tuple(_fit(sizes, values, smallest * share, exponent, electrons_exponent) for share in shares))
+
+    def estimate(self, size: Size) -> Estimate:
+        """The median at ``size``, and how uncertain it is."""
+        best = max(law.log_evidence for law in self.laws)
+        beliefs = [math.exp(law.log_evidence - best) for law in self.laws]
+        logs = [law.log_estimate(size) for law in self.laws]
+        total = sum(beliefs)
+        mean = sum(belief * log for belief, (log, _) in zip(beliefs, logs, strict=True)) / total
+        variance = (
+            sum(belief * (own + (log - mean) ** 2) for belief, (log, own) in zip(beliefs, logs, strict=True)) / total
+        )
+        return Estimate(math.exp(mean), math.exp(min(math.sqrt(variance), _LARGEST_LOG)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostModel:
+    """Of one program with one method and basis: everything observed, and the laws that follow from it.
+
+    Parameters
+    ----------
+    method
+        Whose formal scaling is where the laws begin.
+    observations
+        At any widths.
+    useful_width
+        Beyond it the program is not faster; ``None``: not known.
+    """
+
+    method: str
+    observations: tuple[Observation, ...] = ()
+    useful_width: int | None = None
+
+    def with_observations(self, added: Iterable[Observation]) -> CostModel:
+        """The model that knows these, too."""
+        return replace(self, observations=(*self.observations, *added))
+
+    @cached_property
+    def speedups(self) -> tuple[tuple[int, SpeedupModel], ...]:
+        """By number of basis functions: of every size that ran at width 1 and at others. Small ones scale less."""
+        return speedups_of(self.observations)
+
+    @cached_property
+    def seconds_law(self) -> Law | None:
+        """At width 1; ``None`` before anything was observed."""
+        known = [seen for seen in self.observations if seen.wall_s > 0]
+        if not known:
+            return None
+        at_one_s = [seen.wall_s / self.share(seen.size, seen.width) for seen in known]
+        return Law.fit([seen.size for seen in known], at_one_s, scaling_exponent(self.method), 1.0)
+
+    @cached_property
+    def memory_law(self) -> Law | None:
+        """Peak of all processes; ``None`` before anything was observed."""
+        known = [seen for seen in self.observations if seen.peak_memory_bytes > 0]
+        if not known:
+            return None
+        # Matrices of functions squared are what every method holds; integrals kept in memory grow faster.
+        return Law.fit([seen.size for seen in known], [float(seen.peak_memory_bytes) for seen in known], 2.0, 0.0)
+
+    def share(self, size: Size, width: int) -> float:
+        """Time at ``width`` / time at width 1: between measured sizes by interpolation, beyond them as the nearest."""
+        width = min(width, self.useful_width or width)
+        if not self.speedups:
+            return SpeedupModel().share(width)
+        functions = [measured for measured, _ in self.speedups]
+        after = bisect_left(functions, size.basis_functions)
+        if after in (0, len(functions)):
+            return self.speedups[min(after, len(functions) - 1)][1].share(width)
+        (low, below), (high, above) = self.speedups[after - 1 : after + 1]
+        way = math.log(size.basis_functions / low) / math.log(high / low)
+        return (1 - way) * below.share(width) + way * above.share(width)
+
+    def seconds(self, size: Size, width: int = 1) -> Estimate | None:
+        """Wall time; ``None`` before anything was observed: only ratios are known, by :func:`relative_cost`."""
+        if self.seconds_law is None:
+            return None
+        at_one = self.seconds_law.estimate(size)
+        return Estimate(at_one.value * self.share(size, width), at_one.factor)
+
+    def memory_bytes(self, size: Size) -> Estimate | None:
+        """Peak; ``None`` before anything was observed."""
+        return None if self.memory_law is None else self.memory_law.estimate(size)
+
+    def times_s(self, size: Size, widths: Iterable[int]) -> dict[int, float] | None:
+        """Seconds by width, as a :class:`Task` takes them; ``None`` before anything was observed."""
+        at_one = self.seconds(size)
+        return None if at_one is None else {width: at_one.value * self.share(size, width) for width in widths}
+
+    def to_json(self) -> dict[str, Any]:
+        """As data; the inverse of :meth:`from_json`."""
+        return {
+            "method": self.method,
+            "useful_width": self.useful_width,
+            "observations": [
+                {
+                    **asdict(seen.size),
+                    "width": seen.width,
+                    "wall_s": seen.wall_s,
+                    "peak_memory_bytes": seen.peak_memory_bytes,
+                }
+                for seen in self.observations
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CostModel:
+        """From what :meth:`to_json` gave. InputError where it cannot be such."""
+        try:
+            useful_width = data["useful_width"]
+            return cls(
+                method=str(data["method"]),
+                useful_width=None if useful_width is None else int(useful_width),
+                observations=tuple(_observation(row) for row in data["observations"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"these data are no cost model ({error!r}): {data!r:.200}") from None
+
+
+def speedups_of(observations: Iterable[Observation]) -> tuple[tuple[int, SpeedupModel], ...]:
+    """By number of basis functions, ascending: of every size that ran at width 1 and at others."""
+    walls: dict[int, dict[int, dict[Size, list[float]]]] = {}
+    for seen in observations:
+        by_width = walls.setdefault(seen.size.basis_functions, {})
+        by_width.setdefault(seen.width, {}).setdefault(seen.size, []).append(seen.wall_s)
+    found = []
+    for functions, by_width in sorted(walls.items()):
+        if 1 not in by_width or len(by_width) < 2:
+            continue
+        shares = {}
+        for width, by_size in by_width.items():
+            # Sizes with as many functions differ in electrons: each is compared with itself.
+            both = [median(by_size[size]) / median(by_width[1][size]) for size in by_size if size in by_width[1]]
+            if both:
+                shares[width] = median(both)
+        if len(shares) > 1:
+            found.append((functions, SpeedupModel.fit(shares)))
+    return tuple(found)
+
+
+def thinned(observations: Sequence[Observation], limit: int) -> tuple[Observation, ...]:
+    """At most ``limit``, the newest of every size and width first, so that no size is forgotten for another."""
+    if len(observations) <= limit:
+        return tuple(observations)
+    rank: dict[tuple[Size, int], int] = {}
+    ranked = []
+    for age, seen in enumerate(reversed(observations)):
+        nth = rank[seen.size, seen.width] = rank.get((seen.size, seen.width), -1) + 1
+        ranked.append((nth, age, seen))
+    kept = sorted(ranked, key=lambda entry: entry[:2])[:limit]
+    return tuple(seen for _, _, seen in sorted(kept, key=lambda entry: -entry[1]))
+
+
+def _observation(row: Mapping[str, Any]) -> Observation:
+    wall_s = float(row["wall_s"])
+    if not 0 < wall_s < math.inf:
+        raise ValueError(f"wall_s is {wall_s}")
+    size = Size(int(row["basis_functions"]), int(row["electrons"]))
+    return Observation(size, int(row["width"]), wall_s, int(row["peak_memory_bytes"]))
+
+
+def _features(size: Size, centre: tuple[float, float]) -> tuple[float, float, float]:
+    functions = math.log(max(1, size.basis_functions))
+    return 1.0, functions - centre[0], math.log(max(1, size.electrons)) - functions - centre[1]
+
+
+def _fit(
+    sizes: Sequence[Size], values: Sequence[float], constant: float, exponent: float, electrons_exponent: float
+) -> PowerLaw:
+    """Regression with theory as prior and Huber's weights."""
+    import numpy as np
+
+    around = [_features(size, (0.0, 0.0)) for size in sizes]
+    centre = (median(row[1] for row in around), median(row[2] for row in around))
+    rows = np.array([_features(size, centre) for size in sizes])
+    whole = np.array(values)
+    target = np.log(whole - constant)
+    prior = np.array([float(np.median(target)), exponent, electrons_exponent])
+    precision = np.diag([_FACTOR_SD**-2, _EXPONENT_SD**-2, _ELECTRONS_SD**-2])
+    weights, scatter = np.ones(len(values)), _SCATTER
+    for _ in range(_REWEIGHTINGS):
+        normal = rows.T @ (weights[:, None] * rows) / scatter**2 + precision
+        right = rows.T @ (weights * target) / scatter**2 + precision @ prior
+        coefficients = np.linalg.solve(normal, right)
+        # Of the whole, as it is predicted: that is what matters, and what constants can be compared by.
+        residuals = np.log((np.exp(rows @ coefficients) + constant) / whole)
+        scatter = _scatter(residuals)
+        weights = 1 / np.maximum(1.0, np.abs(residuals) / (_HUBER * scatter))
+    away = coefficients - prior
+    # Laplace's approximation; how uncertain the coefficients are counts for a law, as a narrow fit is a lucky one.
+    evidence = -len(values) * math.log(scatter) - 0.5 * float(away @ precision @ away + np.linalg.slogdet(normal)[1])
+    return PowerLaw(
+        constant=constant,
+        coefficients=(float(coefficients[0]), float(coefficients[1]), float(coefficients[2])),
+        covariance=tuple(tuple(float(number) for number in line) for line in np.linalg.inv(normal)),
+        centre=centre,
+        scatter=scatter,
+        log_evidence=evidence,
+    )
+
+
+def _scatter(residuals: Any) -> float:
+    """Robust: half of the residuals may be anything. With few, mostly what is usual."""
+    import numpy as np
+
+    count = len(residuals)
+    seen = 1.4826 * float(np.median(np.abs(residuals)))
+    return math.sqrt((_SCATTER_COUNTS_AS * _SCATTER**2 + count * seen**2) / (_SCATTER_COUNTS_AS + count))

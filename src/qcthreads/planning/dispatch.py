@@ -1,0 +1,267 @@
+"""What starts now, where, and how wide, while a batch runs; a pure object that is told the time and starts nothing.
+
+It follows no timetable made beforehand: each time that something may start, the tasks that wait are looked at anew with
+what is known by then. A task's width is chosen when it starts and stays. Widths are those of the bound: the cheapest
+with which every task still meets one common deadline; the longest goes first. When few are left, that deadline is the
+one of several under which the rest, laid out beside what runs, ends soonest: so the last ones widen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..cpuset import CpuSet
+from ..errors import InputError
+from ..machine import Machine
+from ..machine.placement import compact
+from .batch import Batch, Floats, Integers
+from .bounds import bounds_of
+from .correction import Correction, Known
+from .model import Capacity, Running, Task, usable_of
+from .timetable import Layout, Timetable, start
+
+_FAR = 1.5  # times the estimate, or a part of it: a plan made with such an estimate is of no use
+_SHRUNK = 0.95  # of those that waited at the last look: what there is to choose from is another by then
+# Few are left: laid out to the end under each of the paces. 4 per CPU keep all CPUs busy long enough for any width to
+# be thought better of, and 512 are laid out in 10 ms.
+_TAIL_PER_CPU, _TAIL = 4, 512
+_PACES = (1.0, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0, math.inf)  # deadlines, as multiples of the bound
+_LOOK_AHEAD, _FEW = 64, 512  # how many of those that wait are tried for what is free; all where there are few
+_OVERDUE = 0.1  # of the time that it took already: how much longer a task is expected to run that is late
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A task that is to start now; ``cpus``: the best place of those that are free."""
+
+    id: str
+    threads: int
+    cpus: CpuSet
+    memory_bytes: int
+    """What it may have: its need at least, its share of the whole where there is so much; 0: no limit."""
+    expected_s: float | None
+    """``None``: nothing is known of seconds yet."""
+
+
+@dataclass(slots=True)
+class _Started:
+    row: int
+    column: int
+    width: int
+    memory_bytes: int
+    since_s: float
+    fresh: bool
+    """Its worker had to be started for it."""
+
+
+class Dispatcher:
+    """The rest of a batch, and what of it runs. For one thread at a time.
+
+    Parameters
+    ----------
+    tasks
+        Their ``times_s`` are estimates; relative ones will do.
+    machine_or_cpus
+        As for :func:`qcthreads.planning.plan`; no more CPUs than it has will ever be free.
+    known
+        What the estimates are worth: ``seconds``, as a calibrated model tells; ``sizes``, ratios from theory; or
+        ``nothing``.
+    memory_bytes
+        For all that run at the same time; ``None``: no limit.
+    start_up_s
+        What a worker of another width costs before it computes.
+    worth
+        By which factor wider tasks must end the rest sooner than the cheapest widths, to be chosen.
+
+    Raises
+    ------
+    InputError, OversubscriptionError
+        As from :func:`qcthreads.planning.plan`.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        machine_or_cpus: Machine | CpuSet | int,
+        *,
+        known: Known = "seconds",
+        memory_bytes: int | None = None,
+        start_up_s: float = 0.0,
+        worth: float = 1.0,
+    ) -> None:
+        self._machine, usable = usable_of(machine_or_cpus)
+        self._memory_bytes = math.inf if memory_bytes is None else float(memory_bytes)
+        self._batch = Batch(tasks, Capacity(len(usable), self._memory_bytes))
+        self._row = {task.id: row for row, task in enumerate(self._batch.tasks)}
+        self._correction = Correction(self._batch.times_s, known)
+        self._start_up_s = start_up_s
+        self._worth = worth
+        self._waiting = np.ones(len(self._batch), dtype=bool)
+        self._left = len(self._batch)
+        self._running: dict[str, _Started] = {}
+        self._workers: dict[int, int] = {}  # so many of each width have been started
+        self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
+        self._looked: tuple[float, float, int] | None = None  # CPUs, memory and how many waited when last looked
+        self._far = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks have not started."""
+        return self._left
+
+    @property
+    def running(self) -> int:
+        """How many tasks have started and not ended."""
+        return len(self._running)
+
+    def next(self, now_s: float, free: CpuSet, free_memory_bytes: float = math.inf) -> Start | None:
+        """A task that is to start now on some of the ``free`` CPUs; ``None``: none before something changes.
+
+        Ask again until it is ``None``: each answer counts as started. CPUs and memory that have come or gone are seen
+        by what is free.
+        """
+        if not self._left or not free:
+            return None
+        own_bytes = sum(one.memory_bytes for one in self._running.values())
+        free_memory_bytes = min(free_memory_bytes, self._memory_bytes - own_bytes)
+        capacity = Capacity(len(free) + sum(one.width for one in self._running.values()), free_memory_bytes + own_bytes)
+        if self._stale(capacity):
+            self._look(now_s, capacity)
+        found = self._first_that_fits(len(free), free_memory_bytes)
+        return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
+
+    def ended(self, task_id: str, now_s: float, *, failed: bool = False) -> None:
+        """A task has ended; of one that failed the time tells nothing."""
+        one = self._running.pop(task_id, None)
+        if one is None:
+            raise InputError(f"task {task_id!r} has not started, or has ended before; tell each end once")
+        if failed:
+            return
+        took_s = now_s - one.since_s - (self._start_up_s if one.fresh else 0.0)
+        longer = self._correction.observe(one.row, one.column, took_s)
+        self._far += not 1 / _FAR < longer < _FAR
+
+    def forecast(self, now_s: float = 0.0) -> Timetable:
+        """When which task runs, as far as can be told now, in the order of the tasks that were given.
+
+        Only before the first has started. Relative where nothing is known of seconds.
+        """
+        capacity = self._batch.capacity
+        self._look(now_s, capacity)
+        rows = np.flatnonzero(self._waiting)
+        times_s = self._times_s(rows, capacity)
+        deadline_s, layout = self._deadline(self._batch.retimed(rows, times_s, capacity), ())
+        order = [row for row, _ in reversed(self._line)]
+        return start(layout, order, deadline_s)
+
+    def _stale(self, capacity: Capacity) -> bool:
+        """Whether to look at those that wait anew: at most every hundredth of them, until few are left."""
+        if self._looked is None:
+            return True
+        cpus, memory_bytes, waited = self._looked
+        if cpus != capacity.cpus or memory_bytes != capacity.memory_bytes:
+            return True
+        if waited != self._left and self._few(capacity):
+            return True
+        return self._left < _SHRUNK * waited or self._far > waited // 100
+
+    def _few(self, capacity: Capacity) -> bool:
+        return self._left <= min(_TAIL, _TAIL_PER_CPU * capacity.cpus)
+
+    def _look(self, now_s: float, capacity: Capacity) -> None:
+        """Choose widths and order for all that wait."""
+        rows = np.flatnonzero(self._waiting)
+        times_s = self._times_s(rows, capacity)
+        fits = np.isfinite(times_s).any(axis=1) & (self._batch.memory_bytes[rows] <= capacity.memory_bytes)
+        rows, times_s = rows[fits], times_s[fits]
+        self._line = []
+        if len(rows):
+            batch = self._batch.retimed(rows, times_s, capacity)
+            beside = self._beside(now_s)
+            deadline_s, layout = self._deadline(batch, beside)
+            columns = layout.chosen(deadline_s)
+            order = _longest_last(np.array(columns[2]), np.array(columns[1]))
+            for at in order.tolist():
+                self._line.append((int(rows[at]), self._column(int(rows[at]), columns[1][at])))
+        self._looked = capacity.cpus, capacity.memory_bytes, self._left
+        self._far = 0
+
+    def _deadline(self, batch: Batch, beside: Sequence[Running]) -> tuple[float, Layout]:
+        """The one that ends the rest soonest, with the widths worth having."""
+        bound_s, choices = max(bounds_of(batch, beside), key=lambda bound: bound[0])
+        layout = Layout(batch, choices)
+        if len(batch) > min(_TAIL, _TAIL_PER_CPU * batch.capacity.cpus):
+            return bound_s, layout
+        best_s, best = math.inf, math.inf
+        for pace in reversed(_PACES):  # the cheapest widths first: who is no better comes too late
+            deadline_s = bound_s * pace
+            _, widths, times_s = layout.chosen(deadline_s)
+            order = _longest_last(np.array(times_s), np.array(widths))[::-1].tolist()
+            ends_s = start(layout, order, deadline_s, beside).makespan_s
+            if ends_s * (self._worth if math.isinf(best) else 1.0) < best_s * (1 - 1e-9):
+                best_s, best = ends_s, deadline_s
+        return best, layout
+
+    def _times_s(self, rows: Integers, capacity: Capacity) -> Floats:
+        """Estimates, with the start of a worker where there is none to take over."""
+        times_s = self._correction.times_s(rows)
+        widths = self._batch.widths[rows]
+        times_s[widths > capacity.cpus] = np.inf
+        if self._start_up_s and self._correction.in_seconds:
+            idle = [width for width in self._workers if self._idle(width)]
+            times_s = np.where(np.isin(widths, idle), times_s, times_s + self._start_up_s)
+        return times_s
+
+    def _idle(self, width: int) -> int:
+        """Workers of that width which wait."""
+        return self._workers.get(width, 0) - sum(one.width == width for one in self._running.values())
+
+    def _beside(self, now_s: float) -> list[Running]:
+        found = []
+        for one in self._running.values():
+            took_s = now_s - one.since_s
+            expected_s = self._correction.time_s(one.row, one.column) + (self._start_up_s if one.fresh else 0.0)
+            left_s = max(expected_s - took_s, _OVERDUE * took_s)
+            found.append(Running(left_s, one.width, one.memory_bytes))
+        return found
+
+    def _column(self, row: int, width: int) -> int:
+        listed = (self._batch.widths[row] == width) & np.isfinite(self._batch.times_s[row])
+        return int(listed.argmax())
+
+    def _first_that_fits(self, cpus: int, memory_bytes: float) -> tuple[int, int] | None:
+        last = -1 if len(self._line) <= _FEW else len(self._line) - 1 - _LOOK_AHEAD
+        for at in range(len(self._line) - 1, last, -1):
+            row, column = self._line[at]
+            if self._batch.widths[row, column] <= cpus and self._batch.memory_bytes[row] <= memory_bytes:
+                return self._line.pop(at)
+        return None
+
+    def _begin(
+        self, now_s: float, row: int, column: int, free: CpuSet, memory_bytes: float, capacity: Capacity
+    ) -> Start:
+        width = int(self._batch.widths[row, column])
+        fresh = self._idle(width) <= 0
+        self._workers[width] = self._workers.get(width, 0) + fresh
+        expected_s = None
+        if self._correction.in_seconds:
+            expected_s = self._correction.time_s(row, column) + (self._start_up_s if fresh else 0.0)
+        task = self._batch.tasks[row]
+        granted = task.memory_bytes
+        if math.isfinite(capacity.memory_bytes):
+            share = int(capacity.memory_bytes) * width // capacity.cpus
+            granted = int(min(memory_bytes, max(granted, share)))
+        self._waiting[row] = False
+        self._left -= 1
+        self._running[task.id] = _Started(row, column, width, granted, now_s, fresh)
+        return Start(task.id, width, compact(self._machine, free, width), granted, expected_s)
+
+
+def _longest_last(times_s: Floats, widths: Integers) -> Integers:
+    """Of equals the widest last."""
+    order: Integers = np.lexsort((widths, times_s))
+    return order

@@ -1,0 +1,247 @@
+"""Calculations as they are watched: against what the process itself counts, and what it was told to do."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from qcthreads.execution.calculation import Calculation, Outcome, Progress
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.execution.observing import Attempt, Watching
+from qcthreads.host import read_machine
+from qcthreads.host.limits import read_limits
+from qcthreads.leases import LeaseBook
+from qcthreads.manybody.watched import calculated, figures, findings
+
+TASKS = """
+    import hashlib, subprocess, sys, threading, time
+
+    BURN = "import time\\nend = time.process_time() + float({0})\\nwhile time.process_time() < end: pass"
+
+    def _spin(cpu_s):
+        end, data = time.thread_time() + cpu_s, bytes(1 << 18)
+        while time.thread_time() < end:
+            hashlib.sha256(data).digest()  # without the interpreter's lock
+
+    def burn(input):
+        began, cpu = time.time(), time.process_time()
+        threads = [threading.Thread(target=_spin, args=(input["cpu_s"],)) for _ in range(input.get("team", 1))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return {"cpu_s": time.process_time() - cpu, "began": began, "ended": time.time()}
+
+    def swell(input):
+        block = b"x" * input["bytes"]
+        return {"bytes": len(block)}
+
+    def start(input):
+        code = BURN.format(input["cpu_s"]) + "\\nblock = b'x' * 150_000_000"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return {}
+"""
+
+TICK_S = 0.01  # by which a running thread lags at most, on any kernel
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="threads and peaks of others are seen whole on Linux")
+needs_two = pytest.mark.skipif(
+    len(psutil.Process().cpu_affinity() or [0] if sys.platform in ("linux", "win32") else [0]) < 2,
+    reason="needs two CPUs",
+)
+
+
+@pytest.fixture(autouse=True)
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "loads.py").write_text(textwrap.dedent(TASKS))
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.fixture
+def watching() -> Watching:
+    return Watching()
+
+
+@pytest.fixture
+def notes() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def engine(watching: Watching, notes: list[str]) -> Iterator[LocalEngine]:
+    def listen(progress: Progress) -> None:
+        if progress.event == "note":
+            notes.append(progress.message)
+
+    book = LeaseBook(read_machine(), read_limits(), busy="ignore")
+    with LocalEngine(book, observer=watching, on_progress=listen) as engine:
+        yield engine
+
+
+def calculation(function: str, label: str, threads: int = 1, memory_bytes: int = 0, **given: Any) -> Calculation:
+    return Calculation(
+        label=label,
+        program="none",
+        input=given,
+        threads=threads,
+        memory_bytes=memory_bytes,
+        compute=f"loads:{function}",
+        timeout_s=60,
+    )
+
+
+def run(engine: LocalEngine, *calculations: Calculation, **how: Any) -> list[Outcome]:
+    outcomes = list(engine.run(calculations, **how))
+    assert [outcome.error for outcome in outcomes] == [None] * len(calculations)
+    return outcomes
+
+
+def by_label(watching: Watching) -> dict[str, Attempt]:
+    return {attempt.outcome.label: attempt for attempt in watching.attempts}
+
+
+def cpu_s(attempt: Attempt) -> float:
+    assert attempt.usage is not None
+    return attempt.usage.cpu_ns / 1e9
+
+
+def test_a_reused_worker_is_cut_into_its_calculations(engine: LocalEngine, watching: Watching) -> None:
+    long, short = calculation("burn", "long", cpu_s=0.6), calculation("burn", "short", cpu_s=0.2)
+    outcomes = {outcome.label: outcome for outcome in run(engine, long, short, max_workers=1)}
+    assert outcomes["long"].worker_pid == outcomes["short"].worker_pid
+    for label, attempt in by_label(watching).items():
+        counted = outcomes[label].result["cpu_s"]  # type: ignore[index]
+        # To read its input and to write its reply is the worker's work too, but no great one.
+        assert counted - TICK_S <= cpu_s(attempt) <= 1.02 * counted + 0.05
+        assert attempt.usage is not None
+        assert attempt.usage.threads_working == 1
+
+
+def test_calculations_of_50_ms_are_counted_every_one(engine: LocalEngine, watching: Watching) -> None:
+    outcomes = run(engine, *(calculation("burn", f"c{number}", cpu_s=0.05) for number in range(12)), max_workers=1)
+    counted = sum(outcome.result["cpu_s"] for outcome in outcomes)  # type: ignore[index]
+    seen = sum(cpu_s(attempt) for attempt in watching.attempts)
+    assert len(watching.attempts) == 12
+    assert counted - TICK_S <= seen <= 1.02 * counted + 12 * 0.02
+
+
+@linux_only
+def test_the_peak_of_memory_is_that_of_each_calculation(engine: LocalEngine, watching: Watching) -> None:
+    before, large, after = (
+        calculation("swell", "before", bytes=1000),
+        calculation("swell", "large", bytes=200_000_000),
+        calculation("swell", "after", bytes=1000),
+    )
+    outcomes = {outcome.label: outcome for outcome in run(engine, before, large, after, max_workers=1)}
+    assert len({outcome.worker_pid for outcome in outcomes.values()}) == 1
+    attempts = by_label(watching)
+    peaks = {one.label: one.memory_peak_bytes for one in calculated(attempts.values(), 0.0)}
+    assert peaks["large"] >= 200_000_000
+    assert outcomes["large"].peak_memory_bytes >= 200_000_000
+    # A page more or less, and what the allocator keeps.
+    assert max(peaks["before"], peaks["after"]) < 150_000_000
+
+
+@linux_only
+def test_children_count_with_the_calculation_that_started_them(engine: LocalEngine, watching: Watching) -> None:
+    parent, childless = calculation("start", "parent", cpu_s=0.5), calculation("burn", "childless", cpu_s=0.05)
+    outcomes = {outcome.label: outcome for outcome in run(engine, parent, childless, max_workers=1)}
+    attempts = by_label(watching)
+    # The system counts children that ended in clock ticks.
+    assert cpu_s(attempts["parent"]) >= 0.5 - 2 * TICK_S
+    assert cpu_s(attempts["parent"]) == pytest.approx(outcomes["parent"].cpu_s, abs=0.1)
+    assert cpu_s(attempts["childless"]) < 0.3
+    assert outcomes["parent"].peak_memory_bytes >= 150_000_000
+    assert outcomes["childless"].peak_memory_bytes < 150_000_000
+
+
+@linux_only
+@needs_two
+def test_a_program_that_ignores_its_width_gets_one_pu_each_and_more_run_side_by_side(
+    engine: LocalEngine, watching: Watching, notes: list[str]
+) -> None:
+    memory_bytes = 2 * 1024**3
+    asked = [calculation("burn", f"c{n}", threads=2, cpu_s=0.7, memory_bytes=memory_bytes) for n in range(6)]
+    outcomes = run(engine, *asked, max_workers=1, refill=True)
+    widths = [outcome.threads for outcome in outcomes]
+    assert widths == [2, 2, 1, 1, 1, 1]
+    assert [len(outcome.cpus) for outcome in outcomes] == widths
+    assert len(notes) == 1
+    assert notes[0].startswith("none ignores its width: of 2 threads one worked in each of 2 calculations")
+    spans = [(outcome.result["began"], outcome.result["ended"], outcome.cpus) for outcome in outcomes[2:]]  # type: ignore[index]
+    together = [(one, other) for one in spans for other in spans if one[0] < other[0] < one[1]]
+    assert together
+    assert all(not one[2] & other[2] for one, other in together)
+    grants = [attempt.grant.memory_bytes for attempt in watching.attempts]
+    assert max(grants[:2]) == memory_bytes
+    assert set(grants[2:]) == {memory_bytes // 2}
+
+
+@linux_only
+@needs_two
+def test_workers_that_were_asked_for_stay_as_many(engine: LocalEngine) -> None:
+    asked = [calculation("burn", f"c{n}", threads=2, cpu_s=0.7) for n in range(4)]
+    outcomes = run(engine, *asked, max_workers=1)
+    assert [outcome.threads for outcome in outcomes] == [2, 2, 1, 1]
+    spans = sorted((outcome.result["began"], outcome.result["ended"]) for outcome in outcomes)  # type: ignore[index]
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+
+
+@linux_only
+@needs_two
+def test_a_program_that_threads_keeps_its_width(engine: LocalEngine, watching: Watching, notes: list[str]) -> None:
+    asked = [calculation("burn", f"c{n}", threads=2, team=2, cpu_s=0.6) for n in range(4)]
+    assert [outcome.threads for outcome in run(engine, *asked, max_workers=1)] == [2] * 4
+    assert {attempt.usage and attempt.usage.threads_working for attempt in watching.attempts} == {2}
+    assert notes == []
+
+
+@linux_only
+def test_what_many_calculations_do_is_one_finding(engine: LocalEngine, watching: Watching) -> None:
+    outcomes = run(engine, *(calculation("burn", f"c{n}", team=3, cpu_s=0.3) for n in range(5)), max_workers=1)
+    found = {finding.kind: finding.message for finding in findings(watching.attempts, (), 1)}
+    assert found["oversubscribed"].endswith("(and so in 5 of 5 calculations)")
+    assert "was given 1 thread, but 3 worked" in found["oversubscribed"]
+    # Three threads in turn on one CPU: each waits while the two others run.
+    assert found["contended"].endswith("(and so in 5 of 5 calculations)")
+    record = calculated(watching.attempts, min(outcome.started_at for outcome in outcomes))
+    assert [one.label for one in record] == [f"c{n}" for n in range(5)]
+    assert all(one.run_queue_s is not None and one.run_queue_s > one.cpu_s for one in record)
+    assert all(one.cpus_seen == one.cpus for one in record)
+
+
+@linux_only
+def test_busy_and_idle_cpus_over_time_add_up(engine: LocalEngine, watching: Watching) -> None:
+    outcomes = run(engine, *(calculation("burn", f"c{n}", cpu_s=0.8) for n in range(3)), max_workers=1)
+    watching.close()
+    moments = watching.monitor.moments(0)
+    lengths_s = [after.at_s - before.at_s for before, after in itertools.pairwise(moments)]
+    busy_s = sum(moment.cpus_busy * length_s for moment, length_s in zip(moments[1:], lengths_s, strict=True))
+    counted_s = sum(outcome.result["cpu_s"] for outcome in outcomes)  # type: ignore[index]
+    assert busy_s == pytest.approx(counted_s, abs=0.05 * counted_s + 0.1)
+    told = figures(watching.attempts, moments, 2)
+    (worker,) = told["worker_processes"]
+    assert worker["calculations"] == told["watched"] == 3
+    assert worker["pid"] == outcomes[0].worker_pid
+
+
+def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngine, watching: Watching) -> None:
+    asked = calculation("burn", "a", cpu_s=30)
+    outcomes = list(engine.run([Calculation(**{**_fields(asked), "timeout_s": 1.5})]))
+    assert [outcome.status for outcome in outcomes] == ["failed"]
+    (attempt,) = watching.attempts
+    if sys.platform == "linux":
+        (one,) = calculated([attempt], 0.0)
+        assert 0.1 < one.cpu_s < 3
+
+
+def _fields(one: Calculation) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in Calculation.__slots__}

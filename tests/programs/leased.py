@@ -1,0 +1,78 @@
+"""What test_qcengine_lease runs in its own processes: a plain ``qcengine.compute`` under a lease; asserts nothing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+WORKS_S = 0.01
+"""Some 40 waters by xtb take each thread ten times that."""
+
+
+def own_threads() -> dict[int, float]:
+    """CPU seconds of each thread of this process."""
+    tasks = Path("/proc/self/task").iterdir()
+    return {int(task.name): int((task / "schedstat").read_text().split()[0]) / 1e9 for task in tasks}
+
+
+def compute(job: dict, threads: int) -> dict:
+    """One calculation in the calling thread, and what was to be seen of it from inside."""
+    import qcengine
+
+    import qcthreads
+
+    before = dict(os.environ), sorted(os.sched_getaffinity(0))
+    with qcthreads.qcengine_lease(job["program"], threads, 2 * 1024**3, at_most=job.get("at_most")) as task_config:
+        inside = sorted(os.sched_getaffinity(0))
+        told = {name: os.environ.get(name) for name in job.get("names", ())}
+        cpu_s = own_threads()
+        result = qcengine.compute(
+            job["input"], job.get("procedure", job["program"]), task_config=task_config, raise_error=True,
+            return_version=2, return_dict=True,
+        )  # fmt: skip
+        worked = {
+            tid: sorted(os.sched_getaffinity(tid))
+            for tid, seconds in own_threads().items()
+            if seconds - cpu_s.get(tid, 0.0) > WORKS_S
+        }
+    steps = result.get("trajectory_results") or [result]
+    return {
+        "inside": inside,
+        "told": told,
+        "worked": list(worked.values()),
+        "energy": steps[-1]["properties"]["return_energy"],
+        "threads_said": [step["provenance"].get("nthreads") for step in steps],
+        "stdout": result.get("stdout"),
+        "restored": before == (dict(os.environ), sorted(os.sched_getaffinity(0))),
+    }
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    if job.get("import"):
+        importlib.import_module(job["import"])
+    one = partial(compute, job)
+    kind = job.get("executor")
+    before = dict(os.environ)
+    if kind is None:
+        made = [one(threads) for threads in job["widths"]]
+    else:
+        pool = {
+            "threads": lambda: ThreadPoolExecutor(2),
+            "spawn": lambda: ProcessPoolExecutor(2, mp_context=get_context("spawn")),
+            "fork": lambda: ProcessPoolExecutor(2, mp_context=get_context("fork")),
+        }[kind]()
+        with pool:
+            made = list(pool.map(one, job["widths"]))
+    assert dict(os.environ) == before
+    json.dump(made, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

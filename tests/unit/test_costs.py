@@ -1,0 +1,155 @@
+"""Speedup and cost models: known laws are found again in noisy data, nothing is made up, outliers do no harm."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcthreads.errors import InputError
+from qcthreads.planning.costs import CostModel, Observation, Size, speedups_of, thinned
+from qcthreads.planning.speedup import SpeedupModel
+
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+def test_amdahls_law_is_found_again_beyond_the_widths_measured() -> None:
+    fitted = SpeedupModel.fit({width: 10 * (0.2 + 0.8 / width) for width in (1, 2, 4, 8)})
+    assert fitted.speedup(64) == pytest.approx(1 / (0.2 + 0.8 / 64), rel=0.01)
+    assert fitted.speedup(3) == pytest.approx(1 / (0.2 + 0.8 / 3), rel=0.01)
+
+
+def test_saturation_is_found_again() -> None:
+    fitted = SpeedupModel.fit({width: 0.1 + 0.3 / width + 0.6 / min(width, 4) for width in WIDTHS})
+    assert fitted.saturation_width == 4
+    assert fitted.speedup(32) == pytest.approx(1 / (0.1 + 0.3 / 32 + 0.6 / 4), rel=0.02)
+
+
+def test_measured_widths_that_get_slower_are_believed() -> None:
+    times_s = {1: 1.0, 2: 0.6, 4: 0.9}
+    assert SpeedupModel.fit(times_s).times_s(1.0, times_s) == pytest.approx(times_s)
+
+
+@given(st.dictionaries(st.sampled_from(WIDTHS), st.floats(0.01, 1e4), min_size=1))
+@settings(max_examples=200, deadline=None)
+def test_every_model_is_sound(times_s: dict[int, float]) -> None:
+    fitted = SpeedupModel.fit(times_s)
+    assert fitted.serial + fitted.compute + fitted.memory == pytest.approx(1)
+    assert min(fitted.serial, fitted.compute, fitted.memory) >= 0
+    for width in (*times_s, 1, 5, 100):
+        assert 0 < fitted.share(width) < math.inf
+    if len(times_s) > 1:
+        for one in times_s:
+            for other in times_s:
+                assert fitted.share(one) / fitted.share(other) == pytest.approx(times_s[one] / times_s[other])
+
+
+@pytest.mark.parametrize("times_s", [{}, {0: 1.0}, {1: 0.0}, {1: math.nan}, {2: math.inf}])
+def test_times_that_cannot_be_are_refused(times_s: dict[int, float]) -> None:
+    with pytest.raises(InputError, match="speedup"):
+        SpeedupModel.fit(times_s)
+
+
+def _truth(size: Size) -> float:
+    return 0.3 + 4e-6 * size.basis_functions**3 * (size.electrons / size.basis_functions) ** 1.5
+
+
+def _water(molecules: int, ghosts: int = 0) -> Size:
+    return Size(24 * (molecules + ghosts), 10 * molecules)
+
+
+def test_a_known_law_is_found_again_in_noise_with_outliers() -> None:
+    noise = random.Random(1)
+    seen = []
+    for molecules in (1, 2, 3, 4):
+        for ghosts in (0, 1, 2, 4):
+            size = _water(molecules, ghosts)
+            seen.append(Observation(size, 1, _truth(size) * math.exp(noise.gauss(0, 0.05)), 0))
+    seen[3] = Observation(seen[3].size, 1, 30 * seen[3].wall_s, 0)  # somebody suspended it
+    model = CostModel(method="hf", observations=tuple(seen))
+    for size in (_water(5), _water(6, 2), _water(2, 3)):
+        estimate = model.seconds(size)
+        assert estimate is not None
+        assert abs(math.log(estimate.value / _truth(size))) < 0.35
+        assert estimate.factor < 2
+
+
+def test_one_observation_sets_the_scale_and_theory_the_slope() -> None:
+    model = CostModel(method="ccsd(t)", observations=(Observation(Size(50, 10), 1, 2.0, 0),))
+    double = model.seconds(Size(100, 20))
+    at_hand = model.seconds(Size(50, 10))
+    assert double is not None
+    assert at_hand is not None
+    assert at_hand.value == pytest.approx(2.0, rel=0.05)
+    assert double.value / at_hand.value == pytest.approx(2**7, rel=0.05)
+    assert double.factor > at_hand.factor > 1
+
+
+def test_nothing_observed_is_no_number() -> None:
+    model = CostModel(method="mp2")
+    assert model.seconds(Size(50, 10)) is None
+    assert model.memory_bytes(Size(50, 10)) is None
+    assert model.times_s(Size(50, 10), [1, 2]) is None
+
+
+def test_uncertainty_shrinks_with_what_was_seen_and_covers_the_truth() -> None:
+    noise = random.Random(2)
+    inside = total = 0
+    for _ in range(30):
+        seen = tuple(
+            Observation(size, 1, _truth(size) * math.exp(noise.gauss(0, 0.1)), 0)
+            for size in [_water(n) for n in (1, 2, 3, 4)] * 2
+        )
+        estimate = CostModel(method="hf", observations=seen).seconds(_water(5))
+        assert estimate is not None
+        inside += abs(math.log(estimate.value / _truth(_water(5)))) < 2 * math.log(estimate.factor)
+        total += 1
+    assert inside >= 0.9 * total
+
+
+def test_observations_at_other_widths_count_by_the_speedup_seen() -> None:
+    seen = [
+        Observation(_water(n), width, _truth(_water(n)) * (0.4 + 0.6 / width), 100 * n)
+        for n in (1, 2, 3)
+        for width in (1, 2, 4)
+    ]
+    for _, found in speedups_of(seen):
+        assert found.speedup(8) == pytest.approx(1 / (0.4 + 0.6 / 8), rel=0.02)
+    model = CostModel(method="hf", observations=tuple(seen))
+    wide = model.seconds(_water(3), width=4)
+    assert wide is not None
+    assert wide.value == pytest.approx(_truth(_water(3)) * 0.55, rel=0.2)
+    assert CostModel.from_json(json.loads(json.dumps(model.to_json()))) == model
+
+
+def test_small_ones_scale_less_than_large_ones_and_between_is_between() -> None:
+    seen = [Observation(_water(1), width, 1.0, 0) for width in (1, 2)]
+    seen += [Observation(_water(4), width, 100.0 / width, 0) for width in (1, 2)]
+    model = CostModel(method="mp2", observations=tuple(seen))
+    assert model.share(_water(1), 2) == pytest.approx(1)
+    assert model.share(_water(2), 2) == pytest.approx(0.75)
+    assert model.share(_water(4), 2) == pytest.approx(0.5)
+    assert model.share(_water(9), 2) == pytest.approx(0.5)
+    assert CostModel(method="mp2", useful_width=1).share(_water(2), 8) == 1
+
+
+def test_no_size_is_forgotten_for_another() -> None:
+    many = [Observation(_water(1), 1, float(n + 1), 0) for n in range(100)]
+    few = [Observation(_water(5), 1, 7.0, 0)]
+    kept = thinned([*few, *many], 10)
+    assert len(kept) == 10
+    assert few[0] in kept
+    assert many[-1] in kept
+    assert thinned(many, 1000) == tuple(many)
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"method": "hf", "observations": [{}], "useful_width": None}, {"observations": 3}]
+)
+def test_data_that_are_no_model_are_refused(data: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="no cost model"):
+        CostModel.from_json(data)

@@ -1,0 +1,189 @@
+"""The dispatcher under a simulated clock: every task once, nothing twice, never too much, and how it adapts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from families import FAMILIES, many_body
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcthreads.cpuset import CpuSet
+from qcthreads.errors import InputError, OversubscriptionError
+from qcthreads.planning import Task
+from qcthreads.planning.bounds import lower_bound
+from qcthreads.planning.correction import Correction, Known
+from qcthreads.planning.cost import assumed_speedup
+from qcthreads.planning.dispatch import Dispatcher
+from qcthreads.planning.model import Capacity
+from qcthreads.planning.simulate import Change, Simulated, simulate
+
+FACTORS = st.lists(st.floats(0.2, 5.0), min_size=12, max_size=12)
+TIMES = st.dictionaries(st.integers(1, 6), st.floats(0.01, 100.0), min_size=1, max_size=4)
+BATCH = st.lists(TIMES, min_size=1, max_size=12)
+CPUS = CpuSet(range(8))
+
+
+def tasks_of(batch: Sequence[dict[int, float]], needs: Sequence[int] = ()) -> list[Task]:
+    needs = needs or [0] * len(batch)
+    return [Task(f"f{number}", *entry) for number, entry in enumerate(zip(batch, needs, strict=False))]
+
+
+def check(run: Simulated, tasks: Sequence[Task], changes: Sequence[Change]) -> None:
+    """Against the records of the run alone."""
+    by_id = {task.id: task for task in tasks}
+    assert sorted(one.id for one in run.placements) == sorted(by_id)
+    for one in run.placements:
+        assert one.threads in by_id[one.id].times_s
+        assert len(one.cpus) == one.threads
+        there = [change for change in changes if change.at_s <= one.start_s][-1]
+        assert one.cpus <= there.cpus
+    for one, other in itertools.combinations(run.placements, 2):
+        if one.start_s < other.end_s and other.start_s < one.end_s:
+            assert one.cpus.isdisjoint(other.cpus)
+    granted = dict(zip((one.id for one in run.placements), run.granted_bytes, strict=True))
+    for now in run.placements:
+        there = [change for change in changes if change.at_s <= now.start_s][-1]
+        running = [one.id for one in run.placements if one.start_s <= now.start_s < one.end_s]
+        assert sum(granted[task_id] for task_id in running) <= there.memory_bytes
+        assert granted[now.id] >= by_id[now.id].memory_bytes
+
+
+@settings(max_examples=80)
+@given(batch=BATCH, factors=FACTORS, known=st.sampled_from(["seconds", "sizes", "nothing"]), start_up_s=st.floats(0, 5))
+def test_every_task_runs_once_at_a_listed_width_and_the_same_each_time(
+    batch: list[dict[int, float]], factors: list[float], known: Known, start_up_s: float
+) -> None:
+    true = tasks_of([{w: t * factor for w, t in one.items()} for one, factor in zip(batch, factors, strict=False)])
+    changes = [Change(0.0, CPUS)]
+
+    def run() -> Simulated:
+        dispatcher = Dispatcher(tasks_of(batch), 8, known=known, start_up_s=start_up_s)
+        return simulate(dispatcher, true, changes, start_up_s=start_up_s)
+
+    made = run()
+    check(made, true, changes)
+    assert run() == made
+    assert made.makespan_s >= lower_bound(true, 8) * (1 - 1e-9)
+
+
+@settings(max_examples=80)
+@given(
+    batch=BATCH,
+    factors=FACTORS,
+    needs=st.lists(st.integers(0, 10), min_size=12, max_size=12),
+    steps=st.lists(st.tuples(st.floats(0.1, 200), st.sets(st.integers(0, 11)), st.integers(0, 40)), max_size=6),
+)
+def test_cpus_and_memory_that_come_and_go_are_kept_to(
+    batch: list[dict[int, float]],
+    factors: list[float],
+    needs: list[int],
+    steps: list[tuple[float, set[int], int]],
+) -> None:
+    true = tasks_of([{w: t * f for w, t in one.items()} for one, f in zip(batch, factors, strict=False)], needs)
+    # In the end everything is there, or what needs much would wait forever.
+    changes = [Change(0.0, CPUS, 20), *(Change(at, CpuSet(cpus), memory) for at, cpus, memory in sorted(steps))]
+    changes.append(Change(1e4, CpuSet(range(12)), 40))
+    dispatcher = Dispatcher(tasks_of(batch, needs), 12, known="sizes", memory_bytes=40)
+    check(simulate(dispatcher, true, changes), true, changes)
+
+
+def test_the_last_tasks_widen_over_idle_cpus() -> None:
+    tasks = [Task(f"f{number}", {w: 10 / assumed_speedup(w, 0.95) for w in (1, 2, 4, 8)}) for number in range(17)]
+    run = simulate(Dispatcher(tasks, 16), tasks, [Change(0.0, CpuSet(range(16)))])
+    assert sorted(one.threads for one in run.placements) == [1] * 16 + [8]
+    assert run.makespan_s == pytest.approx(10 + tasks[0].times_s[8])
+
+
+def test_a_wider_worker_that_costs_more_than_it_gains_is_not_started() -> None:
+    tasks = [Task(f"f{number}", {1: 0.10, 2: 0.06}) for number in range(9)]
+    run = simulate(Dispatcher(tasks, 2, start_up_s=1.5), tasks, [Change(0.0, CpuSet(range(2)))], start_up_s=1.5)
+    assert {one.threads for one in run.placements} == {1}
+    assert run.makespan_s == pytest.approx(1.5 + 5 * 0.10)
+
+
+def test_many_small_tasks_are_run_at_one_thread_each_and_one_large_among_them_wide() -> None:
+    small = [Task(f"s{number}", {w: 1 / assumed_speedup(w) for w in (1, 2)}) for number in range(60)]
+    run = simulate(Dispatcher(small, 2, known="sizes"), small, [Change(0.0, CpuSet(range(2)))])
+    assert {one.threads for one in run.placements[:-1]} == {1}
+    large = Task("large", {1: 100.0, 2: 55.0})
+    run = simulate(Dispatcher([*small[:10], large], 2), [*small, large], [Change(0.0, CpuSet(range(2)))])
+    assert next(one.threads for one in run.placements if one.id == "large") == 2
+    assert run.makespan_s < 100
+
+
+def test_cpus_that_appear_are_used_and_what_runs_goes_on_where_its_cpus_went() -> None:
+    tasks = [Task(f"f{number}", {1: 10.0}) for number in range(8)]
+    more = simulate(Dispatcher(tasks, 4), tasks, [Change(0.0, CpuSet([0])), Change(5.0, CpuSet(range(4)))])
+    assert more.makespan_s == pytest.approx(25)  # 1 at 0 s, 3 at 5 s, then 4 more
+    fewer = simulate(Dispatcher(tasks, 4), tasks, [Change(0.0, CpuSet(range(4))), Change(5.0, CpuSet([0]))])
+    assert [one.start_s for one in fewer.placements] == [0, 0, 0, 0, 10, 20, 30, 40]
+
+
+def test_sizes_alone_end_within_a_tenth_of_the_clairvoyant_plan_in_the_median() -> None:
+    from bench_dynamic import compared
+
+    ratios = [compared(family(16, count, seed), seed) for family in FAMILIES for count in (32, 64) for seed in (0, 1)]
+    assert statistics.median(ratio["sizes"] for ratio in ratios) <= 1.10
+    assert statistics.median(ratio["times"] for ratio in ratios) <= 1.05
+    assert statistics.median(ratio["sizes"] for ratio in ratios) <= statistics.median(
+        ratio["nothing"] for ratio in ratios
+    )
+
+
+def test_of_ten_thousand_tasks_each_is_looked_at_a_bounded_number_of_times() -> None:
+    looked = 0
+
+    class Counted(Dispatcher):
+        def _look(self, now_s: float, capacity: Capacity) -> None:
+            nonlocal looked
+            looked += self.waiting
+            super()._look(now_s, capacity)
+
+    problem = many_body(64, 10_000, 0)
+    dispatcher = Counted(problem.tasks, 64, known="sizes")
+    simulate(dispatcher, problem.tasks, [Change(0.0, CpuSet(range(64)))])
+    # 20 times until a twentieth has gone, and as often again for bad estimates; at each event it would be 5,000.
+    assert looked < 100 * 10_000
+
+
+def test_scale_power_and_speedup_are_found_from_times() -> None:
+    widths = [1, 2, 4]
+    sizes = [1.0, 2.0, 4.0, 8.0, 16.0]
+    told = np.array([[size / assumed_speedup(width) for width in widths] for size in sizes])
+    correction = Correction(told, "sizes")
+
+    def true_s(row: int, column: int) -> float:
+        return float(3.0 * sizes[row] ** 0.9 / assumed_speedup(widths[column]) ** 1.4)
+
+    assert not correction.in_seconds
+    for row, column in ((4, 2), (4, 0), (3, 1), (2, 0), (1, 2), (3, 0), (0, 1)):
+        correction.observe(row, column, true_s(row, column))
+    for row in range(5):
+        for column in range(3):
+            assert correction.time_s(row, column) == pytest.approx(true_s(row, column), rel=0.1)
+            assert correction.times_s()[row, column] == pytest.approx(correction.time_s(row, column))
+
+
+def test_one_wild_time_does_not_spoil_the_estimates() -> None:
+    correction = Correction(np.array([[10.0], [20.0], [40.0]] * 10), "sizes")
+    for row in range(20):
+        correction.observe(row, 0, (10.0, 20.0, 40.0)[row % 3])
+    assert correction.observe(20, 0, 4000.0) == pytest.approx(100, rel=0.1)
+    assert correction.time_s(23, 0) == pytest.approx(40, rel=0.25)
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    dispatcher = Dispatcher([Task("f1", {1: 1.0})], 2)
+    with pytest.raises(InputError, match="task 'f1' has not started"):
+        dispatcher.ended("f1", 1.0)
+    with pytest.raises(OversubscriptionError):
+        Dispatcher([Task("f1", {4: 1.0})], 2)
+    never = Dispatcher([Task("f1", {2: 1.0})], 2)
+    with pytest.raises(InputError, match="1 tasks are left"):
+        simulate(never, [Task("f1", {2: 1.0})], [Change(0.0, CpuSet([0]), math.inf)])
