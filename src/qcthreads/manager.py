@@ -5,16 +5,18 @@ Every method may be called from many threads at once.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import itertools
 import logging
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from .cpuset import CpuSet
 from .errors import (
@@ -29,10 +31,11 @@ from .errors import (
     ProcessGoneError,
     UnknownWorkerError,
 )
-from .host import get_host
+from .host import get_host, processes
 from .host.interface import Binding
 from .leases import Lease, LeaseBook, process_book
 from .leases.place import LEASE_VARIABLE
+from .leases.strays import live_under
 from .monitoring.processes import descendants
 from .monitoring.statistics import Grant, ThreadUsageStats
 from .planning.split import oversubscription
@@ -41,10 +44,15 @@ from .programs.settings import settings_for
 from .units import format_split
 
 if TYPE_CHECKING:
+    import psutil
+
     from .monitoring.bandwidth import BandwidthWatch
     from .monitoring.watch import Watch
 
 _log = logging.getLogger("qcthreads.manager")
+
+_SETTLE_S = 0.2  # who is about to end has left nothing behind
+_LOOK_AGAIN_S = 0.1
 
 
 @dataclass
@@ -105,6 +113,7 @@ class _Worker:
     mask: CpuSet | None = None
     """What it is to be bound to; ``None``: nothing."""
     pid: int | None = None
+    process: psutil.Process | None = None
     bound_to: CpuSet | None = None
     """What its process was bound to, read back."""
     watch: Watch | None = None
@@ -140,11 +149,27 @@ class QCThreadManager:
         Ceilings and whether to bind; ``None``: no ceilings, and no binding but the one asked for.
     book
         The leases to take part in; ``None``: those of this process, over everything that it may use.
+    strays
+        What becomes of attached workers that still run when their allocation is over, and of what they started:
+        ``wait`` for their end, or ``end`` them. Their CPUs are nobody else's before; the log names them.
+    gpus_per_worker
+        GPUs that each worker of an allocation leases; it sees them where it has :meth:`worker_environment`.
     """
 
-    def __init__(self, config: Ceilings | None = None, *, book: LeaseBook | None = None) -> None:
+    def __init__(
+        self,
+        config: Ceilings | None = None,
+        *,
+        book: LeaseBook | None = None,
+        strays: Literal["wait", "end"] = "wait",
+        gpus_per_worker: int = 0,
+    ) -> None:
+        if strays not in ("wait", "end"):
+            raise InputError(f"strays={strays!r}: what is left running is waited for, 'wait', or ended, 'end'")
         self._config = config
         self._book = book
+        self._strays = strays
+        self._gpus_per_worker = gpus_per_worker
         self._lock = threading.Lock()
         self._state = _State()
 
@@ -196,13 +221,16 @@ class QCThreadManager:
     def allocate_thread_resources(self, fragment_workers: int, qc_threads_per_worker: int) -> ThreadAllocation:
         """Allocate thread resources across workers: all of them, on CPUs that nobody else has, or none.
 
-        Workers are numbered with the lowest numbers that no live allocation uses. The CPUs are given back by
-        :meth:`release`, :meth:`close`, or when the allocation is no longer referred to.
+        With a config each worker leases its ``memory_limit_mb``, too. Workers are numbered with the lowest numbers that
+        no live allocation uses. The CPUs are given back by :meth:`release`, :meth:`close`, or when the allocation is no
+        longer referred to; those of attached workers that still run then, when they have ended.
 
         Raises
         ------
         OversubscriptionError
             When it does not fit into what may be used, what is free, or the ceilings; with the numbers.
+        LeaseError
+            When there can never be so much memory, or so many GPUs.
         InputError
             For numbers that are not whole numbers of at least 1.
         """
@@ -212,7 +240,8 @@ class QCThreadManager:
             self._require_fit(workers, threads)
             self._require_room(workers, threads)
             live = self._state.workers
-            leases = self.book.acquire_split(workers, threads)
+            memory_bytes = self._config.memory_limit_mb * 10**6 if self._config is not None else 0
+            leases = self.book.acquire_split(workers, threads, memory_bytes, self._gpus_per_worker)
             unused = (number for number in itertools.count() if number not in live)
             ids = list(itertools.islice(unused, workers))
             for worker_id, lease in zip(ids, leases, strict=True):
@@ -224,6 +253,15 @@ class QCThreadManager:
             release.atexit = False
             self._state.allocations[ids[0]] = (ids, release)
             return allocation
+
+    def worker_environment(self, worker_id: int) -> dict[str, str]:
+        """What belongs into the environment of worker ``worker_id`` beside its program's: its lease, and its GPUs.
+
+        By the first, others on the node know what runs under the lease, even after the end of this process. Raises
+        UnknownWorkerError when no live allocation has this worker.
+        """
+        with self._exclusive():
+            return self._known(worker_id).leases[0].environment
 
     def set_thread_affinity(self, worker_id: int, thread_ids: Iterable[int]) -> Binding | None:
         """Set CPU affinity for worker threads.
@@ -301,6 +339,9 @@ class QCThreadManager:
                         "give every worker its own process"
                     )
             worker.pid, worker.watch, worker.bound_to = pid, watch, None
+            worker.process = _process(pid)
+            for lease in worker.leases:
+                _runs_under(lease, worker.process)
             if worker.mask is None and self._config is not None and self._config.enable_thread_affinity:
                 worker.mask = worker.cpus
             binding = self._bind(worker)
@@ -330,7 +371,10 @@ class QCThreadManager:
         return report_on(watched, len(self.book.usable), bandwidth.report())
 
     def release(self, allocation: ThreadAllocation) -> None:
-        """Give back the CPUs of ``allocation``; a second call does nothing. Its processes are not ended."""
+        """Give back the CPUs of ``allocation``; a second call does nothing.
+
+        Attached workers that still run are waited for, or ended, in the background (``strays``), before theirs are.
+        """
         for _, release in list(self._state.allocations.values()):
             alive = release.peek()
             if alive is not None and alive[0] is allocation:
@@ -395,7 +439,9 @@ class QCThreadManager:
         for other in book.held():
             if not other.cpus.isdisjoint(more) and other not in worker.leases:
                 raise CpusTakenError(f"{who} {other.cpus & more} are leased to {self._holder(other)}; leave them out")
-        worker.leases.append(book.acquire_cpus(more))
+        lease = book.acquire_cpus(more)
+        _runs_under(lease, worker.process)
+        worker.leases.append(lease)
 
     def _holder(self, lease: Lease) -> str:
         holders = (worker for worker in self._state.workers.values() if lease in worker.leases)
@@ -462,7 +508,13 @@ class QCThreadManager:
         while self._state.ended:
             ids, _ = self._state.allocations.pop(self._state.ended.popleft())
             for worker_id in ids:
-                for lease in self._state.workers.pop(worker_id).leases:
+                worker = self._state.workers.pop(worker_id)
+                if any(lease.in_use() for lease in worker.leases):
+                    with contextlib.suppress(RuntimeError):  # the interpreter ends: others look for what is left
+                        # Not threading's: this may run in a finalizer, where its locks may be held.
+                        _thread.start_new_thread(_outlast, (worker, self._strays))
+                        continue
+                for lease in worker.leases:
                     lease.release()
 
     def _say_once(self, kind: str, message: str) -> None:
@@ -475,6 +527,58 @@ def _require_counts(**counts: int) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise InputError(f"{name} is {count!r}; it must be a whole number of at least 1")
+
+
+def _process(pid: int) -> psutil.Process:
+    import psutil
+
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        raise ProcessGoneError(f"process {pid} was to be a worker, but it has ended") from None
+
+
+class _Attached:
+    """Of a process that somebody else has started, what a lease asks of its children."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+
+    def poll(self) -> int | None:
+        """As ``subprocess.Popen``'s; 0 for every end."""
+        from .execution.trees import lives
+
+        return None if lives(self._process) else 0
+
+
+def _runs_under(lease: Lease, process: psutil.Process | None) -> None:
+    if process is not None:
+        lease.children.append(_Attached(process))  # type: ignore[arg-type]  # all it is asked is poll()
+
+
+def _outlast(worker: _Worker, strays: Literal["wait", "end"]) -> None:
+    """Give back what ``worker`` has when nothing runs under it any more."""
+    from .execution import trees
+
+    assert worker.process is not None
+    time.sleep(_SETTLE_S)
+    left = {pid for lease in worker.leases if lease.in_use() for pid in live_under(lease.mark)}
+    left |= {worker.process.pid} if trees.lives(worker.process) else set()
+    if left:
+        what = "they are ended" if strays == "end" else "these are given to nobody before their end"
+        _log.warning(
+            "worker %d still runs after its allocation (%s) on CPUs %s: %s",
+            worker.worker_id,
+            ", ".join(f"process {pid}, {processes.name(pid)}" for pid in sorted(left)),
+            worker.cpus,
+            what,
+        )
+    if strays == "end":
+        trees.end_these(left)
+    while any(lease.in_use() for lease in worker.leases):
+        time.sleep(_LOOK_AGAIN_S)
+    for lease in worker.leases:
+        lease.release()
 
 
 def _tree(pid: int) -> list[int]:

@@ -144,7 +144,7 @@ class LocalEngine:
         run = _Run(deque(), workers)
         with self._lock:
             self._runs.append(run)
-        for lease in self._book.acquire_split(workers, job.settings.threads):
+        for lease in self._book.acquire_split(workers, job.settings.threads, gpus=job.gpus):
             thread = threading.Thread(target=self._warm, args=(run, job, lease), name="qcthreads-warm", daemon=True)
             thread.start()
             run.threads.append(thread)

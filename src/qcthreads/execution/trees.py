@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def members(roots: Mapping[int, str]) -> list[psutil.Process]:
             if pid in found or pid == os.getpid():
                 found.update((child.pid, child) for child in psutil.Process(pid).children(recursive=True))
     found.pop(os.getpid(), None)
-    return [process for process in found.values() if _lives(process)]
+    return [process for process in found.values() if lives(process)]
 
 
 def end(roots: Mapping[int, str], grace_s: float = GRACE_S) -> None:
@@ -61,14 +61,26 @@ def end(roots: Mapping[int, str], grace_s: float = GRACE_S) -> None:
         _wait(found, 0.2)
 
 
-def _session(pid: int) -> int:
-    """The session of ``pid``; the worker starts one of its own."""
-    if sys.platform == "win32":
-        return 0
-    return os.getsid(pid)
+def end_these(pids: Iterable[int], grace_s: float = GRACE_S) -> None:
+    """End these processes and their descendants: SIGTERM, ``grace_s`` seconds, then SIGKILL."""
+    import psutil
+
+    found: dict[int, psutil.Process] = {}
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            found.update((one.pid, one) for one in (process, *process.children(recursive=True)))
+    for process in found.values():
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _wait(list(found.values()), grace_s)
+    for process in found.values():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs; a zombie does not."""
     import psutil
 
     try:
@@ -77,8 +89,15 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+def _session(pid: int) -> int:
+    """The session of ``pid``; the worker starts one of its own."""
+    if sys.platform == "win32":
+        return 0
+    return os.getsid(pid)
+
+
 def _wait(processes: list[psutil.Process], timeout_s: float) -> None:
     """Until none lives; waits for no exit status, which belongs to the parents."""
     deadline = time.monotonic() + timeout_s
-    while any(map(_lives, processes)) and time.monotonic() < deadline:
+    while any(map(lives, processes)) and time.monotonic() < deadline:
         time.sleep(0.005)

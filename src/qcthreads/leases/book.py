@@ -29,7 +29,7 @@ from ..machine import Machine
 from ..machine.placement import choose, split, thread_cpus, usable_cpus
 from ..units import format_count, format_size, format_split, smaller_split
 from . import claims
-from .claims import Claim, Room
+from .claims import Claim, Grant, Room
 from .lease import Lease
 from .ledger import Ledger, Waiter
 from .pools import cpu_pools, memory_pools, node_pools
@@ -219,8 +219,10 @@ class LeaseBook:
         with lease:
             yield lease
 
-    def acquire_split(self, places: int, width: int) -> tuple[Lease, ...]:
+    def acquire_split(self, places: int, width: int, memory_bytes: int = 0, gpus: int = 0) -> tuple[Lease, ...]:
         """All-or-nothing: ``places`` leases of ``width`` PUs each, cut by ``machine.placement.split``; never waits.
+
+        Each has ``memory_bytes`` and so many ``gpus``.
 
         Raises OversubscriptionError with the numbers: asked, what may be used and why, what is free.
         """
@@ -232,15 +234,21 @@ class LeaseBook:
             raise OversubscriptionError(
                 f"{asked}, but {self.explain()}; {smaller_split(places, width, len(self.usable))}"
             )
-        claim = self._claim(total, 0, 0, None, not self._smt, {})
+        whole = not self._smt
+        each = self._claim(width, memory_bytes, gpus, None, whole, {})
+        claim = self._claim(total, places * memory_bytes, places * gpus, None, whole, {})
+        if self._busy != "ignore":
+            self.ledger.look_at_load()
+        claim = self._beside_others(claim)
 
         def made(room: Room) -> list[Lease]:
             if claims.grant(self.machine, room, claim) is None:
                 return []
             free = CpuSet.from_bits(claims.usable(self.machine, room, claim))
-            ours = free & self.usable
+            ours = free & CpuSet.from_bits(claim.preferred)
             cut = split(self.machine, ours if len(ours) >= total else free, places, width)
-            return [self._lease_of(cpus, claims.whole_cores(self.machine, cpus, claim)) for cpus in cut]
+            granted = claims.grant_each(self.machine, room, each, cut)
+            return [self._granted(each, one) for one in granted]
 
         with self.ledger.turn():
             leases, room = self._give_out(made)
@@ -249,9 +257,14 @@ class LeaseBook:
             free = CpuSet.from_bits(claims.usable(self.machine, room, claim))
             holders = self._holders(claim)
         smaller = smaller_split(places, width, len(free)) if free else "wait until some are free"
+        if total <= len(free):
+            smaller = "ask for less"
+        each_has = f", {format_size(memory_bytes)} for each" if memory_bytes else ""
+        each_has += f", {format_count(gpus, 'GPU')} for each" if gpus else ""
+        also = f" and {format_size(self._left(room))}" if memory_bytes else ""
         raise OversubscriptionError(
-            f"{asked}, but {len(free)} of {len(self.usable)} CPUs are free; the others are held by {holders}; "
-            f"release some, or {smaller}"
+            f"{asked}{each_has}, but {len(free)} of {len(self.usable)} CPUs{also} are free; the others are held by "
+            f"{holders}; release some, or {smaller}"
         )
 
     def acquire_cpus(self, cpus: CpuSet) -> Lease:
@@ -318,6 +331,14 @@ class LeaseBook:
         cpus, leave, smt = self._given
         with self.ledger.turn():
             self._set(machine, limits, None if cpus is None else cpus & limits.cpus, leave, smt, memory_bytes)
+
+    def free_memory_bytes(self) -> int:
+        """What of the memory that this book hands out nobody on the node has leased now."""
+        with self.ledger.turn():
+            while self.ledger.reclaim():
+                pass
+            room = self.ledger.unheld(self.machine)
+        return self._left(room)
 
     def held(self) -> tuple[Lease, ...]:
         """The leases now given out by this book, oldest first."""
@@ -423,8 +444,7 @@ class LeaseBook:
             found = claims.grant(self.machine, room, claim)
             if found is None:
                 return []
-            cpus, reserved = CpuSet.from_bits(found.cpus), CpuSet.from_bits(found.reserved)
-            return [Lease(self, cpus, reserved, claim.memory_bytes, found.gpus, found.draws)]
+            return [self._granted(claim, found)]
 
         leases, room = self._give_out(made, waiter)
         if leases:
@@ -481,10 +501,18 @@ class LeaseBook:
         enough = idle.bit_count() >= claim.threads
         return replace(claim, preferred=idle if enough else claim.candidates & ~strangers)
 
+    def _granted(self, claim: Claim, found: Grant) -> Lease:
+        cpus, reserved = CpuSet.from_bits(found.cpus), CpuSet.from_bits(found.reserved)
+        return Lease(self, cpus, reserved, claim.memory_bytes, found.gpus, found.draws)
+
     def _lease_of(self, cpus: CpuSet, reserved: CpuSet) -> Lease:
         """Without memory."""
         draws = {pool: (len(cpus), holds) for pool, holds in self._cpu_pools.items()}
         return Lease(self, cpus, reserved, draws=draws)
+
+    def _left(self, room: Room) -> int:
+        """Bytes of memory that are free in ``room``."""
+        return max(0, min(self.memory_bytes, *(room.left(pool, holds) for pool, holds in self._memory_pools.items())))
 
     def _holders(self, claim: Claim) -> str:
         """Who holds what ``claim`` might be given, in words."""
@@ -509,11 +537,11 @@ class LeaseBook:
     def _not_now(self, claim: Claim, waiter: Waiter, waited_s: float | None) -> str:
         room = self.ledger.unheld(self.machine)
         free = CpuSet.from_bits(room.free & self._candidates.bits)
-        memory = min((room.left(pool, holds) for pool, holds in self._memory_pools.items()), default=0)
+        memory = self._left(room)
         asked = f"a lease of {format_count(claim.threads, 'CPU')}"
         asked += f" and {format_size(claim.memory_bytes)}" if claim.memory_bytes else ""
         asked += f" and {format_count(claim.gpus, 'GPU')}" if claim.gpus else ""
-        found = f"{len(free)} of {len(self.usable)} CPUs and {format_size(max(0, memory))} are free"
+        found = f"{len(free)} of {len(self.usable)} CPUs and {format_size(memory)} are free"
         holders = self._holders(claim)
         found += f", the others are held by {holders}"
         for pool, (_, most) in claim.draws.items():

@@ -5,8 +5,8 @@ Sets are the bits of ints, as in ``machine.placement``: this runs for every leas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from ..cpuset import CpuSet
 from ..machine import Machine
@@ -101,6 +101,19 @@ def grant(machine: Machine, room: Room, claim: Claim) -> Grant | None:
     return Grant(cpus, cpus | _siblings(machine, cpus) & claim.siblings, gpus, draws)
 
 
+def grant_each(machine: Machine, room: Room, claim: Claim, places: Iterable[CpuSet]) -> list[Grant]:
+    """What ``claim`` gets of ``room`` on each of these disjoint sets of PUs; empty where one of them gets nothing."""
+    left = replace(room, gpus_taken=set(room.gpus_taken), drawn=dict(room.drawn), found=dict(room.found))
+    granted = []
+    for cpus in places:
+        made = grant(machine, left, replace(claim, candidates=cpus.bits, preferred=cpus.bits))
+        if made is None:
+            return []
+        left.take(made.reserved, made.gpus, made.draws)
+        granted.append(made)
+    return granted
+
+
 def set_aside(machine: Machine, room: Room, claim: Claim) -> None:
     """Keep for ``claim``, which waits, what it can use of ``room``: what comes free adds up until it fits.
 
@@ -138,11 +151,6 @@ def usable(machine: Machine, room: Room, claim: Claim) -> int:
     """The free PUs that ``claim`` may be given; not those of a core where somebody else works, where it minds."""
     busy = claim.siblings & ~room.free
     return claim.candidates & room.free & ~(_siblings(machine, busy) if busy else 0)
-
-
-def whole_cores(machine: Machine, cpus: CpuSet, claim: Claim) -> CpuSet:
-    """``cpus`` and what of their cores nobody else is to work on."""
-    return CpuSet.from_bits(cpus.bits | _siblings(machine, cpus.bits) & claim.siblings)
 
 
 def _choose(machine: Machine, room: Room, claim: Claim, free: int) -> int:

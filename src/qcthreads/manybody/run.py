@@ -29,7 +29,7 @@ from ..monitoring.record import RunRecord
 from ..monitoring.statistics import Finding
 from ..planning import choose_split
 from ..programs import registry
-from ..units import format_count
+from ..units import format_count, format_size
 from .check import check_with_program
 from .config import strategy_name
 from .expansion import Chemistry, Expansion, Term
@@ -249,12 +249,14 @@ class Run:
             there = self._finished_before()
             costs = [term.cost for term in self._terms if term.label not in there]
             left = len(costs)
+        need_bytes = overhead_bytes + WORKING_MEMORY_BYTES
+        memory_bytes, why_so_much = self._memory(need_bytes * (request.workers or 1))
         split = choose_split(
             left,
             costs if left <= _COUNTED_ONE_BY_ONE else (),
             len(book.usable),
-            book.memory_bytes,
-            overhead_bytes + WORKING_MEMORY_BYTES,
+            memory_bytes,
+            need_bytes,
             workers=request.workers,
             threads=request.threads,
             max_total_threads=request.max_total_threads,
@@ -289,7 +291,7 @@ class Run:
             "model_chemistries": chemistries,
             "bsse": list(expansion.bsse),
             "max_nbody": expansion.core.max_nbody,
-            "reasons": reasons,
+            "reasons": [*reasons, *why_so_much],
             "scratch_bytes": None,
             "store_bytes": None if request.store is None else self.calculations * _STORED_BYTES,
             "expected_wall_s": wall_s,
@@ -326,6 +328,19 @@ class Run:
             if terms
             else None
         )
+
+    def _memory(self, need_bytes: int) -> tuple[int, tuple[str, ...]]:
+        """For all workers together, what may be used; of that, where nobody asked for it, what others have not leased.
+
+        A run that takes all memory by default would wait for the end of whoever has some of it.
+        """
+        whole, free = self._book.memory_bytes, self._book.free_memory_bytes()
+        if self.request.memory_bytes is not None or free == whole:
+            return whole, ()
+        others = f"others have leased all but {format_size(free)} of the {format_size(whole)} of memory"
+        if free < need_bytes:
+            return whole, (f"{others}, which is too little: the run waits for theirs",)
+        return free, (f"{others}: that is divided, so that the run need not wait; --memory asks for more",)
 
     def _finished_before(self) -> set[str]:
         """Labels that the store holds already; whether it is this run's store is seen when it is opened to go on."""
