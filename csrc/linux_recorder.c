@@ -127,7 +127,7 @@ void qct_recorder_count(struct qct_recorder *r, struct qct_recorder_counts *coun
 static int sample_into(struct qct_recorder *r, struct qct_sampler *sampler, bool detailed) {
     struct qct_sample sample;
     qct_sampler_hold(sampler);
-    int rc = qct_sampler_sample(sampler, detailed, &sample);
+    int rc = qct_sampler_sample(sampler, detailed ? QCT_STATES : QCT_TIMES, &sample);
     if (rc == 0) {
         struct qct_record head = {sample.at_ns, detailed, sample.thread_count, sample.process_count};
         pthread_mutex_lock(&r->lock);

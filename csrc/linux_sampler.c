@@ -6,7 +6,7 @@
  * started anywhere, and a sample reads what it knows. Else the link counts of the task/ directories tell which process
  * has started threads, and the numbers given meanwhile are asked for one by one. A thread that has ended is noticed by
  * its own file, whose descriptor never becomes that of a later thread of the same number. Of a thread that has not run
- * since, no detail can have changed.
+ * since, no detail can have changed; and where the clock of a process stands still, none of its threads has run.
  */
 #define _GNU_SOURCE
 #include "qct.h"
@@ -41,6 +41,9 @@
 /* Of the last numbers given before the first look so many may be of threads that cannot be seen yet. */
 #define FORKING 64
 
+/* The clock of a process costs half of what the times of one thread do; of threads that sleep it spares the reading. */
+#define WORTH_A_CLOCK 4
+
 /* Most of a status file are masks: 2,300 letters on 8192 CPUs, and again as many where there are lists of holes. */
 #define STATUS_ROOM 16384
 #define STAT_ROOM 2048
@@ -51,8 +54,10 @@ struct process {
     struct process *root; /* itself if it is one */
     int tasks;            /* /proc/PID/task, or -1 when it has ended */
     clockid_t clock;
-    bool stale;    /* one of its threads has ended: list them again */
-    bool detailed; /* its own numbers were found in this sample */
+    long long read_ns; /* its clock when its threads were read last, or just before; 0: not told */
+    bool still;        /* it has not advanced since the time before: none of them has run */
+    bool stale;        /* one of its threads has ended: list them again */
+    bool detailed;     /* its own numbers were found in this sample */
     bool sized;
 };
 
@@ -62,6 +67,7 @@ struct files {
     int times, stat, status;
     long long read_slices; /* when its details were read last */
     bool asleep;           /* and it has not run since they were read before that */
+    bool known;            /* its times have been read */
 };
 
 struct parentage {
@@ -120,7 +126,7 @@ static int probe(struct qct_sampler *s, int first, int last);
 static int add_root(struct qct_sampler *s, int pid);
 static int add_process(struct qct_sampler *s, int pid, struct process *root);
 static int list_threads(struct qct_sampler *s, struct process *process);
-static int read_all(struct qct_sampler *s, int root, bool detail);
+static int read_all(struct qct_sampler *s, int root, enum qct_detail detail);
 static int settle(struct qct_sampler *s);
 static int fill(struct qct_sampler *s, int root, bool clocks, struct qct_sample *sample);
 static int pick(struct qct_sampler *s, int root, struct qct_sample *sample);
@@ -232,7 +238,7 @@ void qct_sampler_detach(struct qct_sampler *s, int pid) {
     s->process_count = kept;
 }
 
-int qct_sampler_sample(struct qct_sampler *s, int detail, struct qct_sample *sample) {
+int qct_sampler_sample(struct qct_sampler *s, enum qct_detail detail, struct qct_sample *sample) {
     int rc = discover(s);
     if (rc == 0)
         rc = read_all(s, 0, detail);
@@ -242,7 +248,7 @@ int qct_sampler_sample(struct qct_sampler *s, int detail, struct qct_sample *sam
 int qct_sampler_look(struct qct_sampler *s, int root, struct qct_sample *sample) {
     int rc = discover(s);
     if (rc == 0)
-        rc = read_all(s, root, true);
+        rc = read_all(s, root, QCT_STATES);
     if (rc == 0)
         rc = fill(s, root, true, sample);
     return rc ? rc : pick(s, root, sample);
@@ -574,9 +580,12 @@ static int add_thread(struct qct_sampler *s, struct process *process, int tid) {
         return -ENOMEM;
     size_t at = s->thread_count++;
     s->threads[at] = (struct qct_thread){.pid = process->row.pid, .tid = tid};
-    s->details[at] = (struct qct_thread_detail){
-        .started_ticks = fields[STARTED], .last_cpu = (int)fields[LAST_CPU], .state = (char)fields[STATE]};
-    s->files[at] = (struct files){process, open_kept(s, process->tasks, tid, times_name(s)), -1, -1, -1, false};
+    s->details[at] = (struct qct_thread_detail){.started_ticks = fields[STARTED],
+                                                .voluntary_switches = -1,
+                                                .involuntary_switches = -1,
+                                                .last_cpu = (int)fields[LAST_CPU],
+                                                .state = (char)fields[STATE]};
+    s->files[at] = (struct files){process, open_kept(s, process->tasks, tid, times_name(s)), -1, -1, -1, false, false};
     process->row.threads++;
     if (tid == process->row.pid)
         process->row.started_ticks = fields[STARTED];
@@ -676,7 +685,7 @@ static void take_status(struct process *process, struct qct_thread_detail *detai
     }
 }
 
-static void read_details(struct qct_sampler *s, size_t i) {
+static void read_details(struct qct_sampler *s, size_t i, bool switches) {
     char stat[STAT_ROOM], status[STATUS_ROOM];
     struct files *files = &s->files[i];
     int tid = s->threads[i].tid;
@@ -687,14 +696,16 @@ static void read_details(struct qct_sampler *s, size_t i) {
         return;
     if (files->stat < 0)
         files->stat = open_kept(s, files->process->tasks, tid, "stat");
-    if (files->status < 0)
-        files->status = open_kept(s, files->process->tasks, tid, "status");
     ssize_t size = read_of(s, files, files->stat, tid, "stat", stat, sizeof stat);
     if (size > 0)
         take_stat(s, files->process, &s->details[i], stat, (size_t)size);
-    size = read_of(s, files, files->status, tid, "status", status, sizeof status);
-    if (size > 0)
-        take_status(files->process, &s->details[i], status, (size_t)size);
+    if (switches || !files->process->sized) {
+        if (files->status < 0)
+            files->status = open_kept(s, files->process->tasks, tid, "status");
+        size = read_of(s, files, files->status, tid, "status", status, sizeof status);
+        if (size > 0)
+            take_status(files->process, &s->details[i], status, (size_t)size);
+    }
     /* About to sleep it may have been read half awake: the second time, nothing can change until it runs. */
     files->asleep = !ran && s->details[i].state != 'R';
     files->read_slices = slices;
@@ -731,23 +742,25 @@ static void end_thread(struct qct_sampler *s, size_t i) {
 static bool is_of(int root, const struct process *process) { return root == 0 || process->row.root == root; }
 
 /* Read the threads from the first on; those that have ended make room for those behind. How many are left. */
-static size_t read_from(struct qct_sampler *s, size_t first, int root, bool detail) {
+static size_t read_from(struct qct_sampler *s, size_t first, int root, enum qct_detail detail) {
     char text[STAT_ROOM];
     size_t room = s->source == QCT_STAT ? sizeof text : TIMES_ROOM, kept = first;
     for (size_t i = first; i < s->thread_count; i++) {
         struct files *files = &s->files[i];
         bool wanted = is_of(root, files->process);
         ssize_t size = -EAGAIN;
-        if (wanted)
+        if (wanted && !(files->process->still && files->known))
             size = read_of(s, files, files->times, s->threads[i].tid, times_name(s), text, room);
         if (is_gone(size)) {
             end_thread(s, i);
             continue;
         }
-        if (size > 0)
+        if (size > 0) {
             take_times(s, &s->threads[i], text, (size_t)size);
+            files->known = true;
+        }
         if (wanted && detail)
-            read_details(s, i);
+            read_details(s, i, detail == QCT_EVERYTHING);
         if (kept != i) {
             s->threads[kept] = s->threads[i];
             s->details[kept] = s->details[i];
@@ -760,13 +773,33 @@ static size_t read_from(struct qct_sampler *s, size_t first, int root, bool deta
     return kept;
 }
 
+/* The clock of the process, in ns; 0: not told. */
+static long long clock_of(const struct process *process) {
+    struct timespec time;
+    if (process->tasks < 0 || process->clock == -1 || clock_gettime(process->clock, &time))
+        return 0;
+    return (long long)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+/* Whether any of its threads can have run since they were read last. */
+static void look_at_clock(struct process *process) {
+    long long now_ns = process->row.threads < WORTH_A_CLOCK ? 0 : clock_of(process);
+    process->still = now_ns && now_ns == process->read_ns;
+    process->read_ns = now_ns;
+}
+
 /* Read the threads of a root, or of all. Where threads have ended, others may have been started; these are read too. */
-static int read_all(struct qct_sampler *s, int root, bool detail) {
+static int read_all(struct qct_sampler *s, int root, enum qct_detail detail) {
     int rc = 0;
     s->at_ns = now_ns();
-    for (size_t i = 0; detail && i < s->process_count; i++)
-        if (is_of(root, s->processes[i]))
-            s->processes[i]->detailed = s->processes[i]->sized = false;
+    for (size_t i = 0; i < s->process_count; i++) {
+        struct process *process = s->processes[i];
+        if (!is_of(root, process))
+            continue;
+        look_at_clock(process);
+        if (detail)
+            process->detailed = process->sized = false;
+    }
     for (size_t read = 0; rc == 0 && read < s->thread_count;) {
         read = read_from(s, read, root, detail);
         rc = settle(s);
@@ -817,13 +850,6 @@ static int settle(struct qct_sampler *s) {
     return rc;
 }
 
-static void read_clock(struct process *process) {
-    struct timespec time;
-    if (process->tasks < 0 || process->clock == -1 || clock_gettime(process->clock, &time))
-        return;
-    process->row.cpu_ns = (long long)time.tv_sec * 1000000000 + time.tv_nsec;
-}
-
 static int fill(struct qct_sampler *s, int root, bool clocks, struct qct_sample *sample) {
     size_t count = 0;
     if (clocks) {
@@ -835,7 +861,9 @@ static int fill(struct qct_sampler *s, int root, bool clocks, struct qct_sample 
     for (size_t i = 0; clocks && i < s->process_count; i++) {
         if (!is_of(root, s->processes[i]))
             continue;
-        read_clock(s->processes[i]);
+        long long cpu_ns = clock_of(s->processes[i]);
+        if (cpu_ns)
+            s->processes[i]->row.cpu_ns = cpu_ns;
         s->rows[count++] = s->processes[i]->row;
     }
     *sample = (struct qct_sample){s->at_ns, s->thread_count, count, s->threads, s->details, s->rows};

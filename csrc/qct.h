@@ -229,13 +229,21 @@ int qct_sampler_attach(struct qct_sampler *sampler, int pid);
 /* Forget a process that was given, with its descendants and all that it had used. */
 void qct_sampler_detach(struct qct_sampler *sampler, int pid);
 
+/* What of a sample is read. Of the switches, which cost as much as all the rest, everything else does without. */
+enum qct_detail {
+    QCT_TIMES,      /* of threads */
+    QCT_STATES,     /* and their details but for switches, which are those of the last sample that had them, or -1;
+                       the processes with their clocks */
+    QCT_EVERYTHING, /* and switches */
+};
+
 /*
  * Look at every thread once; *sample is filled. Descriptors beyond three quarters of RLIMIT_NOFILE are opened anew each
- * time. `detail` reads stat and status too, and the clocks of the processes.
+ * time.
  */
-int qct_sampler_sample(struct qct_sampler *sampler, int detail, struct qct_sample *sample);
+int qct_sampler_sample(struct qct_sampler *sampler, enum qct_detail detail, struct qct_sample *sample);
 
-/* Look, with details, at one of the processes that were given and its descendants; *sample has these alone. */
+/* Look, with QCT_STATES, at one of the processes that were given and its descendants; *sample has these alone. */
 int qct_sampler_look(struct qct_sampler *sampler, int root, struct qct_sample *sample);
 
 /* Only the clocks of the processes, now; threads and memory are those of the last sample. */
@@ -268,7 +276,7 @@ int qct_recorder_new(size_t bytes, struct qct_recorder **recorder);
 
 void qct_recorder_free(struct qct_recorder *recorder);
 
-/* Sample every `fast_ns`, with details every `detail_ns`, at once and a last time with details, until it is stopped. */
+/* Sample every `fast_ns`, with QCT_STATES every `detail_ns`, at once and so a last time, until it is stopped. */
 int qct_recorder_run(struct qct_recorder *recorder, struct qct_sampler *sampler, long long fast_ns,
                      long long detail_ns);
 

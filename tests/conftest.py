@@ -19,6 +19,7 @@ ONCE = (
     "integration/test_peer_suites.py",
     "integration/test_report_page.py",
     "integration/test_run_shared.py",
+    "integration/test_trace_perfetto.py",
     "native/test_cross.py",
     "programs/",
     "unit/test_cli_leases.py",

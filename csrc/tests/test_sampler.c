@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -93,9 +94,9 @@ static struct qct_sampler *watch(int pid, enum qct_times_source source) {
     return sampler;
 }
 
-static struct qct_sample sampled(struct qct_sampler *sampler, int detail) {
+static struct qct_sample sampled(struct qct_sampler *sampler, int detailed) {
     struct qct_sample sample;
-    CHECK(qct_sampler_sample(sampler, detail, &sample) == 0);
+    CHECK(qct_sampler_sample(sampler, detailed ? QCT_EVERYTHING : QCT_TIMES, &sample) == 0);
     return sample;
 }
 
@@ -204,6 +205,41 @@ static void test_gone(void) {
     qct_sampler_free(sampler);
 }
 
+/* Processes that come and go while others are watched; one is looked at alone. */
+static void test_attached(void) {
+    int before = descriptors();
+    pid_t first = fork(), second = first ? fork() : 0;
+    if (first == 0 || second == 0) {
+        burn(20 * MS);
+        for (;;)
+            pause();
+    }
+    struct qct_sampler *sampler = NULL;
+    CHECK(qct_sampler_new(NULL, 0, 1, QCT_SCHEDSTAT, &sampler) == 0);
+    CHECK(sampled(sampler, 1).thread_count == 0);
+    CHECK(qct_sampler_attach(sampler, first) == 0 && qct_sampler_attach(sampler, second) == 0);
+    CHECK(qct_sampler_attach(sampler, first) == 0);
+    CHECK(sampled(sampler, 0).thread_count == 2);
+    struct timespec pause_s = {0, 200 * MS};
+    nanosleep(&pause_s, NULL);
+    struct qct_sample sample;
+    CHECK(qct_sampler_look(sampler, second, &sample) == 0);
+    CHECK(sample.thread_count == 1 && sample.threads[0].tid == second && sample.threads[0].cpu_ns >= 20 * MS);
+    CHECK(sample.process_count == 1 && sample.processes[0].pid == second && sample.details[0].state == 'S');
+    qct_sampler_detach(sampler, first);
+    sample = sampled(sampler, 1);
+    CHECK(sample.thread_count == 1 && sample.process_count == 1 && sample.processes[0].pid == second);
+    CHECK(kill(second, SIGKILL) == 0 && waitpid(second, NULL, 0) == second);
+    CHECK(qct_sampler_look(sampler, second, &sample) == 0);
+    CHECK(sample.thread_count == 0 && sample.process_count == 1 && sample.processes[0].ended);
+    CHECK(sample.processes[0].ended_cpu_ns >= 20 * MS);
+    qct_sampler_detach(sampler, second);
+    CHECK(sampled(sampler, 1).process_count == 0);
+    qct_sampler_free(sampler);
+    CHECK(kill(first, SIGKILL) == 0 && waitpid(first, NULL, 0) == first);
+    CHECK(descriptors() == before);
+}
+
 static void test_few_descriptors(void) {
     static struct burner burners[THREADS];
     struct rlimit before, few;
@@ -301,6 +337,7 @@ int main(void) {
     test_times(QCT_SCHEDSTAT);
     test_descendants();
     test_gone();
+    test_attached();
     test_few_descriptors();
     test_recorder();
     CHECK(descriptors() == before);

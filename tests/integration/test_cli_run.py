@@ -221,3 +221,73 @@ def test_on_a_terminal_there_is_a_live_bar(helium: Path) -> None:
     os.close(ours)
     assert b"6/6 done" in shown
     assert b"\x1b[" in shown
+
+
+def test_what_a_run_leaves_behind_agrees_with_its_document(helium: Path, tmp_path: Path) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    page, trace, metrics = tmp_path / "run.html", tmp_path / "run.json", tmp_path / "run.prom"
+    done = run("run", helium, *MODEL, "--json", "--report", page, "--trace", trace, "--metrics", metrics)
+    document = json.loads(done.stdout)
+    statistics = document["statistics"]
+    total = statistics["fragments_computed"]
+    assert statistics["watched"] == sum(worker["calculations"] for worker in statistics["worker_processes"]) == total
+    pids = {row["worker_pid"] for row in document["fragments"]}
+    assert {worker["pid"] for worker in statistics["worker_processes"]} == pids
+    assert 0 <= statistics["idle_pus"] <= len(document["decision"]["cpus_usable"])
+    families = text_string_to_metric_families(metrics.read_text())
+    samples = {(one.name, one.labels.get("state")): one.value for family in families for one in family.samples}
+    assert samples["qcthreads_run_calculations", "finished"] == total
+    assert samples["qcthreads_run_calculations", "waiting"] == samples["qcthreads_run_calculations", "running"] == 0
+    assert samples["qcthreads_run_cpu_seconds", None] == pytest.approx(statistics["cpu_s"])
+    assert [file.name for file in tmp_path.glob("run.prom*")] == ["run.prom"]
+    slices = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert slices
+    assert "<html" in page.read_text(encoding="utf-8")[:2000]
+
+
+def test_metrics_are_there_while_it_runs(tmp_path: Path) -> None:
+    metrics = tmp_path / "run.prom"
+    arguments = ["run", WATER4, "--method", "mp2", "--basis", "cc-pvdz", "--workers", "1", "--threads", "1"]
+    command = [*COMMAND, *map(str, arguments), "--metrics", str(metrics)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not metrics.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert 'state="waiting"} 10.0' in metrics.read_text()
+            assert process.poll() is None
+        finally:
+            process.terminate()
+    assert process.returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "code", "said"),
+    [
+        ("--report", "there/run.html", 2, "there is no directory"),
+        ("--trace", "he3.xyz", 2, "which it would overwrite"),
+        ("--metrics", "run.txt", 2, "the node exporter reads *.prom alone"),
+    ],
+)
+def test_a_file_that_cannot_be_is_told_before_anything_starts(
+    helium: Path, tmp_path: Path, option: str, name: str, code: int, said: str
+) -> None:
+    store = tmp_path / "he.store"
+    done = run("run", helium, *MODEL, "--store", store, option, tmp_path / name, check=code)
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert not store.exists()
+    assert helium.read_text() == HELIUM
+
+
+@pytest.mark.parametrize(("option", "module"), [("report", "plotly"), ("metrics", "prometheus_client")])
+def test_what_writes_a_file_and_is_hidden_by_the_test_is_missed_before_anything_starts(
+    helium: Path, tmp_path: Path, option: str, module: str
+) -> None:
+    hide = f"import sys; sys.modules[{module!r}] = None; from qcthreads.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [str(part) for part in ("run", helium, *MODEL, f"--{option}", tmp_path / "run.prom")]
+    done = subprocess.run([sys.executable, "-c", hide, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3, done.stderr
+    assert f"--{option} needs {module}" in done.stderr
+    assert f"'qcthreads[{option}]'" in done.stderr

@@ -22,6 +22,8 @@ from qcthreads.host import get_host
 from qcthreads.host.memory_traffic import NotMeasurableError, open_traffic_counter
 from qcthreads.host.uncore import UncoreCounter
 from qcthreads.monitoring.bandwidth import BandwidthWatch
+from qcthreads.monitoring.run_monitor import RunMonitor
+from qcthreads.monitoring.statistics import Grant
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these counters are Linux's")
 
@@ -87,6 +89,19 @@ def test_monitor_tells_it() -> None:
     used = json.loads(told[told.index("\n{") :])["memory_bandwidth"]
     assert used["scope"] in ("processes", "node", "")
     assert (used["bytes_per_s"] is None) == (not used["scope"])
+
+
+def test_a_run_tells_it_until_its_end_and_after_it() -> None:
+    monitor = RunMonitor()
+    assert monitor.bandwidth.reason == "it was not watched"
+    with subprocess.Popen(["sleep", "60"]) as child:
+        monitor.begin(child.pid, Grant(worker_id=child.pid, threads_asked=1, leased=CpuSet([0])))
+        during = monitor.bandwidth
+        child.kill()
+    monitor.close()
+    expected = BandwidthWatch().report()
+    for told in (during, monitor.bandwidth):
+        assert (told.source, told.scope, told.reason) == (expected.source, expected.scope, expected.reason)
 
 
 def test_made_up_resctrl_is_read_as_a_whole(made_up: Path) -> None:

@@ -173,6 +173,15 @@ def test_lower_bound_is_the_longest_task_at_its_best_width() -> None:
     assert lower_bound([], 4) == 0.0
 
 
+def test_lower_bound_with_memory_is_what_must_be_held() -> None:
+    """Bytes x seconds over bytes; and of tasks of which only two fit side by side, two at a time."""
+    small = [Task(str(number), {1: 10.0}, memory_bytes=1) for number in range(8)]
+    assert lower_bound(small, 8) == 10.0
+    assert lower_bound(small, 8, memory_bytes=5) == pytest.approx(8 * 10 / 5)
+    large = [Task(str(number), {1: 10.0}, memory_bytes=2) for number in range(4)]
+    assert lower_bound(large, 8, memory_bytes=5) == pytest.approx(2 * 10)
+
+
 def test_lower_bound_with_bandwidth_is_what_must_be_moved() -> None:
     tasks = [Task(str(number), {1: 10.0, 2: 5.0}, bandwidth_bytes_per_s=3.0) for number in range(4)]
     assert lower_bound(tasks, 8, bandwidth_bytes_per_s=6.0) == pytest.approx(4 * 30 / 6)

@@ -15,6 +15,7 @@ from exact import best_known_s
 from families import FAMILIES, Problem, memory_tight, odd_widths
 
 from qcthreads.planning import Task, plan
+from qcthreads.planning.bounds import lower_bound
 
 # Of tasks 4 to a CPU and more the makespan is near the bound; what keeps these two away is not the planner: memory,
 # and widths of which no two fit side by side (9 of 16 CPUs).
@@ -59,7 +60,10 @@ def test_few_tasks_that_need_much_memory_end_as_soon_as_the_best_of_all_orders_a
     problem = memory_tight(8, 4, seed)
     assert problem.memory_bytes is not None
     made = plan(problem.tasks, problem.cpus, "auto", memory_bytes=problem.memory_bytes)
-    assert made.makespan_s <= 1.05 * shortest_of_all_s(problem.tasks, problem.cpus, problem.memory_bytes)
+    best_s = shortest_of_all_s(problem.tasks, problem.cpus, problem.memory_bytes)
+    assert made.makespan_s <= 1.05 * best_s
+    assert made.lower_bound_s <= best_s * (1 + 1e-9)
+    assert made.lower_bound_s > lower_bound(problem.tasks, problem.cpus)  # memory tells more than CPUs alone
 
 
 def shortest_of_all_s(tasks: Sequence[Task], cpus: int, memory_bytes: int) -> float:

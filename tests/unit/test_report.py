@@ -104,6 +104,15 @@ def test_a_run_of_next_to_nothing_has_a_page(calculations: int, tmp_path: Path) 
     assert data["curves"]["busy"] == []
 
 
+def test_numbers_have_units_and_rows_are_tables(tmp_path: Path) -> None:
+    rows = [{"pid": 7, "wall_s": 75.0}, {"pid": 8, "memory_bytes": 2**30}]
+    told = {"cpus": [0, 1], "memory_bytes_per_worker": 3 * 2**30, "workers": rows}
+    report.write(replace(made_run(2), decision=told), tmp_path / "page.html")
+    text = elements(tmp_path / "page.html").text
+    for wanted in ("0, 1", "3 GiB", "2 rows", "1 min 15 s", "1 GiB"):
+        assert wanted in text
+
+
 def test_importing_the_report_loads_neither_plotly_nor_numpy() -> None:
     code = "import sys; import qcthreads.monitoring.report; print('plotly' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -126,6 +135,13 @@ def test_boxes_cover_the_cpus_of_the_lease() -> None:
     for one, columns in zip(record.calculations, data["calculations"], strict=True):
         covered = [data["rows"][row] for first, last in columns["rows"] for row in range(first, last + 1)]
         assert sorted(covered) == sorted(one.cpus)
+
+
+def test_siblings_that_were_never_used_have_no_rows_but_idle_cores_do() -> None:
+    machine = synthetic_machine(cores=4, threads=2)  # siblings are 4 apart
+    record = made_run(20, width=2, machine=machine)
+    only = [replace(one, cpus=CpuSet([0, 1]), cpus_seen=CpuSet([0, 1])) for one in record.calculations]
+    assert drawn(replace(record, calculations=tuple(only)))["rows"] == [0, 1, 2, 6, 3, 7]
 
 
 times = st.floats(0, 100)

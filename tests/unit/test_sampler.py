@@ -384,3 +384,80 @@ def test_a_source_of_linux_is_refused_elsewhere_with_the_platform_set_by_the_tes
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(MachineError, match="there is no /proc on darwin"):
         PortableHost().open_sampler([os.getpid()], source="stat")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_processes_come_and_go_while_it_samples(source: TimesSource) -> None:
+    sleeper = "import time; time.sleep(600)"
+    processes = [subprocess.Popen([sys.executable, "-c", sleeper]) for _ in range(2)]
+    stays, goes = (process.pid for process in processes)
+    try:
+        with BackgroundSampler([], source=source, fast_hz=100, detail_hz=20) as background:
+            background.attach(stays)
+            background.attach(goes)
+            background.attach(goes)  # once more is no harm
+            deadline = time.monotonic() + 30
+            seen: set[int] = set()
+            while seen != {stays, goes} and time.monotonic() < deadline:
+                seen = {pid for sample in background.take() for pid in sample.threads["pid"].tolist()} or seen
+            assert seen == {stays, goes}
+            looked = background.look(goes)
+            assert looked.processes is not None
+            assert set(looked.threads["pid"].tolist()) == set(looked.processes["pid"].tolist()) == {goes}
+            used_s = sum(psutil.Process(goes).cpu_times()[:2])
+            assert looked.processes["cpu_ns"][0] / 1e9 == pytest.approx(used_s, abs=0.03)
+            background.detach(goes)
+            after_ns = time.monotonic_ns()
+            later: set[int] = set()
+            while not later and time.monotonic() < deadline:
+                later = {
+                    pid
+                    for sample in background.take()
+                    if sample.at_ns > after_ns
+                    for pid in sample.threads["pid"].tolist()
+                }
+            assert later == {stays}
+            processes[0].kill()
+            processes[0].wait()
+            gone = background.look(stays).processes
+            assert gone is not None
+            assert gone["ended"].tolist() == [1]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_a_process_whose_clock_stands_still_is_seen_when_it_runs_again() -> None:
+    code = """
+import threading, sys, time
+asleep = [threading.Thread(target=threading.Event().wait, daemon=True) for _ in range(6)]
+for thread in asleep:
+    thread.start()
+print(flush=True)
+for line in sys.stdin:
+    end = time.thread_time() + float(line)
+    while time.thread_time() < end:
+        pass
+    print(flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdout.readline()
+        with ThreadSampler([process.pid]) as sampler:
+            for burn_s in (0.1, 0.02):
+                time.sleep(0.05)  # until it waits for its input again
+                before = [sampler.sample() for _ in range(3)][-1]
+                process.stdin.write(f"{burn_s}\n")
+                process.stdin.flush()
+                process.stdout.readline()
+                time.sleep(0.05)
+                used_s = (sampler.sample()["cpu_ns"].sum() - before["cpu_ns"].sum()) / 1e9
+                assert burn_s <= used_s < burn_s + 0.02 + sampler.error_ns / 1e9
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()

@@ -19,8 +19,8 @@ NEEDED = {  # what the format's document asks of each phase that we use
     "X": {"name", "ts", "dur", "pid", "tid"},
     "C": {"name", "ts", "pid", "args"},
     "M": {"name", "pid", "args"},
-    "b": {"name", "cat", "id", "ts", "pid", "tid"},
-    "e": {"name", "cat", "id", "ts", "pid", "tid"},
+    "b": {"name", "cat", "id2", "ts", "pid", "tid"},
+    "e": {"name", "cat", "id2", "ts", "pid", "tid"},
 }
 METADATA = {"process_name": "name", "thread_name": "name", "process_sort_index": "sort_index"}
 METADATA |= {"thread_sort_index": "sort_index"}
@@ -93,8 +93,8 @@ def test_a_cpu_is_busy_as_long_as_it_was_leased(record: RunRecord, tmp_path: Pat
 
 def test_waits_are_pairs_that_end_where_the_calculation_begins(record: RunRecord, tmp_path: Path) -> None:
     document = written(record, tmp_path)
-    begins = {event["id"]: event for event in of_phase(document, "b")}
-    ends = {event["id"]: event for event in of_phase(document, "e")}
+    begins = {int(event["id2"]["local"]): event for event in of_phase(document, "b")}
+    ends = {int(event["id2"]["local"]): event for event in of_phase(document, "e")}
     assert begins.keys() == ends.keys()
     assert len(begins) == len(record.calculations)
     for number, one in enumerate(record.calculations):

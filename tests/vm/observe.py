@@ -31,6 +31,8 @@ from qcthreads.leases.shared import SharedLedger
 
 PAGES = 64
 BUSY_S = 0.3
+WORK_BYTES = 16 * 1024**2  # of a calculation, beside what its worker needs itself
+PORTION_BYTES = 1024**2
 HOTPLUG_MORE_S = 60  # on a busy machine, until CPUs have gone and come between readings
 CGROUPS = Path("/sys/fs/cgroup")
 SWITCH_CPUS = """
@@ -287,8 +289,85 @@ def workers(word: str) -> list[dict[str, Any]]:
 def calculation(_: object) -> dict[str, Any]:
     """Runs in a worker: its policy, and where its memory comes from."""
     host: Host = get_host()
-    policy, buffer = host.get_memory_policy(), _touched()
-    return {"mask": list(host.get_affinity()), "policy": str(policy), "pages": host.page_nodes(buffer)}
+    policy, buffer, work = host.get_memory_policy(), _touched(), b"x" * WORK_BYTES
+    return {
+        "mask": list(host.get_affinity()),
+        "policy": str(policy),
+        "pages": host.page_nodes(buffer),
+        "own_kib": _own_kib(),
+        "worked_on": len(work),
+    }
+
+
+def _own_kib() -> dict[str, int]:
+    """All memory of this process by node, but for the pages of files, which it shares with whoever read them before."""
+    counts: dict[str, int] = {}
+    for line in Path("/proc/self/numa_maps").read_text().splitlines():
+        fields = dict(field.split("=", 1) for field in line.split()[2:] if "=" in field)
+        if "anon" in fields:
+            for name, pages in fields.items():
+                if name.startswith("N"):
+                    counts[name[1:]] = counts.get(name[1:], 0) + int(pages) * int(fields["kernelpagesize_kB"])
+    return counts
+
+
+def hungry(word: str) -> dict[str, Any]:
+    """``COUNT:PERCENT``: calculations side by side, to each its part of so much of the limit, use all that they got."""
+    from qcthreads.execution.calculation import Calculation, Progress
+    from qcthreads.execution.engine import LocalEngine
+
+    count, percent = (int(number) for number in word.split(":"))
+    book = LeaseBook(get_host().read_machine(), read_limits())
+    group = CGROUPS / Path("/proc/self/cgroup").read_text().strip().partition("::/")[2]
+    limit = int((group / "memory.max").read_text())
+    granted = limit * percent // 100 // count
+    jobs = [
+        Calculation(label=f"f{n}", program="none", input=[granted, count], memory_bytes=granted, compute="observe:eat")
+        for n in range(count)
+    ]
+    large = Calculation(label="large", program="none", input=[0, 1], memory_bytes=2 * limit, compute="observe:eat")
+    started: list[str] = []
+
+    def listen(event: Progress) -> None:
+        if event.event == "started":
+            started.append(event.label)
+
+    with LocalEngine(book, on_progress=listen) as engine:
+        try:
+            refused = str(list(engine.run([*jobs, large])))
+        except QCThreadsError as error:
+            refused = str(error)
+        before = list(started)
+        outcomes = list(engine.run(jobs, max_workers=count))
+    return {
+        "limit": limit,
+        "granted": granted,
+        "refused": refused,
+        "started_before": before,
+        "started": started,
+        "errors": [outcome.error for outcome in outcomes],
+        "resident": [(outcome.result or {}).get("bytes") for outcome in outcomes],
+        "peak": int((group / "memory.peak").read_text()),
+        "events": dict(line.split() for line in (group / "memory.events").read_text().splitlines()),
+    }
+
+
+def eat(given: list[int]) -> dict[str, int]:
+    """Runs in a worker: touches memory until it holds what it was granted, and keeps it until all others do, too."""
+    granted, count = given
+    eaten = []
+    while (resident := _resident_bytes()) < granted - PORTION_BYTES:
+        eaten.append(b"x" * PORTION_BYTES)
+    full = Path("/tmp/full")
+    full.mkdir(exist_ok=True)
+    (full / str(os.getpid())).touch()
+    while len(list(full.iterdir())) < count:
+        time.sleep(0.1)
+    return {"bytes": resident}
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def cgroup(word: str) -> None:
@@ -305,7 +384,21 @@ def cgroup(word: str) -> None:
 
 _OBSERVERS = {
     function.__name__: function
-    for function in (backend, machine, limits, binding, pages, policy, hotplug, leases, shared, split, workers, cgroup)
+    for function in (
+        backend,
+        machine,
+        limits,
+        binding,
+        pages,
+        policy,
+        hotplug,
+        leases,
+        shared,
+        split,
+        workers,
+        cgroup,
+        hungry,
+    )
 }
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ MIB = 1024**2
 TWO_SOCKETS = Topology.parse("2s2c2t", nodes=2, memory_mib=1024)
 MEMORY_ONLY = Topology.parse("4s2c1t", nodes=4, memory_nodes=1, memory_mib=1600)
 OFFLINE = Topology.parse("2s2c2t", nodes=2, memory_mib=1024, offline="3,6")
+FULL = Topology.parse("2s2c2t", nodes=2, memory_mib=1400)
 LARGE = Topology.parse("2s62c2t", nodes=8, memory_mib=2048)
 
 BACK_END = os.environ.get("QCTHREADS_BACKEND") or ("native" if native_status()[0] else "portable")
@@ -50,6 +51,7 @@ GUESTS = {
         *["cgroup=outer/inner:cpuset.cpus=1-2,4-5,7", "cgroup=outer/inner:", "machine", "limits"],
         *["binding=0-1", "pages=bind:0-1", "pages=bind:0", "leases=1,1"],
     ),
+    "full": (FULL, "cgroup=full:memory.max=720M", "cgroup=full:", "hungry=2:80"),
     "memory_only": (
         MEMORY_ONLY,
         *["machine", "pages=bind:4", "pages=interleave:0-4", "pages=bind:2-3", "pages=preferred-many:3-4"],
@@ -83,6 +85,11 @@ def two_sockets(guests: dict[str, Future[Seen]]) -> Seen:
 @pytest.fixture(scope="module")
 def memory_only(guests: dict[str, Future[Seen]]) -> Seen:
     return guests["memory_only"].result()
+
+
+@pytest.fixture(scope="module")
+def full(guests: dict[str, Future[Seen]]) -> Seen:
+    return guests["full"].result()
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +233,14 @@ def test_workers_run_and_take_memory_where_their_lease_is(two_sockets):
     assert [worker["notes"] for worker in workers] == [[], []]
 
 
+def test_nearly_all_of_a_workers_memory_is_next_to_its_cpus(two_sockets):
+    """By the kernel's numa_maps, the interpreter's own included; a calculation of 16 MiB leaves little to hide."""
+    for worker in two_sockets["workers"][0]:
+        (home,) = {cpu // 4 for cpu in worker["cpus"]}
+        assert sum(worker["own_kib"].values()) >= 16 * 1024
+        assert worker["own_kib"].get(str(home), 0) >= 0.95 * sum(worker["own_kib"].values())
+
+
 def test_workers_keep_the_memory_policy_that_was_chosen_for_them(two_sockets):
     (worker,) = two_sockets["workers"][1]
     assert (worker["policy"], set(worker["pages"]), worker["notes"]) == ("bind 1", {1}, [])
@@ -255,6 +270,23 @@ def test_cpus_that_go_and_come_while_threads_are_bound(two_sockets):
                 else:  # the kernel lets a thread whose last CPU goes run everywhere
                     assert got
                     assert set(got) <= set(asked) or asked == [6]
+
+
+def test_nothing_is_killed_where_workers_use_all_of_four_fifths_of_the_limit(full):
+    """Both hold what they were granted at the same time, in a group whose limit the kernel enforces, and counts."""
+    (found,) = full["hungry"]
+    assert found["errors"] == [None, None]
+    assert 2 * found["granted"] >= 0.799 * found["limit"]
+    assert all(0.99 * found["granted"] <= resident <= found["granted"] for resident in found["resident"])
+    assert 0.75 * found["limit"] <= found["peak"] <= found["limit"]
+    assert (found["events"]["oom"], found["events"]["oom_kill"]) == ("0", "0")
+
+
+def test_what_alone_exceeds_the_limit_is_refused_by_name_before_anything_starts(full):
+    (found,) = full["hungry"]
+    assert found["started_before"] == []
+    assert found["refused"].startswith("calculation large can never run here: 1.41 GiB of memory were asked for")
+    assert found["started"] == ["f0", "f1"]
 
 
 def test_four_nodes_and_a_memory_only_one_are_found(memory_only):

@@ -211,6 +211,10 @@ def _print_statistics(statistics: Mapping[str, Any]) -> None:
     counts = {name: statistics.get(f"fragments_{name}") for name in ("computed", "reused", "failed")}
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     total, wall = statistics.get("fragments_total"), seconds(statistics.get("wall_s"))
+    widths = statistics.get("widths") or {}
+    if len(widths) > 1:
+        used = ", ".join(f"{count} with {format_count(int(width), 'thread')}" for width, count in widths.items())
+        print(f"Ran: {used}")
     print(f"Wall time {wall} for {total} calculations ({said})")
     if statistics.get("watched"):
         print_table("How the PUs were used", ("figure", "value", "what it is"), _usage_rows(statistics))

@@ -115,7 +115,9 @@ class TopScreen(App[None]):
         row, x, y = table.cursor_row, table.scroll_x, table.scroll_y
         rows = list(thread_rows(self._now) if self._threads else lease_rows(self._now))
         table.clear(columns=True)
-        table.add_columns(*(THREAD_COLUMNS if self._threads else LEASE_COLUMNS))
+        for at, title in enumerate(THREAD_COLUMNS if self._threads else LEASE_COLUMNS):
+            # Measured by the table they would be cut until it is idle, in every frame anew.
+            table.add_column(title, width=max(1, len(title), *(len(row[at]) for row in rows)))
         table.add_rows(rows)
         table.move_cursor(row=min(row, max(0, len(rows) - 1)), animate=False, scroll=False)
         table.scroll_to(x, y, animate=False)

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError, InputError, MachineError, StopRequestedError
+from ..errors import BindingError, InputError, LeaseError, MachineError, StopRequestedError
 from ..host import get_host
 from ..leases import Lease, LeaseBook
 from ..leases.place import LEASE_VARIABLE
@@ -26,7 +26,10 @@ from ..programs import precedence, registry
 from ..programs.settings import settings_for
 from ..programs.spec import Settings
 from .calculation import Calculation, Outcome, Progress
+from .changing import ChangingLimits
+from .labels import short_label
 from .observing import Observer
+from .source import Source
 from .supervisor import Worker, WorkerEndedError, end_all, scratch_of
 
 # Windows cannot interrupt a wait for a lock; a second later is soon enough for Ctrl-C.
@@ -72,6 +75,7 @@ class LocalEngine:
         if retries < 0:
             raise InputError(f"the number of retries is {retries}; it must be at least 0")
         self._book = book
+        self._limits = ChangingLimits(book)
         self._affinity = affinity
         self._place_memory = affinity and _memory_is_ours_to_place()
         self._scratch = scratch
@@ -87,14 +91,15 @@ class LocalEngine:
         self._said: set[str] = set()
 
     def run(
-        self, calculations: Iterable[Calculation], max_workers: int | None = None, *, refill: bool = False
+        self, calculations: Iterable[Calculation] | Source, max_workers: int | None = None, *, refill: bool = False
     ) -> Iterator[Outcome]:
-        """Run everything, started in the order given, and yield the outcomes as they come.
+        """Run everything and yield the outcomes as they come.
 
         Parameters
         ----------
         calculations
-            With different labels.
+            With different labels, started in the order given; or a source that says what starts when something is free.
+            A source's run follows limits that change meanwhile.
         max_workers
             How many run side by side at most; ``None``: as many as there are leases for.
         refill
@@ -110,14 +115,18 @@ class LocalEngine:
         if max_workers is not None and max_workers < 1:
             raise InputError(f"the number of workers is {max_workers}; it must be at least 1")
         prepared: dict[_Key, _Job] = {}
-        jobs = [_prepared(calculation, self._book, prepared) for calculation in calculations]
+        source = None if isinstance(calculations, Iterable) else calculations
+        given = calculations if isinstance(calculations, Iterable) else calculations.calculations()
+        jobs = [_prepared(calculation, self._book, prepared) for calculation in given]
         labels: set[str] = set()
         for job in jobs:
             if job.calculation.label in labels:
                 raise InputError(f"two calculations have the label {job.calculation.label!r}; give each its own")
             labels.add(job.calculation.label)
-        width = min(max_workers or len(self._book.usable), len(jobs))
-        return self._iterate(_Run(deque(jobs), width, refill=refill, prepared=prepared))
+        most = len(self._book.usable if source is None else self._book.machine.cpus_online)
+        width = min(max_workers or most, len(jobs))
+        queued = deque(jobs) if source is None else deque[_Job]()
+        return self._iterate(_Run(queued, width, refill=refill, prepared=prepared, source=source))
 
     def warm(self, calculation: Calculation, workers: int) -> None:
         """Start ``workers`` for calculations like this one, while the caller still prepares them; returns at once.
@@ -142,6 +151,8 @@ class LocalEngine:
                 run.stopped.set()
             idle, self._idle = self._idle, []
         self._book.wake()
+        for run in runs:
+            run.wake()
         end_all([worker for _, worker in idle] + [worker for run in runs for worker in tuple(run.busy)])
         for run in runs:
             for thread in run.threads:
@@ -210,6 +221,7 @@ class LocalEngine:
         """Whatever of the run still goes on, ends; nothing does when it came to its end."""
         run.stopped.set()
         self._book.wake()
+        run.wake()
         end_all(tuple(run.busy))
         if threading.current_thread() not in run.threads:  # where the iterator may have been collected
             for thread in run.threads:
@@ -221,17 +233,51 @@ class LocalEngine:
         """One driver thread: supervises one running calculation at a time."""
         try:
             while not run.stopped.is_set():
+                if run.source is not None:
+                    taken = self._take(run, run.source)
+                    if taken is None:
+                        break
+                    self._supervise(run, *taken)
+                    continue
                 try:
                     job = run.jobs.popleft()
                 except IndexError:
                     break
-                self._supervise(run, job)
+                self._supervise(run, self._narrowed(run, job))
         except StopRequestedError:
             pass
         except BaseException as error:  # raised where the caller iterates
             run.events.put(error)
         finally:
             run.events.put(None)
+
+    def _take(self, run: _Run, source: Source) -> tuple[_Job, Lease | None] | None:
+        """What the source says is next, with its lease; waits until it says something, ``None`` when nothing is left.
+
+        The lease is taken before another driver asks: what is promised to one is not free for the next. Nobody waits
+        for a lease meanwhile, or those could not be told of who would give it back; then it has to be waited for.
+        """
+        with run.turn:
+            while source.waiting and not run.stopped.is_set():
+                self._limits.follow()
+                free, memory_bytes = self._book.free()
+                blocked = not free and not source.running
+                if blocked:  # others hold everything: it waits in line for what it would have in an empty book
+                    free, memory_bytes = self._book.usable, self._book.memory_bytes
+                calculation = source.next(free, memory_bytes) if free else None
+                if calculation is not None:
+                    run.turn.notify()  # who looks whether something is left for him, too
+                    job = self._narrowed(run, _prepared(calculation, self._book, run.prepared))
+                    return job, None if blocked else self._lease_at_once(run, job)
+                run.wait_for_turn()
+            run.turn.notify_all()
+        return None
+
+    def _lease_at_once(self, run: _Run, job: _Job) -> Lease | None:
+        try:
+            return self._lease(run, job, wait=False)
+        except LeaseError:  # somebody was faster
+            return None
 
     def _narrowed(self, run: _Run, job: _Job) -> _Job:
         """``job``, or what the observer has run instead; what it leaves free may take more drivers."""
@@ -247,31 +293,39 @@ class LocalEngine:
             self._start_driver(run)
         return _prepared(calculation, self._book, run.prepared)
 
-    def _supervise(self, run: _Run, job: _Job) -> None:
-        job = self._narrowed(run, job)
+    def _lease(self, run: _Run, job: _Job, *, wait: bool = True) -> Lease:
         calculation, label = job.calculation, job.calculation.label
         near = next((worker.bound for key, worker in tuple(self._idle) if key == job.key), None)
 
         def on_wait(held_by: str) -> None:
             self._note(run, label, f"waits for what is held by {held_by}", "waits")
 
-        with self._book.acquire(
+        return self._book.acquire(
             job.settings.threads,
             calculation.memory_bytes,
             job.gpus,
+            wait=wait,
             near=near,
             slots=self._slots(job),
             cancel=run.stopped,
             on_wait=on_wait,
-        ) as lease:
-            run.events.put(Progress(event="started", label=label, message=f"CPUs {lease.cpus}"))
+        )
+
+    def _supervise(self, run: _Run, job: _Job, lease: Lease | None = None) -> None:
+        label = job.calculation.label
+        with lease or self._lease(run, job) as held:
+            run.events.put(Progress(event="started", label=label, message=f"CPUs {held.cpus}"))
             for note in job.settings.notes:
                 self._note(run, label, note)
             for attempt in range(1, self._retries + 2):
-                outcome = self._attempt(run, job, lease, attempt)
+                outcome = self._attempt(run, job, held, attempt)
                 if outcome.status == "finished" or attempt > self._retries:
                     break
                 run.events.put(Progress(event="retried", label=label, message=outcome.error or ""))
+            if run.source is not None:
+                with run.turn:
+                    held.release()
+                    run.source.ended(outcome)
         run.events.put(outcome)
 
     def _slots(self, job: _Job) -> dict[str, int]:
@@ -365,7 +419,8 @@ class LocalEngine:
     def _make_room(self, run: _Run) -> None:
         """Idle workers of other kinds hold memory: the oldest go before there are more than run at once."""
         with self._lock:
-            surplus = len(self._idle) + len(run.busy) + 1 - run.width
+            most = run.width if run.source is None else 2 * run.width  # of two widths, as one follows the other
+            surplus = len(self._idle) + len(run.busy) + 1 - most
             leaving, self._idle = self._idle[: max(0, surplus)], self._idle[max(0, surplus) :]
         end_all([worker for _, worker in leaving])
 
@@ -406,6 +461,12 @@ class _Run:
     width: int
     """How many drivers there are, or have been."""
     refill: bool = False
+    source: Source | None = None
+    """What says what is next; ``None``: ``jobs``, in order."""
+    turn: threading.Condition = field(default_factory=threading.Condition)
+    """One driver at a time asks the source."""
+    looks: bool = False
+    """One of those that wait for the source looks every second what others have given back, and at the limits."""
     prepared: dict[_Key, _Job] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = field(default_factory=queue.SimpleQueue)
@@ -415,6 +476,18 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.first_width = self.width
+
+    def wait_for_turn(self) -> None:
+        """With the turn: until another driver has started something, or for a second."""
+        mine, self.looks = not self.looks, True
+        self.turn.wait(_LOOK_AGAIN_S if mine else None)
+        if mine:
+            self.looks = False
+
+    def wake(self) -> None:
+        """Let drivers that wait for the source see that the run has been stopped."""
+        with self.turn:
+            self.turn.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,7 +574,10 @@ def _prepare(calculation: Calculation, book: LeaseBook) -> _Job:
         told = precedence.settle(settings, os.environ, counts=False)
         settings = replace(settings, notes=(*settings.notes, *told.notes))
     gpus = spec.gpus_of(len(book.gpus)) if calculation.gpus is None else calculation.gpus
-    book.check(settings.threads, calculation.memory_bytes, gpus)
+    try:
+        book.check(settings.threads, calculation.memory_bytes, gpus)
+    except LeaseError as error:
+        raise LeaseError(f"calculation {short_label(calculation.label)} can never run here: {error}") from None
     key = (settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset)
     return _Job(calculation, settings, gpus, key)
 

@@ -13,12 +13,12 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import MachineError
+from ..errors import BindingError, MachineError
 from ..host import get_host
 from ..leases import Lease
 from ..leases.place import LEASE_VARIABLE
@@ -91,7 +91,8 @@ class Worker:
             if lease is not None:
                 environment |= {**lease.environment, LEASE_VARIABLE: lease.book.ledger.mark}
             self._locks, theirs = locks.channel()
-            self._process = _start(environment, folder, self._log, self._mark, theirs)
+            with _preferring(nodes):
+                self._process = _start(environment, folder, self._log, self._mark, theirs)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise WorkerEndedError(f"a worker could not be started: {error}") from error
@@ -271,6 +272,28 @@ def _let_go_of_all() -> None:
 
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_let_go_of_all)
+
+
+@contextlib.contextmanager
+def _preferring(nodes: NodeSet | None) -> Iterator[None]:
+    """What this thread starts has its first pages from ``nodes``, too: an interpreter has some MiB before it can ask.
+
+    Where that is refused, it is the worker that says so.
+    """
+    if nodes is None:
+        yield
+        return
+    host = get_host()
+    try:
+        before = host.get_memory_policy()
+        host.set_memory_policy("preferred" if len(nodes) == 1 else "preferred-many", nodes)
+    except BindingError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        host.set_memory_policy(before.kind, before.nodes)
 
 
 def _start(

@@ -76,6 +76,11 @@ cdef extern from "qct.h" nogil:
         const qct_thread_detail *details
         const qct_process *processes
 
+    ctypedef enum qct_detail "enum qct_detail":
+        QCT_TIMES
+        QCT_STATES
+        QCT_EVERYTHING
+
     ctypedef struct qct_sampler "struct qct_sampler":
         pass
 
@@ -87,7 +92,7 @@ cdef extern from "qct.h" nogil:
     int qct_sampler_attach(qct_sampler *sampler, int pid)
     void qct_sampler_detach(qct_sampler *sampler, int pid)
     int qct_sampler_look(qct_sampler *sampler, int root, qct_sample *sample)
-    int qct_sampler_sample(qct_sampler *sampler, int detail, qct_sample *sample)
+    int qct_sampler_sample(qct_sampler *sampler, qct_detail detail, qct_sample *sample)
     int qct_sampler_processes(qct_sampler *sampler, qct_sample *sample)
     long long qct_sampler_unread(const qct_sampler *sampler)
 

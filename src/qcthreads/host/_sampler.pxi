@@ -42,7 +42,7 @@ cdef class Sampler:
         self._hold()
         try:
             with nogil:
-                rc = qct_sampler_sample(self._sampler, detail, &found)
+                rc = qct_sampler_sample(self._sampler, QCT_EVERYTHING if detail else QCT_TIMES, &found)
             _check(rc)
             return _copied(&found, detail)
         finally:

@@ -26,7 +26,7 @@ from ..errors import (
 from ..host.limits import Limits
 from ..host.processes import printable
 from ..machine import Machine
-from ..machine.placement import split, thread_cpus, usable_cpus
+from ..machine.placement import choose, split, thread_cpus, usable_cpus
 from ..units import format_count, format_size, format_split, smaller_split
 from . import claims
 from .claims import Claim, Room
@@ -96,30 +96,34 @@ class LeaseBook:
         orphans: Literal["end", "wait"] = "wait",
         run: str = "",
     ) -> None:
-        self.machine = machine
-        self.limits = limits
-        self.usable = _handed_out(machine, limits, cpus, leave, smt)
-        if memory_bytes is None:
-            whole = self.usable if cpus is None and not leave else _handed_out(machine, limits, None, 0, smt)
-            memory_bytes = limits.memory_bytes * len(self.usable) // len(whole)
-        self.memory_bytes = memory_bytes
-        if self.memory_bytes > limits.memory_bytes:
-            raise OversubscriptionError(
-                f"{format_size(self.memory_bytes)} of memory were asked for, but {format_size(limits.memory_bytes)} "
-                "may be used; ask for less"
-            )
+        self._given = cpus, leave, smt
         self.gpus = {gpu.index: gpu for gpu in gpus}
         self.ledger = Ledger() if ledger is None else ledger
         self.orphans = orphans
         self.run = printable(run)
         self._busy = busy
         self._smt = smt
+        self._name = f"book {self.ledger.mark} {next(_numbers)}"
+        self._set(machine, limits, cpus, leave, smt, memory_bytes)
+        if self.memory_bytes > limits.memory_bytes:
+            raise OversubscriptionError(
+                f"{format_size(self.memory_bytes)} of memory were asked for, but {format_size(limits.memory_bytes)} "
+                "may be used; ask for less"
+            )
+
+    def _set(
+        self, machine: Machine, limits: Limits, cpus: CpuSet | None, leave: int, smt: bool, memory_bytes: int | None
+    ) -> None:
+        usable = _handed_out(machine, limits, cpus, leave, smt)
+        if memory_bytes is None:
+            whole = usable if cpus is None and not leave else _handed_out(machine, limits, None, 0, smt)
+            memory_bytes = limits.memory_bytes * len(usable) // len(whole)
+        self.machine, self.limits, self.usable, self.memory_bytes = machine, limits, usable, memory_bytes
         self._candidates = self.usable if leave else usable_cpus(machine, cpus or limits.cpus, smt=smt)
         self._siblings = limits.cpus.bits & machine.cpus_online.bits
-        name = f"book {self.ledger.mark} {next(_numbers)}"
         counted = self._candidates != self.usable
-        self._cpu_pools = {**cpu_pools(limits), f"cpus of {name}": len(self.usable)} if counted else {}
-        self._memory_pools = {**memory_pools(limits), name: self.memory_bytes}
+        self._cpu_pools = {**cpu_pools(limits), f"cpus of {self._name}": len(self.usable)} if counted else {}
+        self._memory_pools = {**memory_pools(limits), self._name: self.memory_bytes}
         self._node_pools, self._bound = node_pools(machine, limits)
         self._claims: dict[tuple[object, ...], Claim] = {}
 
@@ -286,6 +290,34 @@ class LeaseBook:
         if gpus > len(self.gpus):
             there = f"{len(self.gpus)} are given out in all; ask for fewer" if self.gpus else "none is given out here"
             raise LeaseError(f"a lease of {format_count(gpus, 'GPU')} was asked for, but {there}")
+
+    def free(self) -> tuple[CpuSet, int]:
+        """PUs and memory that leases could be given of now, nobody being overtaken who waits."""
+        if self._busy != "ignore":
+            self.ledger.look_at_load()
+        claim = self._beside_others(self._claim(1, 1, 0, None, True, {}))
+        with self.ledger.turn():
+            room = self.ledger.room(self.machine)
+            if not claims.usable(self.machine, room, claim) and self.ledger.reclaim():
+                room = self.ledger.room(self.machine)
+        own = self.held()
+        cpus = CpuSet.from_bits(claims.usable(self.machine, room, claim))
+        ours = len(self.usable) - sum(len(lease.cpus) for lease in own)  # pools are as large as any lease found them
+        count = min([len(cpus), ours, *(room.left(pool, holds) for pool, holds in self._cpu_pools.items())])
+        memory_bytes = self.memory_bytes - sum(lease.memory_bytes for lease in own)
+        memory_bytes = min([memory_bytes, *(room.left(pool, holds) for pool, holds in self._memory_pools.items())])
+        if count < len(cpus):
+            cpus = choose(self.machine, cpus & self.usable or cpus, max(count, 0)) or CpuSet()
+        return cpus, max(memory_bytes, 0)
+
+    def follow(self, machine: Machine, limits: Limits, memory_bytes: int) -> None:
+        """Hand out from now on what is there now; leases that are held go on as they are.
+
+        ``memory_bytes``: of all its leases. Raises OversubscriptionError where nothing of the book's is left.
+        """
+        cpus, leave, smt = self._given
+        with self.ledger.turn():
+            self._set(machine, limits, None if cpus is None else cpus & limits.cpus, leave, smt, memory_bytes)
 
     def held(self) -> tuple[Lease, ...]:
         """The leases now given out by this book, oldest first."""

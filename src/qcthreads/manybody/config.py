@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..planning import strategy_names as registered_strategies
 
 EXECUTION_MODES = ("multiprocessing", "threading", "serial")
-STRATEGIES = ("auto", "balanced")
+STRATEGIES = ("auto", "balanced", "adaptive", "memory-aware")
 
 # The fields of QCEngine 0.52's TaskConfig, which refuses any other in every single calculation.
 _TASK_CONFIG = (
@@ -140,11 +140,13 @@ class HybridParallelConfig(ParallelConfig):
     Parameters
     ----------
     qc_threads_per_fragment
-        The width of every calculation; refused, with the numbers, where the machine has fewer PUs.
+        The width of every calculation, with ``"balanced"``; with the other strategies the narrowest. Refused, with the
+        numbers, where the machine has fewer PUs.
     enable_thread_affinity
         Bind each worker to the PUs of its lease. ``False``: leases still count PUs, but no mask is set.
     thread_allocation_strategy
-        ``"balanced"``, the same width for all; or ``"auto"``. ``-`` and ``_`` mean the same.
+        ``"balanced"``, the same width for all; ``"adaptive"`` and ``"memory_aware"``, a width for each as it starts; or
+        ``"auto"``, the same where that is clearly better. ``-`` and ``_`` mean the same.
     max_total_threads
         At most so many threads at a time over all workers; ``None``: as many PUs as may be used.
     """

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,13 +17,15 @@ from ..errors import CalculationError, InputError
 from ..execution.calculation import Calculation
 from ..execution.engine import LocalEngine
 from ..execution.observing import Watching
+from ..execution.source import Dispatched
 from ..leases import LeaseBook, process_book
 from ..planning import Split, choose_split
 from ..programs import registry
 from ..programs.registry import useful_width
 from .check import check_with_program
-from .config import HybridParallelConfig, ParallelConfig, compute_name
+from .config import HybridParallelConfig, ParallelConfig, compute_name, strategy_name
 from .expansion import Expansion, Term, as_model, energy_of
+from .moldable import Moldable, widths_for
 from .report import grouped, headline
 from .tally import Tally
 from .watched import figures, findings, sampling
@@ -115,8 +119,9 @@ class ParallelManyBodyExecutor:
 
         ``total_fragments``; ``levels_executed`` (how many orders); ``parallel_time`` (wall time, s);
         ``sequential_time_estimate`` (the calculations one after another at their widths, s); ``speedup_factor``;
-        ``workers``, ``threads`` (of the last call), ``reasons``; ``findings``; ``sampling``; and what
-        :meth:`Tally.statistics` and :func:`qcthreads.manybody.watched.figures` say.
+        ``workers``, ``threads`` (of the last call; where each fragment has a width of its own, the narrowest),
+        ``widths`` (how many ran at each), ``reasons``; ``findings``; ``sampling``; and what :meth:`Tally.statistics`
+        and :func:`qcthreads.manybody.watched.figures` say.
         """
         usable, monitor = len(self._book.usable), self._watching.monitor
         moments = monitor.moments(self._began_ns)
@@ -134,6 +139,7 @@ class ParallelManyBodyExecutor:
                 "workers": self._split.workers if self._split else 0,
                 "threads": self._split.threads if self._split else self.config.threads_per_fragment,
                 "execution_mode": self.config.execution_mode,
+                "widths": dict(sorted(Counter(one.threads for one in self._tally.outcomes.values()).items())),
                 "reasons": list(self._split.reasons) if self._split else [],
                 **figures(attempts, moments, usable),
                 "sampling": sampling(monitor),
@@ -210,14 +216,20 @@ class ParallelManyBodyExecutor:
         if not terms:
             return {}
         split = self._choose(terms)
-        calculations = [self._calculation(term, split) for term in terms]
+        moldable = self._mold(terms, split)
+        if moldable is None:
+            given: list[Calculation] | Dispatched = [self._calculation(term, split.threads) for term in terms]
+            workers, reasons = split.workers, split.reasons
+        else:
+            given = moldable.source(lambda term, threads, _: self._calculation(term, threads))
+            workers, reasons = self.config.max_workers, tuple(moldable.foresee().reasons())
         results: dict[str, AtomicResult] = {}
         failures: dict[str, str] = {}
         began = time.perf_counter()
         try:
             with self._engine() as engine:
                 self._check(engine, split)
-                for outcome in engine.run(calculations, max_workers=split.workers):
+                for outcome in engine.run(given, max_workers=workers):
                     with self._lock:
                         self._tally.add(outcome)
                     if outcome.status == "finished" and outcome.result is not None:
@@ -226,7 +238,7 @@ class ParallelManyBodyExecutor:
                         failures[outcome.label] = outcome.error or "no message"
         finally:
             with self._lock:
-                self._split = split
+                self._split = replace(split, reasons=reasons)
                 self._levels |= {term.nbody for term in terms}
                 self._wall_s += time.perf_counter() - began
         ordered = sorted(terms, key=lambda term: (term.nbody, term.fragments, term.ghosts))
@@ -264,10 +276,35 @@ class ParallelManyBodyExecutor:
             _log.warning("%d workers, max_workers is %d: %s", split.workers, ceiling, "; ".join(split.reasons))
         return split
 
-    def _calculation(self, term: Term, split: Split) -> Calculation:
+    def _mold(self, terms: Sequence[Term], split: Split) -> Moldable | None:
+        """What has the calculations run at widths of their own; ``None`` where the config asks for one width."""
+        config, book = self.config, self._book
+        if not isinstance(config, HybridParallelConfig) or config.execution_mode == "serial":
+            return None
+        if len(self._expansion.chemistries) > 1:  # their costs cannot be compared
+            return None
+        strategy = strategy_name(config.thread_allocation_strategy)
+        spec = registry.get(self._expansion.programs[0])
+        cpus = min(len(book.usable), config.max_total_threads or len(book.usable))
+        widths = widths_for(spec, cpus, spec.useful_width, split.threads)
+        if strategy == "balanced" or len(widths) == 1:
+            return None
+        return Moldable(
+            terms=terms,
+            strategy=strategy,
+            machine=book.machine,
+            cpus=cpus,
+            widths=widths,
+            need_bytes=config.memory_limit_bytes,
+            memory_bytes=book.memory_bytes,
+            workers={},
+            most_threads=config.max_total_threads,
+        )
+
+    def _calculation(self, term: Term, threads: int) -> Calculation:
         return self._expansion.calculation(
             term,
-            threads=split.threads,
+            threads=threads,
             memory_bytes=self.config.memory_limit_bytes,
             timeout_s=self.config.timeout_seconds,
             compute=self._compute,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.engine import LocalEngine
 from ..execution.observing import WORKING_MEMORY_BYTES, Watching
+from ..execution.source import Planned
 from ..execution.store import Store, open_store
 from ..host import read_machine
 from ..host.limits import read_limits
@@ -27,14 +29,16 @@ from ..monitoring.record import RunRecord
 from ..monitoring.statistics import Finding
 from ..planning import choose_split
 from ..programs import registry
+from ..units import format_count
 from .check import check_with_program
 from .config import strategy_name
 from .expansion import Chemistry, Expansion, Term
 from .inputs import likely_program, read_input
+from .moldable import Moldable, widths_for
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
 from .tally import Tally, mixed_versions
-from .watched import calculated, figures, findings, limits_in_words, live, sampling
+from .watched import bandwidth, calculated, figures, findings, limits_in_words, live, sampling
 
 __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
 
@@ -94,6 +98,9 @@ class Run:
     "program_version", "method", "basis"}], "bsse", "max_nbody", "reasons": [...], "scratch_bytes": int | None,
     "store_bytes": int | None, "expected_wall_s": float | None}``; ``None``: not known, or several."""
 
+    planned: Mapping[str, Planned]
+    """By label, when each calculation was expected to run as it started; of those that had widths of their own."""
+
     def __init__(self, request: RunRequest, *, warm: bool = False) -> None:
         self.request = request
         self._book = LeaseBook(
@@ -110,6 +117,9 @@ class Run:
         )
         self._on_progress: Callable[[Progress], None] = lambda _: None
         self._warmed_at: float | None = None
+        self._warmed: dict[int, int] = {}
+        self._moldable: Moldable | None = None
+        self.planned = {}
         self._watching = Watching()
         self._reused_count = 0
         self._engine = LocalEngine(
@@ -217,6 +227,7 @@ class Run:
             likely = Calculation(label="", program=program, input={}, threads=threads, memory_bytes=memory_bytes)
             with contextlib.suppress(QCThreadsError):  # what is wrong is said of the calculations themselves
                 self._engine.warm(likely, workers)
+                self._warmed = {threads: workers}
 
     def _decide(self, strategy: str, versions: Mapping[str, str | None]) -> dict[str, Any]:
         request, expansion, book = self.request, self._expansion, self._book
@@ -241,14 +252,23 @@ class Run:
         )
         chemistries = [_described(expansion, chemistry, versions) for chemistry in expansion.chemistries]
         only = chemistries[0] if len(chemistries) == 1 else {}
-        places = cut(book.machine, book.usable, split.workers, split.threads)
+        workers, threads, reasons, wall_s = split.workers, split.threads, list(split.reasons), None
+        self._moldable = self._mold(strategy, overhead_bytes)
+        if self._moldable is not None:
+            foreseen = self._moldable.foresee()
+            if (workers, threads) != (foreseen.side_by_side, foreseen.usual_width):
+                workers, threads = foreseen.side_by_side, foreseen.usual_width
+                reasons = [f"{book.explain()}: up to {format_count(workers, 'calculation')} side by side"]
+            reasons += foreseen.reasons()
+            wall_s = foreseen.wall_s
+        places = cut(book.machine, book.usable, min(workers, len(book.usable) // threads), threads)
         return {
             "strategy": "as asked" if request.workers and request.threads else strategy,
-            "workers": split.workers,
-            "threads": split.threads,
+            "workers": workers,
+            "threads": threads,
             "cpus_usable": list(book.usable),
             "cpus_by_worker": [list(place) for place in places],
-            "memory_bytes_per_worker": split.memory_bytes,
+            "memory_bytes_per_worker": split.memory_bytes * split.workers // workers,
             "affinity": request.affinity,
             "program": ", ".join(expansion.programs),
             "program_version": only.get("program_version"),
@@ -257,11 +277,43 @@ class Run:
             "model_chemistries": chemistries,
             "bsse": list(expansion.bsse),
             "max_nbody": expansion.core.max_nbody,
-            "reasons": list(split.reasons),
+            "reasons": reasons,
             "scratch_bytes": None,
             "store_bytes": None if request.store is None else self.calculations * _STORED_BYTES,
-            "expected_wall_s": None,
+            "expected_wall_s": wall_s,
         }
+
+    def _mold(self, strategy: str, overhead_bytes: int) -> Moldable | None:
+        """What has the calculations run at widths of their own; ``None`` where all have the same.
+
+        Costs of different model chemistries cannot be compared: then, too, all have the same.
+        """
+        if len(self._expansion.chemistries) > 1:
+            return None
+        spec = registry.get(self._expansion.programs[0])
+        request, book = self.request, self._book
+        cpus = min(len(book.usable), request.max_total_threads or len(book.usable))
+        widths = widths_for(spec, cpus, spec.useful_width)
+        many = self.calculations > _COUNTED_ONE_BY_ONE and strategy == "auto"
+        if strategy == "balanced" or request.workers or request.threads or widths == (1,) or many:
+            return None
+        there = self._finished_before()
+        terms = [term for term in self._terms if term.label not in there]
+        return (
+            Moldable(
+                terms=terms,
+                strategy=strategy,
+                machine=book.machine,
+                cpus=cpus,
+                widths=widths,
+                need_bytes=overhead_bytes + WORKING_MEMORY_BYTES,
+                memory_bytes=book.memory_bytes,
+                workers=self._warmed,
+                most_threads=request.max_total_threads,
+            )
+            if terms
+            else None
+        )
 
     def _finished_before(self) -> set[str]:
         """Labels that the store holds already; whether it is this run's store is seen when it is opened to go on."""
@@ -305,21 +357,27 @@ class Run:
                 store.started(progress.label)
             tally.watch(progress)
 
-        calculations = [
-            self._expansion.calculation(
-                term,
-                threads=decision["threads"],
-                memory_bytes=decision["memory_bytes_per_worker"],
-                timeout_s=request.timeout_s,
+        def made(term: Term, threads: int, memory_bytes: int) -> Calculation:
+            return self._expansion.calculation(
+                term, threads=threads, memory_bytes=memory_bytes, timeout_s=request.timeout_s
             )
-            for term in self._terms
-            if term.label not in results
-        ]
-        if not calculations:
+
+        terms = [term for term in self._terms if term.label not in results]
+        if not terms:
             return
         self._on_progress = watch
-        refill = request.workers is None
-        for outcome in self._engine.run(calculations, max_workers=decision["workers"], refill=refill):
+        threads, memory_bytes = decision["threads"], decision["memory_bytes_per_worker"]
+        if self._moldable is None:
+            outcomes = self._engine.run(
+                [made(term, threads, memory_bytes) for term in terms],
+                max_workers=decision["workers"],
+                refill=request.workers is None,
+            )
+        else:
+            source = replace(self._moldable, terms=terms).source(made)
+            self.planned = source.planned
+            outcomes = self._engine.run(source)
+        for outcome in outcomes:
             if store is not None:
                 store.record(outcome)
             tally.add(outcome)
@@ -348,6 +406,7 @@ class Run:
             made = expansion.result(results)
             bodies = body_rows(made.properties.model_dump(), expansion.bsse, expansion.core.max_nbody)
             result = made.model_dump(mode="json")
+        widths = [outcome.threads for outcome in tally.outcomes.values()]
         statistics = {
             **tally.statistics(span.wall_s),
             "fragments_total": self.calculations,
@@ -355,6 +414,7 @@ class Run:
             "fragments_reused": reused,
             "fragments_failed": len(failures),
             "by_model_chemistry": self._by_chemistry(tally),
+            "widths": {str(width): count for width, count in sorted(Counter(widths).items())},
         }
         record = self._record(tally, statistics, mixed_versions(results), span)
         return RunReport(
@@ -390,8 +450,13 @@ class Run:
             usable=book.usable,
             limits=limits_in_words(book.limits),
             decision=self.decision,
-            statistics={**statistics, **figures(attempts, moments, usable), "sampling": sampling(monitor)},
-            calculations=calculated(attempts, span.began_at),
+            statistics={
+                **statistics,
+                **figures(attempts, moments, usable),
+                "sampling": sampling(monitor),
+                "memory_bandwidth": bandwidth(monitor),
+            },
+            calculations=calculated(attempts, span.began_at, self.planned),
             moments=moments,
             findings=(*told, *findings(attempts, moments, usable)),
         )

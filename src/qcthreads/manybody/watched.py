@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
 from ..execution.labels import label_order, short_label
 from ..execution.observing import Attempt, Watching
+from ..execution.source import Planned
 from ..host.limits import Limits, Rule
 from ..leases import LeaseBook
 from ..monitoring.findings import merged
@@ -50,6 +51,11 @@ def figures(attempts: Sequence[Attempt], moments: Sequence[Moment], usable: int)
     }
 
 
+def bandwidth(monitor: RunMonitor) -> dict[str, Any] | None:
+    """Of memory, or why it is not measurable; ``None`` where nothing was watched."""
+    return None if monitor.counts is None else asdict(monitor.bandwidth)
+
+
 def sampling(monitor: RunMonitor) -> dict[str, Any] | None:
     """What the sampling did and cost; ``None`` where there was none."""
     counts = monitor.counts
@@ -86,8 +92,10 @@ def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int
 
 def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Live:
     """A run at this moment; calculations are told apart by label, so that a retry does not count twice."""
-    attempts, monitor = watching.attempts, watching.monitor
-    status = {one.outcome.label: one.outcome.status for one in attempts if label_order(one.outcome.label)[0]}
+    monitor = watching.monitor
+    # What the program was asked before the run began has a label of its own kind.
+    attempts = [one for one in watching.attempts if label_order(one.outcome.label)[0]]
+    status = {one.outcome.label: one.outcome.status for one in attempts}
     held, moments, counts = book.held(), monitor.moments(0), monitor.counts
     usages = [one.usage for one in attempts if one.usage is not None]
     wait_ns = sum_known(usage.wait_ns for usage in usages)
@@ -95,7 +103,7 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Liv
         finished=sum(one == "finished" for one in status.values()),
         failed=sum(one == "failed" for one in status.values()),
         reused=reused,
-        running=len(watching.running),
+        running=sum(label_order(label)[0] > 0 for label in watching.running),
         total=total,
         pus_usable=len(book.usable),
         pus_leased=sum(len(lease.cpus) for lease in held),
@@ -106,9 +114,11 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Liv
     )
 
 
-def calculated(attempts: Iterable[Attempt], began_at: float) -> tuple[Calculated, ...]:
-    """All attempts in order of start."""
-    made = [_calculated(attempt, began_at) for attempt in attempts]
+def calculated(
+    attempts: Iterable[Attempt], began_at: float, planned: Mapping[str, Planned] | None = None
+) -> tuple[Calculated, ...]:
+    """All attempts in order of start; by label, what was planned."""
+    made = [_calculated(attempt, began_at, (planned or {}).get(attempt.outcome.label)) for attempt in attempts]
     return tuple(sorted(made, key=lambda one: (one.start_s, label_order(one.label), one.attempt)))
 
 
@@ -118,7 +128,7 @@ def limits_in_words(limits: Limits) -> tuple[str, ...]:
     return tuple(f"{rule.rule}: {_allowed(rule)} ({rule.source})" for rule in rules)
 
 
-def _calculated(attempt: Attempt, began_at: float) -> Calculated:
+def _calculated(attempt: Attempt, began_at: float, planned: Planned | None) -> Calculated:
     outcome, usage = attempt.outcome, attempt.usage
     start_s = outcome.started_at - began_at
     wait_ns = None if usage is None else usage.wait_ns
@@ -141,6 +151,8 @@ def _calculated(attempt: Attempt, began_at: float) -> Calculated:
         run_queue_s=None if wait_ns is None else wait_ns / 1e9,
         memory_granted_bytes=attempt.grant.memory_bytes,
         memory_peak_bytes=peak_bytes(attempt),
+        planned_start_s=None if planned is None else planned.start_at - began_at,
+        planned_end_s=None if planned is None or planned.end_at is None else planned.end_at - began_at,
     )
 
 

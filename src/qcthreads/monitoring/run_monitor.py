@@ -11,8 +11,9 @@ import numpy as np
 
 from ..host.cpu_times import busy_ns
 from ..host.sampling import RecorderCounts, Sample, TimesSource
+from .bandwidth import BandwidthWatch
 from .sampler import BackgroundSampler, best_source, error_ns
-from .statistics import Grant, Moment, WorkerUsage, ratio
+from .statistics import NOT_WATCHED, BandwidthUsage, Grant, Moment, WorkerUsage, ratio
 from .tally import Tally, Totals, cpu_between, totals_of, wait_between
 from .watch import allowed_cpus, busy_between
 
@@ -50,6 +51,8 @@ class RunMonitor:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._counts: RecorderCounts | None = None
+        self._bandwidth: BandwidthWatch | None = None
+        self._moved = NOT_WATCHED
         self._watched: dict[int, _Watched] = {}
         self._root_of: dict[int, int] = {}
         self._gone: set[int] = set()
@@ -69,6 +72,12 @@ class RunMonitor:
         with self._lock:
             return self._sampler.counts if self._sampler else self._counts
 
+    @property
+    def bandwidth(self) -> BandwidthUsage:
+        """Of memory, by all workers or by the node, from the begin of the sampling, or the last time it was told."""
+        with self._lock:
+            return self._bandwidth.report() if self._bandwidth else self._moved
+
     def moments(self, since_ns: int) -> tuple[Moment, ...]:
         """All workers together, about every second; ``since_ns``, of the monotonic clock, is what they count from."""
         with self._lock:
@@ -81,6 +90,8 @@ class RunMonitor:
             first = self._first_look(sampler, pid)
             if not self._before_ns:
                 self._begin_moments(first)
+            if pid not in self._root_of and self._bandwidth:
+                self._bandwidth.watch(pid)
             self._root_of[pid] = pid
             self._before.setdefault(pid, totals_of(first))
             self._watched[pid] = _Watched(grant, Tally(first), self._busy_now(), first.at_ns)
@@ -107,7 +118,11 @@ class RunMonitor:
         with self._lock:
             sampler, self._sampler = self._sampler, None
             thread, self._thread = self._thread, None
+            bandwidth, self._bandwidth = self._bandwidth, None
             self._ended.set()
+        if bandwidth is not None:
+            self._moved = bandwidth.report()
+            bandwidth.close()
         if sampler is None or thread is None:
             return
         thread.join()
@@ -120,6 +135,7 @@ class RunMonitor:
     def _running(self) -> BackgroundSampler:
         if self._sampler is None:
             self._sampler = BackgroundSampler([], source=self._source).__enter__()
+            self._bandwidth = BandwidthWatch()
             self._ended = threading.Event()
             self._thread = threading.Thread(
                 target=self._drain_often, args=(self._sampler, self._ended), name="qcthreads-monitor", daemon=True

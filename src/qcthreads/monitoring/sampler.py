@@ -120,7 +120,7 @@ class ThreadSampler:
 
 
 class BackgroundSampler:
-    """Samples at fixed times in a thread of its own, from entering the context until leaving it.
+    """Samples at fixed times in a thread of its own, from entering the context until leaving it; tells no switches.
 
     Deadlines do not drift: a sample that comes late moves none of the later ones. The samples are kept until they are
     taken, and beyond ``ring_bytes`` the oldest are dropped, and counted.

@@ -135,11 +135,11 @@ def _said_of(one: Calculated) -> dict[str, Any]:
 
 
 def _wait(number: int, one: Calculated) -> Iterator[_Event]:
-    """Waits overlap one another: each is an asynchronous pair of its own number."""
+    """Waits overlap one another: each is an asynchronous pair, of a number that counts in its process alone."""
     end_ns, begin_ns = _ns(one.start_s), max(0, _ns(one.start_s - one.waited_s))
     if end_ns <= begin_ns:
         return
-    what = {"pid": _WAITS, "tid": 0, "name": one.label, "cat": "wait", "id": number}
+    what = {"pid": _WAITS, "tid": 0, "name": one.label, "cat": "wait", "id2": {"local": str(number)}}
     yield {"ph": "b", **what, "ts": _us(begin_ns)}
     yield {"ph": "e", **what, "ts": _us(end_ns)}
 

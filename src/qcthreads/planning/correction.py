@@ -53,7 +53,7 @@ class Correction:
         weight = min(1.0, _HUBER * spread / max(abs(surprise), 1e-12)) / _SCATTER**2
         self._precision = self._precision + weight * np.outer(features, features)
         self._evidence = self._evidence + weight * features * (surprise + features @ self._found)
-        self._found = np.linalg.solve(self._precision, self._evidence)
+        self._found = np.asarray(np.linalg.solve(self._precision, self._evidence), dtype=np.float64)
         was_known, self.in_seconds = self.in_seconds, True
         return float(np.exp(surprise)) if was_known else 1.0
 

@@ -9,7 +9,7 @@ one of several under which the rest, laid out beside what runs, ends soonest: so
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,8 @@ class Dispatcher:
         What a worker of another width costs before it computes.
     worth
         By which factor wider tasks must end the rest sooner than the cheapest widths, to be chosen.
+    workers
+        How many there are already, by width.
 
     Raises
     ------
@@ -92,6 +94,7 @@ class Dispatcher:
         memory_bytes: int | None = None,
         start_up_s: float = 0.0,
         worth: float = 1.0,
+        workers: Mapping[int, int] | None = None,
     ) -> None:
         self._machine, usable = usable_of(machine_or_cpus)
         self._memory_bytes = math.inf if memory_bytes is None else float(memory_bytes)
@@ -103,7 +106,7 @@ class Dispatcher:
         self._waiting = np.ones(len(self._batch), dtype=bool)
         self._left = len(self._batch)
         self._running: dict[str, _Started] = {}
-        self._workers: dict[int, int] = {}  # so many of each width have been started
+        self._workers = dict(workers or {})  # so many of each width have been started
         self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
         self._looked: tuple[float, float, int] | None = None  # CPUs, memory and how many waited when last looked
         self._far = 0
@@ -134,24 +137,28 @@ class Dispatcher:
         found = self._first_that_fits(len(free), free_memory_bytes)
         return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
 
-    def ended(self, task_id: str, now_s: float, *, failed: bool = False) -> None:
-        """A task has ended; of one that failed the time tells nothing."""
+    def ended(self, task_id: str, now_s: float, *, took_s: float | None = None, failed: bool = False) -> None:
+        """A task has ended; of one that failed the time tells nothing.
+
+        ``took_s``: without the start of its worker; ``None``: since it started, less ``start_up_s`` where it had one.
+        """
         one = self._running.pop(task_id, None)
         if one is None:
             raise InputError(f"task {task_id!r} has not started, or has ended before; tell each end once")
         if failed:
             return
-        took_s = now_s - one.since_s - (self._start_up_s if one.fresh else 0.0)
+        if took_s is None:
+            took_s = now_s - one.since_s - (self._start_up_s if one.fresh else 0.0)
         longer = self._correction.observe(one.row, one.column, took_s)
         self._far += not 1 / _FAR < longer < _FAR
 
-    def forecast(self, now_s: float = 0.0) -> Timetable:
-        """When which task runs, as far as can be told now, in the order of the tasks that were given.
+    def forecast(self, cpus: int) -> Timetable:
+        """When which task runs on so many CPUs, as far as can be told, in the order of the tasks that were given.
 
         Only before the first has started. Relative where nothing is known of seconds.
         """
-        capacity = self._batch.capacity
-        self._look(now_s, capacity)
+        capacity = Capacity(cpus, self._memory_bytes)
+        self._look(0.0, capacity)
         rows = np.flatnonzero(self._waiting)
         times_s = self._times_s(rows, capacity)
         deadline_s, layout = self._deadline(self._batch.retimed(rows, times_s, capacity), ())

@@ -25,7 +25,7 @@ _Interval = tuple[float, float, float]
 def drawn(record: RunRecord) -> dict[str, Any]:
     """Everything that depends on time or on a single calculation."""
     used = CpuSet(cpu for one in record.calculations for cpu in one.cpus)
-    rows = rows_of(record.machine, record.usable | used)
+    rows = rows_of(record.machine, used | _alone(record.machine, record.usable, used))
     row_of = {cpu: row for row, cpu in enumerate(rows)}
     return {
         "wall_s": record.wall_s,
@@ -61,6 +61,14 @@ def mean_over_time(intervals: Sequence[_Interval], wall_s: float, points: int) -
     edges = np.linspace(0.0, wall_s, points + 1)
     means: list[float] = (np.diff(np.interp(edges, at, integral)) * points / wall_s).tolist()
     return means
+
+
+def _alone(machine: Machine, usable: CpuSet, used: CpuSet) -> CpuSet:
+    """What may be used and was not, but for siblings of what was: their rows would stay empty between the others."""
+    beside = 0
+    for cpu in used:
+        beside |= machine.core_bits.get(cpu, 0)
+    return usable - CpuSet.from_bits(beside)
 
 
 def _narrowest(region: Region) -> Iterator[Region]:

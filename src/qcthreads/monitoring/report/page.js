@@ -33,10 +33,11 @@ function timelineTraces() {
 function boxes(name, colorName, those, share) {
   const x = [], y = [];
   const of = typeof share === "function" ? share : () => share;
+  const half = data.rows.length > 64 ? 0.5 : 0.46; // of a row; narrow ones have no room for a gap
   for (const one of those) {
     const end = one.start + one.wall;
     for (const [first, last] of one.rows) {
-      const foot = last + 0.46, top = foot - of(one) * (last - first + 0.92);
+      const foot = last + half, top = foot - of(one) * (last - first + 2 * half);
       x.push(one.start, end, end, one.start, one.start, null);
       y.push(top, top, foot, foot, top, null);
     }
@@ -59,7 +60,8 @@ function curveTraces() {
   if (c.end.length) traces.push(curve("CPUs busy", "busy", times, held(c.busy), { fill: "tozeroy", line: { shape: "hv", width: 1.5 } }));
   if (c.end.length && c.waited)
     traces.push(curve("threads waiting for a CPU", "bad", times, held(c.waited), { line: { shape: "hv", width: 1.5 } }));
-  if (c.granted) traces.push(curve("memory granted", "leased", steps, c.granted.map((b) => b / GIB), { yaxis: "y3", line: { dash: "dot", width: 1.5 } }));
+  // A grant far above what was used would press the curve of memory flat; the table has both.
+  if (c.granted && Math.max(...c.granted) <= 5 * Math.max(0, ...c.memory)) traces.push(curve("memory granted", "leased", steps, c.granted.map((b) => b / GIB), { yaxis: "y3", line: { dash: "dot", width: 1.5 } }));
   if (c.end.length)
     traces.push(curve("memory", "memory", c.end, c.memory.map((b) => b / GIB), { yaxis: "y3", fill: "tozeroy" }));
   return traces;
@@ -75,7 +77,7 @@ function ticks(first, last) {
 
 function timelineLayout() {
   const rows = data.rows.length;
-  const high = Math.min(620, Math.max(150, rows * 16)), curves = data.curves.end.length || data.curves.granted ? 150 : 0;
+  const high = Math.min(620, Math.max(150, rows * 16)), curves = data.curves.end.length ? 150 : 0;
   const inner = high + 150 + curves + 70;
   const at = (from, to) => [1 - to / inner, 1 - from / inner];
   const axis = { zeroline: false, fixedrange: true, rangemode: "tozero" };
@@ -91,17 +93,18 @@ function timelineLayout() {
     ],
     annotations: [{ xref: "paper", x: 1, yref: "y2", y: data.usable, text: "usable", showarrow: false, xanchor: "right", yanchor: "top", font: { size: 11 } }],
     legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0, traceorder: "normal", itemclick: false, itemdoubleclick: false },
-    margin: { l: 60, r: 16, t: 60, b: 44 },
+    margin: { l: 60, r: 34, t: 60, b: 44 }, modebar: { orientation: "v" },
     hovermode: "x", dragmode: "zoom",
   };
 }
 
 // Lines between boxes, while these are wide enough to have any colour beside them.
 function outline() {
-  const [first, last] = timeline._fullLayout.xaxis.range;
+  const { xaxis, yaxis } = timeline._fullLayout, [first, last] = xaxis.range;
+  const high = yaxis._length / Math.abs(yaxis.range[1] - yaxis.range[0]); // of a row, in pixels
   const shown = data.calculations.filter((one) => one.start < last && one.start + one.wall > first);
   const boxes = shown.reduce((sum, one) => sum + one.rows.reduce((count, [low, high]) => count + high - low + 1, 0), 0);
-  timeline.style.setProperty("--gap", boxes > 80 * data.rows.length ? "0px" : "0.5px");
+  timeline.style.setProperty("--gap", high < 6 || boxes > 80 * data.rows.length ? "0px" : "0.5px");
 }
 
 // ---- planned against real ----
@@ -125,7 +128,8 @@ function plannedLayout() {
   const axis = (text) => ({ type, title: { text }, zeroline: false, ...(type === "log" ? { dtick: "D2", tickformat: ".2~g" } : { rangemode: "tozero" }) });
   return {
     height: 400, xaxis: axis("planned, s"), yaxis: axis("real, s"), hovermode: "closest",
-    legend: { title: { text: "group " }, orientation: "h", y: 1, yanchor: "bottom", x: 0 }, margin: { l: 60, r: 16, t: 40, b: 44 },
+    legend: { title: { text: "group " }, orientation: "h", y: 1, yanchor: "bottom", x: 0 }, margin: { l: 60, r: 34, t: 40, b: 44 },
+    modebar: { orientation: "v" },
   };
 }
 

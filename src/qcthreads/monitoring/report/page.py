@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
@@ -138,15 +138,29 @@ def _mapping(mapping: Mapping[str, Any]) -> str:
 def _value(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return _mapping(value)
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+        return _table(value)
     if isinstance(value, list | tuple):
-        return _list(_value(name, item) for item in value)
+        short = all(isinstance(item, int | float) for item in value)
+        return ", ".join(_value(name, item) for item in value) if short else _list(_value(name, item) for item in value)
     if value is None:
         return "not known"
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if name.endswith("_bytes"):
+        if "_bytes" in name:
             return format_size(value)
         return _seconds(value) if name.endswith("_s") else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     return escape(str(value))
+
+
+def _table(mappings: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each, folded away: there may be as many as seconds or workers."""
+    names = list(dict.fromkeys(name for one in mappings for name in one))
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in names)
+    rows = "\n".join(
+        f"<tr>{''.join(f'<td>{_value(str(name), one.get(name))}</td>' for name in names)}</tr>" for one in mappings
+    )
+    table = f'<div class="wide"><table class="rows">\n<tr>{head}</tr>\n{rows}\n</table></div>'
+    return f"<details><summary>{format_count(len(mappings), 'row')}</summary>{table}</details>"
 
 
 def _seconds(value_s: float) -> str:

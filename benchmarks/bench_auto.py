@@ -1,0 +1,167 @@
+"""What `qcthreads run` chooses by itself against what one could have chosen, on real programs.
+
+    python benchmarks/bench_auto.py [--rounds 15] [--part split|served|bound]
+
+split
+    `auto` against the best static split, found by a sweep first; then both in interleaved pairs.
+served
+    First come, first served, in the order of the input, on workers of one width, against `auto` on a skewed set.
+bound
+    Runs against the lower bound that follows from their own measured times: nothing with these times can end sooner.
+    Cold: a whole command, start-up included. Warm: a second call of an executor that keeps its workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timing
+from intervals import HEAD, told
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+RUN = [sys.executable, "-m", "qcthreads", "run"]
+MANY = (str(EXAMPLES / "water4.xyz"), "--method", "mp2", "--basis", "cc-pvdz", "--max-nbody", "3")
+SKEWED = (str(EXAMPLES / "benzene_dimer.xyz"), "--method", "hf", "--basis", "6-31g*", "--max-nbody", "2")
+JOBS = {
+    "water4, MP2/cc-pvdz, 3 bodies": MANY,
+    "water16, HF/6-31g, 2 bodies": (str(EXAMPLES / "water16.xyz"), "--method", "hf", "--basis", "6-31g"),
+    "benzene dimer, HF/6-31g*, 2 bodies": SKEWED,
+}
+
+
+def main() -> None:
+    """Print one table for each part."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    options.add_argument("--rounds", type=int, default=15)
+    options.add_argument("--part", action="append", choices=sorted(PARTS))
+    options.add_argument("--served", type=int, help=argparse.SUPPRESS)
+    options.add_argument("--warm", action="store_true", help=argparse.SUPPRESS)
+    asked, job = options.parse_known_args()
+    if asked.served or asked.warm:
+        print(json.dumps(serve(job, asked.served) if asked.served else warm_ratio(job)))
+        return
+    for part in asked.part or PARTS:
+        PARTS[part](asked.rounds)
+
+
+def split(rounds: int) -> None:
+    """Each static split twice, then the best one of these against auto."""
+    cpus = len(os.sched_getaffinity(0))
+    print(f"auto against the best static split; {cpus} CPUs, {rounds} pairs\n\n{HEAD}", flush=True)
+    for name, job in JOBS.items():
+        sweep = timing.interleave(
+            {f"{n} x {t}": command(job, n, t) for n in range(1, cpus + 1) for t in range(1, cpus // n + 1)}, 2
+        )
+        best = min(sweep, key=lambda one: min(sweep[one].wall_s))
+        workers, threads = map(int, best.split(" x "))
+        pair = timing.interleave({"auto": command(job), best: command(job, workers, threads)}, rounds)
+        print(told(f"{name}: auto / {best}", pair["auto"].wall_s, pair[best].wall_s), flush=True)
+
+
+def served(rounds: int) -> None:
+    """First come, first served, at every width."""
+    cpus = len(os.sched_getaffinity(0))
+    contenders = {"auto": command(SKEWED)}
+    for width in sorted({1, cpus}):
+        contenders[f"served, width {width}"] = [sys.executable, __file__, "--served", str(width), *SKEWED]
+    timings = timing.interleave(contenders, rounds)
+    print(f"\nauto against first come, first served, on the skewed set; {cpus} CPUs, {rounds} rounds\n\n{HEAD}")
+    for name in list(contenders)[1:]:
+        print(told(f"{name} / auto", timings[name].wall_s, timings["auto"].wall_s), flush=True)
+
+
+def bound(rounds: int) -> None:
+    """The median of the rounds, of each job."""
+    print("\nwall time / lower bound from the run's own times; median of the rounds\n")
+    print("| job | cold | warm |\n|---|---|---|")
+    for name, job in JOBS.items():
+        cold, warm = [], []
+        for _ in range(max(1, rounds // 5)):
+            one = timing.interleave({"cold": command(job), "warm": [sys.executable, __file__, "--warm", *job]}, 1)
+            cold.append(one["cold"].wall_s[0] / lower_bound_s(json.loads(one["cold"].stdout)["fragments"]))
+            warm.append(json.loads(one["warm"].stdout))
+        print(f"| {name} | {sorted(cold)[len(cold) // 2]:.3f} | {sorted(warm)[len(warm) // 2]:.3f} |", flush=True)
+
+
+PARTS = {"split": split, "served": served, "bound": bound}
+
+
+def command(job: Sequence[str], workers: int | None = None, threads: int | None = None) -> list[str]:
+    """``qcthreads run``; without a split, ours to choose."""
+    asked = [] if workers is None else ["--workers", str(workers), "--threads", str(threads)]
+    return [*RUN, *job, *asked, "--json"]
+
+
+def lower_bound_s(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Of calculations with these times at these widths: the longest, or all CPUs busy."""
+    cpus = len(os.sched_getaffinity(0))
+    return max(max(row["wall_s"] for row in rows), sum(row["wall_s"] * row["threads"] for row in rows) / cpus)
+
+
+def serve(job: Sequence[str], width: int) -> float:
+    """QCManyBody's own order on workers of one width; the interaction energy."""
+    engine, expansion = prepared(job)
+    order = [label for _, label, _ in expansion.core.iterate_molecules()]
+    by_label = {term.label: term for term in expansion.terms()}
+    cpus = len(os.sched_getaffinity(0))
+    calculations = [
+        expansion.calculation(by_label[label], threads=width, memory_bytes=2**30) for label in dict.fromkeys(order)
+    ]
+    with engine:
+        results = {one.label: one.result for one in engine.run(calculations, max_workers=cpus // width)}
+    return float(expansion.result(results).return_result)
+
+
+def warm_ratio(job: Sequence[str]) -> float:
+    """Wall time over the bound of a second call, by an executor that has kept its workers."""
+    import time
+
+    from qcthreads import HybridParallelConfig, ParallelManyBodyExecutor
+
+    _, expansion = prepared(job)
+    program = expansion.program
+    config = HybridParallelConfig(
+        max_workers=len(os.sched_getaffinity(0)),
+        enable_thread_affinity=True,
+        thread_allocation_strategy="auto",
+        qc_program=program,
+        basis_set=expansion.basis,
+    )
+    core = expansion.core
+    core.levels = dict.fromkeys(core.levels, expansion.method)
+    with ParallelManyBodyExecutor(core, config) as executor:
+        executor.execute_full_calculation()
+        began_s = time.perf_counter()
+        executor.execute_full_calculation()
+        wall_s = time.perf_counter() - began_s
+        rows = [{"wall_s": one.wall_s, "threads": one.threads} for one in executor._tally.outcomes.values()]
+    return wall_s / lower_bound_s(rows)
+
+
+def prepared(job: Sequence[str]) -> tuple[Any, Any]:
+    """An engine and the expansion of the job's options."""
+    from qcthreads.cli.run import add_arguments, request_of
+    from qcthreads.execution.engine import LocalEngine
+    from qcthreads.host import read_machine
+    from qcthreads.host.limits import read_limits
+    from qcthreads.leases import LeaseBook
+    from qcthreads.manybody.expansion import Expansion
+    from qcthreads.manybody.inputs import read_input
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    request = request_of(parser.parse_args(job))
+    book = LeaseBook(read_machine(), read_limits())
+    return LocalEngine(book), Expansion.from_input(read_input(request.input, request))
+
+
+if __name__ == "__main__":
+    main()

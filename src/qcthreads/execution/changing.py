@@ -1,0 +1,70 @@
+"""Notices that CPUs or memory may be used no longer, or again, while a run goes on; ends nothing that runs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..errors import MachineError, OversubscriptionError
+from ..host import read_machine
+from ..host.limits import Limits, read_limits
+from ..host.sysfs import read_text
+from ..leases import LeaseBook
+
+_LOOK_S = 1.0  # to read the limits takes a millisecond or two
+# Files that say what a control group may hold; of other rules nobody else changes what they leave us.
+_GROUP_LIMIT = re.compile(r"/memory\.(max|high|limit_in_bytes)$")
+
+
+class ChangingLimits:
+    """Has ``book`` hand out what may be used by now. For one thread at a time."""
+
+    def __init__(self, book: LeaseBook, clock: Callable[[], float] = time.monotonic) -> None:
+        self._book = book
+        self._clock = clock
+        self._memory_bytes = book.memory_bytes
+        self._first = book.limits
+        self._groups = {rule.source: _read(rule.source) for rule in book.limits.rules if _is_group(rule.source)}
+        self._looked_s = clock()
+
+    def follow(self) -> None:
+        """Look, where the last look is a second ago.
+
+        Memory that comes in addition to what there was at first is left to others. Where nothing at all may be used,
+        everything stays as it is: there is nothing better to do.
+        """
+        if self._clock() - self._looked_s < _LOOK_S:
+            return
+        self._looked_s = self._clock()
+        book = self._book
+        memory_bytes = self._memory_now()
+        try:
+            limits = read_limits()
+            cpus_changed = (limits.cpus, limits.cpu_count) != (book.limits.cpus, book.limits.cpu_count)
+            if cpus_changed or memory_bytes != book.memory_bytes:
+                machine = read_machine() if cpus_changed else book.machine
+                book.follow(machine, self._with_memory_as_at_first(limits), memory_bytes)
+        except (MachineError, OversubscriptionError):
+            return
+
+    def _memory_now(self) -> int:
+        """What there was at first, less what a group's limit has been lowered by."""
+        lowered = [before - _read(source) for source, before in self._groups.items()]
+        return max(0, self._memory_bytes - max([0, *lowered]))
+
+    def _with_memory_as_at_first(self, limits: Limits) -> Limits:
+        """What our own workers took since then is counted by their leases."""
+        rules = [rule for rule in limits.rules if rule.memory_bytes is None]
+        memory = [rule for rule in self._first.rules if rule.memory_bytes is not None]
+        return replace(limits, memory_bytes=self._first.memory_bytes, rules=(*rules, *memory))
+
+
+def _is_group(source: str) -> bool:
+    return _GROUP_LIMIT.search(source) is not None
+
+
+def _read(source: str) -> int:
+    text = read_text("/", source.lstrip("/")) or ""
+    return int(text) if text.strip().isdigit() else 1 << 62

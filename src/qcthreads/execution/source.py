@@ -1,0 +1,120 @@
+"""Where an engine takes its next calculation from, when that depends on what is free; starts nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..cpuset import CpuSet
+from ..planning.dispatch import Dispatcher
+from .calculation import Calculation, Outcome
+
+
+class Source(Protocol):
+    """Asked by one driver at a time, each time that something may start."""
+
+    @property
+    def waiting(self) -> int:
+        """How many calculations have not been given out."""
+
+    @property
+    def running(self) -> int:
+        """How many have been given out and have not ended."""
+
+    def calculations(self) -> Sequence[Calculation]:
+        """Everything there is to run, each as it needs least; what can never fit is refused before anything starts."""
+
+    def next(self, free: CpuSet, memory_bytes: int) -> Calculation | None:
+        """What starts now within so much; ``None``: nothing before something changes."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """What became of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """When a calculation was expected to run, as it started; seconds since the epoch."""
+
+    start_at: float
+    end_at: float | None
+    """``None``: nothing was known of seconds."""
+
+
+class Dispatched:
+    """Calculations at the widths, in the order and with the memory that a dispatcher chooses.
+
+    Parameters
+    ----------
+    dispatcher
+        Its tasks have the labels of the calculations.
+    narrowest
+        Each of them as it needs least.
+    make
+        A calculation by its label, at a width, with so much memory.
+    most_threads
+        Of all that run at the same time; ``None``: as many as are free.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        narrowest: Sequence[Calculation],
+        make: Callable[[str, int, int], Calculation],
+        *,
+        most_threads: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._narrowest = narrowest
+        self._make = make
+        self._most_threads = most_threads
+        self._clock = clock
+        self._began_s: float | None = None
+        self._threads: dict[str, int] = {}
+        self.planned: dict[str, Planned] = {}
+        """By label."""
+        self.widths: dict[int, int] = {}
+        """How many calculations were started at each width."""
+
+    @property
+    def waiting(self) -> int:
+        """How many calculations have not been given out."""
+        return self._dispatcher.waiting
+
+    @property
+    def running(self) -> int:
+        """How many have been given out and have not ended."""
+        return self._dispatcher.running
+
+    def calculations(self) -> Sequence[Calculation]:
+        """Each as it needs least."""
+        return self._narrowest
+
+    def next(self, free: CpuSet, memory_bytes: int) -> Calculation | None:
+        """What the dispatcher says."""
+        if self._most_threads is not None:
+            allowed = max(0, self._most_threads - sum(self._threads.values()))
+            free = CpuSet(list(free)[:allowed])
+        now_s = self._now_s()
+        start = self._dispatcher.next(now_s, free, memory_bytes)
+        if start is None:
+            return None
+        now = time.time()
+        self.planned[start.id] = Planned(now, None if start.expected_s is None else now + start.expected_s)
+        self._threads[start.id] = start.threads
+        self.widths[start.threads] = self.widths.get(start.threads, 0) + 1
+        return self._make(start.id, start.threads, start.memory_bytes)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Its time corrects the estimates of those to come."""
+        del self._threads[outcome.label]
+        failed = outcome.status == "failed"
+        self._dispatcher.ended(outcome.label, self._now_s(), took_s=outcome.wall_s, failed=failed)
+
+    def _now_s(self) -> float:
+        now_s = self._clock()
+        if self._began_s is None:
+            self._began_s = now_s
+        return now_s - self._began_s

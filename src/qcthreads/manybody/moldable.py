@@ -1,0 +1,152 @@
+"""Terms as moldable tasks: the widths their program can use, what is foreseen, and the source a run takes them from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..execution.calculation import Calculation
+from ..execution.source import Dispatched
+from ..machine import Machine
+from ..planning import Task
+from ..planning.cost import PARALLEL_FRACTION, assumed_speedup
+from ..planning.dispatch import Dispatcher
+from ..programs.spec import ParallelModel, ProgramSpec
+from ..units import format_count
+from .expansion import Term
+
+# What a wider worker costs before it computes: to import QCEngine and PySCF takes 2 s of a core, Psi4 as long.
+START_UP_S = 2.0
+# `auto` widens where that ends the rest so much sooner: the speedup is an assumption, and small fragments have none
+# (PySCF MP2/DZ, 4 waters, 2 cores: 1 x 2 took 5.4-5.9 s, 2 x 1 3.0-3.2 s).
+_WORTH = {"auto": 1.10}
+# Between them nothing is gained; as places they divide LLC domains evenly.
+_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+TimesS = Callable[[Term, Sequence[int]], Mapping[int, float] | None]
+"""Seconds by width as a calibrated model tells; ``None``: it does not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moldable:
+    """Terms to be run at widths of their own.
+
+    Parameters
+    ----------
+    strategy
+        ``auto``, ``adaptive`` or ``memory-aware``.
+    cpus
+        So many may be used.
+    widths
+        Those that may be used.
+    need_bytes
+        Memory of each calculation at least.
+    memory_bytes
+        For all that run at the same time.
+    workers
+        How many of each width are there already.
+    times_s
+        A calibrated model; where it does not know all of them, theory's ratios serve.
+    """
+
+    terms: Sequence[Term]
+    strategy: str
+    machine: Machine
+    cpus: int
+    widths: Sequence[int]
+    need_bytes: int
+    memory_bytes: int
+    workers: Mapping[int, int]
+    most_threads: int | None = None
+    """Of all that run at the same time; ``None``: as many as are free."""
+    times_s: TimesS | None = None
+
+    def foresee(self) -> Foreseen:
+        """What a run would do if everything went as estimated; before anything starts."""
+        dispatcher, in_seconds = self._dispatcher()
+        table = dispatcher.forecast(self.cpus)
+        widths = Counter(width for width, _, _ in table.entries)
+        most = max(
+            (sum(start_s <= at_s < end_s for _, start_s, end_s in table.entries) for at_s in _starts(table.entries)),
+            default=0,
+        )
+        first = max(table.entries, key=lambda entry: (-entry[1], entry[0]), default=(1, 0.0, 0.0))
+        return Foreseen(dict(sorted(widths.items())), first[0], most, table.makespan_s if in_seconds else None)
+
+    def source(self, make: Callable[[Term, int, int], Calculation]) -> Dispatched:
+        """What an engine runs. ``make``: the calculation of a term at a width, with so much memory."""
+        by_label = {term.label: term for term in self.terms}
+        least = [make(term, self.widths[0], self.need_bytes) for term in self.terms]
+        return Dispatched(
+            self._dispatcher()[0],
+            least,
+            lambda label, threads, memory_bytes: make(by_label[label], threads, memory_bytes),
+            most_threads=self.most_threads,
+        )
+
+    def _dispatcher(self) -> tuple[Dispatcher, bool]:
+        """And whether its estimates are in seconds."""
+        told = [None if self.times_s is None else self.times_s(term, self.widths) for term in self.terms]
+        in_seconds = all(times_s is not None for times_s in told)
+        tasks = [
+            Task(term.label, times_s if in_seconds and times_s is not None else self._relative(term), self.need_bytes)
+            for term, times_s in zip(self.terms, told, strict=True)
+        ]
+        dispatcher = Dispatcher(
+            tasks,
+            self.machine.cpus_online,
+            known="seconds" if in_seconds else "sizes",
+            memory_bytes=self.memory_bytes,
+            start_up_s=START_UP_S,
+            worth=_WORTH.get(self.strategy, 1.0),
+            workers=self.workers,
+        )
+        return dispatcher, in_seconds
+
+    def _relative(self, term: Term) -> dict[int, float]:
+        return {width: term.cost / assumed_speedup(width) for width in self.widths}
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What is to be expected of a run whose calculations have widths of their own."""
+
+    widths: Mapping[int, int]
+    """How many calculations at each."""
+    first_width: int
+    """Of what starts first."""
+    side_by_side: int
+    """At most."""
+    wall_s: float | None
+    """``None``: nothing is known of seconds."""
+
+    @property
+    def usual_width(self) -> int:
+        """Of most calculations."""
+        return max(self.widths, key=lambda width: (self.widths[width], -width), default=1)
+
+    def reasons(self) -> list[str]:
+        """In words."""
+        if len(self.widths) == 1:
+            each = format_count(self.usual_width, "thread")
+            said = f"{each} each is best as far as can be foreseen"
+        else:
+            counts = (f"{count} with {format_count(width, 'thread')}" for width, count in self.widths.items())
+            said = f"a width for each calculation, as far as can be foreseen {', '.join(counts)}"
+        known = "times are those of a calibrated model"
+        if self.wall_s is None:
+            known = f"sizes are known, seconds are not; {PARALLEL_FRACTION:.0%} of the work is taken for parallel"
+        return [said, f"{known}; both are corrected as times arrive, and the last ones widen over PUs that would idle"]
+
+
+def widths_for(spec: ProgramSpec, cpus: int, useful_width: int | None, narrowest: int = 1) -> tuple[int, ...]:
+    """The widths of a program that are worth considering on so many CPUs."""
+    most = 1 if spec.parallel_model in (ParallelModel.SERIAL, ParallelModel.GPU) else min(cpus, useful_width or cpus)
+    listed = {width for width in (*_WIDTHS, most) if narrowest <= width <= most}
+    return tuple(sorted(listed)) or (narrowest,)
+
+
+def _starts(entries: Sequence[tuple[int, float, float]]) -> list[float]:
+    """Some of the times at which something starts: that many run at once is seen at the first ones."""
+    return sorted({start_s for _, start_s, _ in entries})[:16]

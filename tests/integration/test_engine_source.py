@@ -1,0 +1,207 @@
+"""The engine where a dispatcher says what is next: real workers of several widths, leases and limits that change."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from qcthreads.cpuset import CpuSet
+from qcthreads.errors import LeaseError, StopRequestedError
+from qcthreads.execution.calculation import Calculation, Outcome
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.execution.source import Dispatched
+from qcthreads.host import read_machine
+from qcthreads.host.limits import read_limits
+from qcthreads.leases import LeaseBook
+from qcthreads.planning import Task
+from qcthreads.planning.dispatch import Dispatcher
+
+TASKS = """
+    import os, time
+
+    def look(input):
+        time.sleep(input["s"])
+        return {"threads": os.environ["OMP_NUM_THREADS"], "mask": sorted(os.sched_getaffinity(0)), "pid": os.getpid()}
+
+    def fail(input):
+        raise ValueError("not this one")
+"""
+CPUSET = Path("/sys/fs/cgroup/cpuset/qcthreads-test")
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="masks are read in the workers"),
+    pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two widths need two PUs"),
+]
+
+
+@pytest.fixture(autouse=True)
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "module"
+    folder.mkdir()
+    (folder / "tasks.py").write_text(textwrap.dedent(TASKS))
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+@pytest.fixture
+def book() -> LeaseBook:
+    return LeaseBook(read_machine(), read_limits(), cpus=CpuSet(list(read_limits().cpus)[:2]))
+
+
+@pytest.fixture
+def engine(book: LeaseBook) -> Iterator[LocalEngine]:
+    with LocalEngine(book) as engine:
+        yield engine
+    assert book.held() == ()
+
+
+def source_of(tasks: Sequence[Task], book: LeaseBook, sleep_s: float = 0.0, fails: Sequence[str] = ()) -> Dispatched:
+    def made(label: str, threads: int, memory_bytes: int) -> Calculation:
+        return Calculation(
+            label=label,
+            program="none",
+            input={"s": sleep_s},
+            threads=threads,
+            memory_bytes=memory_bytes,
+            compute="tasks:fail" if label in fails else "tasks:look",
+            timeout_s=60,
+        )
+
+    dispatcher = Dispatcher(tasks, book.machine.cpus_online, known="sizes", memory_bytes=book.memory_bytes)
+    return Dispatched(dispatcher, [made(task.id, min(task.times_s), task.memory_bytes) for task in tasks], made)
+
+
+def never_on_one_pu(outcomes: Sequence[Outcome]) -> None:
+    for one, other in itertools.combinations(outcomes, 2):
+        if (
+            one.started_at < other.started_at + other.wall_s - 0.01
+            and other.started_at < one.started_at + one.wall_s - 0.01
+        ):
+            assert one.cpus.isdisjoint(other.cpus)
+
+
+def test_a_large_calculation_is_really_given_two_threads_and_small_ones_one(
+    engine: LocalEngine, book: LeaseBook
+) -> None:
+    small = [Task(f"s{number}", {1: 1.0, 2: 0.9}) for number in range(6)]
+    source = source_of([*small, Task("large", {1: 100.0, 2: 55.0})], book, sleep_s=0.05)
+    outcomes = {outcome.label: outcome for outcome in engine.run(source)}
+    assert len(outcomes) == 7
+    for outcome in outcomes.values():
+        assert outcome.result is not None
+        assert outcome.result["threads"] == str(outcome.threads) == str(len(outcome.cpus))
+        assert CpuSet(outcome.result["mask"]) == outcome.cpus == outcome.bound
+    assert outcomes["large"].threads == 2
+    assert min(outcomes.values(), key=lambda one: one.started_at).label == "large"
+    assert source.widths[2] >= 1
+    assert source.planned.keys() == outcomes.keys()
+    never_on_one_pu(list(outcomes.values()))
+
+
+def test_what_fails_is_said_and_the_rest_goes_on(engine: LocalEngine, book: LeaseBook) -> None:
+    source = source_of([Task(f"f{number}", {1: 1.0}) for number in range(5)], book, fails=["f3"])
+    status = {outcome.label: outcome.status for outcome in engine.run(source)}
+    assert status == {"f0": "finished", "f1": "finished", "f2": "finished", "f3": "failed", "f4": "finished"}
+
+
+def test_what_can_never_fit_is_refused_before_anything_starts(engine: LocalEngine, book: LeaseBook) -> None:
+    needy = Task("f0", {1: 1.0}, memory_bytes=book.memory_bytes)
+    source = source_of([needy], book)
+    source._narrowest = [Calculation(label="f0", program="none", input={}, threads=64, compute="tasks:look")]
+    with pytest.raises(LeaseError, match="64 threads were asked for"):
+        engine.run(source)
+
+
+def test_memory_for_one_at_a_time_is_kept_to(engine: LocalEngine, book: LeaseBook) -> None:
+    need = book.memory_bytes * 2 // 3
+    source = source_of([Task(f"f{number}", {1: 1.0, 2: 0.9}, need) for number in range(4)], book, sleep_s=0.2)
+    outcomes = sorted(engine.run(source), key=lambda one: one.started_at)
+    assert len(outcomes) == 4
+    for one, later in itertools.pairwise(outcomes):
+        assert later.started_at >= one.started_at + one.wall_s - 0.05
+
+
+def test_a_run_that_is_stopped_while_drivers_wait_for_the_source_ends(engine: LocalEngine, book: LeaseBook) -> None:
+    need = book.memory_bytes * 2 // 3
+    source = source_of([Task(f"f{number}", {1: 1.0}, need) for number in range(4)], book, sleep_s=30)
+    outcomes = engine.run(source)
+    threading.Timer(1.5, engine.stop).start()
+    with pytest.raises(StopRequestedError):
+        list(outcomes)
+
+
+def test_pus_that_others_give_back_are_used(engine: LocalEngine, book: LeaseBook) -> None:
+    held = book.acquire(1)
+    source = source_of([Task(f"f{number}", {1: 1.0}) for number in range(12)], book, sleep_s=0.4)
+    outcomes = []
+    for outcome in engine.run(source):
+        outcomes.append(outcome)
+        if len(outcomes) == 2:
+            held.release()
+    before, after = outcomes[:2], outcomes[2:]
+    assert all(outcome.cpus.isdisjoint(held.cpus) for outcome in before)
+    assert any(held.cpus <= outcome.cpus for outcome in after)
+    never_on_one_pu(outcomes)
+
+
+DRIVER = """
+import json, os, sys
+from pathlib import Path
+from test_engine_source import CPUSET, source_of
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.host import read_machine
+from qcthreads.host.limits import read_limits
+from qcthreads.leases import LeaseBook
+from qcthreads.planning import Task
+
+(CPUSET / "cgroup.procs").write_text(str(os.getpid()))
+book = LeaseBook(read_machine(), read_limits())
+source = source_of([Task(f"f{number}", {1: 1.0}) for number in range(24)], book, sleep_s=0.4)
+told = []
+with LocalEngine(book) as engine:
+    for outcome in engine.run(source):
+        told.append({"at": outcome.started_at, "wall_s": outcome.wall_s, "cpus": list(outcome.cpus)})
+        if len(told) in (4, 12):
+            (CPUSET / "cpuset.cpus").write_text("0" if len(told) == 4 else "0-1")
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture
+def cpuset() -> Iterator[None]:
+    root = CPUSET.parent
+    if not os.access(root / "cgroup.procs", os.W_OK) or (root / "cpuset.cpus").read_text().strip() != "0-1":
+        pytest.skip("needs the right to make a cpuset (cgroup v1) with CPUs 0-1")
+    CPUSET.mkdir()
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        (CPUSET / name).write_text((root / name).read_text())
+    yield
+    CPUSET.rmdir()
+
+
+@pytest.mark.usefixtures("cpuset")
+def test_a_cpuset_that_shrinks_and_grows_is_followed(tasks: Path) -> None:
+    path = os.pathsep.join([str(tasks), str(Path(__file__).parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert {tuple(one["cpus"]) for one in told[:4]} == {(0,), (1,)}
+    # A second passes until limits are read again; what ran by then goes on.
+    assert {tuple(one["cpus"]) for one in told[9:12]} == {(0,)}
+    assert {tuple(one["cpus"]) for one in told[-6:]} == {(0,), (1,)}

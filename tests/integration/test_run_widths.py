@@ -1,0 +1,58 @@
+"""Whole runs whose calculations have widths of their own: real programs, energies, what is said, what is recorded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qcthreads import HybridParallelConfig, ParallelManyBodyExecutor
+from qcthreads.manybody.inputs import read_input
+from qcthreads.manybody.run import Run, RunReport, RunRequest
+
+BENZENE = Path(__file__).parents[2] / "examples" / "benzene_dimer.xyz"
+
+pytestmark = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two widths need two PUs")
+
+
+@pytest.fixture(scope="module")
+def skewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One molecule with far more basis functions than all others together."""
+    lines = BENZENE.read_text().splitlines()
+    atoms = [*lines[2:14], *(f"He 0.0 0.0 {20 + 5 * number}" for number in range(6))]
+    path = tmp_path_factory.mktemp("skewed") / "skewed.xyz"
+    path.write_text(f"{len(atoms)}\n\n" + "\n".join(atoms) + "\n")
+    return path
+
+
+def run(path: Path, strategy: str) -> RunReport:
+    request = RunRequest(input=path, method="hf", basis="sto-3g", max_nbody=1, strategy=strategy)
+    return Run(request).execute()
+
+
+def test_the_largest_runs_wide_and_the_energies_are_the_same(skewed: Path) -> None:
+    adaptive, balanced = run(skewed, "adaptive"), run(skewed, "balanced")
+    assert adaptive.result is not None
+    assert balanced.result is not None
+    energy = balanced.result["properties"]["nocp_corrected_total_energy"]
+    assert adaptive.result["properties"]["nocp_corrected_total_energy"] == pytest.approx(energy, abs=1e-8)
+    widths = {row.formula: row.threads for row in adaptive.fragments}
+    assert widths["C6H6"] > 1
+    assert widths["He"] == 1
+    assert adaptive.statistics["widths"] == {"1": 6, str(widths["C6H6"]): 1}
+    assert any("a width for each calculation" in reason for reason in adaptive.decision["reasons"])
+    assert set(balanced.statistics["widths"]) == {str(balanced.decision["threads"])}
+    for one in adaptive.record.calculations:
+        assert one.planned_start_s is not None
+        assert one.planned_start_s <= one.start_s
+    assert all(one.planned_start_s is None for one in balanced.record.calculations)
+
+
+def test_an_executor_gives_widths_where_its_config_asks_for_them(skewed: Path) -> None:
+    given = read_input(skewed, RunRequest(input=skewed, method="hf", basis="sto-3g", max_nbody=1))
+    config = HybridParallelConfig(max_workers=2, thread_allocation_strategy="adaptive", max_total_threads=2)
+    made = ParallelManyBodyExecutor.from_manybodyinput(given, config)
+    figures = made.extras["qcthreads"]
+    assert figures["widths"] == {1: 6, 2: 1}
+    assert figures["peak_threads"] <= 2

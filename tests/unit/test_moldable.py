@@ -1,0 +1,81 @@
+"""Terms as moldable tasks: widths of real program records, what is foreseen, and limits read again from real files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qcthreads.execution.changing import ChangingLimits
+from qcthreads.host import read_machine
+from qcthreads.host.limits import Rule, read_limits
+from qcthreads.leases import LeaseBook
+from qcthreads.machine.synthetic import synthetic_machine
+from qcthreads.manybody.expansion import Term
+from qcthreads.manybody.moldable import Moldable, widths_for
+from qcthreads.programs import registry
+
+GIB = 1024**3
+
+
+def moldable(costs: list[float], cpus: int, strategy: str = "adaptive", **options) -> Moldable:
+    terms = [Term(f"t{number}", (number,), (), cost) for number, cost in enumerate(costs)]
+    given = {
+        "terms": terms,
+        "strategy": strategy,
+        "machine": synthetic_machine(nodes=1, cores=16),
+        "cpus": cpus,
+        "widths": (1, 2, 4, 8, 16),
+        "need_bytes": GIB,
+        "memory_bytes": 64 * GIB,
+        "workers": {},
+    }
+    return Moldable(**(given | options))
+
+
+def test_widths_are_those_the_program_can_use() -> None:
+    assert widths_for(registry.get("mopac"), 16, registry.get("mopac").useful_width) == (1,)
+    assert widths_for(registry.get("psi4"), 16, None) == (1, 2, 3, 4, 6, 8, 12, 16)
+    assert widths_for(registry.get("psi4"), 5, None) == (1, 2, 3, 4, 5)
+    assert widths_for(registry.get("psi4"), 16, None, narrowest=4) == (4, 6, 8, 12, 16)
+    assert widths_for(registry.get("psi4"), 2, None, narrowest=4) == (4,)
+
+
+def test_many_small_ones_run_at_one_thread_and_few_large_ones_wide() -> None:
+    assert moldable([1.0] * 200, 16, "auto").foresee().widths == {1: 200}
+    few = moldable([1.0] * 4, 16, "auto").foresee()
+    assert few.widths == {4: 4}
+    assert (few.first_width, few.usual_width, few.side_by_side, few.wall_s) == (4, 4, 4, None)
+    assert moldable([1.0] * 40 + [100.0], 16).foresee().widths[1] >= 30
+    assert max(moldable([1.0] * 40 + [100.0], 16).foresee().widths) > 1
+
+
+def test_memory_for_two_at_a_time_makes_them_wide() -> None:
+    foreseen = moldable([1.0] * 8, 16, memory_bytes=2 * GIB).foresee()
+    assert foreseen.side_by_side == 2
+    assert foreseen.usual_width > 1
+
+
+def test_seconds_of_a_calibrated_model_are_passed_on() -> None:
+    model = moldable([1.0] * 32, 16, times_s=lambda term, widths: dict.fromkeys(widths, 60 * term.cost))
+    assert model.foresee().wall_s == pytest.approx(120, abs=10)
+    assert "calibrated model" in model.foresee().reasons()[1]
+
+
+def test_the_limit_of_a_memory_group_is_followed_down_and_up_again(tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    limit.write_text(str(8 * GIB))
+    limits = read_limits()
+    rule = Rule("cgroup memory", str(limit), memory_bytes=limits.memory_bytes)
+    book = LeaseBook(read_machine(), replace(limits, rules=(*limits.rules, rule)))
+    now_s = [0.0]
+    changing = ChangingLimits(book, clock=lambda: now_s[0])
+    before = book.memory_bytes
+    for size, less in ((8 * GIB, 0), (8 * GIB - 2**20, 2**20), (16 * GIB, 0)):
+        limit.write_text(str(size))
+        changing.follow()  # too soon: nothing is read
+        now_s[0] += 2.0
+        changing.follow()
+        assert book.memory_bytes == before - less
+        assert book.free()[1] <= before - less
