@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cpuset import CpuSet
-from ..errors import CalculationError, OversubscriptionError
+from ..errors import CalculationError, LeaseError
 from ..leases import Lease, LeaseBook
 from ..monitoring.intervals import Interval, median_interval
 from ..monitoring.work import Work, WorkCounter
@@ -34,7 +34,8 @@ DEFAULT_REPEATS = 6  # the fewest of which the smallest and the largest hold the
 _OUTSIDE_SHARE = 0.2
 _ENOUGH_S = 0.7  # at 20 looks a second; calculations that are over sooner are repeated within one measurement
 _MOST_AT_ONCE = 50
-_TRIES = 5
+_TRIES = 10
+_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,11 +178,13 @@ class _Bench:
         self.workers: list[Worker] = []
         self.version_told: str | None = None
 
-    def lease(self, width: int) -> Lease:
+    def lease(self, width: int, timeout_s: float | None = None) -> Lease:
         """One, when it can be had."""
-        return self.book.acquire(
-            width, self.memory_bytes, on_wait=lambda holders: self.say(f"waits for CPUs held by {holders}")
-        )
+
+        def on_wait(holders: str) -> None:
+            self.say(f"waits for CPUs held by {holders}")
+
+        return self.book.acquire(width, self.memory_bytes, timeout=timeout_s, on_wait=on_wait)
 
     def worker(self, width: int, lease: Lease) -> Worker:
         """One under ``lease`` that has computed once: all is loaded, and QCEngine knows the program's version."""
@@ -257,15 +260,20 @@ def _two_at_once(bench: _Bench, width: int, repeats: int) -> tuple[tuple[Measure
     return tuple(_summed(bench, width, one) for one in seen), tuple(ratios)
 
 
-def _two_leases(bench: _Bench, width: int) -> tuple[Lease, ...]:
-    """Both or none: one that waited for the second while it holds the first might wait for another of its kind."""
+def _two_leases(bench: _Bench, width: int) -> tuple[Lease, Lease]:
+    """One after the other. Whoever holds the first and waits for the second may wait for another that does the same:
+    after a while it gives up the first and begins anew."""
     for left in reversed(range(_TRIES)):
+        first = bench.lease(width)
         try:
-            return bench.book.acquire_split(2, width)
-        except OversubscriptionError:
+            return first, bench.lease(width, timeout_s=_PATIENCE_S)
+        except LeaseError:
+            first.release()
             if not left:
                 raise
-            bench.lease(2 * width).release()  # waits until there is room
+        except BaseException:
+            first.release()
+            raise
     raise AssertionError("the last try raises")
 
 
