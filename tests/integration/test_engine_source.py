@@ -154,8 +154,7 @@ def test_pus_that_others_give_back_are_used(engine: LocalEngine, book: LeaseBook
 
 
 DRIVER = """
-import json, os, sys
-from pathlib import Path
+import json, os, time
 from test_engine_source import CPUSET, source_of
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.host import read_machine
@@ -165,14 +164,18 @@ from qcthreads.planning import Task
 
 (CPUSET / "cgroup.procs").write_text(str(os.getpid()))
 book = LeaseBook(read_machine(), read_limits())
-source = source_of([Task(f"f{number}", {1: 1.0}) for number in range(24)], book, sleep_s=0.4)
-told = []
+source = source_of([Task(f"f{number}", {1: 1.0}) for number in range(60)], book, sleep_s=0.3)
+told, shrunk_at, grown_at = [], 0.0, 0.0
 with LocalEngine(book) as engine:
     for outcome in engine.run(source):
-        told.append({"at": outcome.started_at, "wall_s": outcome.wall_s, "cpus": list(outcome.cpus)})
-        if len(told) in (4, 12):
-            (CPUSET / "cpuset.cpus").write_text("0" if len(told) == 4 else "0-1")
-print(json.dumps(told))
+        told.append((outcome.started_at, list(outcome.cpus)))
+        if len(told) == 4:
+            (CPUSET / "cpuset.cpus").write_text("0")
+            shrunk_at = time.time()
+        if shrunk_at and not grown_at and sum(at > shrunk_at + 3 for at, _ in told) == 4:
+            (CPUSET / "cpuset.cpus").write_text("0-1")
+            grown_at = time.time()
+print(json.dumps([told, shrunk_at, grown_at]))
 """
 
 
@@ -200,8 +203,9 @@ def test_a_cpuset_that_shrinks_and_grows_is_followed(tasks: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert {tuple(one["cpus"]) for one in told[:4]} == {(0,), (1,)}
-    # A second passes until limits are read again; what ran by then goes on.
-    assert {tuple(one["cpus"]) for one in told[9:12]} == {(0,)}
-    assert {tuple(one["cpus"]) for one in told[-6:]} == {(0,), (1,)}
+    told, shrunk_at, grown_at = json.loads(done.stdout)
+    assert grown_at
+    # A second passes until limits are read again, at the next start; what ran by then goes on.
+    assert {tuple(cpus) for at, cpus in told if shrunk_at + 3 < at < grown_at} == {(0,)}
+    assert {tuple(cpus) for at, cpus in told if at < shrunk_at} == {(0,), (1,)}
+    assert {tuple(cpus) for at, cpus in told if at > grown_at} == {(0,), (1,)}
