@@ -558,27 +558,33 @@ def _runs_under(lease: Lease, process: psutil.Process | None) -> None:
 
 def _outlast(worker: _Worker, strays: Literal["wait", "end"]) -> None:
     """Give back what ``worker`` has when nothing runs under it any more."""
+    told_at = time.monotonic() + _SETTLE_S
+    told = False
+    while any(lease.in_use() for lease in worker.leases):
+        if not told and time.monotonic() >= told_at:
+            told = True
+            _tell_of(worker, strays)
+        time.sleep(_LOOK_AGAIN_S if told else _SETTLE_S / 10)
+    for lease in worker.leases:
+        lease.release()
+
+
+def _tell_of(worker: _Worker, strays: Literal["wait", "end"]) -> None:
+    """Name what still runs under ``worker``; and end it, where that is the policy."""
     from .execution import trees
 
     assert worker.process is not None
-    time.sleep(_SETTLE_S)
-    left = {pid for lease in worker.leases if lease.in_use() for pid in live_under(lease.mark)}
+    left = {pid for lease in worker.leases for pid in live_under(lease.mark)}
     left |= {worker.process.pid} if trees.lives(worker.process) else set()
-    if left:
-        what = "they are ended" if strays == "end" else "these are given to nobody before their end"
-        _log.warning(
-            "worker %d still runs after its allocation (%s) on CPUs %s: %s",
-            worker.worker_id,
-            ", ".join(f"process {pid}, {processes.name(pid)}" for pid in sorted(left)),
-            worker.cpus,
-            what,
-        )
+    _log.warning(
+        "worker %d still runs after its allocation (%s) on CPUs %s: %s",
+        worker.worker_id,
+        ", ".join(f"process {pid}, {processes.name(pid)}" for pid in sorted(left)),
+        worker.cpus,
+        "they are ended" if strays == "end" else "these are given to nobody before their end",
+    )
     if strays == "end":
         trees.end_these(left)
-    while any(lease.in_use() for lease in worker.leases):
-        time.sleep(_LOOK_AGAIN_S)
-    for lease in worker.leases:
-        lease.release()
 
 
 def _tree(pid: int) -> list[int]:

@@ -14,6 +14,7 @@ import pytest
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, ProcessGoneError
 from qcthreads.host import get_host
+from qcthreads.leases import process_book
 from qcthreads.manager import QCThreadManager
 from qcthreads.manybody.config import HybridParallelConfig
 
@@ -44,6 +45,10 @@ def burner() -> Iterator[tuple[int, int]]:
         assert process.stdout is not None
         yield process.pid, int(process.stdout.readline())
         process.communicate("end\n")
+    give_up = time.monotonic() + 60
+    while process_book().held():  # by a manager that has waited for the end
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
 
 
 @pytest.fixture(params=["native", "portable"])
