@@ -1,0 +1,150 @@
+"""How well a calibrated model predicts molecules it was not fitted to, beside theory alone; prints, asserts nothing.
+
+    python benchmarks/bench_costs.py [--program pyscf --method mp2 --basis cc-pvdz --seconds 60 --width 1]
+
+A model is fitted to the ladder of `qcthreads calibrate` (water, ammonia and methane, up to --seconds) in a data
+directory of its own. Then every monomer, dimer and trimer of water, methanol and hydrogen peroxide, with and without
+ghosts, is computed once in a worker that is warm. Theory alone is the formal scaling of the method with the number of
+basis functions, its factor the best that there could be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+from itertools import combinations
+from typing import Any
+
+from qcthreads.execution.calculation import Calculation
+from qcthreads.execution.cost_store import CostStore, Kind
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.leases import process_book
+from qcthreads.manybody.calibration import BOHR_PER_ANGSTROM, calibrate
+from qcthreads.manybody.sizes import size_of
+from qcthreads.planning import relative_cost
+from qcthreads.planning.costs import Size
+from qcthreads.programs import registry
+
+NUMBERS = {"H": 1, "C": 6, "O": 8}
+
+# Angstrom; CCCBDB, release 22, experimental geometries.
+WATER = (("O", 0.0, 0.0, 0.1173), ("H", 0.0, 0.7572, -0.4692), ("H", 0.0, -0.7572, -0.4692))
+METHANOL = (
+    ("C", -0.0503, 0.6685, 0.0),
+    ("O", -0.0503, -0.7585, 0.0),
+    ("H", -1.0807, 1.0417, 0.0),
+    ("H", 0.4650, 1.0417, 0.8924),
+    ("H", 0.4650, 1.0417, -0.8924),
+    ("H", 0.8544, -1.0417, 0.0),
+)  # fmt: skip
+PEROXIDE = (
+    ("O", 0.0, 0.7375, -0.0528),
+    ("O", 0.0, -0.7375, -0.0528),
+    ("H", 0.8190, 0.8170, 0.4220),
+    ("H", -0.8190, -0.8170, 0.4220),
+)  # fmt: skip
+CLUSTER = (WATER, METHANOL, PEROXIDE, WATER)
+APART = 3.4
+
+
+def cases(with_basis: bool) -> list[tuple[str, dict[str, Any], Size]]:
+    """Label, QCSchema molecule and size of every term up to three bodies, in its own basis and in the cluster's."""
+    found = []
+    for count in (1, 2, 3):
+        for chosen in combinations(range(len(CLUSTER)), count):
+            for ghosts in (False, True) if with_basis else (False,):
+                members = range(len(CLUSTER)) if ghosts else chosen
+                atoms = [(at, *atom) for at in members for atom in CLUSTER[at]]
+                real = [at in chosen for at, *_ in atoms]
+                numbers = [NUMBERS[symbol] for _, symbol, *_ in atoms]
+                size = size_of(
+                    [number for number, there in zip(numbers, real, strict=True) if there],
+                    [number for number, there in zip(numbers, real, strict=True) if not there],
+                    with_basis=with_basis,
+                )
+                geometry = [value * BOHR_PER_ANGSTROM for at, _, x, y, z in atoms for value in (x + APART * at, y, z)]
+                molecule = {"symbols": [atom[1] for atom in atoms], "geometry": geometry, "real": real}
+                found.append((f"{chosen} {'in all' if ghosts else ''}", molecule, size))
+    return found
+
+
+def atomic_input(molecule: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    """As plain data."""
+    from qcelemental.models.v2 import AtomicInput, Molecule
+
+    model = {"method": kind.method} | ({"basis": kind.basis} if kind.basis else {})
+    specification = {"program": kind.program, "driver": kind.driver, "model": model}
+    whole = Molecule(**molecule, fix_com=True, fix_orientation=True)
+    made: dict[str, Any] = AtomicInput(molecule=whole, specification=specification).model_dump(mode="json")
+    return made
+
+
+def ranks(values: list[float]) -> list[float]:
+    """Of each value; equal ones share theirs."""
+    ordered = sorted(values)
+    return [statistics.mean(at for at, other in enumerate(ordered) if other == value) for value in values]
+
+
+def report(name: str, predicted: list[float], measured: list[float]) -> None:
+    """One row."""
+    errors = [abs(p - m) / m for p, m in zip(predicted, measured, strict=True)]
+    rank = statistics.correlation(ranks(predicted), ranks(measured))
+    worst = max(errors)
+    print(f"{name:34} {100 * statistics.median(errors):7.1f} % {100 * worst:9.1f} %   {rank:.4f}")
+
+
+def main() -> None:
+    """Fit, measure, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default="pyscf")
+    parser.add_argument("--method", default="mp2")
+    parser.add_argument("--basis", default="cc-pvdz", help="'' for a program without basis sets")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--width", type=int, default=1)
+    args = parser.parse_args()
+    kind = Kind(registry.known(args.program), "energy", args.method, args.basis)
+    book = process_book()
+    with tempfile.TemporaryDirectory() as home, LocalEngine(book) as engine:
+        store = CostStore(book.machine, {"XDG_DATA_HOME": home})
+        seen = calibrate(kind, engine, sorted({1, args.width}), args.seconds)
+        store.add(kind, seen)
+        model = store.model(kind).model
+        held_out = cases(bool(kind.basis))
+        warm = cases(bool(kind.basis))[0]
+        calculations = [
+            Calculation(
+                label=f"{number} {label}",
+                program=kind.program,
+                input=atomic_input(molecule, kind),
+                threads=args.width,
+            )
+            for number, (label, molecule, _) in enumerate([warm, *held_out])
+        ]
+        outcomes = [next(engine.run([calculation], max_workers=1)) for calculation in calculations][1:]
+    for outcome in outcomes:
+        if outcome.status != "finished":
+            raise SystemExit(f"{outcome.label}: {outcome.error}")
+    sizes = [size for _, _, size in held_out]
+    estimates = [model.seconds(size, args.width) for size in sizes]
+    seconds = [outcome.wall_s for outcome in outcomes]
+    theory = [relative_cost(kind.method, basis_functions=size.basis_functions) for size in sizes]
+    scale = math.exp(statistics.median(math.log(s / t) for s, t in zip(seconds, theory, strict=True)))
+    print(f"{kind.program} {kind.method}/{kind.basis}, width {args.width}: {len(seen)} calculations fitted, ", end="")
+    print(f"{len(held_out)} others predicted ({min(seconds):.2f} to {max(seconds):.2f} s)")
+    print(f"{'':34} {'median':>9} {'worst':>11}   rank correlation")
+    report("calibrated model, time", [e.value for e in estimates if e], seconds)
+    report("theory alone, time (scaled)", [scale * t for t in theory], seconds)
+    peaks = [float(outcome.peak_memory_bytes) for outcome in outcomes]
+    memory = [model.memory_bytes(size) for size in sizes]
+    report("calibrated model, peak memory", [e.value for e in memory if e], peaks)
+    within = [abs(math.log(e.value / s)) < math.log(e.factor) for e, s in zip(estimates, seconds, strict=True) if e]
+    print(f"within one stated uncertainty: {100 * statistics.mean(within):.0f} % (68 % would be exact)")
+    ratios = sorted(p / e.value for p, e in zip(peaks, memory, strict=True) if e)
+    print(f"peak memory / predicted: 5th percentile {ratios[len(ratios) // 20]:.2f}, ", end="")
+    print(f"95th {ratios[-1 - len(ratios) // 20]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
