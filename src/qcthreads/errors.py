@@ -50,6 +50,10 @@ class LeaseError(MachineError):
     """A lease cannot be given: it can never fit, or did not come free in time."""
 
 
+class BookShutError(LeaseError):
+    """Somebody keeps the door of the book of leases shut."""
+
+
 class CpusTakenError(LeaseError):
     """CPUs that somebody else has leased."""
 

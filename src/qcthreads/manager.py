@@ -29,11 +29,10 @@ from .errors import (
     ProcessGoneError,
     UnknownWorkerError,
 )
-from .host import get_host
+from .host import get_host, processes
 from .host.interface import Binding
 from .leases import Lease, LeaseBook, process_book
 from .leases.place import LEASE_VARIABLE
-from .monitoring.processes import descendants
 from .monitoring.statistics import Grant, ThreadUsageStats
 from .planning.split import oversubscription
 from .programs.registry import get
@@ -465,10 +464,9 @@ def _require_counts(**counts: int) -> None:
 
 
 def _tree(pid: int) -> list[int]:
-    found = descendants(pid)
-    if not found:
+    if not processes.lives(pid):
         raise ProcessGoneError(f"process {pid} was to be bound, but there is no such process; attach another")
-    return found
+    return [pid, *processes.descendants(pid)]
 
 
 def _mask_now(pid: int) -> CpuSet:

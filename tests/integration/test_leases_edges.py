@@ -29,10 +29,9 @@ def test_who_gives_back_while_another_looks_is_not_taken_for_dead(tmp_path: Path
     environment = {**os.environ, LEASE_VARIABLE: holder.ledger.mark}
     with subprocess.Popen(["sleep", "600"], env=environment) as worker:
         time.sleep(0.2)  # it has its environment by now
-        with other.ledger.turn():
-            lease.release()
-            other.ledger.reclaim()
-            assert other.ledger.strays() == []
+        other.ledger.in_turn(lambda: (lease.release(), other.ledger.suspect()))
+        assert not other.ledger.examine()
+        assert other.ledger.strays() == []
         time.sleep(0.2)
         assert worker.poll() is None
         worker.kill()

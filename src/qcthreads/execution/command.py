@@ -117,6 +117,7 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
         # The command holds the lease when this process is killed. A copy: a fork closes the ledger's own.
         os.set_inheritable(os.dup(descriptor), True)
     began = time.monotonic()
+    lease.started = True
     with _bound(lease, say) as bound:
         try:
             foreground.start(prepared.executable, [*request.command], environment_of(prepared))
@@ -257,26 +258,19 @@ def _lost(lease: Lease, bound: CpuSet | None) -> list[str]:
 
 
 def _beyond(lease: Lease, peak_memory_bytes: int) -> list[str]:
-    if not lease.memory_bytes or peak_memory_bytes <= max(lease.memory_bytes, _CARRIED * _own_peak_bytes()):
+    # The command's peak began with ours: Linux carries that over exec (setmax_mm_hiwater_rss in fs/exec.c).
+    if not lease.memory_bytes or peak_memory_bytes <= max(lease.memory_bytes, _CARRIED * processes.high_water_bytes()):
         return []
     return [
         f"a process had {format_size(peak_memory_bytes)} of memory, and {format_size(lease.memory_bytes)} are leased"
     ]
 
 
-def _own_peak_bytes() -> int:
-    """What the command's peak began with: Linux carries ours over exec (setmax_mm_hiwater_rss in fs/exec.c)."""
-    if sys.platform != "linux":
-        return 0
-    with open("/proc/self/status", "rb") as status:  # noqa: PTH123
-        return next((int(line.split()[1]) * 1024 for line in status if line.startswith(b"VmHWM:")), 0)
-
-
 def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -> tuple[str, ...]:
     """Name what the command left behind, and wait for its end, or end it; a signal to this process ends it, too."""
     if not foreground.outlived(_SETTLE_S):
         if sys.platform == "linux":  # where nothing can be left when no child is: no need to look through /proc for it
-            lease.children.clear()
+            lease.started = False
             remove_nested(lease.mark)
         return ()
     from . import trees

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from ..cpuset import CpuSet
 from ..errors import MachineError
-from .records import parsed
+from .cpusets import parsed
+from .processes import printable, user_name
 from .sysfs import numbered, read_text
 
 # Counters advance by ticks of 1/100 s (USER_HZ, the same on all architectures but alpha and ia64): in less time than
@@ -221,8 +222,10 @@ def _pinned_process(root: str, pid: int, cpus: CpuSet, online: CpuSet) -> Pinned
     if not runs_on:
         return None
     told = _status(root, f"proc/{pid}")
-    user = _user(told.get("Uid", "").partition("\t")[0])
-    return PinnedProcess(pid, user, _printable(told.get("Name", "?")), masks, runs_on)
+    uid = told.get("Uid", "").partition("\t")[0]
+    user = user_name(int(uid)) if uid.isdecimal() else "?"
+    command = told.get("Name", "?").encode("latin-1").decode("utf-8", "replace")
+    return PinnedProcess(pid, user, printable(command), masks, runs_on)
 
 
 def _running(root: str, pid: int) -> Iterator[tuple[str, int]]:
@@ -249,19 +252,3 @@ def _status(root: str, directory: str) -> dict[str, str]:
 
 def _mask(status: Mapping[str, str]) -> CpuSet | None:
     return parsed(CpuSet.parse, status.get("Cpus_allowed_list", ""))
-
-
-def _user(uid: str) -> str:
-    """The name by which this machine knows the user, or else the number."""
-    if sys.platform != "win32" and uid.isdecimal():
-        import pwd
-
-        with suppress(KeyError, OverflowError):
-            return pwd.getpwuid(int(uid)).pw_name
-    return uid or "?"
-
-
-def _printable(name: str) -> str:
-    """A process may call itself anything: no escape sequence of its reaches a terminal."""
-    decoded = name.encode("latin-1").decode("utf-8", "replace")
-    return "".join(letter if letter.isprintable() else "?" for letter in decoded)

@@ -14,7 +14,7 @@ from ..errors import BindingError, InputError, MachineError
 from ..units import format_count, format_size
 from .batch import grants
 from .cgroup import ControlGroups, Group
-from .records import allowed_nodes, cpuset_cpus, in_all, parsed, recorded_mask
+from .cpusets import allowed_nodes, cpuset_cpus, in_all, parsed, recorded_mask
 from .select import get_host
 from .sysfs import NODE_DIRECTORY, numbered, online_cpus, read_text
 

@@ -36,6 +36,8 @@ class Lease:
         Memory that may be used, in bytes.
     gpus
         Indices of GPUs.
+    started
+        Whether anything was ever started under it; ``children``: what of that lived when the last was.
     waited_s
         How many seconds it took to come free.
     waited_for
@@ -58,6 +60,7 @@ class Lease:
     ) -> None:
         self.book = book
         self.children: list[subprocess.Popen[Any]] = []
+        self.started = False
         self._unreleased = [True]
         self.lease_id = book.ledger.new_id()
         self.cpus = cpus
@@ -135,6 +138,8 @@ class Lease:
         given = options.pop("env", None)
         options["env"] = {**(os.environ if given is None else given), **self.environment}
         options = handed_over(self.descriptors(), options)
+        self.started = True  # before it is: an interrupt may come in between
+        self.children = [child for child in self.children if child.poll() is None]
         if get_host().capabilities.inherit_binding:
             with self.bound():
                 self.children.append(subprocess.Popen(command, **options))
@@ -162,9 +167,7 @@ class Lease:
 
         A child in execve(2) bears none for a moment.
         """
-        return bool(self.children) and (
-            any(child.poll() is None for child in self.children) or bool(live_under(self.mark))
-        )
+        return self.started and (any(child.poll() is None for child in self.children) or bool(live_under(self.mark)))
 
     def release(self) -> None:
         """Give everything back; a second call does nothing. From anywhere, finalizers and signal handlers too.
