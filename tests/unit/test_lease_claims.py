@@ -157,7 +157,7 @@ def test_control_groups_are_told_apart_by_their_directories(tmp_path: Path) -> N
 
     def pools(group: Path) -> dict[str, int]:
         rule = Rule("cgroup memory", str(group / "memory.max"), memory_bytes=8 * GIB, tightest=True)
-        return memory_pools(limits_of(MACHINE, rule))
+        return memory_pools(limits_of(MACHINE, rule).rules)
 
     assert pools(one) == pools(again) != pools(two)
     assert list(pools(one).values()) == [8 * GIB]

@@ -16,9 +16,8 @@ from typing import Literal
 
 from ..cpuset import CpuSet
 from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseError, MachineError
-from ..host import processes, read_gpus, read_machine
-from ..host.limits import read_limits
-from ..leases import Lease, LeaseBook, node_ledger
+from ..host import processes
+from ..leases import Lease, node_book
 from ..leases.place import LEASE_VARIABLE, remove_nested
 from ..programs import precedence
 from ..programs.launchers import ranks_of
@@ -183,15 +182,7 @@ def _settings(request: Request, say: Say) -> Settings:
 
 def _lease(request: Request, threads: int, say: Say) -> Lease:
     exactly = request.cpus is not None
-    book = LeaseBook(
-        read_machine(),
-        read_limits(),
-        cpus=request.cpus,
-        smt=exactly,
-        gpus=read_gpus(),
-        busy=request.busy,
-        ledger=node_ledger(),
-    )
+    book = node_book(cpus=request.cpus, smt=exactly, busy=request.busy)
     asked = (len(request.cpus) if request.cpus else threads, request.memory_bytes, request.gpus)
     book.check(*asked)
     try:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ..host.gpus import Gpu
 
 _MOST_CLAIMS = 256
+_READ_MEMORY_S = 0.1  # to read it takes a quarter of a millisecond, more than all the rest of a lease
 _LEAST_PATIENCE_S = 0.1  # at the door, however short the time: the turns of a hundred others
 _numbers = itertools.count(1)
 
@@ -56,7 +57,8 @@ class LeaseBook:
     leave
         So many of the PUs are kept free for others; with ``smt`` as whole cores.
     memory_bytes
-        All the memory the book hands out; ``None``: of what ``limits`` allow the share of its PUs.
+        All the memory the book hands out; ``None``: of what ``limits`` allow the share of its PUs. What others use is
+        not free, but may be later.
     smt
         Hand out hyperthreads too.
     gpus
@@ -80,6 +82,7 @@ class LeaseBook:
     usable: CpuSet
     """The PUs this book hands out; as many others where a count is what limits them and these are taken."""
     memory_bytes: int
+    """Its share of what was free when it was made."""
 
     def __init__(
         self,
@@ -100,12 +103,14 @@ class LeaseBook:
         self.usable = _handed_out(machine, limits, cpus, leave, smt)
         if memory_bytes is None:
             whole = self.usable if cpus is None and not leave else _handed_out(machine, limits, None, 0, smt)
-            memory_bytes = limits.memory_bytes * len(self.usable) // len(whole)
-        self.memory_bytes = memory_bytes
-        if self.memory_bytes > limits.memory_bytes:
+            self.memory_bytes = limits.memory_bytes * len(self.usable) // len(whole)
+            self._most_bytes = limits.total_bytes * len(self.usable) // len(whole)
+        else:
+            self.memory_bytes = self._most_bytes = memory_bytes
+        if self._most_bytes > limits.total_bytes:
             raise OversubscriptionError(
-                f"{format_size(self.memory_bytes)} of memory were asked for, but {format_size(limits.memory_bytes)} "
-                "may be used; ask for less"
+                f"{format_size(self._most_bytes)} of memory were asked for, but {format_size(limits.total_bytes)} "
+                "may be used when nobody else uses any; ask for less"
             )
         self.gpus = {gpu.index: gpu for gpu in gpus}
         self.ledger = Ledger() if ledger is None else ledger
@@ -117,7 +122,9 @@ class LeaseBook:
         name = f"book {self.ledger.mark} {next(_numbers)}"
         counted = self._candidates != self.usable
         self._cpu_pools = {**cpu_pools(limits), f"cpus of {name}": len(self.usable)} if counted else {}
-        self._memory_pools = {**memory_pools(limits), name: self.memory_bytes}
+        self._own_pool = {name: self._most_bytes}
+        self._memory_pools = {**memory_pools(limits.rules), **self._own_pool}
+        self._memory_read_at = -math.inf
         self._node_pools, self._bound = node_pools(machine, limits)
         self._claims: dict[tuple[object, ...], Claim] = {}
 
@@ -165,7 +172,7 @@ class LeaseBook:
         made: list[Lease] = []
         began = time.monotonic()
         try:
-            self._look_around()
+            claim = self._look_around(claim)
             patience_s = PATIENCE_S if timeout is None or not wait else _patience(timeout)
             if not self.ledger.in_turn(lambda: self._try(claim, made), patience_s):
                 self._wait_in_line(claim, made, began, 0.0 if not wait else timeout, cancel, on_wait)
@@ -268,9 +275,9 @@ class LeaseBook:
                 f"{threads} threads were asked for, but {self.explain()}; "
                 f"ask for at most {format_count(len(self.usable), 'thread')}"
             )
-        if memory_bytes > self.memory_bytes:
+        if memory_bytes > self._most_bytes:
             raise LeaseError(
-                f"{format_size(memory_bytes)} of memory were asked for, but {format_size(self.memory_bytes)} are to be "
+                f"{format_size(memory_bytes)} of memory were asked for, but {format_size(self._most_bytes)} are to be "
                 "given out in all; ask for less"
             )
         if gpus > len(self.gpus):
@@ -352,7 +359,7 @@ class LeaseBook:
             while True:
                 left = None if timeout is None else timeout - (time.monotonic() - began)
                 over = left is not None and left <= 0
-                self._look_around()
+                waiter.claim = claim = self._look_around(claim)
                 patience_s = PATIENCE_S if not timeout or left is None else _patience(left)
                 short = self.ledger.in_turn(lambda: self._look(claim, made, waiter, over), patience_s)  # noqa: B023
                 if short is None:
@@ -452,10 +459,17 @@ class LeaseBook:
                 return lost
         return ""
 
-    def _look_around(self) -> None:
-        """At what changes without anybody's telling; outside a turn, for it takes long."""
+    def _look_around(self, claim: Claim) -> Claim:
+        """``claim`` with what has changed without anybody's telling; outside a turn, for it takes long."""
         if self._busy != "ignore":
             self.ledger.look_at_load()
+        if not claim.memory_bytes or not self.limits.live:
+            return claim
+        if time.monotonic() - self._memory_read_at >= _READ_MEMORY_S:
+            self._memory_read_at = time.monotonic()
+            self._memory_pools = {**memory_pools(self.limits.memory_now()), **self._own_pool}
+        draws = {pool: (claim.memory_bytes, holds) for pool, holds in self._memory_pools.items()}
+        return replace(claim, draws={**claim.draws, **draws})
 
     def _beside_others(self, claim: Claim) -> Claim:
         """``claim`` less the PUs that others keep busy, or rather without them."""

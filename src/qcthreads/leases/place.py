@@ -77,7 +77,7 @@ def find_place(environ: Mapping[str, str] | None = None, *, create: bool = True)
     if named == "process":
         return Place("process", None, f"{VARIABLE}=process")
     outer, refusals = environ.get(LEASE_VARIABLE, ""), []
-    if outer and _is_held(outer, environ):
+    if outer and records_of(outer, environ):
         return _within(outer, environ, create=create)
     if outer:  # it came along from somewhere: a batch job's submission, a terminal that lives on
         refusals.append(f"{LEASE_VARIABLE}={outer} names no lease that anybody holds")
@@ -110,6 +110,19 @@ def nested(mark: str, environ: Mapping[str, str] | None = None) -> list[Path]:
     """Where those share who run under the lease ``mark``, and divide its CPUs: removed when that has ended."""
     environ = os.environ if environ is None else environ
     return [home.with_name(f"{home.name}-in-{mark}") for home in _homes(environ)] if _MARK.fullmatch(mark) else []
+
+
+def records_of(mark: str, environ: Mapping[str, str] | None = None) -> list[Path]:
+    """What tells of the lease ``mark``, or of those of the holder ``mark``, in the book that it is in."""
+    if not _MARK.fullmatch(mark):
+        return []
+    for home in (SHARED, *_homes(os.environ if environ is None else environ)):
+        for records in (home / RECORDS, *home.parent.glob(f"{home.name}-in-*/{RECORDS}")):
+            with contextlib.suppress(OSError):
+                found = [path for path in records.iterdir() if path.name.startswith((f"l{mark}.", f"l{mark}-"))]
+                if found:
+                    return found
+    return []
 
 
 def remove_nested(mark: str) -> None:
@@ -243,18 +256,6 @@ def _within(outer: str, environ: Mapping[str, str], *, create: bool) -> Place:
         with contextlib.suppress(OSError):
             return _of_user(candidate, why, create=create)
     return Place("process", None, why)
-
-
-def _is_held(mark: str, environ: Mapping[str, str]) -> bool:
-    """Whether a record tells of the lease ``mark``, or of one of the holder ``mark``, in a book that it may be in."""
-    if not _MARK.fullmatch(mark):
-        return False
-    for home in (SHARED, *_homes(environ)):
-        for records in (home / RECORDS, *home.parent.glob(f"{home.name}-in-*/{RECORDS}")):
-            with contextlib.suppress(OSError):
-                if any(path.name.startswith((f"l{mark}.", f"l{mark}-")) for path in records.iterdir()):
-                    return True
-    return False
 
 
 def _homes(environ: Mapping[str, str]) -> list[Path]:

@@ -17,9 +17,7 @@ from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.engine import LocalEngine
 from ..execution.store import Store, open_store
-from ..host import read_machine
-from ..host.limits import read_limits
-from ..leases import LeaseBook, node_ledger
+from ..leases import node_book
 from ..machine.placement import split as cut
 from ..planning import choose_split
 from ..programs import registry
@@ -90,15 +88,12 @@ class Run:
 
     def __init__(self, request: RunRequest, *, warm: bool = False) -> None:
         self.request = request
-        self._book = LeaseBook(
-            read_machine(),
-            read_limits(),
+        self._book = node_book(
             cpus=request.cpus,
             leave=request.leave,
             memory_bytes=request.memory_bytes,
             smt=request.smt,
             busy=request.busy,
-            ledger=node_ledger(),
             orphans="end",
         )
         self._on_progress: Callable[[Progress], None] = lambda _: None
