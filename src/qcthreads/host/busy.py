@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -106,8 +106,10 @@ class BusyWatch:
         self._looked_s, self._times = now, times
         return self._load
 
-    def pinned(self, cpus_busy: CpuSet) -> tuple[PinnedProcess, ...]:
+    def pinned(self, cpus_busy: CpuSet | None = None) -> tuple[PinnedProcess, ...]:
         """The processes that explain why these CPUs are busy: those that run there now and may not run everywhere.
+
+        ``None``: on any CPU.
 
         Reads /proc of every thread there is, tens of ms on a full node: only for when there is something to explain.
         Not this process itself; none on other platforms than Linux, and none of those that ``hidepid`` hides.
@@ -115,6 +117,7 @@ class BusyWatch:
         if self._live and sys.platform != "linux":
             return ()
         online = CpuSet(self._times or self._read_times())
+        cpus_busy = online if cpus_busy is None else cpus_busy
         try:
             others = [pid for pid in numbered(self._root, "proc", "") if not (self._live and pid == os.getpid())]
             found = [_pinned_process(self._root, pid, cpus_busy, online) for pid in sorted(others)]
@@ -122,13 +125,17 @@ class BusyWatch:
             return ()
         return tuple(process for process in found if process)
 
-    def explain(self, cpu: int) -> str:
-        """One sentence: how busy ``cpu`` was when last looked at, and with whose work, where nothing of ours runs."""
+    def explain(self, cpu: int, pinned: Sequence[PinnedProcess] | None = None) -> str:
+        """One sentence: how busy ``cpu`` was when last looked at, and with whose work, where nothing of ours runs.
+
+        ``pinned``: what :meth:`pinned` has found; ``None``: it is asked.
+        """
         if cpu not in self._load.busy:
             return (
                 f"how busy CPU {cpu} is, is not known: it was offline, or seen only once, or /proc/stat cannot be read"
             )
-        processes = self.pinned(CpuSet([cpu]))
+        pinned = self.pinned(CpuSet([cpu])) if pinned is None else pinned
+        processes = [process for process in pinned if cpu in process.cpus]
         named = [str(process) for process in processes[:_MOST_NAMED]]
         if len(processes) > _MOST_NAMED:
             named.append(f"and {len(processes) - _MOST_NAMED} more")

@@ -29,10 +29,10 @@ from ..machine import Machine
 from ..machine.placement import split, thread_cpus, usable_cpus
 from ..units import format_count, format_size, format_split, smaller_split
 from . import claims
-from .claims import Claim, Room
+from .claims import Claim, Room, sum_bits
 from .door import PATIENCE_S
 from .lease import Lease
-from .ledger import Ledger, Waiter
+from .ledger import Ledger, Waiter, note
 from .pools import cpu_pools, memory_pools, node_pools
 from .shortage import Shortage
 
@@ -116,6 +116,7 @@ class LeaseBook:
         self.ledger = Ledger() if ledger is None else ledger
         self.orphans = orphans
         self._busy = busy
+        self._said_avoided = CpuSet()
         self._smt = smt
         self._candidates = self.usable if leave else usable_cpus(machine, cpus or limits.cpus, smt=smt)
         self._siblings = limits.cpus.bits & machine.cpus_online.bits
@@ -176,6 +177,8 @@ class LeaseBook:
             patience_s = PATIENCE_S if timeout is None or not wait else _patience(timeout)
             if not self.ledger.in_turn(lambda: self._try(claim, made), patience_s):
                 self._wait_in_line(claim, made, began, 0.0 if not wait else timeout, cancel, on_wait)
+            if self._busy == "avoid":
+                made[0].notes = self._avoided(claim, made[0])
             return made[0]
         except BookShutError as error:
             if wait and timeout is not None:
@@ -475,14 +478,17 @@ class LeaseBook:
         """``claim`` less the PUs that others keep busy, or rather without them."""
         if self._busy == "ignore":
             return claim
-        strangers = self.ledger.strangers
-        if not strangers & claim.candidates:
+        strangers, pinned = self.ledger.strangers, self.ledger.pinned
+        if not (strangers | pinned) & claim.candidates:
             return claim
         if self._busy == "wait":
             return replace(claim, candidates=claim.candidates & ~strangers, preferred=claim.preferred & ~strangers)
-        idle = claim.preferred & ~strangers
-        enough = idle.bit_count() >= claim.threads
-        return replace(claim, preferred=idle if enough else claim.candidates & ~strangers)
+        # Where others are bound they will be again; a CPU that is busy now is worse than one that may be.
+        choices = [
+            some & ~less for less in (strangers | pinned, strangers) for some in (claim.preferred, claim.candidates)
+        ]
+        enough = (choice for choice in choices if choice.bit_count() >= claim.threads)
+        return replace(claim, preferred=next(enough, claim.candidates & ~strangers))
 
     def _lease_of(self, cpus: CpuSet, reserved: CpuSet) -> Lease:
         """Without memory."""
@@ -501,6 +507,19 @@ class LeaseBook:
             others=tuple(claims.in_the_way(room, claim, self.ledger.others())),
             ahead=ahead,
         )
+
+    def _avoided(self, claim: Claim, lease: Lease) -> tuple[str, ...]:
+        """What to say of CPUs that were not taken because of others; to the log as well, once of the same."""
+        kinds = (self.ledger.strangers, self.ledger.pinned)
+        avoided = sum_bits(bits for bits in kinds if not bits & lease.cpus.bits)  # else there were not enough others
+        cpus = CpuSet.from_bits(avoided & claim.candidates & ~lease.reserved.bits)
+        if not cpus:
+            return ()
+        said = f"CPUs {cpus} were avoided: {'; '.join(self.ledger.explain_avoided(cpus)) or 'others use them'}"
+        if cpus != self._said_avoided:
+            self._said_avoided = cpus
+            note(said)
+        return (said,)
 
     def _also(self, claim: Claim) -> list[str]:
         """Who else is in the way of ``claim``, in words: strays, and who keeps busy what it waits for."""

@@ -217,3 +217,11 @@ def _siblings(machine: Machine, bits: int) -> int:
         whole |= core
         bits &= ~core
     return whole
+
+
+def sum_bits(sets: Iterable[int]) -> int:
+    """Everything that is in one of them."""
+    bits = 0
+    for one in sets:
+        bits |= one
+    return bits

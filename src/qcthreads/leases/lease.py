@@ -42,11 +42,13 @@ class Lease:
         How many seconds it took to come free.
     waited_for
         Who held what was waited for, in words; empty where nothing was.
+    notes
+        Which CPUs were avoided, and why.
     """
 
     __slots__ = (
         "_unreleased", "book", "children", "cpus", "draws", "gpus", "lease_id", "locks", "memory_bytes", "name",
-        "orphans", "reserved", "started", "waited_for", "waited_s",
+        "notes", "orphans", "reserved", "started", "waited_for", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +75,7 @@ class Lease:
         self.locks: tuple[str, ...] = ()
         self.waited_s = 0.0
         self.waited_for = ""
+        self.notes: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> NodeSet:
@@ -178,7 +181,11 @@ class Lease:
             self._unreleased.pop()
         except IndexError:
             return
-        self.book.ledger.give_back(self)
+        try:
+            self.book.ledger.give_back(self)
+        except KeyboardInterrupt:  # perhaps before anything was done
+            self.book.ledger.give_back(self)
+            raise
 
     def __enter__(self) -> Self:
         return self

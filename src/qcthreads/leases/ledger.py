@@ -24,7 +24,7 @@ from .door import PATIENCE_S
 from .records import Holding, Owner, Waiting
 
 if TYPE_CHECKING:
-    from ..host.busy import BusyWatch
+    from ..host.busy import BusyWatch, PinnedProcess
     from .lease import Lease
 
 _Said = TypeVar("_Said")
@@ -40,6 +40,13 @@ def warn(message: str, *values: object) -> None:
     import logging  # which takes longer to import than all else here
 
     logging.getLogger("qcthreads.leases").warning(message, *values)
+
+
+def note(message: str) -> None:
+    """A line for whoever wants to know."""
+    import logging
+
+    logging.getLogger("qcthreads.leases").info("%s", message)
 
 
 class Waiter:
@@ -92,6 +99,9 @@ class Ledger:
         """Bits of the PUs under leases since the last look."""
         self.strangers = 0
         """Bits of the PUs that others kept busy who held no lease, at the last look."""
+        self.pinned = 0
+        """Bits of the PUs to which others were bound then who used any CPU and hold no lease."""
+        self._pinned: tuple[PinnedProcess, ...] = ()
         self._lock = threading.Lock()
         self._held: dict[int, Lease] = {}
         self._given_back: deque[Lease] = deque()
@@ -124,16 +134,23 @@ class Ledger:
                 self._look_at_load()
 
     def explain_busy(self, cpus: CpuSet) -> list[str]:
-        """Who keeps ``cpus`` busy, in words."""
-        return [self._load.explain(cpu) for cpu in cpus] if self._load is not None else []
+        """Who keeps ``cpus`` busy, in words, as of the last look."""
+        return [self._load.explain(cpu, self._pinned) for cpu in cpus] if self._load is not None else []
+
+    def explain_avoided(self, cpus: CpuSet) -> list[str]:
+        """Why ``cpus`` were avoided, in words."""
+        busy = cpus & CpuSet.from_bits(self.strangers)
+        there = [process for process in self._pinned if not (cpus - busy).isdisjoint(process.mask)]
+        return [*self.explain_busy(busy), *(f"{process}, uses CPU there" for process in there)]
 
     def _look_at_load(self) -> None:
-        if self._load is None:
-            from ..host.busy import BusyWatch, running
+        from ..host.busy import BusyWatch, running
 
+        others_run = running() > 1  # more than this thread
+        if self._load is None:
             self._load = BusyWatch()
             self._load.look(time.monotonic())
-            if running() > 1:  # more than this thread: worth a tenth of a second to know where
+            if others_run:  # worth a tenth of a second to know where
                 time.sleep(_SAMPLE_S)
         leased, self._leased = self._leased, 0
         for lease in self._held.copy().values():
@@ -142,7 +159,12 @@ class Ledger:
             self._leased |= other.reserved.bits
         load, own_s = self._load.look(time.monotonic()), time.process_time()
         own = (own_s - self._own_s) / max(load.interval_s, _SAMPLE_S)
+        self._pinned = self._load.pinned() if others_run else ()
+        masks = 0
+        for process in self._pinned:
+            masks |= process.mask.bits if not process.mask.bits & (leased | self._leased) else 0
         self.strangers = load.above(min(1.0, _BUSY + own)).bits & ~(leased | self._leased)
+        self.pinned = masks
         self._looked_at, self._own_s = time.monotonic(), own_s
 
     def new_id(self) -> int:

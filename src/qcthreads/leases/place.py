@@ -8,6 +8,7 @@ is shared by his processes; without that, a book is this process's alone. Nothin
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -32,6 +33,8 @@ LOCKS, RECORDS, DOOR = "locks", "records", "door"
 CPU_LOCK, GPU_LOCK = "cpu{}".format, "gpu{}".format
 _MARK = re.compile(r"[0-9a-f]{32}(\.[0-9]{1,18})?")
 _CACHE_OF_USER = 65538  # _CS_DARWIN_USER_CACHE_DIR in macOS's unistd.h; in /tmp old files are removed, and their locks
+_NO_DIRECTORY = "{} is no directory of its own, or a link to one"
+_IS_ANOTHER = (errno.ENOTDIR, errno.ELOOP)
 _OVERFLOW_UID = 65534  # what a user namespace shows for owners that it has no number for, root outside among them
 
 
@@ -170,15 +173,16 @@ def share(path: Path, names: Iterable[str]) -> None:
     if os.geteuid() != 0:
         raise MachineError(f"{path} is to be shared by all users, so root has to make it; run this as root")
     try:
-        for directory, mode in _parts(path):
-            directory.mkdir(exist_ok=True)
-            _require(directory, owner=0, others_write=mode == 0o1777)
-            directory.chmod(mode)
-        for name in (DOOR, *names):
-            flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW
-            descriptor = os.open(path / LOCKS / name, flags, 0o444)
-            os.fchmod(descriptor, 0o444)
-            os.close(descriptor)
+        with contextlib.ExitStack() as opened:
+            inside: dict[Path, int] = {}
+            for part, mode in _parts(path):
+                inside[part] = _made(part, mode, inside.get(part.parent))
+                opened.callback(os.close, inside[part])
+            for name in (DOOR, *names):
+                flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                descriptor = os.open(name, flags, 0o444, dir_fd=inside[path / LOCKS])
+                os.fchmod(descriptor, 0o444)
+                os.close(descriptor)
     except OSError as error:
         raise MachineError(
             f"{path} cannot be made: {_because(error)}; remove what is in the way, or make the directory above it"
@@ -219,6 +223,28 @@ def defects(path: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _parts(path: Path) -> tuple[tuple[Path, int], ...]:
     """The directories that root makes, with their modes."""
     return (path, 0o755), (path / LOCKS, 0o755), (path / RECORDS, 0o1777)
+
+
+def _made(path: Path, mode: int, inside: int | None) -> int:
+    """Root's directory ``path``, made or there, open: judged and changed by its descriptor, whatever takes its name.
+
+    ``inside`` is its parent's, where that was made by this as well.
+    """
+    assert sys.platform != "win32"
+    name = path if inside is None else Path(path.name)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=inside)
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=inside)
+    except OSError as error:
+        raise NotADirectoryError(_NO_DIRECTORY.format(path)) if error.errno in _IS_ANOTHER else error from error
+    try:
+        _judge(path, os.fstat(descriptor), owner=0, others_write=mode == 0o1777)
+        os.fchmod(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _of_root(path: Path) -> Place:
@@ -281,9 +307,12 @@ def _require(path: Path, *, owner: int, others_write: bool) -> None:
 
     Whose it is and who may write into it is for the rights on the user's profile to say on Windows.
     """
-    found = path.lstat()
+    _judge(path, path.lstat(), owner=owner, others_write=others_write)
+
+
+def _judge(path: Path, found: os.stat_result, *, owner: int, others_write: bool) -> None:
     if not stat.S_ISDIR(found.st_mode) or (sys.platform == "win32" and is_link(found)):
-        raise NotADirectoryError(f"{path} is no directory of its own, or a link to one")
+        raise NotADirectoryError(_NO_DIRECTORY.format(path))
     if sys.platform == "win32":
         return
     outside = owner == 0 and found.st_uid == _OVERFLOW_UID and _in_user_namespace()

@@ -13,13 +13,14 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import BookShutError, LeaseError
 from ..host import processes
 from . import records
+from .claims import sum_bits
 from .door import PATIENCE_S, enter
 from .ledger import Ledger, Waiter, ledgers, warn
 from .listener import Listener
@@ -402,11 +403,3 @@ def _believed(holding: Holding) -> Holding:
     if holds <= there:
         return holding
     return replace(holding, draws={**holding.draws, MACHINE_MEMORY: (amount, there)})
-
-
-def sum_bits(sets: Iterable[int]) -> int:
-    """Everything that is in one of them."""
-    bits = 0
-    for one in sets:
-        bits |= one
-    return bits

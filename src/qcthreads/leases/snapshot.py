@@ -31,7 +31,7 @@ else:
     from ..host.locks import FileLocks, holders_of_locks
 
 _PATIENCE_S = 1.0  # a turn takes a tenth of a millisecond
-_SETTLE_S = 0.02  # who gives back removes the record and then unlocks, without the door
+_SETTLE_S = 0.02  # for what is just ending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +115,12 @@ def read_book(place: Place, *, patience_s: float = _PATIENCE_S, thorough: bool =
             opened.callback(folder.close)
             inside = _enter(locks, patience_s)
             found = _look(place, locks, folder, thorough=thorough)
+            if found.locked:  # or just given back: who does that removes the record and then unlocks, without the door
+                locks.leave(DOOR)
+                time.sleep(_SETTLE_S)
+                _enter(locks, patience_s)
+                again = _look(place, locks, folder, thorough=True)
+                found.locked = sorted({*found.locked} & {*again.locked})
         except FileNotFoundError:  # nobody has begun it yet
             return Snapshot(place=place)
         except OSError as error:
@@ -216,11 +222,8 @@ def _locks_of(holding: Holding) -> Iterator[str]:
 
 
 def _locked(locks: FileLocks, untold: Iterable[str]) -> list[str]:
-    """Which of these are held, and not merely about to be given back."""
-    held = [name for name in untold if name != DOOR and not _is_free(locks, name)]
-    if held:
-        time.sleep(_SETTLE_S)
-    return sorted(name for name in held if not _is_free(locks, name))
+    """Which of these are held."""
+    return sorted(name for name in untold if name != DOOR and not _is_free(locks, name))
 
 
 def _held(holding: Holding, dead: bool, since_s: float, seen: _Seen) -> Held:
