@@ -177,8 +177,7 @@ class LeaseBook:
             patience_s = PATIENCE_S if timeout is None or not wait else _patience(timeout)
             if not self.ledger.in_turn(lambda: self._try(claim, made), patience_s):
                 self._wait_in_line(claim, made, began, 0.0 if not wait else timeout, cancel, on_wait)
-            if self._busy == "avoid":
-                made[0].notes = self._avoided(claim, made[0])
+            made[0].notes = self._avoided(claim, made[0])
             return made[0]
         except BookShutError as error:
             if wait and timeout is not None:
@@ -343,7 +342,10 @@ class LeaseBook:
         except BaseException:
             _undo(made)
             raise
-        return made[0] if made else None
+        if not made:
+            return None
+        made[0].notes = self._avoided(claim, made[0])
+        return made[0]
 
     def _wait_in_line(
         self,
@@ -510,6 +512,8 @@ class LeaseBook:
 
     def _avoided(self, claim: Claim, lease: Lease) -> tuple[str, ...]:
         """What to say of CPUs that were not taken because of others; to the log as well, once of the same."""
+        if self._busy != "avoid":
+            return ()
         kinds = (self.ledger.strangers, self.ledger.pinned)
         avoided = sum_bits(bits for bits in kinds if not bits & lease.cpus.bits)  # else there were not enough others
         cpus = CpuSet.from_bits(avoided & claim.candidates & ~lease.reserved.bits)

@@ -230,14 +230,16 @@ def _made(path: Path, mode: int, inside: int | None) -> int:
 
     ``inside`` is its parent's, where that was made by this as well.
     """
-    assert sys.platform != "win32"
     name = path if inside is None else Path(path.name)
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=inside)
+    assert sys.platform != "win32", "there nobody shares"
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=inside)
     except OSError as error:
-        raise NotADirectoryError(_NO_DIRECTORY.format(path)) if error.errno in _IS_ANOTHER else error from error
+        if error.errno in _IS_ANOTHER:
+            raise NotADirectoryError(_NO_DIRECTORY.format(path)) from error
+        raise
     try:
         _judge(path, os.fstat(descriptor), owner=0, others_write=mode == 0o1777)
         os.fchmod(descriptor, mode)
