@@ -230,10 +230,11 @@ def _made(path: Path, mode: int, inside: int | None) -> int:
 
     ``inside`` is its parent's, where that was made by this as well.
     """
+    if sys.platform == "win32":
+        raise NotADirectoryError(f"{path} cannot be shared on Windows")
     name = path if inside is None else Path(path.name)
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=inside)
-    assert sys.platform != "win32", "there nobody shares"
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=inside)
     except OSError as error:
