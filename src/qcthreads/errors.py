@@ -54,6 +54,10 @@ class LeaseNotNowError(LeaseError):
     """A lease that can be given, but not now: who waits for it gets it."""
 
 
+class BookShutError(LeaseError):
+    """Somebody keeps the door of the book of leases shut."""
+
+
 class CpusTakenError(LeaseError):
     """CPUs that somebody else has leased."""
 

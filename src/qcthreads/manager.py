@@ -36,7 +36,6 @@ from .host.interface import Binding
 from .leases import Lease, LeaseBook, process_book
 from .leases.place import LEASE_VARIABLE
 from .leases.strays import live_under
-from .monitoring.processes import descendants
 from .monitoring.statistics import Grant, ThreadUsageStats
 from .planning.split import oversubscription
 from .programs.registry import get
@@ -588,10 +587,9 @@ def _tell_of(worker: _Worker, strays: Literal["wait", "end"]) -> None:
 
 
 def _tree(pid: int) -> list[int]:
-    found = descendants(pid)
-    if not found:
+    if not processes.lives(pid):
         raise ProcessGoneError(f"process {pid} was to be bound, but there is no such process; attach another")
-    return found
+    return [pid, *processes.descendants(pid)]
 
 
 def _mask_now(pid: int) -> CpuSet:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.host.limits import Limits, Rule
-from qcthreads.leases import Lease, LeaseBook, shared
+from qcthreads.leases import Lease, LeaseBook
+from qcthreads.leases.ledger import ledgers
 from qcthreads.leases.place import find_place
 from qcthreads.leases.shared import SharedLedger
 from qcthreads.machine import Machine
@@ -49,8 +50,8 @@ def book_in(directory: Path, machine: Machine, orphans: str = "wait") -> LeaseBo
 
 def close(directory: Path) -> None:
     """Close the files of all ledgers of this process that are in ``directory``: they would stay open until it ends."""
-    for ledger in tuple(shared._ledgers):
-        if ledger.place.path == directory:
+    for ledger in tuple(ledgers):
+        if isinstance(ledger, SharedLedger) and ledger.place.path == directory:
             ledger.after_fork()
 
 
@@ -95,6 +96,7 @@ def start(lease: Lease, seconds: str, *, keeps_locks: bool) -> subprocess.Popen[
     command = ["sleep", seconds]
     environment = {**os.environ, **lease.environment, **told}
     child = subprocess.Popen(command, env=environment, pass_fds=lease.descriptors(), start_new_session=True)
+    lease.started = True
     lease.children.append(child)
     return child
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -48,6 +49,11 @@ def test_it_is_taken_last(burnt: int) -> None:
         if one.ledger.strangers >> other & 1:
             pytest.skip(f"CPU {other} is kept busy as well, by whatever else goes on here")
         assert lease.cpus == CpuSet([other])
+        assert one.ledger.pinned >> burnt & 1
+        (note,) = lease.notes
+        assert re.match(
+            rf"CPUs {burnt} were avoided: CPU {burnt} is \d+ % busy .*pid \d+ \(\S+, user \S+\), pinned", note
+        )
         with one.acquire(1, wait=False) as last:
             assert last.cpus == CpuSet([burnt])
 

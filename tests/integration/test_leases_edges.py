@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from contenders import book_in
+from others import Say, other, until
 
+from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError
 from qcthreads.host import read_machine
+from qcthreads.host.limits import Limits, Rule, read_limits
+from qcthreads.leases import LeaseBook
+from qcthreads.leases.ledger import Ledger
 from qcthreads.leases.place import LEASE_VARIABLE, find_place
+from qcthreads.leases.shared import SharedLedger
 from qcthreads.machine.synthetic import synthetic_machine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -29,10 +41,9 @@ def test_who_gives_back_while_another_looks_is_not_taken_for_dead(tmp_path: Path
     environment = {**os.environ, LEASE_VARIABLE: holder.ledger.mark}
     with subprocess.Popen(["sleep", "600"], env=environment) as worker:
         time.sleep(0.2)  # it has its environment by now
-        with other.ledger.turn():
-            lease.release()
-            other.ledger.reclaim()
-            assert other.ledger.strays() == []
+        other.ledger.in_turn(lambda: (lease.release(), other.ledger.suspect()))
+        assert not other.ledger.examine()
+        assert other.ledger.strays() == []
         time.sleep(0.2)
         assert worker.poll() is None
         worker.kill()
@@ -116,3 +127,133 @@ def test_who_waits_for_memory_alone_is_told_whom_for(tmp_path: Path) -> None:
     holder.acquire(1, holder.memory_bytes)
     with pytest.raises(LeaseError, match=f"held by process {os.getpid()} "):
         other.acquire(1, 1024, wait=False)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.1, float("nan"), "1", True])
+def test_a_timeout_that_is_none_is_refused(tmp_path: Path, timeout: Any) -> None:
+    book = book_in(tmp_path / "book", MACHINE)
+    with pytest.raises(InputError, match=r"the timeout is .*; it must be a number of seconds of at least 0, or None"):
+        book.acquire(1, timeout=timeout)
+    with pytest.raises(InputError, match="the timeout is"):
+        asyncio.run(_lease_async(book, timeout=timeout))
+
+
+async def _lease_async(book: LeaseBook, **options: Any) -> CpuSet:
+    async with book.acquire_async(1, **options) as lease:
+        return lease.cpus
+
+
+@contextlib.contextmanager
+def shut(book: LeaseBook, place: Path) -> Iterator[None]:
+    """Another process has the door, and is stopped there."""
+    book.acquire(1).release()
+    with other(lambda say: (fcntl.flock(os.open(place / "locks/door", os.O_RDONLY), fcntl.LOCK_EX), say("in"))) as one:
+        assert one.said() == "in"
+        yield
+
+
+def test_whoever_keeps_the_door_shut_stops_no_event_loop(tmp_path: Path) -> None:
+    place = tmp_path / "book"
+    book = book_in(place, MACHINE)
+
+    async def beside() -> tuple[int, str, int]:
+        turns, waiting = 0, asyncio.create_task(_lease_async(book, timeout=1.0))
+        given_up = asyncio.create_task(_lease_async(book))
+        while not waiting.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+            if turns == 20:
+                given_up.cancel()
+            if turns > 40:
+                assert given_up.cancelled()  # at once, not when the door opens
+        return turns, str(waiting.exception()), threading.active_count()
+
+    with shut(book, place):
+        turns, said, _ = asyncio.run(beside())
+    assert turns > 100
+    assert "1 CPU cannot be given within 1 s: the book of leases in" in said
+    until(lambda: threading.active_count() == 1)
+    with book.acquire(4, timeout=30) as everything:
+        assert everything.cpus == book.usable
+
+
+def test_in_asyncio_no_thread_is_made_for_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = book_in(tmp_path / "book", MACHINE)
+    monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("a thread"))
+    assert asyncio.run(_lease_async(book)) <= book.usable
+
+
+def test_the_time_of_one_thread_is_kept_while_another_stands_at_the_door(tmp_path: Path) -> None:
+    place = tmp_path / "book"
+    book = book_in(place, MACHINE)
+    with shut(book, place):
+        patient = threading.Thread(target=lambda: book.acquire(1, timeout=60).release())
+        patient.start()
+        with pytest.raises(LeaseError, match=r"within 0\.2 s"):
+            book.acquire(1, timeout=0.2)
+        assert patient.is_alive()
+    patient.join(60)
+    assert not patient.is_alive()
+
+
+def test_children_that_have_ended_are_kept_no_longer(tmp_path: Path) -> None:
+    with book_in(tmp_path / "book", read_machine()).acquire(1) as lease:
+        for _ in range(5):
+            lease.popen(["true"]).wait()
+        assert len(lease.children) == 1
+
+
+def test_a_fork_leases_nothing_that_its_parent_held_though_nobody_shares_the_book() -> None:
+    rule = Rule("mask", "/proc/self/status", cpus=MACHINE.cpus_online, tightest=True)
+    book = LeaseBook(MACHINE, Limits(MACHINE.cpus_online, 4, None, 2**30, (rule,)), ledger=Ledger())
+    held = book.acquire(3)
+
+    def leases(say: Say) -> None:
+        held.release()
+        say(len(book.held()))
+        say(book.acquire(1, wait=False).cpus)
+        try:
+            book.acquire(1, wait=False)
+        except LeaseError as error:
+            say(error)
+
+    with other(leases) as child:
+        assert child.said() == "0"
+        assert CpuSet.parse(child.said()) == book.usable - held.cpus
+        assert f"process {os.getpid()} (" in child.said()
+    assert book.held() == (held,)
+    with pytest.raises(LeaseError):
+        book.acquire(2, wait=False)
+
+
+def test_memory_that_others_use_now_is_waited_for_and_more_than_there_is_refused(tmp_path: Path) -> None:
+    """The machine's: a lease of all of it can be given once nobody else uses any, which a process cannot have now."""
+    machine, limits = read_machine(), read_limits()
+    ledger = SharedLedger(find_place({"QCTHREADS_LEASES": str(tmp_path / "book")}))
+    book = LeaseBook(machine, limits, ledger=ledger)
+    there = min(limits.total_bytes, psutil.virtual_memory().total)
+    used = there - read_limits().memory_bytes
+    assert used > 0
+    with pytest.raises(LeaseError, match="cannot be given now"):
+        book.acquire(1, there - used // 4, wait=False)
+    with pytest.raises(LeaseError, match="to be given out in all"):
+        book.acquire(1, limits.total_bytes + 1)
+
+
+def test_the_process_s_book_follows_its_mask(tmp_path: Path) -> None:
+    """But not the mask that a lease gives a thread."""
+    follow = """
+import os, time
+from qcthreads.leases import node, process_book
+def again():
+    node._READ_AGAIN_S = 0
+    return len(process_book().usable)
+first = again()
+with process_book().acquire(1) as lease, lease.bound():
+    print(again() == first)
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+print(again())
+"""
+    environ = {**os.environ, "QCTHREADS_LEASES": str(tmp_path / "book")}
+    done = subprocess.run([sys.executable, "-c", follow], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "1"]

@@ -7,6 +7,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dis import opname
 from types import FrameType
 from typing import Any
 
@@ -22,6 +23,42 @@ def before_instruction() -> BeforeInstruction:
     As a finalizer or another thread might; what the context gives is empty when there were fewer.
     """
     return _before_instruction
+
+
+@pytest.fixture
+def interrupted() -> Callable[[int, tuple[str, ...]], AbstractContextManager[list[int]]]:
+    """``interrupted(n, files)``: KeyboardInterrupt at the n-th point in ``files`` where Python would let one in.
+
+    That is where a function begins, after a call of C and where a loop begins again (CPython's eval breaker).
+    """
+    return _interrupted
+
+
+@contextlib.contextmanager
+def _interrupted(number: int, files: tuple[str, ...]) -> Iterator[list[int]]:
+    seen, reached, last = itertools.count(1), [], {}
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if event == "call":
+            last.pop(frame.f_back, None)  # it has not called C
+        if not frame.f_code.co_filename.endswith(files):
+            return None
+        frame.f_trace_opcodes = True
+        before, checked = last.get(frame, ""), event == "call"
+        if event == "opcode":
+            last[frame] = opname[frame.f_code.co_code[frame.f_lasti]]
+            checked = before in ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD")
+        if checked and next(seen) == number:
+            reached.append(number)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield reached
+    finally:
+        sys.settrace(before)
 
 
 @contextlib.contextmanager

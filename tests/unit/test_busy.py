@@ -152,7 +152,7 @@ def test_many_are_counted_and_what_the_hypervisor_takes_is_said(tmp_path):
 def test_the_name_of_a_process_cannot_write_on_the_terminal(tmp_path):
     watch = looked(tmp_path)
     process(tmp_path, 9, "\x1b[2J über")
-    assert watch.pinned(CpuSet([3]))[0].command == "?[2J über"
+    assert watch.pinned(CpuSet([3]))[0].command == "[2J über"
 
 
 def test_a_process_that_ends_meanwhile_is_none(tmp_path):

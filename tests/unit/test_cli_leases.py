@@ -324,7 +324,7 @@ from qcthreads.leases import checkup, node
 qcthreads.lease(1).release()  # all modules are loaded: others may not read root's Python
 checkup.examine()
 os.environ["QCTHREADS_LEASES"] = place
-node._process_book.cache_clear()
+node._books.clear()
 os.setgroups([])
 os.setgid(int(sys.argv[1]))
 os.setuid(int(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_control_groups_are_told_apart_by_their_directories(tmp_path: Path) -> N
 
     def pools(group: Path) -> dict[str, int]:
         rule = Rule("cgroup memory", str(group / "memory.max"), memory_bytes=8 * GIB, tightest=True)
-        return memory_pools(limits_of(MACHINE, rule))
+        return memory_pools(limits_of(MACHINE, rule).rules)
 
     assert pools(one) == pools(again) != pools(two)
     assert list(pools(one).values()) == [8 * GIB]
@@ -223,3 +224,14 @@ def test_a_gpu_that_is_locked_without_a_word_costs_no_pus(tmp_path: Path) -> Non
         assert lease.gpus == (1,)
         assert lease.environment["CUDA_VISIBLE_DEVICES"] == "1"
     silent.close()
+
+
+def test_rather_neither_busy_nor_pinned_pus_then_idle_ones_then_any() -> None:
+    book = LeaseBook(synthetic_machine(cores=4), limits_of(MACHINE, memory_bytes=8 * GIB), busy="avoid")
+    book.ledger._looked_at = math.inf  # no look of its own
+    book.ledger.strangers, book.ledger.pinned = 0b0001, 0b0010
+    for threads, expected, avoided in ((2, {2, 3}, "CPUs 0-1"), (3, {1, 2, 3}, "CPUs 0 "), (4, {0, 1, 2, 3}, "")):
+        with book.acquire(threads) as lease:
+            assert set(lease.cpus) == expected
+            assert " ".join(lease.notes).startswith(avoided)
+            assert bool(lease.notes) == bool(avoided)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 
 from qcthreads.cpuset import CpuSet
+from qcthreads.errors import LeaseError, MachineError
 from qcthreads.host.limits import Limits, Rule
 from qcthreads.leases import Lease, LeaseBook
-from qcthreads.leases.place import find_place
+from qcthreads.leases.ledger import Ledger
+from qcthreads.leases.place import find_place, share
 from qcthreads.machine.synthetic import synthetic_machine
 
 if sys.platform == "win32":
@@ -34,7 +37,7 @@ def ledger(tmp_path: Path) -> SharedLedger:
     return SharedLedger(find_place({"QCTHREADS_LEASES": str(tmp_path / "book")}))
 
 
-def book_of(ledger: SharedLedger) -> LeaseBook:
+def book_of(ledger: Ledger) -> LeaseBook:
     rule = Rule("mask", "/proc/self/status", cpus=MACHINE.cpus_online, tightest=True)
     memory = Rule("available memory", "/proc/meminfo", memory_bytes=8 * GIB, tightest=True)
     limits = Limits(MACHINE.cpus_online, len(MACHINE.cpus_online), None, 8 * GIB, (rule, memory))
@@ -99,4 +102,83 @@ def test_whoever_is_killed_between_any_two_instructions_has_lost_nothing_for_oth
         killed = status != 0
         check_free(book, ledger.place.path)
         at += STEP
+    assert at > 2 * STEP
+
+
+FILES = tuple(f"leases/{name}.py" for name in ("book", "claims", "door", "ledger", "reclaiming", "shared", "shortage"))
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["on the node", "of one process"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda book: [book.acquire(2, GIB, wait=False)],
+        lambda book: [book.acquire(8, GIB, timeout=0.002)],
+        lambda book: book.acquire_split(1, 2),
+        lambda book: [book.acquire_cpus(CpuSet([3, 7]))],
+    ],
+    ids=["acquire", "in vain", "acquire_split", "acquire_cpus"],
+)
+def test_an_interrupt_at_any_point_loses_no_lease_and_no_turn(
+    ledger: SharedLedger, shared: bool, call: Callable[[LeaseBook], Sequence[Lease]], interrupted: Any
+) -> None:
+    book, at, happened = book_of(ledger if shared else Ledger()), 1, True
+    while happened:
+        kept, made = book.acquire(1), []
+        with contextlib.suppress(KeyboardInterrupt, LeaseError), interrupted(at, FILES) as reached:
+            made = call(book)
+        happened = bool(reached)
+        assert not (made and happened)
+        for one in (*made, kept):
+            one.release()
+        assert book.held() == ()
+        with book.acquire(8, 8 * GIB, wait=False):
+            pass
+        assert not list((ledger.place.path / "records").iterdir()) if shared else True
+        at += 1 + (at > 100) * STEP // 4
+    assert at > 20
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["on the node", "of one process"])
+def test_an_interrupt_at_any_point_of_giving_back_comes_after_it(
+    ledger: SharedLedger, shared: bool, interrupted: Any
+) -> None:
+    book, at, happened = book_of(ledger if shared else Ledger()), 1, True
+    while happened:
+        lease = book.acquire(2, GIB)
+        with contextlib.suppress(KeyboardInterrupt), interrupted(at, (*FILES, "locks.py", "folder.py")) as reached:
+            lease.release()
+        happened = bool(reached)
+        assert book.held() == ()
+        if shared:
+            assert not list((ledger.place.path / "records").iterdir())
+            assert sys.platform != "linux" or holders_of_locks(ledger.place.path / "locks") == {}
+        at += 1
+    assert at > 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes what all users share")
+@pytest.mark.parametrize("part", ["", "locks", "records"])
+def test_whatever_takes_the_name_of_a_part_that_is_being_shared_stays_as_it_is(
+    tmp_path: Path, part: str, before_instruction: Any
+) -> None:
+    """A link to a directory of root's, put there between any two instructions."""
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    at, happened = 1, True
+    while happened:
+        place, away = tmp_path / f"{at}", tmp_path / f"{at} away"
+
+        def attack(place: Path = place, away: Path = away) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                (place / part).rename(away)
+            with contextlib.suppress(OSError):
+                (place / part).symlink_to(victim)
+
+        with before_instruction(at, "place.py", attack) as reached, contextlib.suppress(MachineError):
+            share(place, ["cpu0"])
+        happened = bool(reached)
+        assert victim.stat().st_mode & 0o7777 == 0o700
+        assert not list(victim.iterdir())
+        at += STEP // 4 + 1
     assert at > 2 * STEP

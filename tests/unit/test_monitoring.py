@@ -16,9 +16,9 @@ import pytest
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import ProcessGoneError
+from qcthreads.host.processes import descendants
 from qcthreads.host.sampling import TimesSource
 from qcthreads.monitoring.findings import judge
-from qcthreads.monitoring.processes import descendants
 from qcthreads.monitoring.sampler import BackgroundSampler
 from qcthreads.monitoring.statistics import Grant, ThreadUsageStats
 from qcthreads.monitoring.tally import Tally
@@ -54,7 +54,7 @@ def running(code: str, cpus: CpuSet | None = None) -> Iterator[int]:
         assert process.stdout.readline() == b"ready\n"
         yield process.pid
     finally:
-        for pid in reversed(descendants(process.pid)):
+        for pid in reversed([process.pid, *descendants(process.pid)]):
             os.kill(pid, 9)
         process.wait()
         process.stdout.close()
@@ -185,9 +185,9 @@ def test_threads_that_share_a_cpu_wait_for_it() -> None:
 def test_descendants_count_with_the_worker() -> None:
     child = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BURN.format(threads=2)!r}])"
     with running(child) as pid:
-        assert set(descendants(pid)) == {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+        assert set(descendants(pid)) == {*(child.pid for child in psutil.Process(pid).children(recursive=True))}
         stats = watch(pid, threads_asked=2)
-        resident = sum(psutil.Process(one).memory_info().rss for one in descendants(pid))
+        resident = sum(psutil.Process(one).memory_info().rss for one in [pid, *descendants(pid)])
     assert stats.threads_working == 2
     assert {thread.pid for thread in stats.workers[0].threads} > {pid}
     assert stats.workers[0].memory_bytes == pytest.approx(resident, rel=0.05)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..host.processes import user_name
 from ..leases.place import SHARED, VARIABLE, Place, find_place, lock_names, share, tmpfiles
-from ..leases.records import Owner, user_name
+from ..leases.records import Owner
 from ..leases.snapshot import Held, Queued, Snapshot, read_book
 from ..leases.strays import Stray
 from ..units import format_count, format_size

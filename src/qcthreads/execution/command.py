@@ -16,9 +16,8 @@ from typing import Literal
 
 from ..cpuset import CpuSet
 from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseNotNowError, MachineError
-from ..host import processes, read_gpus, read_machine
-from ..host.limits import read_limits
-from ..leases import Lease, LeaseBook, node_ledger
+from ..host import processes
+from ..leases import Lease, node_book, node_ledger
 from ..leases.ledger import Ledger
 from ..leases.place import LEASE_VARIABLE, remove_nested
 from ..programs import precedence
@@ -148,6 +147,7 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
         # The command holds the lease when this process is killed. A copy: a fork closes the ledger's own.
         os.set_inheritable(os.dup(descriptor), True)
     began = time.monotonic()
+    lease.started = True
     with _bound(lease, say) as bound:
         try:
             foreground.start(prepared.executable, [*prepared.command], environment_of(prepared))
@@ -232,12 +232,9 @@ def _lease(request: Request, threads: int, say: Say) -> Lease:
 
 def _acquire(request: Request, threads: int, ledger: Ledger, on_wait: Say | None = None) -> Lease:
     exactly = request.cpus is not None
-    book = LeaseBook(
-        read_machine(),
-        read_limits(),
+    book = node_book(
         cpus=request.cpus,
         smt=exactly,
-        gpus=read_gpus(),
         busy=request.busy,
         ledger=ledger,
         run=request.program or os.path.basename(request.command[0]),  # noqa: PTH119
@@ -307,26 +304,19 @@ def _lost(lease: Lease, bound: CpuSet | None) -> list[str]:
 
 
 def _beyond(lease: Lease, peak_memory_bytes: int) -> list[str]:
-    if not lease.memory_bytes or peak_memory_bytes <= max(lease.memory_bytes, _CARRIED * _own_peak_bytes()):
+    # The command's peak began with ours: Linux carries that over exec (setmax_mm_hiwater_rss in fs/exec.c).
+    if not lease.memory_bytes or peak_memory_bytes <= max(lease.memory_bytes, _CARRIED * processes.high_water_bytes()):
         return []
     return [
         f"a process had {format_size(peak_memory_bytes)} of memory, and {format_size(lease.memory_bytes)} are leased"
     ]
 
 
-def _own_peak_bytes() -> int:
-    """What the command's peak began with: Linux carries ours over exec (setmax_mm_hiwater_rss in fs/exec.c)."""
-    if sys.platform != "linux":
-        return 0
-    with open("/proc/self/status", "rb") as status:  # noqa: PTH123
-        return next((int(line.split()[1]) * 1024 for line in status if line.startswith(b"VmHWM:")), 0)
-
-
 def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -> tuple[str, ...]:
     """Name what the command left behind, and wait for its end, or end it; a signal to this process ends it, too."""
     if not foreground.outlived(_SETTLE_S):
         if sys.platform == "linux":  # where nothing can be left when no child is: no need to look through /proc for it
-            lease.children.clear()
+            lease.started = False
             remove_nested(lease.mark)
         return ()
     from . import trees

@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from ..host.processes import GRACE_S, descendants
+
 if TYPE_CHECKING:
     import psutil
 
 MARK = "QCTHREADS_WORKER"
 """Environment variable that every process below a worker inherits: it outlives parents, sessions and process groups."""
-
-GRACE_S = 1.0
-"""Between SIGTERM and SIGKILL: enough for an MPI launcher to end its ranks."""
 
 _GIVE_UP_S = 10.0  # a process in an uninterruptible system call cannot be ended by anybody
 
@@ -37,9 +36,9 @@ def members(roots: Mapping[int, str]) -> list[psutil.Process]:
             if _session(process.pid) in roots or process.environ().get(MARK) in marks:
                 found[process.pid] = process
     for pid in {*roots, *found}:
-        with contextlib.suppress(psutil.Error):
-            if pid in found or pid == os.getpid():
-                found.update((child.pid, child) for child in psutil.Process(pid).children(recursive=True))
+        for child in descendants(pid) if pid in found or pid == os.getpid() else ():
+            with contextlib.suppress(psutil.Error):
+                found.setdefault(child, psutil.Process(child))
     found.pop(os.getpid(), None)
     return [process for process in found.values() if lives(process)]
 

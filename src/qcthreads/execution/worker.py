@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError
+from ..host import processes
 from . import trees, wire
 from .locks import Held
 
@@ -38,7 +39,7 @@ def main() -> None:
     if start is None:
         return
     _take_paths(start)
-    _adopt_orphans()
+    processes.adopt_orphans()
     wire.send(outbox, _bind(start["cpus"]) | _prefer(start["nodes"]))
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     watch = threading.Thread(target=_watch, args=(inbox, requests, start["folder"]), daemon=True)
@@ -73,15 +74,6 @@ def _take_paths(start: Mapping[str, Any]) -> None:
         os.environ.pop("PYTHONPATH", None)
     else:
         os.environ["PYTHONPATH"] = start["pythonpath"]
-
-
-def _adopt_orphans() -> None:
-    """Become the parent of every process below that loses its own, so that none of them is lost from sight."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_child_subreaper = 36  # linux/prctl.h
-        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
 
 
 def _bind(cpus: str | None) -> dict[str, Any]:
@@ -252,7 +244,7 @@ def _usage() -> tuple[float, int, int]:
     cpu_s = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
     unit = 1 if sys.platform == "darwin" else 1024
     # Linux carries the driver's peak over exec into ours (setmax_mm_hiwater_rss in fs/exec.c); VmHWM starts anew.
-    own_peak = _high_water_bytes() if sys.platform == "linux" else own.ru_maxrss * unit
+    own_peak = processes.high_water_bytes() or own.ru_maxrss * unit
     return cpu_s, own_peak, children.ru_maxrss * unit
 
 
@@ -261,14 +253,6 @@ def _forget_peak() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError), open("/proc/self/clear_refs", "wb") as clear_refs:  # noqa: PTH123
             clear_refs.write(b"5")  # see proc_pid_clear_refs(5)
-
-
-def _high_water_bytes() -> int:
-    with open("/proc/self/status", "rb") as status:  # noqa: PTH123
-        for line in status:
-            if line.startswith(b"VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 if __name__ == "__main__":

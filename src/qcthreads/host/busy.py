@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ..cpuset import CpuSet
 from ..errors import MachineError
-from .records import parsed
+from .cpusets import parsed
+from .processes import printable, user_name
 from .sysfs import numbered, read_text
 
 # Counters advance by ticks of 1/100 s (USER_HZ, the same on all architectures but alpha and ia64): in less time than
@@ -105,8 +106,10 @@ class BusyWatch:
         self._looked_s, self._times = now, times
         return self._load
 
-    def pinned(self, cpus_busy: CpuSet) -> tuple[PinnedProcess, ...]:
+    def pinned(self, cpus_busy: CpuSet | None = None) -> tuple[PinnedProcess, ...]:
         """The processes that explain why these CPUs are busy: those that run there now and may not run everywhere.
+
+        ``None``: on any CPU.
 
         Reads /proc of every thread there is, tens of ms on a full node: only for when there is something to explain.
         Not this process itself; none on other platforms than Linux, and none of those that ``hidepid`` hides.
@@ -114,6 +117,7 @@ class BusyWatch:
         if self._live and sys.platform != "linux":
             return ()
         online = CpuSet(self._times or self._read_times())
+        cpus_busy = online if cpus_busy is None else cpus_busy
         try:
             others = [pid for pid in numbered(self._root, "proc", "") if not (self._live and pid == os.getpid())]
             found = [_pinned_process(self._root, pid, cpus_busy, online) for pid in sorted(others)]
@@ -121,13 +125,17 @@ class BusyWatch:
             return ()
         return tuple(process for process in found if process)
 
-    def explain(self, cpu: int) -> str:
-        """One sentence: how busy ``cpu`` was when last looked at, and with whose work, where nothing of ours runs."""
+    def explain(self, cpu: int, pinned: Sequence[PinnedProcess] | None = None) -> str:
+        """One sentence: how busy ``cpu`` was when last looked at, and with whose work, where nothing of ours runs.
+
+        ``pinned``: what :meth:`pinned` has found; ``None``: it is asked.
+        """
         if cpu not in self._load.busy:
             return (
                 f"how busy CPU {cpu} is, is not known: it was offline, or seen only once, or /proc/stat cannot be read"
             )
-        processes = self.pinned(CpuSet([cpu]))
+        pinned = self.pinned(CpuSet([cpu])) if pinned is None else pinned
+        processes = [process for process in pinned if cpu in process.cpus]
         named = [str(process) for process in processes[:_MOST_NAMED]]
         if len(processes) > _MOST_NAMED:
             named.append(f"and {len(processes) - _MOST_NAMED} more")
@@ -221,8 +229,10 @@ def _pinned_process(root: str, pid: int, cpus: CpuSet, online: CpuSet) -> Pinned
     if not runs_on:
         return None
     told = _status(root, f"proc/{pid}")
-    user = _user(told.get("Uid", "").partition("\t")[0])
-    return PinnedProcess(pid, user, _printable(told.get("Name", "?")), masks, runs_on)
+    uid = told.get("Uid", "").partition("\t")[0]
+    user = user_name(int(uid)) if uid.isdecimal() else "?"
+    command = told.get("Name", "?").encode("latin-1").decode("utf-8", "replace")
+    return PinnedProcess(pid, user, printable(command), masks, runs_on)
 
 
 def _running(root: str, pid: int) -> Iterator[tuple[str, int]]:
@@ -249,19 +259,3 @@ def _status(root: str, directory: str) -> dict[str, str]:
 
 def _mask(status: Mapping[str, str]) -> CpuSet | None:
     return parsed(CpuSet.parse, status.get("Cpus_allowed_list", ""))
-
-
-def _user(uid: str) -> str:
-    """The name by which this machine knows the user, or else the number."""
-    if sys.platform != "win32" and uid.isdecimal():
-        import pwd
-
-        with suppress(KeyError, OverflowError):
-            return pwd.getpwuid(int(uid)).pw_name
-    return uid or "?"
-
-
-def _printable(name: str) -> str:
-    """A process may call itself anything: no escape sequence of its reaches a terminal."""
-    decoded = name.encode("latin-1").decode("utf-8", "replace")
-    return "".join(letter if letter.isprintable() else "?" for letter in decoded)

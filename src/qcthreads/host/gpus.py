@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..cpuset import CpuSet
-from .records import parsed
+from .cpusets import parsed
 from .sysfs import names_in, numbered, read_number, read_text
 
 _NVIDIA = "proc/driver/nvidia/gpus"

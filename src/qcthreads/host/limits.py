@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from ..errors import BindingError, InputError, MachineError
 from ..units import format_count, format_size
 from .batch import grants
 from .cgroup import ControlGroups, Group
-from .records import allowed_nodes, cpuset_cpus, in_all, parsed, recorded_mask
+from .cpusets import allowed_nodes, cpuset_cpus, in_all, parsed, recorded_mask
 from .select import get_host
 from .sysfs import NODE_DIRECTORY, numbered, online_cpus, read_text
 
@@ -37,6 +37,8 @@ class Rule:
     tightest: bool = False
     nodes: NodeSet | None = None
     """The only memory nodes that memory may come from, where the rule is about them."""
+    total_bytes: int | None = None
+    """Where ``memory_bytes`` is what is left now: of how much, which there may be again when others have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,26 @@ class Limits:
     quota_cpus: float | None
     memory_bytes: int
     rules: tuple[Rule, ...]
+    live: bool = False
+    """Of this machine and the calling thread, not recorded or made up: :meth:`memory_now` may be another."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Memory that may be used when nobody else uses any."""
+        totals = (rule.total_bytes or rule.memory_bytes for rule in self.rules if rule.memory_bytes is not None)
+        return max(self.memory_bytes, min(totals, default=0))
+
+    def memory_now(self) -> tuple[Rule, ...]:
+        """The rules about memory with what they leave now: two or three files are read."""
+        rules = tuple(rule for rule in self.rules if rule.memory_bytes is not None)
+        if not self.live:
+            return rules
+        now = {(rule.rule, rule.source): rule for rule in _system_memory(ControlGroups("/"), live=True)}
+        return tuple(now.get((rule.rule, rule.source), rule) for rule in rules)
+
+    def within(self, rules: Iterable[Rule]) -> Limits:
+        """These limits and further ``rules``. MachineError when no CPU is left."""
+        return _limits([replace(rule, tightest=False) for rule in (*self.rules, *rules)], live=self.live)
 
     def explain_cpus(self) -> str:
         """One clause that names the tightest CPU rules, for messages: ``"2 CPUs may be used: mask 0-1"``."""
@@ -104,22 +126,30 @@ def read_limits(sysroot: str | None = None, *, environ: Mapping[str, str] | None
     system_rules = [*_cpu_sets(groups, live=sysroot is None), *_quotas(groups)]
     batch_cpu_rules, batch_memory_rules = _batch(environ, _intersect(system_rules))
     cpu_rules = [*system_rules, *batch_cpu_rules]
-    memory_rules = [
-        *_cgroup_memory(groups),
-        *batch_memory_rules,
-        *_available_memory(root, live=sysroot is None),
-        *_memory_of_nodes(groups, live=sysroot is None),
-    ]
-    cpus = _intersect(cpu_rules)
-    counts = [rule.cpu_count for rule in cpu_rules if rule.cpu_count is not None]
+    memory_rules = [*batch_memory_rules, *_system_memory(groups, live=sysroot is None)]
     if not memory_rules:
         raise MachineError(f"nothing below {root} tells how much memory there is: proc/meminfo cannot be read there")
+    return _limits([*cpu_rules, *memory_rules], live=sysroot is None)
+
+
+def _system_memory(groups: ControlGroups, *, live: bool) -> Iterator[Rule]:
+    yield from _cgroup_memory(groups)
+    yield from _available_memory(groups.root, live=live)
+    yield from _memory_of_nodes(groups, live=live)
+
+
+def _limits(rules: list[Rule], *, live: bool) -> Limits:
+    cpu_rules = [rule for rule in rules if rule.memory_bytes is None]
+    memory_rules = [rule for rule in rules if rule.memory_bytes is not None]
+    cpus = _intersect(cpu_rules)
+    counts = [rule.cpu_count for rule in cpu_rules if rule.cpu_count is not None]
     return Limits(
         cpus=cpus,
         cpu_count=max(1, int(min([len(cpus), *counts]))),
         quota_cpus=min((rule.cpu_count for rule in cpu_rules if rule.rule == "quota" and rule.cpu_count), default=None),
         memory_bytes=min(rule.memory_bytes for rule in memory_rules if rule.memory_bytes is not None),
         rules=(*_mark_tightest(cpu_rules), *_mark_tightest(memory_rules)),
+        live=live,
     )
 
 
@@ -218,13 +248,17 @@ def _cgroup_memory(groups: ControlGroups) -> Iterator[Rule]:
             limit = _bytes(read_text(root, f"{group.path}/{name}"))
             if limit < _NO_LIMIT:
                 least = min(least, limit)
-                yield Rule("cgroup memory", f"/{group.path}/{name}", memory_bytes=_left(root, group, limit))
+                yield Rule(
+                    "cgroup memory", f"/{group.path}/{name}", memory_bytes=_left(root, group, limit), total_bytes=limit
+                )
     for group in [group for group in found if group.version == 1][:1]:
         stat = read_text(root, f"{group.path}/memory.stat") or ""
         whole = re.search(r"^hierarchical_memory_limit (\d+)$", stat, re.MULTILINE)
         limit = _bytes(whole.group(1)) if whole else _NO_LIMIT
         if limit < least:  # an ancestor that is not mounted here
-            yield Rule("cgroup memory", f"/{group.path}/memory.stat", memory_bytes=_left(root, group, limit))
+            yield Rule(
+                "cgroup memory", f"/{group.path}/memory.stat", memory_bytes=_left(root, group, limit), total_bytes=limit
+            )
 
 
 def _left(root: str, group: Group, limit: int) -> int:
@@ -243,15 +277,17 @@ def _bytes(text: str | None, otherwise: int = _NO_LIMIT) -> int:
 
 def _available_memory(root: str, *, live: bool) -> Iterator[Rule]:
     fields = _meminfo(read_text(root, "proc/meminfo"))
+    total = fields.get("MemTotal")
     if "MemAvailable" in fields:
-        yield Rule("available memory", "/proc/meminfo", memory_bytes=fields["MemAvailable"])
+        yield Rule("available memory", "/proc/meminfo", memory_bytes=fields["MemAvailable"], total_bytes=total)
     elif "MemFree" in fields:  # kernels before 3.14
         free = fields["MemFree"] + fields.get("Buffers", 0) + fields.get("Cached", 0)
-        yield Rule("available memory", "/proc/meminfo", memory_bytes=free)
+        yield Rule("available memory", "/proc/meminfo", memory_bytes=free, total_bytes=total)
     elif live and sys.platform != "linux":  # where psutil reads the same file
         import psutil
 
-        yield Rule("available memory", "psutil", memory_bytes=psutil.virtual_memory().available)
+        found = psutil.virtual_memory()
+        yield Rule("available memory", "psutil", memory_bytes=found.available, total_bytes=found.total)
     else:
         nodes = NodeSet(numbered(root, NODE_DIRECTORY, "node"))
         yield from (
@@ -287,7 +323,8 @@ def _left_on(root: str, nodes: NodeSet, rule: str, source: str) -> Iterator[Rule
     fields = [_meminfo(read_text(root, f"sys/devices/system/node/node{node}/meminfo")) for node in nodes]
     if any("MemFree" in one for one in fields):
         left = sum(sum(one.get(name, 0) for name in _REUSABLE) for one in fields)
-        yield Rule(rule, source, memory_bytes=left, nodes=nodes)
+        total = sum(one.get("MemTotal", 0) for one in fields)
+        yield Rule(rule, source, memory_bytes=left, nodes=nodes, total_bytes=total)
 
 
 def _meminfo(text: str | None) -> dict[str, int]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, MachineError
 from ..machine import Core, Machine, NumaNode, Package
+from .cpusets import allowed_by_records
 from .interface import Host
-from .records import allowed_by_records
 from .sysfs import CPU_DIRECTORY, NoCpusFoundError, read_text
 from .topology import FactsReader, read_machine
 

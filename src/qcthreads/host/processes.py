@@ -12,6 +12,9 @@ import time
 from ..cpuset import CpuSet
 from ..errors import InputError
 
+GRACE_S = 1.0
+"""Between SIGTERM and SIGKILL: enough for an MPI launcher to end its ranks."""
+
 if sys.platform == "linux":
 
     def all_processes() -> list[int]:
@@ -66,11 +69,20 @@ if sys.platform == "linux":
         return CpuSet.parse(b",".join(filter(None, texts)).decode()) or None
 
     def descendants(pid: int) -> list[int]:
-        """Its children, their children and so on; none where the kernel has no CONFIG_PROC_CHILDREN."""
+        """Its children, their children and so on."""
+        if _read(os.getpid(), f"task/{os.getpid()}/children") is None:  # a kernel without CONFIG_PROC_CHILDREN
+            return _descendants_by_parents(pid)
         found = [pid]
         for parent in found:
             for thread in _threads(parent):
                 found += map(int, (_read(parent, f"task/{thread}/children") or b"").split())
+        return found[1:]
+
+    def _descendants_by_parents(pid: int) -> list[int]:
+        parents = {one: int(fields[1]) for one in all_processes() if len(fields := _stat(one)) > 1}
+        found = [pid]
+        for parent in found:
+            found += [child for child, of in parents.items() if of == parent]
         return found[1:]
 
     def adopt_orphans() -> None:
@@ -92,6 +104,11 @@ if sys.platform == "linux":
     def command(pid: int) -> str:
         """Its command line."""
         return printable((_read(pid, "cmdline") or b"").decode(errors="replace"))
+
+    def high_water_bytes() -> int:
+        """The most resident memory that this process has had as the program it is now; 0 where that is not told."""
+        line = _status(os.getpid(), b"VmHWM")
+        return int(line.split()[0]) * 1024 if line else 0
 
     def boot_id() -> str:
         """Another after every boot."""
@@ -213,6 +230,10 @@ else:
         except (psutil.Error, OSError):
             return ""
 
+    def high_water_bytes() -> int:
+        """Not told of the program alone."""
+        return 0
+
     def boot_id() -> str:
         """Not told: the time of the boot, which is, changes when the clock is set."""
         return ""
@@ -229,6 +250,18 @@ def own_command() -> str:
     if script.endswith((os.sep + "qcthreads", os.path.join("qcthreads", "__main__.py"))):  # noqa: PTH118
         words = ["qcthreads", *sys.argv[1:]]
     return printable(" ".join([os.path.basename(words[0]), *words[1:]]))  # noqa: PTH119
+
+
+def user_name(uid: int) -> str:
+    """The user's name, or number where it has none here."""
+    if sys.platform == "win32":
+        return os.environ.get("USERNAME", "not named")  # nobody else is told of
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)
 
 
 def printable(text: str) -> str:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from ..cpuset import CpuSet
 from ..errors import (
+    BookShutError,
     CpusTakenError,
     InputError,
     LeaseError,
@@ -29,16 +31,19 @@ from ..machine import Machine
 from ..machine.placement import choose, split, thread_cpus, usable_cpus
 from ..units import format_count, format_size, format_split, smaller_split
 from . import claims
-from .claims import Claim, Grant, Room
+from .claims import Claim, Grant, Room, sum_bits
+from .door import PATIENCE_S
 from .lease import Lease
-from .ledger import Ledger, Waiter
+from .ledger import Ledger, Waiter, note
 from .pools import cpu_pools, memory_pools, node_pools
-from .records import Holding
+from .shortage import Shortage
 
 if TYPE_CHECKING:
     from ..host.gpus import Gpu
 
 _MOST_CLAIMS = 256
+_READ_MEMORY_S = 0.1  # to read it takes a quarter of a millisecond, more than all the rest of a lease
+_LEAST_PATIENCE_S = 0.1  # at the door, however short the time: the turns of a hundred others
 _numbers = itertools.count(1)
 
 
@@ -54,7 +59,8 @@ class LeaseBook:
     leave
         So many of the PUs are kept free for others; with ``smt`` as whole cores.
     memory_bytes
-        All the memory the book hands out; ``None``: of what ``limits`` allow the share of its PUs.
+        All the memory the book hands out; ``None``: of what ``limits`` allow the share of its PUs. What others use is
+        not free, but may be later.
     smt
         Hand out hyperthreads too.
     gpus
@@ -80,6 +86,7 @@ class LeaseBook:
     usable: CpuSet
     """The PUs this book hands out; as many others where a count is what limits them and these are taken."""
     memory_bytes: int
+    """Its share of what was free when it was made."""
 
     def __init__(
         self,
@@ -102,28 +109,34 @@ class LeaseBook:
         self.orphans = orphans
         self.run = printable(run)
         self._busy = busy
+        self._said_avoided = CpuSet()
         self._smt = smt
         self._name = f"book {self.ledger.mark} {next(_numbers)}"
         self._set(machine, limits, cpus, leave, smt, memory_bytes)
-        if self.memory_bytes > limits.memory_bytes:
+        if self._most_bytes > limits.total_bytes:
             raise OversubscriptionError(
-                f"{format_size(self.memory_bytes)} of memory were asked for, but {format_size(limits.memory_bytes)} "
-                "may be used; ask for less"
+                f"{format_size(self._most_bytes)} of memory were asked for, but {format_size(limits.total_bytes)} "
+                "may be used when nobody else uses any; ask for less"
             )
 
     def _set(
         self, machine: Machine, limits: Limits, cpus: CpuSet | None, leave: int, smt: bool, memory_bytes: int | None
     ) -> None:
         usable = _handed_out(machine, limits, cpus, leave, smt)
+        self.machine, self.limits, self.usable = machine, limits, usable
         if memory_bytes is None:
             whole = usable if cpus is None and not leave else _handed_out(machine, limits, None, 0, smt)
-            memory_bytes = limits.memory_bytes * len(usable) // len(whole)
-        self.machine, self.limits, self.usable, self.memory_bytes = machine, limits, usable, memory_bytes
+            self.memory_bytes = limits.memory_bytes * len(usable) // len(whole)
+            self._most_bytes = limits.total_bytes * len(usable) // len(whole)
+        else:
+            self.memory_bytes = self._most_bytes = memory_bytes
         self._candidates = self.usable if leave else usable_cpus(machine, cpus or limits.cpus, smt=smt)
         self._siblings = limits.cpus.bits & machine.cpus_online.bits
         counted = self._candidates != self.usable
         self._cpu_pools = {**cpu_pools(limits), f"cpus of {self._name}": len(self.usable)} if counted else {}
-        self._memory_pools = {**memory_pools(limits), self._name: self.memory_bytes}
+        self._own_pool = {self._name: self._most_bytes}
+        self._memory_pools = {**memory_pools(limits.rules), **self._own_pool}
+        self._memory_read_at = -math.inf
         self._node_pools, self._bound = node_pools(machine, limits)
         self._claims: dict[tuple[object, ...], Claim] = {}
 
@@ -170,21 +183,26 @@ class LeaseBook:
             It can never fit (with the numbers), does not fit now and ``wait`` is false, or ``timeout`` is over; says
             who holds what it lacks.
         """
+        _check_timeout(timeout)
         claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores, slots or {})
-        at_once = self._at_once(claim)
-        if at_once is not None:
-            return at_once
-        woken: SimpleQueue[None] = SimpleQueue()
-        waiter = Waiter(claim, lambda: woken.put(None), on_wait)
-        with contextlib.closing(self._attempts(claim, waiter, wait, timeout)) as tries:
-            for lease, left_s in tries:
-                if lease is not None:
-                    return lease
-                if cancel is not None and cancel.is_set():
-                    raise StopRequestedError(f"waits no longer for a lease of {format_count(threads, 'CPU')}: stopped")
-                with contextlib.suppress(Empty):
-                    woken.get(timeout=left_s)
-        raise AssertionError("attempts end with a lease or an error")
+        made: list[Lease] = []
+        began = time.monotonic()
+        try:
+            claim = self._look_around(claim)
+            patience_s = PATIENCE_S if timeout is None or not wait else _patience(timeout)
+            if not self.ledger.in_turn(lambda: self._try(claim, made), patience_s):
+                self._wait_in_line(claim, made, began, 0.0 if not wait else timeout, cancel, on_wait)
+            made[0].notes = self._avoided(claim, made[0])
+            return made[0]
+        except BookShutError as error:
+            if wait and timeout is not None:
+                raise LeaseError(
+                    f"a lease of {format_count(threads, 'CPU')} cannot be given within {timeout:g} s: {error}"
+                ) from error
+            raise
+        except BaseException:  # an interrupt between the taking and the giving, say
+            _undo(made)
+            raise
 
     @contextlib.asynccontextmanager
     async def acquire_async(
@@ -198,24 +216,20 @@ class LeaseBook:
         near: CpuSet | None = None,
         exclusive_cores: bool = True,
     ) -> AsyncIterator[Lease]:
-        """:meth:`acquire` for ``async with``: waits without blocking the loop; cancelling it leaves nothing."""
-        import asyncio
+        """:meth:`acquire` for ``async with``: tries once in the loop, and waits in a thread where that gave nothing.
 
-        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores, {})
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        Cancelling it ends at once and leaves nothing.
+        """
+        _check_timeout(timeout)
+        lease = self._at_once(self._claim(threads, memory_bytes, gpus, near, exclusive_cores, {}))
+        if lease is None:
+            from .asynchronous import waited_for
 
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(woken.set)
+            def acquire(cancel: threading.Event) -> Lease:
+                options = {"near": near, "exclusive_cores": exclusive_cores, "cancel": cancel}
+                return self.acquire(threads, memory_bytes, gpus, wait=wait, timeout=timeout, **options)  # type: ignore[arg-type]
 
-        with contextlib.closing(self._attempts(claim, Waiter(claim, wake), wait, timeout)) as tries:
-            for lease, left_s in tries:
-                if lease is not None:
-                    break
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(woken.wait(), left_s)
-                woken.clear()
-        assert lease is not None
+            lease = await waited_for(acquire, self.wake)
         with lease:
             yield lease
 
@@ -235,54 +249,47 @@ class LeaseBook:
                 f"{asked}, but {self.explain()}; {smaller_split(places, width, len(self.usable))}"
             )
         whole = not self._smt
-        each = self._claim(width, memory_bytes, gpus, None, whole, {})
-        claim = self._claim(total, places * memory_bytes, places * gpus, None, whole, {})
-        if self._busy != "ignore":
-            self.ledger.look_at_load()
+        each = self._look_around(self._claim(width, memory_bytes, gpus, None, whole, {}))
+        claim = self._look_around(self._claim(total, places * memory_bytes, places * gpus, None, whole, {}))
         claim = self._beside_others(claim)
 
-        def made(room: Room) -> list[Lease]:
+        def cut(room: Room) -> list[Lease]:
             if claims.grant(self.machine, room, claim) is None:
                 return []
             free = CpuSet.from_bits(claims.usable(self.machine, room, claim))
             ours = free & CpuSet.from_bits(claim.preferred)
-            cut = split(self.machine, ours if len(ours) >= total else free, places, width)
-            granted = claims.grant_each(self.machine, room, each, cut)
-            return [self._granted(each, one) for one in granted]
+            parts = split(self.machine, ours if len(ours) >= total else free, places, width)
+            return [self._granted(each, one) for one in claims.grant_each(self.machine, room, each, parts)]
 
-        with self.ledger.turn():
-            leases, room = self._give_out(made)
-            if leases:
-                return leases
-            free = CpuSet.from_bits(claims.usable(self.machine, room, claim))
-            holders = self._holders(claim)
-        smaller = smaller_split(places, width, len(free)) if free else "wait until some are free"
-        if total <= len(free):
+        made, short = self._now(claim, cut)
+        if made:
+            return made
+        smaller = smaller_split(places, width, len(short.free)) if short.free else "wait until some are free"
+        if total <= len(short.free):
             smaller = "ask for less"
         each_has = f", {format_size(memory_bytes)} for each" if memory_bytes else ""
         each_has += f", {format_count(gpus, 'GPU')} for each" if gpus else ""
-        also = f" and {format_size(self._left(room))}" if memory_bytes else ""
+        also = f" and {format_size(short.memory_bytes)}" if memory_bytes else ""
         raise OversubscriptionError(
-            f"{asked}{each_has}, but {len(free)} of {len(self.usable)} CPUs{also} are free; the others are held by "
-            f"{holders}; release some, or {smaller}"
+            f"{asked}{each_has}, but {len(short.free)} of {len(self.usable)} CPUs{also} are free; the others are held "
+            f"by {short.holders(self._also(claim))}; release some, or {smaller}"
         )
 
     def acquire_cpus(self, cpus: CpuSet) -> Lease:
         """Lease exactly ``cpus``, without memory; never waits. CpusTakenError when one of them is not free."""
 
-        def free(room: Room) -> CpuSet:
-            return CpuSet.from_bits(room.free & self._candidates.bits)
+        claim = Claim(threads=max(1, len(cpus)), candidates=self._candidates.bits)
 
-        def made(room: Room) -> list[Lease]:
-            return [self._lease_of(cpus, cpus)] if cpus and cpus <= free(room) else []
+        def exactly(room: Room) -> list[Lease]:
+            free = room.free & self._candidates.bits
+            return [self._lease_of(cpus, cpus)] if cpus and not cpus.bits & ~free else []
 
-        with self.ledger.turn():
-            leases, room = self._give_out(made)
-        if leases:
-            return leases[0]
+        made, short = self._now(claim, exactly)
+        if made:
+            return made[0]
         raise CpusTakenError(
-            f"a lease of CPUs {cpus or 'none'} was asked for, but {cpus - free(room) or 'none'} cannot be given; "
-            f"free are {free(room) or 'none'}"
+            f"a lease of CPUs {cpus or 'none'} was asked for, but {cpus - short.free or 'none'} cannot be given; "
+            f"free are {short.free or 'none'}"
         )
 
     def check(self, threads: int, memory_bytes: int = 0, gpus: int = 0) -> None:
@@ -295,9 +302,9 @@ class LeaseBook:
                 f"{threads} threads were asked for, but {self.explain()}; "
                 f"ask for at most {format_count(len(self.usable), 'thread')}"
             )
-        if memory_bytes > self.memory_bytes:
+        if memory_bytes > self._most_bytes:
             raise LeaseError(
-                f"{format_size(memory_bytes)} of memory were asked for, but {format_size(self.memory_bytes)} are to be "
+                f"{format_size(memory_bytes)} of memory were asked for, but {format_size(self._most_bytes)} are to be "
                 "given out in all; ask for less"
             )
         if gpus > len(self.gpus):
@@ -306,22 +313,37 @@ class LeaseBook:
 
     def free(self) -> tuple[CpuSet, int]:
         """PUs and memory that leases could be given of now, nobody being overtaken who waits."""
-        if self._busy != "ignore":
-            self.ledger.look_at_load()
-        claim = self._beside_others(self._claim(1, 1, 0, None, True, {}))
-        with self.ledger.turn():
+        claim = self._beside_others(self._look_around(self._claim(1, 1, 0, None, True, {})))
+
+        def look() -> Room:
             room = self.ledger.room(self.machine)
-            if not claims.usable(self.machine, room, claim) and self.ledger.reclaim():
-                room = self.ledger.room(self.machine)
+            if not claims.usable(self.machine, room, claim):
+                self.ledger.suspect()
+            return room
+
+        room = self.ledger.in_turn(look)
+        if self.ledger.examine():
+            room = self.ledger.in_turn(look)
         own = self.held()
         cpus = CpuSet.from_bits(claims.usable(self.machine, room, claim))
         ours = len(self.usable) - sum(len(lease.cpus) for lease in own)  # pools are as large as any lease found them
         count = min([len(cpus), ours, *(room.left(pool, holds) for pool, holds in self._cpu_pools.items())])
-        memory_bytes = self.memory_bytes - sum(lease.memory_bytes for lease in own)
-        memory_bytes = min([memory_bytes, *(room.left(pool, holds) for pool, holds in self._memory_pools.items())])
+        memory_bytes = min(self.memory_bytes - sum(lease.memory_bytes for lease in own), self._left(room))
         if count < len(cpus):
             cpus = choose(self.machine, cpus & self.usable or cpus, max(count, 0)) or CpuSet()
         return cpus, max(memory_bytes, 0)
+
+    def free_memory_bytes(self) -> int:
+        """What of the memory that this book hands out nobody on the node has leased now."""
+
+        def look() -> Room:
+            self.ledger.suspect()
+            return self.ledger.unheld(self.machine)
+
+        room = self.ledger.in_turn(look)
+        while self.ledger.examine():
+            room = self.ledger.in_turn(look)
+        return self._left(room)
 
     def follow(self, machine: Machine, limits: Limits, memory_bytes: int) -> None:
         """Hand out from now on what is there now; leases that are held go on as they are.
@@ -329,16 +351,8 @@ class LeaseBook:
         ``memory_bytes``: of all its leases. Raises OversubscriptionError where nothing of the book's is left.
         """
         cpus, leave, smt = self._given
-        with self.ledger.turn():
-            self._set(machine, limits, None if cpus is None else cpus & limits.cpus, leave, smt, memory_bytes)
-
-    def free_memory_bytes(self) -> int:
-        """What of the memory that this book hands out nobody on the node has leased now."""
-        with self.ledger.turn():
-            while self.ledger.reclaim():
-                pass
-            room = self.ledger.unheld(self.machine)
-        return self._left(room)
+        within = None if cpus is None else cpus & limits.cpus
+        self.ledger.in_turn(lambda: self._set(machine, limits, within, leave, smt, memory_bytes))
 
     def held(self) -> tuple[Lease, ...]:
         """The leases now given out by this book, oldest first."""
@@ -393,175 +407,229 @@ class LeaseBook:
         return claim
 
     def _at_once(self, claim: Claim) -> Lease | None:
-        """Without waiting, and without overtaking those who wait."""
-        if self._busy != "ignore":
-            self.ledger.look_at_load()
-        with self.ledger.turn():
-            return self._try(claim)
+        """What can be had without waiting for anybody or anything, also at the door, and without looking for the dead.
 
-    def _attempts(
-        self, claim: Claim, waiter: Waiter, wait: bool, timeout: float | None
-    ) -> Generator[tuple[Lease | None, float | None]]:
-        """The lease, or how many seconds to sleep at most until woken; LeaseError when there is no more waiting."""
-        began = time.monotonic()
-        waits_for = ""
-        entered = False
+        Nobody who waits is overtaken.
+        """
+        if self._busy != "ignore" and not self.ledger.knows_load:
+            return None
+        made: list[Lease] = []
+        try:
+            self.ledger.in_turn(lambda: self._try(claim, made), 0.0)
+        except BookShutError:
+            return None
+        except BaseException:
+            _undo(made)
+            raise
+        if not made:
+            return None
+        made[0].notes = self._avoided(claim, made[0])
+        return made[0]
+
+    def _wait_in_line(
+        self,
+        claim: Claim,
+        made: list[Lease],
+        began: float,
+        timeout: float | None,
+        cancel: threading.Event | None,
+        on_wait: Callable[[str], object] | None,
+    ) -> None:
+        """Until the lease is ``made``; LeaseError when there is no more waiting."""
+        woken: SimpleQueue[None] = SimpleQueue()
+        waiter = Waiter(claim, lambda: woken.put(None), on_wait)
+        waited_for = ""
         try:
             while True:
                 left = None if timeout is None else timeout - (time.monotonic() - began)
-                if self._busy != "ignore":
-                    self.ledger.look_at_load()
-                with self.ledger.turn():
-                    lease = self._try(claim, waiter)
-                    if lease is None:
-                        if not entered:
-                            self.ledger.enter(waiter)
-                            entered = True
-                        waits_for = waits_for or self._holders(claim)
-                        if not wait or (left is not None and left <= 0):
-                            raise LeaseNotNowError(self._not_now(claim, waiter, 0 if not wait else timeout))
-                        self.ledger.put_up(waiter)
-                        tell = waiter.due(time.monotonic() - began)
-                if lease is not None:
-                    if entered:
-                        self.ledger.leave(waiter)
-                        entered = False
-                        lease.waited_s, lease.waited_for = time.monotonic() - began, waits_for
-                    yield lease, None
+                over = left is not None and left <= 0
+                waiter.claim = claim = self._look_around(claim)
+                patience_s = PATIENCE_S if not timeout or left is None else _patience(left)
+                short = self.ledger.in_turn(lambda: self._look(claim, made, waiter, over), patience_s)  # noqa: B023
+                if short is None:
+                    made[0].waited_s, made[0].waited_for = time.monotonic() - began, waited_for
                     return
+                freed = self.ledger.examine()
+                also = self._also(claim)
+                waited_for = waited_for or short.holders(also)
+                if freed:
+                    continue
+                if cancel is not None and cancel.is_set():
+                    raise StopRequestedError(
+                        f"waits no longer for a lease of {format_count(claim.threads, 'CPU')}: stopped"
+                    )
+                if over:
+                    raise LeaseNotNowError(short.explain(timeout, also))
+                tell = waiter.due(time.monotonic() - began)
                 if tell is not None:
-                    tell(waits_for)
+                    tell(waited_for)
                 limits_s = (left, self.ledger.longest_sleep_s, waiter.told_in(time.monotonic() - began))
-                yield None, min((s for s in limits_s if s is not None), default=None)
-        finally:
-            if entered:  # also on KeyboardInterrupt; whoever is next in line may fit now
+                with contextlib.suppress(Empty):
+                    woken.get(timeout=min((s for s in limits_s if s is not None), default=None))
+        finally:  # also on KeyboardInterrupt; whoever is next in line may fit now
+            try:
                 self.ledger.leave(waiter)
+            except KeyboardInterrupt:
+                self.ledger.leave(waiter)
+                raise
 
-    def _try(self, claim: Claim, waiter: Waiter | None = None) -> Lease | None:
+    def _look(self, claim: Claim, made: list[Lease], waiter: Waiter, over: bool) -> Shortage | None:
+        """One look of somebody who waits, within a turn: ``None`` when he has what he waits for."""
+        if self._try(claim, made, waiter):
+            return None
+        self.ledger.suspect()
+        self.ledger.enter(waiter)
+        if not over:
+            self.ledger.put_up(waiter)
+        ahead = sum(1 for _ in itertools.takewhile(lambda one: one is not waiter, self.ledger.queue()))
+        return self._shortage(claim, ahead)
+
+    def _now(self, claim: Claim, make: Callable[[Room], list[Lease]]) -> tuple[tuple[Lease, ...], Shortage]:
+        """All leases that ``make`` makes of what is free now, or none; and what was found where there are none."""
+        made: list[Lease] = []
+
+        def attempt() -> Shortage:
+            if not self._give_out(make, made):
+                self.ledger.suspect()
+            return self._shortage(claim, 0)
+
+        try:
+            short = self.ledger.in_turn(attempt)
+            while not made and self.ledger.examine():
+                short = self.ledger.in_turn(attempt)
+            return tuple(made), short
+        except BaseException:
+            _undo(made)
+            raise
+
+    def _try(self, claim: Claim, made: list[Lease], waiter: Waiter | None = None) -> bool:
+        """Whether the lease is ``made``; within a turn."""
         claim = self._beside_others(claim)
 
-        def made(room: Room) -> list[Lease]:
+        def make(room: Room) -> list[Lease]:
             found = claims.grant(self.machine, room, claim)
             if found is None:
                 return []
             return [self._granted(claim, found)]
 
-        leases, room = self._give_out(made, waiter)
-        if leases:
-            return leases[0]
+        if self._give_out(make, made, waiter):
+            return True
         if waiter is not None:
+            room = self.ledger.room(self.machine, waiter)
             claims.set_aside(self.machine, room, claim)
             if room.free:
                 self.ledger.next_in_line(waiter)
-        return None
+        return False
 
-    def _give_out(
-        self, made: Callable[[Room], list[Lease]], waiter: Waiter | None = None
-    ) -> tuple[tuple[Lease, ...], Room]:
-        """All leases ``made`` of what is free, or none; and what was free when there was not enough.
+    def _give_out(self, make: Callable[[Room], list[Lease]], made: list[Lease], waiter: Waiter | None = None) -> bool:
+        """Whether what ``make`` makes of what is free could be had; what nobody has told of is not free either."""
+        room = self.ledger.room(self.machine, waiter)
+        while leases := make(room):
+            made[:] = leases
+            lost = self._take_all(made)
+            if not lost:
+                return True
+            made.clear()
+            room.lose(lost)
+        return False
 
-        Where there is not enough, what the dead held is looked for. What somebody holds who has not told of it is not
-        free either.
-        """
-        while True:
-            room = self.ledger.room(self.machine, waiter)
-            while leases := made(room):
-                lost = self._take_all(leases)
-                if not lost:
-                    return tuple(leases), room
-                room.lose(lost)
-            if not self.ledger.reclaim():
-                return (), room
-
-    def _take_all(self, leases: list[Lease]) -> str:
+    def _take_all(self, leases: Iterable[Lease]) -> str:
         """The PU or GPU that could not be had after all, and with it nothing."""
-        taken: list[Lease] = []
-        try:
-            for lease in leases:
-                lost = self.ledger.take(lease)
-                if lost:
-                    return lost
-                taken.append(lease)
-            taken.clear()
-            return ""
-        finally:
-            for lease in taken:
-                lease.release()
+        for lease in leases:
+            lost = self.ledger.take(lease)
+            if lost:
+                _undo(leases)
+                return lost
+        return ""
+
+    def _look_around(self, claim: Claim) -> Claim:
+        """``claim`` with what has changed without anybody's telling; outside a turn, for it takes long."""
+        if self._busy != "ignore":
+            self.ledger.look_at_load()
+        if not claim.memory_bytes or not self.limits.live:
+            return claim
+        if time.monotonic() - self._memory_read_at >= _READ_MEMORY_S:
+            self._memory_read_at = time.monotonic()
+            self._memory_pools = {**memory_pools(self.limits.memory_now()), **self._own_pool}
+        draws = {pool: (claim.memory_bytes, holds) for pool, holds in self._memory_pools.items()}
+        return replace(claim, draws={**claim.draws, **draws})
 
     def _beside_others(self, claim: Claim) -> Claim:
         """``claim`` less the PUs that others keep busy, or rather without them."""
         if self._busy == "ignore":
             return claim
-        strangers = self.ledger.strangers
-        if not strangers & claim.candidates:
+        strangers, pinned = self.ledger.strangers, self.ledger.pinned
+        if not (strangers | pinned) & claim.candidates:
             return claim
         if self._busy == "wait":
             return replace(claim, candidates=claim.candidates & ~strangers, preferred=claim.preferred & ~strangers)
-        idle = claim.preferred & ~strangers
-        enough = idle.bit_count() >= claim.threads
-        return replace(claim, preferred=idle if enough else claim.candidates & ~strangers)
+        # Where others are bound they will be again; a CPU that is busy now is worse than one that may be.
+        choices = [
+            some & ~less for less in (strangers | pinned, strangers) for some in (claim.preferred, claim.candidates)
+        ]
+        enough = (choice for choice in choices if choice.bit_count() >= claim.threads)
+        return replace(claim, preferred=next(enough, claim.candidates & ~strangers))
 
     def _granted(self, claim: Claim, found: Grant) -> Lease:
         cpus, reserved = CpuSet.from_bits(found.cpus), CpuSet.from_bits(found.reserved)
         return Lease(self, cpus, reserved, claim.memory_bytes, found.gpus, found.draws)
+
+    def _left(self, room: Room) -> int:
+        """Bytes of memory that are free in ``room``."""
+        return max(0, min(self.memory_bytes, *(room.left(pool, holds) for pool, holds in self._memory_pools.items())))
 
     def _lease_of(self, cpus: CpuSet, reserved: CpuSet) -> Lease:
         """Without memory."""
         draws = {pool: (len(cpus), holds) for pool, holds in self._cpu_pools.items()}
         return Lease(self, cpus, reserved, draws=draws)
 
-    def _left(self, room: Room) -> int:
-        """Bytes of memory that are free in ``room``."""
-        return max(0, min(self.memory_bytes, *(room.left(pool, holds) for pool, holds in self._memory_pools.items())))
-
-    def _holders(self, claim: Claim) -> str:
-        """Who holds what ``claim`` might be given, in words."""
-        own = [lease for lease in self.ledger.held() if _in_the_way(lease, claim)]
-        said = []
-        if own:
-            cpus = CpuSet(cpu for lease in own for cpu in lease.cpus)
-            said.append(f"{format_count(len(own), 'lease')} of this process (CPUs {cpus})")
-        by_owner: dict[str, list[Holding]] = {}
-        for other in self.ledger.others():
-            if _in_the_way(other, claim):
-                by_owner.setdefault(other.owner.mark, []).append(other)
-        for holdings in by_owner.values():
-            cpus = CpuSet(cpu for one in holdings for cpu in one.cpus)
-            memory = sum(one.memory_bytes for one in holdings)
-            also = f" and {format_size(memory)}" if memory else ""
-            said.append(f"{holdings[0].owner} (CPUs {cpus}{also})")
-        if self._busy == "wait":
-            said += self.ledger.explain_busy(CpuSet.from_bits(self.ledger.strangers & claim.candidates))
-        return ", ".join([*said, *self.ledger.strays()]) or "those who have waited longer"
-
-    def _not_now(self, claim: Claim, waiter: Waiter, waited_s: float | None) -> str:
+    def _shortage(self, claim: Claim, ahead: int) -> Shortage:
+        """Within a turn."""
         room = self.ledger.unheld(self.machine)
-        free = CpuSet.from_bits(room.free & self._candidates.bits)
-        memory = self._left(room)
-        asked = f"a lease of {format_count(claim.threads, 'CPU')}"
-        asked += f" and {format_size(claim.memory_bytes)}" if claim.memory_bytes else ""
-        asked += f" and {format_count(claim.gpus, 'GPU')}" if claim.gpus else ""
-        found = f"{len(free)} of {len(self.usable)} CPUs and {format_size(memory)} are free"
-        holders = self._holders(claim)
-        found += f", the others are held by {holders}"
-        for pool, (_, most) in claim.draws.items():
-            if pool.startswith(claims.SLOTS) and room.left(pool, most) < 1:
-                found += f"; {pool.removeprefix(claims.SLOTS)} has all that it may have at once, {most}"
-        ahead = sum(
-            one is not waiter for one in itertools.takewhile(lambda one: one is not waiter, self.ledger.queue())
+        return Shortage(
+            claim=claim,
+            free=CpuSet.from_bits(room.free & self._candidates.bits),
+            usable=len(self.usable),
+            memory_bytes=self._left(room),
+            own=tuple(claims.in_the_way(room, claim, self.ledger.held())),
+            others=tuple(claims.in_the_way(room, claim, self.ledger.others())),
+            ahead=ahead,
+            all_taken=tuple(
+                (pool.removeprefix(claims.SLOTS), most)
+                for pool, (_, most) in claim.draws.items()
+                if pool.startswith(claims.SLOTS) and room.left(pool, most) < 1
+            ),
         )
-        queue = f", and {ahead} ahead of it in the queue" if ahead > 0 else ""
-        when = f"within {waited_s:g} s" if waited_s else "now"
-        return f"{asked} cannot be given {when}: {found}{queue}; wait{' longer' if waited_s else ''}, or ask for less"
+
+    def _avoided(self, claim: Claim, lease: Lease) -> tuple[str, ...]:
+        """What to say of CPUs that were not taken because of others; to the log as well, once of the same."""
+        if self._busy != "avoid":
+            return ()
+        kinds = (self.ledger.strangers, self.ledger.pinned)
+        avoided = sum_bits(bits for bits in kinds if not bits & lease.cpus.bits)  # else there were not enough others
+        cpus = CpuSet.from_bits(avoided & claim.candidates & ~lease.reserved.bits)
+        if not cpus:
+            return ()
+        said = f"CPUs {cpus} were avoided: {'; '.join(self.ledger.explain_avoided(cpus)) or 'others use them'}"
+        if cpus != self._said_avoided:
+            self._said_avoided = cpus
+            note(said)
+        return (said,)
+
+    def _also(self, claim: Claim) -> list[str]:
+        """Who else is in the way of ``claim``, in words: strays, and who keeps busy what it waits for."""
+        busy = self.ledger.strangers & claim.candidates if self._busy == "wait" else 0
+        return [*self.ledger.explain_busy(CpuSet.from_bits(busy)), *self.ledger.strays()]
 
 
-def _in_the_way(other: Lease | Holding, claim: Claim) -> bool:
-    """Whether ``other`` has something that ``claim`` might be given."""
-    return bool(
-        other.reserved.bits & claim.candidates
-        or any(pool in claim.draws for pool in other.draws)
-        or (claim.gpus and set(other.gpus) & set(claim.gpu_candidates))
-    )
+def _undo(made: Iterable[Lease]) -> None:
+    for lease in made:
+        lease.release()
+
+
+def _patience(left_s: float) -> float:
+    """How long to stand at the door when there is so much time."""
+    return min(PATIENCE_S, max(left_s, _LEAST_PATIENCE_S))
 
 
 def _handed_out(machine: Machine, limits: Limits, cpus: CpuSet | None, leave: int, smt: bool) -> CpuSet:
@@ -587,3 +655,10 @@ def _handed_out(machine: Machine, limits: Limits, cpus: CpuSet | None, leave: in
 def _check_count(what: str, count: int, least: int = 1) -> None:
     if not isinstance(count, int) or isinstance(count, bool) or count < least:
         raise InputError(f"the number of {what} is {count!r}; it must be a whole number of at least {least}")
+
+
+def _check_timeout(timeout: object) -> None:
+    if timeout is None:
+        return
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or math.isnan(timeout) or timeout < 0:
+        raise InputError(f"the timeout is {timeout!r}; it must be a number of seconds of at least 0, or None for ever")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ..errors import InputError, LeaseError
 from ..host import processes
+from ..host.processes import user_name
 from ..units import format_count
 from .place import LEASE_VARIABLE, LOCKS, SHARED, VARIABLE, Place, defects, find_place, is_shared, lock_names
-from .records import user_name
 from .snapshot import Snapshot, read_book
 
 _FIRST_PERSON, _NOBODY = 1000, 65534  # UID_MIN of login.defs(5); the overflow user

@@ -5,12 +5,19 @@ Sets are the bits of ints, as in ``machine.placement``: this runs for every leas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from ..cpuset import CpuSet
 from ..machine import Machine
 from ..machine.placement import choose
+
+if TYPE_CHECKING:
+    from .lease import Lease
+    from .records import Holding
+
+    _Part = TypeVar("_Part", Lease, Holding)
 
 NODE_POOL = "node:"
 """Prefix of the pools that are memory nodes: what one of them lacks may come from another."""
@@ -135,6 +142,22 @@ def set_aside(machine: Machine, room: Room, claim: Claim) -> None:
     room.take(free | _siblings(machine, free) & claim.siblings, gpus, draws)
 
 
+def in_the_way(room: Room, claim: Claim, held: Iterable[_Part]) -> Iterator[_Part]:
+    """Who of those ``held`` has what is short for ``claim``: of memory and quotas, of GPUs, of PUs.
+
+    ``room`` is what none of them holds. Where nothing is short, whole cores are what lacks, or who waits is before it.
+    """
+    pools = {pool for pool, (amount, holds) in claim.draws.items() if amount > room.left(pool, holds)}
+    gpus = set(claim.gpu_candidates)
+    gpus = gpus if len(gpus - room.gpus_taken) < claim.gpus else set()
+    cpus = claim.candidates | claim.siblings
+    if (pools or gpus) and (room.free & claim.candidates).bit_count() >= claim.threads:
+        cpus = 0
+    for one in held:
+        if one.reserved.bits & cpus or gpus & set(one.gpus) or pools & one.draws.keys():
+            yield one
+
+
 def _half_free(machine: Machine, room: Room, claim: Claim, missing: int) -> int:
     """Free PUs of so many cores that others work on as ``claim`` lacks: kept, or they would go from one to the next."""
     kept = 0
@@ -206,3 +229,11 @@ def _siblings(machine: Machine, bits: int) -> int:
         whole |= core
         bits &= ~core
     return whole
+
+
+def sum_bits(sets: Iterable[int]) -> int:
+    """Everything that is in one of them."""
+    bits = 0
+    for one in sets:
+        bits |= one
+    return bits

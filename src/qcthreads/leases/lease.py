@@ -36,15 +36,19 @@ class Lease:
         Memory that may be used, in bytes.
     gpus
         Indices of GPUs.
+    started
+        Whether anything was ever started under it; ``children``: what of that lived when the last was.
     waited_s
         How many seconds it took to come free.
     waited_for
         Who held what was waited for, in words; empty where nothing was.
+    notes
+        Which CPUs were avoided, and why.
     """
 
     __slots__ = (
         "_unreleased", "book", "children", "cpus", "draws", "gpus", "lease_id", "locks", "memory_bytes", "name",
-        "orphans", "reserved", "started", "waited_for", "waited_s",
+        "notes", "orphans", "reserved", "started", "waited_for", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +62,7 @@ class Lease:
     ) -> None:
         self.book = book
         self.children: list[subprocess.Popen[Any]] = []
+        self.started = False
         self._unreleased = [True]
         self.lease_id = book.ledger.new_id()
         self.cpus = cpus
@@ -70,6 +75,7 @@ class Lease:
         self.locks: tuple[str, ...] = ()
         self.waited_s = 0.0
         self.waited_for = ""
+        self.notes: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> NodeSet:
@@ -135,6 +141,8 @@ class Lease:
         given = options.pop("env", None)
         options["env"] = {**(os.environ if given is None else given), **self.environment}
         options = handed_over(self.descriptors(), options)
+        self.started = True  # before it is: an interrupt may come in between
+        self.children = [child for child in self.children if child.poll() is None]
         if get_host().capabilities.inherit_binding:
             with self.bound():
                 self.children.append(subprocess.Popen(command, **options))
@@ -162,9 +170,7 @@ class Lease:
 
         A child in execve(2) bears none for a moment.
         """
-        return bool(self.children) and (
-            any(child.poll() is None for child in self.children) or bool(live_under(self.mark))
-        )
+        return self.started and (any(child.poll() is None for child in self.children) or bool(live_under(self.mark)))
 
     def release(self) -> None:
         """Give everything back; a second call does nothing. From anywhere, finalizers and signal handlers too.
@@ -175,7 +181,11 @@ class Lease:
             self._unreleased.pop()
         except IndexError:
             return
-        self.book.ledger.give_back(self)
+        try:
+            self.book.ledger.give_back(self)
+        except KeyboardInterrupt:  # perhaps before anything was done
+            self.book.ledger.give_back(self)
+            raise
 
     def __enter__(self) -> Self:
         return self

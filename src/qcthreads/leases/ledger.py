@@ -9,20 +9,25 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from ..cpuset import CpuSet
 from ..machine import Machine
 from .claims import Claim, Room, set_aside
-from .records import Holding, Waiting
+from .door import PATIENCE_S
+from .records import Holding, Owner, Waiting
 
 if TYPE_CHECKING:
-    from ..host.busy import BusyWatch
+    from ..host.busy import BusyWatch, PinnedProcess
     from .lease import Lease
+
+_Said = TypeVar("_Said")
 
 _TOLD_AFTER_S = 1.0  # shorter waits are nobody's concern
 _BUSY = 0.5  # of the time: two of them would share a PU
@@ -35,6 +40,13 @@ def warn(message: str, *values: object) -> None:
     import logging  # which takes longer to import than all else here
 
     logging.getLogger("qcthreads.leases").warning(message, *values)
+
+
+def note(message: str) -> None:
+    """A line for whoever wants to know."""
+    import logging
+
+    logging.getLogger("qcthreads.leases").info("%s", message)
 
 
 class Waiter:
@@ -64,7 +76,11 @@ class Waiter:
 
 
 class Ledger:
-    """Of one process; thread-safe. Everything but giving back and waking happens within :meth:`turn`."""
+    """Of one process; thread-safe, and after a fork the child's own.
+
+    Reading and changing what is given out happens within :meth:`in_turn`; giving back and waking may happen anywhere;
+    :meth:`look_at_load`, :meth:`examine` and what says something in words take long, and never happen within a turn.
+    """
 
     mark: str
     """What ``QCTHREADS_LEASE`` begins with in the environment of everything that is started under its leases."""
@@ -83,39 +99,58 @@ class Ledger:
         """Bits of the PUs under leases since the last look."""
         self.strangers = 0
         """Bits of the PUs that others kept busy who held no lease, at the last look."""
+        self.pinned = 0
+        """Bits of the PUs to which others were bound then who used any CPU and hold no lease."""
+        self._pinned: tuple[PinnedProcess, ...] = ()
         self._lock = threading.Lock()
         self._held: dict[int, Lease] = {}
         self._given_back: deque[Lease] = deque()
         self._waiting: list[Waiter] = []
         self._ids = itertools.count(1)
+        self._of_parent: tuple[Holding, ...] = ()
+        """What the process held of which this one is a fork: nobody tells when it gives that back before its end."""
+        ledgers.add(self)
 
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Nobody else reads or changes what is given out."""
+    def in_turn(self, act: Callable[[], _Said], patience_s: float = PATIENCE_S) -> _Said:  # noqa: ARG002
+        """What ``act`` says, while nobody else reads or changes what is given out.
+
+        Not a context: an interrupt between its beginning and the block would leave the others waiting.
+        """
         with self._lock:
             self._count_given_back()
-            yield
+            return act()
+
+    @property
+    def knows_load(self) -> bool:
+        """Whether the last look at the load is less than a second ago."""
+        return time.monotonic() - self._looked_at < _LOOK_AT_LOAD_S
 
     def look_at_load(self) -> None:
-        """See which PUs others keep busy, where the last look is a second ago; it may sleep, so not within a turn."""
-        if self._looking.acquire(blocking=False):
-            try:
-                if time.monotonic() - self._looked_at >= _LOOK_AT_LOAD_S:
-                    self._look_at_load()
-            finally:
-                self._looking.release()
+        """See which PUs others keep busy, where the last look is a second ago; it may sleep."""
+        if self.knows_load:
+            return
+        with self._looking:
+            if not self.knows_load:
+                self._look_at_load()
 
     def explain_busy(self, cpus: CpuSet) -> list[str]:
-        """Who keeps ``cpus`` busy, in words."""
-        return [self._load.explain(cpu) for cpu in cpus] if self._load is not None else []
+        """Who keeps ``cpus`` busy, in words, as of the last look."""
+        return [self._load.explain(cpu, self._pinned) for cpu in cpus] if self._load is not None else []
+
+    def explain_avoided(self, cpus: CpuSet) -> list[str]:
+        """Why ``cpus`` were avoided, in words."""
+        busy = cpus & CpuSet.from_bits(self.strangers)
+        there = [process for process in self._pinned if not (cpus - busy).isdisjoint(process.mask)]
+        return [*self.explain_busy(busy), *(f"{process}, uses CPU there" for process in there)]
 
     def _look_at_load(self) -> None:
-        if self._load is None:
-            from ..host.busy import BusyWatch, running
+        from ..host.busy import BusyWatch, running
 
+        others_run = running() > 1  # more than this thread
+        if self._load is None:
             self._load = BusyWatch()
             self._load.look(time.monotonic())
-            if running() > 1:  # more than this thread: worth a tenth of a second to know where
+            if others_run:  # worth a tenth of a second to know where
                 time.sleep(_SAMPLE_S)
         leased, self._leased = self._leased, 0
         for lease in self._held.copy().values():
@@ -124,7 +159,12 @@ class Ledger:
             self._leased |= other.reserved.bits
         load, own_s = self._load.look(time.monotonic()), time.process_time()
         own = (own_s - self._own_s) / max(load.interval_s, _SAMPLE_S)
+        self._pinned = self._load.pinned() if others_run else ()
+        masks = 0
+        for process in self._pinned:
+            masks |= process.mask.bits if not process.mask.bits & (leased | self._leased) else 0
         self.strangers = load.above(min(1.0, _BUSY + own)).bits & ~(leased | self._leased)
+        self.pinned = masks
         self._looked_at, self._own_s = time.monotonic(), own_s
 
     def new_id(self) -> int:
@@ -143,7 +183,7 @@ class Ledger:
 
     def others(self) -> Sequence[Holding]:
         """The leases of other processes."""
-        return ()
+        return self._of_parent
 
     def queue(self) -> list[Waiter | Waiting]:
         """All who wait, on the whole node, the first first."""
@@ -168,8 +208,9 @@ class Ledger:
         return room
 
     def enter(self, waiter: Waiter) -> None:
-        """Put ``waiter`` last in line."""
-        self._waiting.append(waiter)
+        """Put ``waiter`` last in line, if he is not there."""
+        if waiter not in self._waiting:
+            self._waiting.append(waiter)
 
     def leave(self, waiter: Waiter) -> None:
         """Take ``waiter`` out of the line; whoever is first now is woken."""
@@ -186,16 +227,40 @@ class Ledger:
         self._leased |= lease.reserved.bits
         return ""
 
-    def reclaim(self) -> bool:
-        """Look for what is held by nobody who lives; whether there was any. To be called when there is not enough."""
-        ended = [lease for lease in self._outlived if not lease.in_use()]
+    def suspect(self) -> None:
+        """Note who seems to be dead, for :meth:`examine`. To be called when there is not enough."""
+
+    def examine(self) -> bool:
+        """See whether anything still runs that the dead have started; true where the next turn finds more free.
+
+        What does run is ended or waited for, as the dead had it; :meth:`strays` names it.
+        """
+        ended = [lease for lease in tuple(self._outlived) if not lease.in_use()]
+        self._given_back.extend(ended)
         for lease in ended:
-            self._outlived.remove(lease)
-            self._held.pop(lease.lease_id, None)
-        return bool(ended)
+            with contextlib.suppress(ValueError):  # another thread has seen it, too
+                self._outlived.remove(lease)
+        before = self._of_parent
+        if before:
+            from .strays import is_used
+
+            self._of_parent = tuple(holding for holding in before if is_used(holding))
+        return bool(ended) or len(self._of_parent) < len(before)
 
     def give_back(self, lease: Lease) -> None:
         """The end of ``lease``; from anywhere. What still runs under it keeps what it has."""
+        if not self._is_ours(lease):  # a fork's copy of its parent's, or never given out
+            return
+        try:
+            self._end(lease)
+        except KeyboardInterrupt:  # all of it once more, whatever was done already
+            self._end(lease)
+            raise
+
+    def _is_ours(self, lease: Lease) -> bool:
+        return self._held.get(lease.lease_id) is lease
+
+    def _end(self, lease: Lease) -> None:
         if lease.in_use():
             self._outlived.append(lease)
         else:
@@ -228,4 +293,54 @@ class Ledger:
     def _count_given_back(self) -> None:
         """Under the lock, before anything else."""
         while self._given_back:
-            self._held.pop(self._given_back.popleft().lease_id, None)
+            self._held.pop(self._given_back[0].lease_id, None)
+            self._given_back.popleft()  # not before: an interrupt in between would lose it
+
+    def after_fork(self) -> None:
+        """In a child: what its parent holds is not its own, nor free while that lives."""
+        held = (*self._of_parent, *_told_of(self, os.getppid()))
+        self.__init__()  # type: ignore[misc]
+        self._of_parent = held
+
+
+def _told_of(ledger: Ledger, pid: int) -> list[Holding]:
+    """The leases of ``ledger`` as others would see them, whose process has the number ``pid``."""
+    if sys.platform == "win32" or not ledger.held():
+        return []
+    from ..host import processes
+
+    owner = Owner(
+        uid=os.getuid(),
+        pid=pid,
+        boot=processes.boot_id(),
+        pid_namespace=processes.pid_namespace(),
+        since=time.time(),
+        mark=ledger.mark,
+        command=processes.command(pid),
+    )
+    return [
+        Holding(
+            name=f"l{lease.mark}-",
+            owner=owner,
+            cpus=lease.cpus,
+            reserved=lease.reserved,
+            gpus=lease.gpus,
+            memory_bytes=lease.memory_bytes,
+            draws=lease.draws,
+            orphans=lease.orphans,
+        )
+        for lease in ledger.held()
+    ]
+
+
+ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
+"""All of this process."""
+
+
+def _after_fork() -> None:
+    for ledger in tuple(ledgers):
+        ledger.after_fork()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork)

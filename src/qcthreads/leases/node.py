@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import AbstractAsyncContextManager
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
+from ..errors import BindingError
 from .book import LeaseBook
 from .lease import Lease
 from .ledger import Ledger, warn
-from .place import Place, find_place
+from .place import LEASE_VARIABLE, Place, find_place
 
+if TYPE_CHECKING:
+    from ..host.limits import Limits
+
+_READ_AGAIN_S = 1.0  # to read the limits takes half a millisecond
 _lock = threading.RLock()
+_books: dict[int, tuple[LeaseBook, float]] = {}
 
 
 def node_ledger() -> Ledger:
@@ -22,10 +30,37 @@ def node_ledger() -> Ledger:
         return _ledger(find_place())
 
 
+def node_book(*, ledger: Ledger | None = None, **options: Any) -> LeaseBook:
+    """A book over what this process may use: of the lease that it runs under, if any.
+
+    ``ledger``: who else takes part; ``None``: the node's. ``options``: LeaseBook's others.
+    """
+    from ..host import read_gpus, read_machine
+    from ..host.limits import read_limits
+
+    machine, limits, gpus = read_machine(), read_limits(), read_gpus()
+    if LEASE_VARIABLE in os.environ:
+        from .outer import gpus_within, outer_leases, within
+
+        outer = outer_leases()
+        limits, gpus = within(outer, machine, limits), gpus_within(outer, gpus)
+    return LeaseBook(machine, limits, gpus=gpus, ledger=node_ledger() if ledger is None else ledger, **options)
+
+
 def process_book() -> LeaseBook:
-    """The one book of this process, over everything its limits allow; read at the first call."""
+    """The one book of this process, over everything its limits allow.
+
+    They are read anew once a second. Where they have changed, the answer is another book; leases of the one before go
+    on, and are nobody else's all the same. The mask of a thread that runs under one of them is no limit of the process.
+    """
     with _lock:
-        return _process_book(os.getpid())
+        book, read_at = _books.get(os.getpid(), (None, 0.0))  # a fork has nothing of its parent's
+        if book is None or time.monotonic() - read_at >= _READ_AGAIN_S:
+            found = node_book(busy="avoid") if book is None or not _is_bound(book) else book
+            book = book if book is not None and _same(book.limits, found.limits) else found
+            _books.clear()
+            _books[os.getpid()] = book, time.monotonic()
+        return book
 
 
 def lease(
@@ -70,10 +105,18 @@ def _ledger(place: Place) -> Ledger:
     return SharedLedger(place)
 
 
-@cache
-def _process_book(pid: int) -> LeaseBook:  # noqa: ARG001 (a fork has nothing of its parent's)
-    from ..host import read_machine
-    from ..host.gpus import read_gpus
-    from ..host.limits import read_limits
+def _same(one: Limits, other: Limits) -> bool:
+    """Whether the limits have not changed; what is left of the memory always does."""
+    first, second = ((of.cpus, of.cpu_count, *(rule.total_bytes for rule in of.rules)) for of in (one, other))
+    return first == second
 
-    return LeaseBook(read_machine(), read_limits(), gpus=read_gpus(), busy="avoid", ledger=node_ledger())
+
+def _is_bound(book: LeaseBook) -> bool:
+    """Whether this thread has the mask of a lease."""
+    from ..host import get_host
+
+    try:
+        mask = get_host().get_affinity()
+    except BindingError:
+        return False
+    return any(mask <= lease.cpus for lease in book.ledger.held_now())

@@ -8,6 +8,7 @@ is shared by his processes; without that, a book is this process's alone. Nothin
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -32,6 +33,8 @@ LOCKS, RECORDS, DOOR = "locks", "records", "door"
 CPU_LOCK, GPU_LOCK = "cpu{}".format, "gpu{}".format
 _MARK = re.compile(r"[0-9a-f]{32}(\.[0-9]{1,18})?")
 _CACHE_OF_USER = 65538  # _CS_DARWIN_USER_CACHE_DIR in macOS's unistd.h; in /tmp old files are removed, and their locks
+_NO_DIRECTORY = "{} is no directory of its own, or a link to one"
+_IS_ANOTHER = (errno.ENOTDIR, errno.ELOOP)
 _OVERFLOW_UID = 65534  # what a user namespace shows for owners that it has no number for, root outside among them
 
 
@@ -77,7 +80,7 @@ def find_place(environ: Mapping[str, str] | None = None, *, create: bool = True)
     if named == "process":
         return Place("process", None, f"{VARIABLE}=process")
     outer, refusals = environ.get(LEASE_VARIABLE, ""), []
-    if outer and _is_held(outer, environ):
+    if outer and records_of(outer, environ):
         return _within(outer, environ, create=create)
     if outer:  # it came along from somewhere: a batch job's submission, a terminal that lives on
         refusals.append(f"{LEASE_VARIABLE}={outer} names no lease that anybody holds")
@@ -110,6 +113,19 @@ def nested(mark: str, environ: Mapping[str, str] | None = None) -> list[Path]:
     """Where those share who run under the lease ``mark``, and divide its CPUs: removed when that has ended."""
     environ = os.environ if environ is None else environ
     return [home.with_name(f"{home.name}-in-{mark}") for home in _homes(environ)] if _MARK.fullmatch(mark) else []
+
+
+def records_of(mark: str, environ: Mapping[str, str] | None = None) -> list[Path]:
+    """What tells of the lease ``mark``, or of those of the holder ``mark``, in the book that it is in."""
+    if not _MARK.fullmatch(mark):
+        return []
+    for home in (SHARED, *_homes(os.environ if environ is None else environ)):
+        for records in (home / RECORDS, *home.parent.glob(f"{home.name}-in-*/{RECORDS}")):
+            with contextlib.suppress(OSError):
+                found = [path for path in records.iterdir() if path.name.startswith((f"l{mark}.", f"l{mark}-"))]
+                if found:
+                    return found
+    return []
 
 
 def remove_nested(mark: str) -> None:
@@ -162,15 +178,16 @@ def share(path: Path, names: Iterable[str]) -> None:
             f"{path} is a directory with something else in it; name one for this alone, which is made: {path}/qcthreads"
         )
     try:
-        for directory, mode in _parts(path):
-            directory.mkdir(exist_ok=True)
-            _require(directory, owner=0, others_write=mode == 0o1777)
-            directory.chmod(mode)
-        for name in (DOOR, *names):
-            flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW
-            descriptor = os.open(path / LOCKS / name, flags, 0o444)
-            os.fchmod(descriptor, 0o444)
-            os.close(descriptor)
+        with contextlib.ExitStack() as opened:
+            directories: dict[Path, int] = {}
+            for part, mode in _parts(path):
+                directories[part] = _made(part, mode, directories.get(part.parent))
+                opened.callback(os.close, directories[part])
+            for name in (DOOR, *names):
+                flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                descriptor = os.open(name, flags, 0o444, dir_fd=directories[path / LOCKS])
+                os.fchmod(descriptor, 0o444)
+                os.close(descriptor)
     except OSError as error:
         raise MachineError(
             f"{path} cannot be made: {_because(error)}; remove what is in the way, or make the directory above it"
@@ -213,6 +230,31 @@ def _parts(path: Path) -> tuple[tuple[Path, int], ...]:
     return (path, 0o755), (path / LOCKS, 0o755), (path / RECORDS, 0o1777)
 
 
+def _made(path: Path, mode: int, inside: int | None) -> int:
+    """Root's directory ``path``, made or there, open: judged and changed by its descriptor, whatever takes its name.
+
+    ``inside`` is its parent's, where that was made by this as well.
+    """
+    if sys.platform == "win32":
+        raise NotADirectoryError(f"{path} cannot be shared on Windows")
+    name = path if inside is None else Path(path.name)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=inside)
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=inside)
+    except OSError as error:
+        if error.errno in _IS_ANOTHER:
+            raise NotADirectoryError(_NO_DIRECTORY.format(path)) from error
+        raise
+    try:
+        _judge(path, os.fstat(descriptor), owner=0, others_write=mode == 0o1777)
+        os.fchmod(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _of_root(path: Path) -> Place:
     if sys.platform == "win32":
         raise FileNotFoundError(f"there is no {path} for all users on Windows")
@@ -250,18 +292,6 @@ def _within(outer: str, environ: Mapping[str, str], *, create: bool) -> Place:
     return Place("process", None, why)
 
 
-def _is_held(mark: str, environ: Mapping[str, str]) -> bool:
-    """Whether a record tells of the lease ``mark``, or of one of the holder ``mark``, in a book that it may be in."""
-    if not _MARK.fullmatch(mark):
-        return False
-    for home in (SHARED, *_homes(environ)):
-        for records in (home / RECORDS, *home.parent.glob(f"{home.name}-in-*/{RECORDS}")):
-            with contextlib.suppress(OSError):
-                if any(path.name.startswith((f"l{mark}.", f"l{mark}-")) for path in records.iterdir()):
-                    return True
-    return False
-
-
 def _homes(environ: Mapping[str, str]) -> list[Path]:
     named, given = environ.get(VARIABLE), environ.get("XDG_RUNTIME_DIR")
     homes = [Path(named)] if named else [Path(given, "qcthreads")] if given else []
@@ -285,9 +315,12 @@ def _require(path: Path, *, owner: int, others_write: bool) -> None:
 
     Whose it is and who may write into it is for the rights on the user's profile to say on Windows.
     """
-    found = path.lstat()
+    _judge(path, path.lstat(), owner=owner, others_write=others_write)
+
+
+def _judge(path: Path, found: os.stat_result, *, owner: int, others_write: bool) -> None:
     if not stat.S_ISDIR(found.st_mode) or (sys.platform == "win32" and is_link(found)):
-        raise NotADirectoryError(f"{path} is no directory of its own, or a link to one")
+        raise NotADirectoryError(_NO_DIRECTORY.format(path))
     if sys.platform == "win32":
         return
     outside = owner == 0 and found.st_uid == _OVERFLOW_UID and _in_user_namespace()

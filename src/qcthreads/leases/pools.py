@@ -7,7 +7,7 @@ their directories' device and inode numbers, which the kernel gives all namespac
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ..host.limits import Limits, Rule
 from ..machine import Machine
@@ -19,9 +19,9 @@ MACHINE_MEMORY = "memory"
 _JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "FLUX_JOB_ID")
 
 
-def memory_pools(limits: Limits) -> dict[str, int]:
+def memory_pools(rules: Iterable[Rule]) -> dict[str, int]:
     """By pool, the bytes that were found there for all who draw on it."""
-    return dict(_pools((rule, rule.memory_bytes) for rule in limits.rules if rule.memory_bytes is not None))
+    return dict(_pools((rule, rule.memory_bytes) for rule in rules if rule.memory_bytes is not None))
 
 
 def cpu_pools(limits: Limits) -> dict[str, int]:

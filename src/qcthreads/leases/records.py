@@ -7,8 +7,6 @@ A record is one line: the CRC-32 of the rest in hexadecimal, a blank, JSON. What
 from __future__ import annotations
 
 import json
-import os
-import sys
 from binascii import crc32
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
 from ..errors import InputError
+from ..host.processes import user_name
 from .claims import Claim
 
 if TYPE_CHECKING:
@@ -63,6 +62,11 @@ class Holding:
     """What becomes of processes under the lease when their supervisor is gone: ``end`` or ``wait`` for them."""
     run: str = ""
     """What it is for, in its holder's words."""
+
+    @property
+    def mark(self) -> str:
+        """What ``QCTHREADS_LEASE`` is in the environment of what runs under it, if the name is believed."""
+        return self.name.removeprefix("l").partition("-")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,18 +190,6 @@ def is_ticket(name: str) -> bool:
 def entered_at_ns(ticket: str) -> int:
     """When he entered the line who has the ticket of this name, by ``time.monotonic_ns``."""
     return int(ticket[1 : 1 + TICKET_DIGITS])
-
-
-def user_name(uid: int) -> str:
-    """The user's name, or number where it has none here."""
-    if sys.platform == "win32":
-        return os.environ.get("USERNAME", "not named")  # nobody else is told of
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _owner(content: dict[str, Any], uid: int) -> Owner:

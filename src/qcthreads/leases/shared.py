@@ -12,23 +12,22 @@ import contextlib
 import errno
 import os
 import sys
-import threading
 import time
-import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..cpuset import CpuSet
-from ..errors import LeaseError
+from ..errors import BookShutError, LeaseError
 from ..host import processes
 from . import records
-from .door import enter
-from .ledger import Ledger, Waiter, warn
+from .claims import sum_bits
+from .door import PATIENCE_S, enter
+from .ledger import Ledger, Waiter, ledgers, warn
+from .listener import Listener
 from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, find_place, make, remove_nested
 from .pools import MACHINE_MEMORY
+from .reclaiming import Reclaiming, is_any_free
 from .records import Holding, Waiting
-from .strays import Strays
 
 if sys.platform == "win32":
     from ..host.windows_folder import Folder
@@ -39,29 +38,18 @@ else:
 if TYPE_CHECKING:
     from .lease import Lease
 
-_DOOR_S = 10.0  # a turn takes a tenth of a millisecond; who holds the door this long was stopped, or means harm
-_LOOK_S = 0.25  # what nothing tells of: another's stray has ended, an event was lost
-_BEHIND_S = 0.02  # for every one before it, until who waits looks whether they have left something over
+_Said = TypeVar("_Said")
+
 _SILENT_S = 10.0  # who waits looks once a second; one who does not is stopped, or his whole machine was
-_SETTLE_S = 0.005  # between a killed process's files being closed and its locks being free
-
-
-_ledgers: weakref.WeakSet[SharedLedger] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for ledger in tuple(_ledgers):
-        ledger.after_fork()
 
 
 def _at_exit() -> None:
-    for ledger in tuple(_ledgers):
-        ledger.close()
+    for ledger in tuple(ledgers):
+        if isinstance(ledger, SharedLedger):
+            ledger.close()
 
 
 atexit.register(_at_exit)
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class SharedLedger(Ledger):
@@ -86,27 +74,42 @@ class SharedLedger(Ledger):
         """Open records: one that nobody has open is an ended process's, whoever holds its locks now."""
         self._own_tickets: dict[str, int] = {}
         self._names = 0
-        self._strays = Strays()
-        self._listener: threading.Thread | None = None
-        _ledgers.add(self)
+        self._reclaiming = Reclaiming()
+        self._listener = Listener(lambda: bool(self._waiting), self._ahead, self._wake_first)
 
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Nobody else on the node reads or changes what is given out."""
+    def in_turn(self, act: Callable[[], _Said], patience_s: float = PATIENCE_S) -> _Said:
+        """What ``act`` says, while nobody else on the node reads or changes what is given out.
+
+        BookShutError where somebody has had the door for ``patience_s`` seconds; with 0 after one attempt, which takes
+        no longer than the turns of others of this process.
+        """
+        said: list[_Said] = []
+        if not enter(lambda: self._turn(act, said), patience_s):
+            raise BookShutError(self._shut(patience_s))
+        if self._fresh and patience_s:
+            self._fresh = False
+            if self.examine():
+                self.in_turn(lambda: None)
+        return said[0]
+
+    def _turn(self, act: Callable[[], _Said], said: list[_Said]) -> bool:
+        """Whether the door could be entered; the lock is nobody's while others wait at the door."""
         with self._lock:
             again = self._folder is None or self._folder.gone
             if again:
                 self._open()
             try:  # from here on: an interrupt that comes with the lock would leave the door shut
-                self._enter_door()
+                if not self._try_lock(DOOR):
+                    return False
                 if again:
                     self._lock_again()
                 self._count_given_back()
                 self._look()
+                self._bury()
                 if self._fresh:
-                    self._fresh = False
-                    self.reclaim()
-                yield
+                    self.suspect()
+                said.append(act())
+                return True
             finally:
                 try:
                     self._locks.unlock(DOOR)
@@ -125,16 +128,20 @@ class SharedLedger(Ledger):
         return sorted([*self._waiting, *told], key=lambda one: one.name)
 
     def enter(self, waiter: Waiter) -> None:
-        """Put ``waiter`` last in line."""
+        """Put ``waiter`` last in line, if he is not there."""
+        if waiter in self._waiting:
+            return
         self._names += 1
         waiter.name = f"w{time.monotonic_ns():0{records.TICKET_DIGITS}}-{self.mark}-{self._names}"
         super().enter(waiter)
 
     def leave(self, waiter: Waiter) -> None:
         """Take ``waiter`` out of the line, on the node too; whoever is first now is woken."""
-        ticket = self._own_tickets.pop(waiter.name, None)
-        if ticket is not None:
-            self._records.end(waiter.name, ticket)
+        if waiter.name and self._folder is not None:
+            self._folder.remove(waiter.name)  # by its name, for its descriptor may not have been noted
+            ticket = self._own_tickets.pop(waiter.name, None)
+            if ticket is not None:
+                os.close(ticket)
         super().leave(waiter)
 
     def put_up(self, waiter: Waiter) -> None:
@@ -147,66 +154,60 @@ class SharedLedger(Ledger):
                 self._own_tickets[waiter.name] = self._records.hold(waiter.name, text)
         else:
             self._records.touch(self._own_tickets[waiter.name])
-        if self._listener is None or not self._listener.is_alive():
-            self._listener = threading.Thread(target=self._listen, name="qcthreads-leases", daemon=True)
-            self._listener.start()
+        self._listener.start(self.place)
 
     def take(self, lease: Lease) -> str:
         """Give out ``lease``: all of it, or nothing where one is returned that cannot be had after all, as ``cpu3``."""
         lease.locks = (*map(CPU_LOCK, lease.reserved), *map(GPU_LOCK, lease.gpus))
+        lease.name = f"l{lease.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
+        self._own[lease.name] = lease  # whatever happens from here on, to give it back undoes
         taken = self._lock_all(lease.locks)
         if taken:
+            del self._own[lease.name]
             return taken
-        lease.name = f"l{lease.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
-        self._own[lease.name] = lease
-        try:
-            self._tell(lease)
-            return super().take(lease)
-        except BaseException:
-            self.give_back(lease)
-            raise
+        self._tell(lease)
+        return super().take(lease)
 
-    def reclaim(self) -> bool:
-        """Remove what dead processes have told of, where nothing runs any more that they started.
+    def suspect(self) -> None:
+        """Note who seems to be dead: a tried lock tells, and a record that nobody has open."""
+        # Whoever gives back removes the record first: one that is still there, and its lock free or the file open no
+        # more, is an ended process's; one that has gone meanwhile says nothing.
+        locked_by_nobody = [holding for holding in self._holdings.values() if self._is_dead(holding)]
+        left = [
+            holding
+            for holding in self._holdings.values()
+            if holding not in locked_by_nobody and not self._records.is_open(holding.name)
+        ]
+        dead = [holding for holding in locked_by_nobody if self._records.has(holding.name)]
+        self._reclaiming.suspect(dead, [holding for holding in left if self._records.has(holding.name)])
+
+    def examine(self) -> bool:
+        """See whether anything still runs that the dead have started; true where the next turn finds more free.
 
         What does run is ended or waited for, as the dead had it; :meth:`strays` names it.
         """
-        # Whoever gives back removes the record first: one that is still there, and its lock free or the file open no
-        # more, is an ended process's; one that has gone meanwhile says nothing.
-        locked_by_nobody = {holding.name for holding in self.others() if self._is_dead(holding)}
-        left = {holding.name for holding in self.others() if not self._records.is_open(holding.name)}
-        ended = [h for h in self.others() if h.name in locked_by_nobody | left and self._records.has(h.name)]
-        dead = [holding for holding in ended if holding.name in locked_by_nobody]
-        running = self._strays.of(dead, [holding for holding in ended if holding not in dead])
-        free = [holding for holding in dead if holding.name not in running]
-        for holding in free:
-            if holding.owner.uid == processes.owner(os.getpid()):  # else anybody could name a lease of ours that lives
-                remove_nested(holding.name.removeprefix("l").partition("-")[0])
-            self._forget(holding.name)
-        return bool(free)
+        return self._reclaiming.examine()
 
     def strays(self) -> list[str]:
         """Processes that still run under leases whose holders are dead, in words."""
-        return [str(stray) for stray in self._strays.found]
+        return [str(stray) for stray in self._reclaiming.strays]
 
-    def give_back(self, lease: Lease) -> None:
-        """The end of ``lease``; from anywhere. What still runs under it keeps the PUs, without us."""
-        if self._own.pop(lease.name, None) is None:  # a fork's copy of its parent's
-            return
-        try:
-            told = self._told.pop(lease.name, None)
-            if lease.children and self._outlives(lease):
-                if told is not None:
-                    os.close(told)
-            else:
-                if lease.children:
-                    remove_nested(lease.mark)
-                self._records.end(lease.name, told)
-                for name in lease.locks:
-                    self._locks.unlock(name)
-        except KeyboardInterrupt:  # what was not done yet is done by the next who calls
-            self._own[lease.name] = lease
-            raise
+    def _is_ours(self, lease: Lease) -> bool:
+        return lease.name in self._own
+
+    def _end(self, lease: Lease) -> None:
+        """What still runs under it keeps the PUs, without us."""
+        self._own.pop(lease.name, None)  # before its record, which would be told again
+        told = self._told.pop(lease.name, None)
+        if lease.started and self._outlives(lease):
+            if told is not None:
+                os.close(told)
+        else:
+            if lease.started:
+                remove_nested(lease.mark)
+            self._records.end(lease.name, told)
+            for name in lease.locks:
+                self._locks.unlock(name)
         self._given_back.append(lease)
         self._wake_first()
 
@@ -255,14 +256,13 @@ class SharedLedger(Ledger):
         assert self._folder is not None, "within turn()"
         return self._folder
 
-    def _enter_door(self) -> None:
-        if not enter(self._try_lock, _DOOR_S):
-            pid = holders_of_locks(self.place.locks).get(DOOR)
-            who = f"process {pid} holds it" if pid else "who holds it cannot be seen from here"
-            raise LeaseError(
-                f"the book of leases in {self.place.path} could not be opened for {_DOOR_S:g} s: {who}; "
-                "where that process is stopped (`kill -CONT`) or hangs, let it go on or end it"
-            )
+    def _shut(self, patience_s: float) -> str:
+        pid = holders_of_locks(self.place.locks).get(DOOR)
+        who = f"process {pid} holds it" if pid else "who holds it cannot be seen from here"
+        return (
+            f"the book of leases in {self.place.path} could not be opened for {patience_s:g} s: {who}; "
+            "where that process is stopped (`kill -CONT`) or hangs, let it go on or end it"
+        )
 
     def _lock_all(self, names: Sequence[str]) -> str:
         """Lock ``names``, or none of them where one is somebody else's, which is returned, or cannot be locked."""
@@ -348,48 +348,14 @@ class SharedLedger(Ledger):
             self._nothing.add(name)
 
     def _is_dead(self, holding: Holding) -> bool:
-        """Whether one of its PUs is locked by nobody, or by us: who lives holds the locks of all."""
-        ours = CpuSet.from_bits(sum_bits(lease.reserved.bits for lease in self._held.values()))
-        if not holding.reserved.isdisjoint(ours):
-            return True
-        for cpu in holding.reserved:
-            name = CPU_LOCK(cpu)
-            try:
-                free = self._locks.try_lock(name)
-            except FileNotFoundError:  # no such PU is here, and so nobody has it, whatever is told
-                return True
-            if free:
-                self._locks.unlock(name)
-                return True
-        return False
+        """Whether one of its PUs is locked by nobody, or by us."""
+        ours = sum_bits(lease.reserved.bits for lease in self._held.values())
+        return bool(holding.reserved.bits & ours) or is_any_free(self._locks, holding.reserved)
 
-    def _listen(self) -> None:
-        """Wake who waits in this process when something changes on the node; ends when nobody waits."""
-        from ..host.watch import DirectoryWatch
-
-        watch = DirectoryWatch(self.place.records, self.place.locks)
-        look_at = 0.0
-        try:
-            while self._waiting or not self._ends():
-                heard = watch.wait(max(0.0, look_at - time.monotonic()) if look_at else _LOOK_S)
-                ahead = self._ahead()
-                if heard and not ahead:
-                    self._wake_first()
-                    time.sleep(_SETTLE_S)
-                elif heard and not look_at:  # first those before, for if all looked at once nobody would get to it
-                    look_at = time.monotonic() + ahead * _BEHIND_S
-                if not ahead or time.monotonic() >= look_at:
-                    look_at = 0.0
-                    self._wake_first()
-        finally:
-            watch.close()
-
-    def _ends(self) -> bool:
-        """Whether nobody waits in this process; who begins to wait from now on needs another thread."""
-        with self._lock:
-            if not self._waiting:
-                self._listener = None
-            return not self._waiting
+    def _bury(self) -> None:
+        """Remove the records of leases that are over."""
+        for name in self._reclaiming.ended(lambda name: name in self._holdings and self._is_dead(self._holdings[name])):
+            self._forget(name)
 
     def _ahead(self) -> int:
         """How many of other processes wait before the first of this one."""
@@ -437,11 +403,3 @@ def _believed(holding: Holding) -> Holding:
     if holds <= there:
         return holding
     return replace(holding, draws={**holding.draws, MACHINE_MEMORY: (amount, there)})
-
-
-def sum_bits(sets: Iterable[int]) -> int:
-    """Everything that is in one of them."""
-    bits = 0
-    for one in sets:
-        bits |= one
-    return bits

@@ -15,10 +15,11 @@ from typing import Literal
 
 from ..errors import LeaseError
 from ..host import processes
-from . import records
-from .claims import Claim, Room
+from . import claims, records
+from .claims import Room
 from .door import enter
 from .place import CPU_LOCK, DOOR, GPU_LOCK, Place
+from .reclaiming import is_any_free
 from .records import Holding, Owner, Waiting
 from .strays import Stray, Strays
 
@@ -30,7 +31,7 @@ else:
     from ..host.locks import FileLocks, holders_of_locks
 
 _PATIENCE_S = 1.0  # a turn takes a tenth of a millisecond
-_SETTLE_S = 0.02  # who gives back removes the record and then unlocks, without the door
+_SETTLE_S = 0.02  # for what is just ending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class Held:
     @property
     def user(self) -> str:
         """The holder's name."""
-        return records.user_name(self.holding.owner.uid)
+        return processes.user_name(self.holding.owner.uid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,12 @@ def read_book(place: Place, *, patience_s: float = _PATIENCE_S, thorough: bool =
             opened.callback(folder.close)
             inside = _enter(locks, patience_s)
             found = _look(place, locks, folder, thorough=thorough)
+            if found.locked:  # or just given back: who does that removes the record and then unlocks, without the door
+                locks.leave(DOOR)
+                time.sleep(_SETTLE_S)
+                _enter(locks, patience_s)
+                again = _look(place, locks, folder, thorough=True)
+                found.locked = sorted({*found.locked} & {*again.locked})
         except FileNotFoundError:  # nobody has begun it yet
             return Snapshot(place=place)
         except OSError as error:
@@ -179,7 +186,7 @@ class _Seen:
 
 def _enter(locks: FileLocks, patience_s: float) -> bool:
     try:
-        return enter(locks.try_lock, patience_s)
+        return enter(lambda: locks.try_lock(DOOR), patience_s)
     except FileNotFoundError:  # nobody has ever gone in
         return True
 
@@ -201,7 +208,7 @@ def _read(place: Place, name: str, locks: FileLocks, folder: Folder, found: _Fou
     text, uid = folder.read(name)
     told = records.parse(name, text, uid)
     if isinstance(told, Holding) and told.reserved:
-        dead = any(_is_free(locks, lock) for lock in map(CPU_LOCK, told.reserved))
+        dead = is_any_free(locks, told.reserved)
         since_s = (place.records / name).lstat().st_mtime
         found.holdings.append((told, dead, since_s))
     elif isinstance(told, Waiting) and folder.is_held(name):
@@ -226,11 +233,8 @@ def _locks_of(holding: Holding) -> Iterator[str]:
 
 
 def _locked(locks: FileLocks, untold: Iterable[str]) -> list[str]:
-    """Which of these are held, and not merely about to be given back."""
-    held = [name for name in untold if name != DOOR and not _is_free(locks, name)]
-    if held:
-        time.sleep(_SETTLE_S)
-    return sorted(name for name in held if not _is_free(locks, name))
+    """Which of these are held."""
+    return sorted(name for name in untold if name != DOOR and not _is_free(locks, name))
 
 
 def _held(holding: Holding, dead: bool, since_s: float, seen: _Seen) -> Held:
@@ -280,28 +284,15 @@ def _queue(leases: Sequence[Held], waiting: Sequence[Waiting], seen: _Seen) -> t
     now_s, now_ns = time.time(), time.monotonic_ns()
     queue: list[Queued] = []
     for one in waiting:
+        in_the_way = tuple(claims.in_the_way(room, one.claim, (lease.holding for lease in held)))
         waited_s = max(0.0, (now_ns - records.entered_at_ns(one.name)) / 1e9)
         queue.append(
             Queued(
                 waiting=one,
                 pid=seen.pid(one.owner, one.name),
                 since_s=now_s - waited_s,
-                held_by=tuple(_in_the_way(one.claim, held, room)),
+                held_by=tuple(lease for lease in held if lease.holding in in_the_way),
                 behind=tuple(first for first in queue if first.waiting.claim.candidates & one.claim.candidates),
             )
         )
     return tuple(queue)
-
-
-def _in_the_way(claim: Claim, held: Iterable[Held], room: Room) -> Iterator[Held]:
-    """Who holds what is short: of memory and quotas, of GPUs, of PUs; where nothing is, whole cores are what lacks."""
-    pools = {pool for pool, (amount, holds) in claim.draws.items() if amount > room.left(pool, holds)}
-    gpus = set(claim.gpu_candidates)
-    gpus = gpus if len(gpus - room.gpus_taken) < claim.gpus else set()
-    cpus = claim.candidates
-    if (pools or gpus) and (room.free & cpus).bit_count() >= claim.threads:
-        cpus = 0
-    for lease in held:
-        holding = lease.holding
-        if holding.reserved.bits & cpus or gpus & set(holding.gpus) or pools & holding.draws.keys():
-            yield lease

@@ -16,11 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..host import processes
+from ..host.processes import GRACE_S, user_name
 from .place import LEASE_VARIABLE
-from .records import Holding, user_name
+from .records import Holding
 
-GRACE_S = 1.0
-"""Between SIGTERM and SIGKILL: enough for an MPI launcher to end its ranks."""
 _EXEC_S = 0.3  # to load a program from a busy disk; then it has no environment at all
 _RESCAN_S = 0.1  # to read /proc takes milliseconds, and those who wait ask often
 
@@ -62,6 +61,8 @@ class Strays:
         if names - self._scanned or now - self._scanned_at > _RESCAN_S:
             self.found = list(self.running([*dead, *left], now))
             self._scanned, self._scanned_at = names, now
+            found = {stray.pid for stray in self.found}
+            self._asked = {pid: asked for pid, asked in self._asked.items() if pid in found}
             for stray in self.found:
                 self._end(stray, now)
         return {stray.holding.name for stray in self.found} & names
@@ -70,6 +71,7 @@ class Strays:
         """Live processes under leases of ``dead`` holders: one that may run on PUs of several, under all of these."""
         boot, own = processes.boot_id(), os.getpid()
         dead = [holding for holding in dead if holding.owner.boot == boot]  # nothing survives a reboot
+        nameless_before, self._nameless = self._nameless, {}
         for pid in processes.all_processes() if dead else ():
             environment = processes.environment(pid)
             for holding in dead:
@@ -78,16 +80,17 @@ class Strays:
                     # Nobody's record speaks of another's processes, whatever mark he writes into it.
                     known = known and holding.owner.uid in (0, processes.owner(pid))
                 else:
-                    known = self._may_be(pid, holding, now, readable=environment is not None)
+                    since = nameless_before.get(pid, now)
+                    known = self._may_be(pid, holding, now - since, readable=environment is not None)
+                    self._nameless[pid] = since
                 if known and pid != own and processes.lives(pid) and _within(pid, holding):
                     yield Stray(pid, processes.owner(pid), processes.name(pid), holding)
 
-    def _may_be(self, pid: int, holding: Holding, now: float, *, readable: bool) -> bool:
+    def _may_be(self, pid: int, holding: Holding, nameless_s: float, *, readable: bool) -> bool:
         """One without an environment: another user's, or one in execve(2), which closes files before it has one."""
         if processes.is_kernel_thread(pid) or processes.owner(pid) != holding.owner.uid:
             return False
-        becoming = readable and now - self._nameless.setdefault(pid, now) < _EXEC_S
-        return becoming or _looks_like(pid, holding)
+        return (readable and nameless_s < _EXEC_S) or _looks_like(pid, holding)
 
     def _end(self, stray: Stray, now: float) -> None:
         ours = sys.platform == "win32" or os.geteuid() in (0, stray.uid)
@@ -106,10 +109,15 @@ def live_under(mark: str) -> list[int]:
     ]
 
 
+def is_used(holding: Holding) -> bool:
+    """Whether its holder lives, or something that was started under it."""
+    return _holder_lives(holding) or bool(live_under(holding.mark))
+
+
 def _bears(environment: bytes, holding: Holding) -> bool:
     """Whether it has the mark of the lease, or, as workers that go from one to the next, that of its holder."""
-    of_lease = holding.name.removeprefix("l").partition("-")[0]
-    marks = {holding.owner.mark, of_lease} if of_lease.startswith(holding.owner.mark) else {holding.owner.mark}
+    owner = holding.owner.mark
+    marks = {owner, holding.mark} if holding.mark.startswith(owner) else {owner}
     return any(b"\0" + f"{LEASE_VARIABLE}={mark}".encode() + b"\0" in b"\0" + environment + b"\0" for mark in marks)
 
 

@@ -20,9 +20,7 @@ from ..execution.engine import LocalEngine
 from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..execution.source import Planned
 from ..execution.store import Store, open_store
-from ..host import read_gpus, read_machine
-from ..host.limits import read_limits
-from ..leases import LeaseBook, node_ledger
+from ..leases import node_book
 from ..machine.placement import split as cut
 from ..monitoring.metrics import Live
 from ..monitoring.record import RunRecord
@@ -103,16 +101,12 @@ class Run:
 
     def __init__(self, request: RunRequest, *, warm: bool = False) -> None:
         self.request = request
-        self._book = LeaseBook(
-            read_machine(),
-            read_limits(),
+        self._book = node_book(
             cpus=request.cpus,
             leave=request.leave,
             memory_bytes=request.memory_bytes,
             smt=request.smt,
-            gpus=read_gpus(),
             busy=request.busy,
-            ledger=node_ledger(),
             orphans="end",
             run=str(request.store or request.input),
         )

@@ -9,10 +9,9 @@ import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..host import read_machine
+from ..host import processes, read_machine
 from ..host.memory_traffic import NotMeasurableError, TrafficCounter, open_traffic_counter
 from ..host.profiles import read_profile
-from .processes import descendants
 from .statistics import BandwidthUsage
 
 # Threads that are started while others are looked up are found by looking again; who starts faster is left out.
@@ -96,7 +95,7 @@ def _measured() -> tuple[float | None, str]:
 def _add_all(counter: TrafficCounter, pid: int) -> None:
     known: set[int] = set()
     for _ in range(_LOOKS):
-        new = {tid for process in descendants(pid) for tid in _tids(process)} - known
+        new = {tid for process in (pid, *processes.descendants(pid)) for tid in _tids(process)} - known
         if not new:
             return
         counter.add(sorted(new))
