@@ -552,6 +552,7 @@ class _Attached:
 
 def _runs_under(lease: Lease, process: psutil.Process | None) -> None:
     if process is not None:
+        lease.started = True
         lease.children.append(_Attached(process))  # type: ignore[arg-type]  # all it is asked is poll()
 
 

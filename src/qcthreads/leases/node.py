@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from ..cpuset import CpuSet
 from ..errors import BindingError
 from .book import LeaseBook
 from .lease import Lease
-from .ledger import Ledger, warn
+from .ledger import Ledger, ledgers, warn
 from .place import LEASE_VARIABLE, Place, find_place
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _books: dict[int, tuple[LeaseBook, float]] = {}
 def node_ledger() -> Ledger:
     """What all processes share that share a place with this one; where none can be shared, the log says so, once."""
     with _lock:
-        return _ledger(find_place())
+        return _ledger(find_place(_environ()))
 
 
 def node_book(*, ledger: Ledger | None = None, **options: Any) -> LeaseBook:
@@ -39,7 +40,7 @@ def node_book(*, ledger: Ledger | None = None, **options: Any) -> LeaseBook:
     from ..host.limits import read_limits
 
     machine, limits, gpus = read_machine(), read_limits(), read_gpus()
-    if LEASE_VARIABLE in os.environ:
+    if LEASE_VARIABLE in _environ():
         from .outer import gpus_within, outer_leases, within
 
         outer = outer_leases()
@@ -93,6 +94,14 @@ def lease_async(
     return process_book().acquire_async(
         threads, memory_bytes, gpus, wait=wait, timeout=timeout, near=near, exclusive_cores=exclusive_cores
     )
+
+
+def _environ() -> Mapping[str, str]:
+    """This process's, without a lease of its own, which may be there for what it is going to start."""
+    mark = os.environ.get(LEASE_VARIABLE, "")
+    if not any(mark.startswith(ledger.mark) for ledger in tuple(ledgers)):
+        return os.environ
+    return {name: value for name, value in os.environ.items() if name != LEASE_VARIABLE}
 
 
 @cache
