@@ -523,7 +523,7 @@ def test_an_error_of_the_listener_ends_the_run(book: LeaseBook) -> None:
 def test_what_cannot_run_is_refused_before_anything_starts(engine: LocalEngine, book: LeaseBook) -> None:
     good = calculation("look", "good")
     too_wide = calculation("look", "bad", threads=len(book.usable) + 1)
-    too_large = replace(calculation("look", '["(auto)", [1, 2], [1, 2]]'), memory_bytes=book.memory_bytes + 1)
+    too_large = replace(calculation("look", '["(auto)", [1, 2], [1, 2]]'), memory_bytes=book.limits.total_bytes + 1)
     for error, bad, said in [
         (ProgramNotFoundError, Calculation(label="bad", program="cfour", input={}), "CFOUR is not installed"),
         (LeaseError, too_wide, "calculation bad can never run here: .* threads were asked for"),
