@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from qcthreads.host.limits import read_limits
+
+WATER = Path(__file__).parents[2] / "examples/water4.xyz"
 CALIBRATE = [sys.executable, "-m", "qcthreads", "calibrate"]
 
 
@@ -37,6 +40,23 @@ def test_what_was_measured_is_kept_and_predicts_it(tmp_path: Path) -> None:
     assert len(kept["models"]["energy|hf|sto-3g"]) == len(measured)
     again = json.loads(calibrate(tmp_path, *arguments).stdout)
     assert again["observations"] == len(measured) + len(again["measured"])
+
+
+@pytest.mark.skipif(len(read_limits().cpus) < 2, reason="with one CPU there is no width to choose")
+def test_a_run_plans_with_what_was_measured(tmp_path: Path) -> None:
+    def expected() -> float | None:
+        options = ("--program", "pyscf", "--method", "hf", "--basis", "sto-3g", "--max-nbody", "2")
+        command = [sys.executable, "-m", "qcthreads", "run", str(WATER), *options, "--dry-run", "--json"]
+        environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
+        seconds: float | None = json.loads(done.stdout)["decision"]["expected_wall_s"]
+        return seconds
+
+    assert expected() is None
+    assert calibrate(tmp_path, "pyscf", "--method", "hf", "--basis", "sto-3g", "--seconds", "3").returncode == 0
+    seconds = expected()
+    assert seconds is not None
+    assert 0.01 < seconds < 600
 
 
 @pytest.mark.parametrize(

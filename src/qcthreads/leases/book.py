@@ -195,6 +195,7 @@ class LeaseBook:
             made[0].notes = self._avoided(claim, made[0])
             return made[0]
         except BookShutError as error:
+            _undo(made)
             if wait and timeout is not None:
                 raise LeaseError(
                     f"a lease of {format_count(threads, 'CPU')} cannot be given within {timeout:g} s: {error}"
@@ -413,6 +414,7 @@ class LeaseBook:
         """
         if self._busy != "ignore" and not self.ledger.knows_load:
             return None
+        claim = self._look_around(claim)
         made: list[Lease] = []
         try:
             self.ledger.in_turn(lambda: self._try(claim, made), 0.0)

@@ -89,7 +89,8 @@ class SharedLedger(Ledger):
         if self._fresh and patience_s:
             self._fresh = False
             if self.examine():
-                self.in_turn(lambda: None)
+                with contextlib.suppress(BookShutError):  # what was asked has been done; the next turn buries them
+                    self.in_turn(lambda: None, 0.0)
         return said[0]
 
     def _turn(self, act: Callable[[], _Said], said: list[_Said]) -> bool:

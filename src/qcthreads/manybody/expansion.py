@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..execution.calculation import Calculation
 from ..planning import relative_cost
+from ..planning.costs import Size
 from ..programs import registry
 from .sizes import functions
 from .supported import check_core, check_ghosts, check_input
@@ -186,6 +187,12 @@ class Expansion:
 
         name, real, basis = delabeler(label)
         return self._term(label, name, real, basis, molecule)
+
+    def size(self, term: Term) -> Size:
+        """What its cost depends on, as cost models count it."""
+        electrons = sum(self._electrons[number - 1] for number in term.fragments)
+        functions = sum(self._functions[number - 1] for number in (*term.fragments, *term.ghosts))
+        return Size(electrons if term.chemistry.basis is None else functions, electrons)
 
     def molecule(self, term: Term) -> Molecule:
         """The molecule of ``term``, as QCManyBody's own ``iterate_molecules`` makes it."""

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from typing import Any, Self
 from ..cpuset import CpuSet
 from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
+from ..execution.cost_store import CostStore, Kind
 from ..execution.engine import LocalEngine
 from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..execution.source import Planned
@@ -32,7 +33,7 @@ from .check import check_with_program
 from .config import strategy_name
 from .expansion import Chemistry, Expansion, Term
 from .inputs import likely_program, read_input
-from .moldable import Moldable, widths_for
+from .moldable import Moldable, TimesS, widths_for
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
 from .tally import Tally, mixed_versions
@@ -318,10 +319,23 @@ class Run:
                 memory_bytes=book.memory_bytes,
                 workers=self._warmed,
                 most_threads=request.max_total_threads,
+                times_s=self._measured_times(),
             )
             if terms
             else None
         )
+
+    def _measured_times(self) -> TimesS | None:
+        """Seconds by width of a term, where ``qcthreads calibrate`` has measured calculations of its kind here."""
+        chemistry, expansion = self._expansion.chemistries[0], self._expansion
+        if not isinstance(chemistry.basis, str | None):
+            return None
+        kind = Kind(chemistry.program, chemistry.specification["driver"], chemistry.method, chemistry.basis or "")
+        stored = CostStore(self._book.machine).model(kind)
+        if stored.source != "here":
+            return None
+        times_s = cache(lambda size, widths: stored.model.times_s(size, widths))  # of few sizes, thousands of terms
+        return lambda term, widths: times_s(expansion.size(term), tuple(widths))
 
     def _memory(self, need_bytes: int) -> tuple[int, tuple[str, ...]]:
         """For all workers together, what may be used; of that, where nobody asked for it, what others have not leased.
