@@ -110,7 +110,7 @@ def main() -> None:
         store = CostStore(book.machine, {"XDG_DATA_HOME": home})
         seen = calibrate(kind, engine, sorted({1, args.width}), args.seconds)
         store.add(kind, seen)
-        model = store.model(kind).model
+        model = store.model(kind)
         held_out = cases(bool(kind.basis))
         warm = cases(bool(kind.basis))[0]
         calculations = [

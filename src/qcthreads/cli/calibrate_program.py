@@ -29,11 +29,11 @@ def execute(args: Namespace) -> int:
         seen = calibrate(kind, engine, widths, args.seconds, on_rung=_tell)
     store = CostStore(book.machine)
     path = store.add(kind, seen)
-    stored = store.model(kind)
+    model = store.model(kind)
     if args.json:
-        print_json({"file": path, **_document(kind, stored.model, seen)})
+        print_json({"file": path, **_document(kind, model, seen)})
     else:
-        _print(kind, stored.model, seen)
+        _print(kind, model, seen)
         print(f"\nkept in {path}", file=sys.stderr)
     return 0
 

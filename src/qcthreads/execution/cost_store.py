@@ -1,22 +1,19 @@
-"""Cost models on disk: what was measured on this machine, and what was shipped from another; fits nothing itself."""
+"""Cost models on disk: what was measured on this machine; fits nothing itself."""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from importlib import resources
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from ..errors import InputError, MachineError
 from ..host.profiles import cpu_model, data_directory, fingerprint, write_whole
 from ..machine import Machine
-from ..planning.costs import CostModel, Observation, Size, thinned
+from ..planning.costs import CostModel, Observation, thinned
 from ..programs import registry
 
 FORMAT = 1
@@ -24,9 +21,6 @@ FORMAT = 1
 
 # Of each program, method and basis: 300 kB of JSON, and a fit in 0.1 s.
 _KEPT = 400
-
-# So many calculations of this machine tell how fast it is beside another.
-_ENOUGH_TO_SCALE = 3
 
 _log = logging.getLogger("qcthreads")
 
@@ -47,15 +41,6 @@ class Kind:
         return "|".join((self.driver, self.method.lower(), self.basis.lower()))
 
 
-@dataclass(frozen=True, slots=True)
-class StoredModel:
-    """A model and where it is from."""
-
-    model: CostModel
-    source: str
-    """``none``, ``shipped`` (another machine's) or ``here``."""
-
-
 class CostStore:
     """The cost models of one user on one machine; one file for each program.
 
@@ -74,17 +59,13 @@ class CostStore:
         """The program's file; it need not be there."""
         return self._folder / f"{re.sub('[^a-z0-9_.+-]', '_', program.lower())}.json"
 
-    def model(self, kind: Kind) -> StoredModel:
-        """What is known of ``kind``: measured here, with what was shipped, scaled to this machine's speed."""
-        own = self._read(kind.program).get(kind.key, ())
-        shipped = shipped_observations(kind)
-        model = CostModel(method=kind.method, useful_width=registry.get(kind.program).useful_width)
-        if not own:
-            return StoredModel(model.with_observations(shipped), "shipped" if shipped else "none")
-        own_model = model.with_observations(own)
-        if shipped and len(own) >= _ENOUGH_TO_SCALE:
-            own_model = own_model.with_observations(_scaled(model.with_observations(shipped), own))
-        return StoredModel(own_model, "here")
+    def model(self, kind: Kind) -> CostModel:
+        """What was measured of ``kind``; a model without observations where nothing was."""
+        return CostModel(
+            method=kind.method,
+            observations=self._read(kind.program).get(kind.key, ()),
+            useful_width=registry.get(kind.program).useful_width,
+        )
 
     def add(self, kind: Kind, observations: Iterable[Observation]) -> Path:
         """Keep these, too. Of two that write at the same time one may lose what it adds; the file stays whole.
@@ -115,14 +96,6 @@ class CostStore:
             return {}
 
 
-def shipped_observations(kind: Kind) -> tuple[Observation, ...]:
-    """Measured on another machine, and part of the package."""
-    file = resources.files("qcthreads.execution") / "costs" / f"{kind.program}.json"
-    if not file.is_file():
-        return ()
-    return observations_of(json.loads(file.read_text(encoding="utf-8"))).get(kind.key, ())
-
-
 def document_of(program: str, machine: str, known: Mapping[str, Iterable[Observation]]) -> dict[str, Any]:
     """The contents of a file."""
     models = {
@@ -143,15 +116,3 @@ def observations_of(document: Any) -> dict[str, tuple[Observation, ...]]:
         str(key): CostModel.from_json({"method": "", "useful_width": None, "observations": rows}).observations
         for key, rows in document["models"].items()
     }
-
-
-def _scaled(shipped: CostModel, own: Iterable[Observation]) -> list[Observation]:
-    """The shipped observations of sizes that were not seen here, as if this machine had made them."""
-    ratios, seen_here = [], set[Size]()
-    for seen in own:
-        expected = shipped.seconds(seen.size, seen.width)
-        assert expected is not None
-        ratios.append(math.log(seen.wall_s / expected.value))
-        seen_here.add(seen.size)
-    slower = math.exp(median(ratios))
-    return [replace(seen, wall_s=seen.wall_s * slower) for seen in shipped.observations if seen.size not in seen_here]

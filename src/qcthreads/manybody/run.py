@@ -331,10 +331,10 @@ class Run:
         if not isinstance(chemistry.basis, str | None):
             return None
         kind = Kind(chemistry.program, chemistry.specification["driver"], chemistry.method, chemistry.basis or "")
-        stored = CostStore(self._book.machine).model(kind)
-        if stored.source != "here":
+        model = CostStore(self._book.machine).model(kind)
+        if not model.observations:
             return None
-        times_s = cache(lambda size, widths: stored.model.times_s(size, widths))  # of few sizes, thousands of terms
+        times_s = cache(model.times_s)  # of few sizes, thousands of terms
         return lambda term, widths: times_s(expansion.size(term), tuple(widths))
 
     def _memory(self, need_bytes: int) -> tuple[int, tuple[str, ...]]:
