@@ -86,6 +86,7 @@ def test_modules_are_loaded_first_and_lead_nowhere_else(alone):
 def test_a_setup_that_fails_is_the_end():
     done = under("--setup", "module load no_such_program", command=("touch", "never"))
     assert done.returncode == 125
+    assert "the setup failed with status" in done.stderr
     assert not os.path.exists("never")  # noqa: PTH110
 
 

@@ -207,3 +207,13 @@ def test_the_plan_keeps_to_what_was_measured(tmp_path: Path) -> None:
     assert "memory bandwidth: 24 GB/s, measured 2026-01-01T00:00:00+00:00" in str(one_by_one["reasons"])
     assert plan({"bandwidth_bytes_per_s": None})["makespan_s"] == 10.0
     assert plan({"bandwidth_bytes_per_s": 30 * GB})["makespan_s"] == 10.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody is without a home")
+def test_who_has_no_home_has_nothing_measured_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")  # as pathlib's for a user without passwd entry
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert data_directory({}).is_relative_to("/nonexistent")
+    assert read_profile(read_machine(), environ={}).profile is None

@@ -104,8 +104,9 @@ def _print(kind: Kind, model: CostModel, seen: list[Observation]) -> None:
              f"{_predicted(model, one.size, one.width):.3f}", f"{speedup:.2f}", bar)
         )  # fmt: skip
     print(f"{kind.program} {kind.method}{'/' + kind.basis if kind.basis else ''}, energy, one calculation at a time")
-    size = "functions" if kind.basis else "electrons"
-    print_table("", (size, "electrons", "threads", "wall s", "model s", "speedup", ""), rows)
+    names = ("functions", "electrons", "threads", "wall s", "model s", "speedup", "")
+    first = 0 if kind.basis else 1  # without a basis electrons are the size
+    print_table("", names[first:], [row[first:] for row in rows])
     if kind.basis:
         print("functions are counted as in cc-pVDZ, whatever the basis set: only ratios matter")
 

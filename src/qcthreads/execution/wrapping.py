@@ -13,6 +13,8 @@ from pathlib import PurePath
 
 from ..errors import InputError
 
+# Of a setup that does not exit by itself.
+_FAILED = '{ echo "qcthreads: the setup failed with status $?; nothing was started behind it" >&2; exit 125; }'
 _SHELLS = ("sh", "bash", "dash", "ksh", "zsh")
 
 
@@ -54,7 +56,7 @@ class Wrapping:
             inner = [*self.wrap, *(_as_text(inner) if _takes_text(self.wrap) else inner)]
         if self.setup:
             # What it prints is not the command's output.
-            inner = ["bash", "-l", "-c", f'{{ {self.setup}\n}} >&2 || exit 125\nexec "$@"', "bash", *inner]
+            inner = ["bash", "-l", "-c", f'{{ {self.setup}\n}} >&2 || {_FAILED}\nexec "$@"', "bash", *inner]
         return inner
 
 

@@ -82,7 +82,11 @@ def data_directory(environ: Mapping[str, str] | None = None) -> Path:
         return Path(environ["XDG_DATA_HOME"], "qcthreads")
     if sys.platform == "win32" and environ.get("LOCALAPPDATA"):
         return Path(environ["LOCALAPPDATA"], "qcthreads")
-    return Path(environ.get("HOME") or Path.home(), ".local", "share", "qcthreads")
+    try:
+        home = Path(environ.get("HOME") or Path.home())
+    except RuntimeError:  # no HOME, and no such user: what Debian calls the home of those who have none
+        home = Path("/nonexistent")
+    return home / ".local" / "share" / "qcthreads"
 
 
 def fingerprint(machine: Machine, model: str) -> str:

@@ -76,7 +76,8 @@ class Rung:
 def ladder(*, with_basis: bool) -> list[Rung]:
     """From one molecule to 32, with ghosts where there is a basis that they can bring; the cheapest first."""
     rungs = [_rung(*shape, with_basis=with_basis) for shape in _LADDER if with_basis or not shape[2]]
-    return sorted(rungs, key=lambda rung: (rung.size.basis_functions, rung.size.electrons))
+    of_size = {rung.size: rung for rung in reversed(rungs)}  # where two are as large, one will do
+    return sorted(of_size.values(), key=lambda rung: (rung.size.basis_functions, rung.size.electrons))
 
 
 def calibrate(

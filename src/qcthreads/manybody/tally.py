@@ -75,7 +75,8 @@ class Tally:
 
     def findings(self, *, affinity: bool) -> list[dict[str, str]]:
         """What a user should know that outcomes and notes tell, in plain words, with the number and the remedy."""
-        unbound = [outcome for outcome in self.outcomes.values() if outcome.bound is None] if affinity else []
+        ran = [outcome for outcome in self.outcomes.values() if outcome.worker_pid]
+        unbound = [outcome for outcome in ran if outcome.bound is None] if affinity else []
         why = [note for note, kind in self.notes.items() if kind == "unbound"] if unbound else []
         waited = [outcome for outcome in self.outcomes.values() if outcome.waited_for]
         told = [note for note, kind in self.notes.items() if kind == "waits"]
@@ -87,7 +88,7 @@ class Tally:
         elif told:  # before the first calculation
             found.append(_finding("waited", told[0].replace("waits for what is held", "waited for what was held")))
         if unbound:
-            said = f"{len(unbound)} of {len(self.outcomes)} calculations ran unbound"
+            said = f"{len(unbound)} of {len(ran)} calculations ran unbound"
             found.append(_finding("unbound", f"{said}: {why[0].partition(': ')[2] if why else 'see qcthreads doctor'}"))
         return found
 
