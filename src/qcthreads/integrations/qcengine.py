@@ -77,6 +77,7 @@ def qcengine_lease(
     >>> with qcengine_lease("psi4", threads=4, memory_bytes=8 * 1024**3) as task_config:  # doctest: +SKIP
     ...     result = qcengine.compute(atomic_input, "psi4", task_config=task_config)
     """
+    _process.check_this_thread()
     registry.require(program)
     spec, book = registry.get(program), process_book()
     settings = settings_for(spec, threads, memory_bytes or None)
@@ -97,7 +98,7 @@ def qcengine_lease(
 
 
 def _told(spec: ProgramSpec, settings: Settings, lease: Lease) -> _Told:
-    """What the environment is to be. Raises LeaseError in a thread that has changed it already."""
+    """What the environment is to be."""
     told = precedence.settle(settings, _process.before(), counts=False)
     if LEASE_VARIABLE not in _process.before():
         for note in told.notes:
@@ -163,13 +164,16 @@ class _Process:
             environment: dict[str, str | None] = {**os.environ, **self.saved}
         return {name: value for name, value in environment.items() if value is not None}
 
+    def check_this_thread(self) -> None:
+        """Raise LeaseError where it has a lease already: it would wait for its own CPUs."""
+        if threading.get_ident() in self.threads:
+            raise LeaseError("this thread has a qcengine_lease already: leave its `with` before the next")
+
     @contextlib.contextmanager
     def told(self, told: _Told) -> Iterator[None]:
         """Change it to ``told`` as long as ``with`` goes on, after those who need it otherwise."""
         me, ticket = threading.get_ident(), object()
         with self.changed:
-            if me in self.threads:
-                raise LeaseError("this thread has a qcengine_lease already: leave its `with` before the next")
             self.waiting.append(ticket)
             try:
                 self.changed.wait_for(lambda: self.waiting[0] is ticket and self.current in (None, told))
