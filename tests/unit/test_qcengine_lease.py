@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
 
-from qcthreads.errors import LeaseError
+from qcthreads.errors import LeaseError, MachineError
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
 from qcthreads.integrations import qcengine
@@ -33,3 +34,18 @@ def test_a_second_lease_of_a_thread_is_refused_before_it_waits_for_the_first(boo
     ):
         pass
     assert not book.held()
+
+
+def test_without_threadpoolctl_it_says_what_is_needed_and_changes_nothing(
+    book: LeaseBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = dict(os.environ)
+    with monkeypatch.context() as lacks:
+        lacks.setitem(sys.modules, "threadpoolctl", None)
+        with pytest.raises(MachineError, match=r"needs qcthreads\[run\]"), qcengine.qcengine_lease("dftd4"):
+            pass
+    assert dict(os.environ) == before
+    assert not book.held()
+    with qcengine.qcengine_lease("dftd4"):
+        assert os.environ["OMP_NUM_THREADS"] == "1"
+    assert dict(os.environ) == before

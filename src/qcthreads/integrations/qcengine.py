@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import BindingError, LeaseError
+from ..errors import BindingError, LeaseError, MachineError
 from ..host import get_host
 from ..leases import Lease, process_book
 from ..leases.place import LEASE_VARIABLE
@@ -71,6 +71,8 @@ def qcengine_lease(
         There is no such program, or not here.
     LeaseError
         It cannot be given, not now, or not in time; or this thread has one already.
+    MachineError
+        What ``qcthreads[run]`` installs is not here.
 
     Examples
     --------
@@ -193,12 +195,15 @@ class _Process:
                 self.changed.notify_all()
 
     def _change(self, told: _Told) -> None:
+        try:
+            self.blas.enter_context(pools.blas_of_this_process(1))
+        except ModuleNotFoundError as error:
+            raise MachineError(f"there is no module {error.name}: qcengine_lease needs qcthreads[run]") from error
         self.saved = {name: os.environ.get(name) for name in (*told.environment, *told.unset)}
         for name in told.unset:
             os.environ.pop(name, None)
         os.environ.update(told.environment)
         self.current = told
-        self.blas.enter_context(pools.blas_of_this_process(1))
 
     def _restore(self) -> None:
         self.blas.close()
