@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import BindingError, LeaseError, MachineError
 from ..host import get_host
-from ..leases import Lease, process_book
+from ..leases import Lease, has_outer_lease, process_book
 from ..leases.place import LEASE_VARIABLE
 from ..programs import precedence, registry
 from ..programs.settings import settings_for
@@ -101,8 +101,9 @@ def qcengine_lease(
 
 def _told(spec: ProgramSpec, settings: Settings, lease: Lease) -> _Told:
     """What the environment is to be."""
-    told = precedence.settle(settings, _process.before(), counts=False)
-    if LEASE_VARIABLE not in _process.before():
+    before = _process.before()
+    told = precedence.settle(settings, before, counts=False)
+    if not has_outer_lease(before):  # else they are the outer lease's, not the user's
         for note in told.notes:
             _say(note)
     environment = {**told.environment, **lease.environment, LEASE_VARIABLE: lease.book.ledger.mark}
