@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from qcthreads.errors import CalculationError
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
 from qcthreads.execution.cost_store import Kind
 from qcthreads.manybody.calibration import calibrate
+from qcthreads.planning.costs import CostModel
 
 
 class Engine:
@@ -66,3 +68,14 @@ def test_what_is_waited_for_is_said(capsys: pytest.CaptureFixture[str], monkeypa
     said = capsys.readouterr().err
     assert "qcthreads calibrate: waits for what is held by x\n" in said
     assert "CPUs 0" not in said
+
+
+def test_the_reference_names_every_key() -> None:
+    pytest.importorskip("qcelemental", reason="it makes the inputs")
+    kind = Kind("tblite", "energy", "GFN2-xTB", "")
+    seen = calibrate(kind, Engine(), [1, 2], 1e-9)  # type: ignore[arg-type]
+    document = calibrate_program._document(kind, CostModel(method=kind.method, observations=tuple(seen)), seen)
+    told = (Path(__file__).parents[2] / "docs/reference/json.md").read_text()
+    section = told.partition("## `qcthreads calibrate PROGRAM --json`\n")[2].partition("\n## ")[0]
+    keys = {"file", *document, *document["measured"][0], *document["speedup"][0]}
+    assert {key for key in keys if f"`{key}`" not in section} == set()
