@@ -18,9 +18,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("program", nargs="?", help="what its calculations take, by size and width")
     parser.add_argument("--method", help="of the program's calculations")
     parser.add_argument("--basis", help="and their basis set, where it has basis sets")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long to measure a program, about (default 60)")
+    parser.add_argument("--seconds", type=float, help="how long to measure a program, about (default 60)")
     parser.add_argument("--machine", action="store_true", help="the bandwidth of this machine's memory")
-    parser.add_argument("--wait", action="store_true", help="wait until nobody else holds a lease of any CPU")
+    parser.add_argument("--wait", action="store_true", help="with --machine: until nobody else holds a lease of a CPU")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
@@ -29,10 +29,15 @@ def execute(args: Namespace) -> int:
     if args.machine and args.program:
         raise InputError("--machine measures the machine, and PROGRAM a program: one at a time")
     if args.machine:
+        for option in ("method", "basis", "seconds"):
+            if getattr(args, option) is not None:
+                raise InputError(f"--{option} is of a program's calculations, and --machine has none: leave it out")
         from .calibrate_machine import execute as calibrate_machine
 
         return calibrate_machine(args)
     if args.program:
+        if args.wait:
+            raise InputError("--wait is for --machine; a program is measured beside others, and waits for CPUs anyway")
         from .calibrate_program import execute as calibrate_program
 
         return calibrate_program(args)

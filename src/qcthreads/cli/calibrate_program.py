@@ -7,6 +7,7 @@ from argparse import Namespace
 from typing import Any
 
 from ..errors import InputError
+from ..execution.calculation import Progress
 from ..execution.cost_store import CostStore, Kind
 from ..execution.engine import LocalEngine
 from ..leases import process_book
@@ -16,6 +17,7 @@ from ..programs import registry
 from .render import print_json, print_table
 
 _BAR = 40  # characters
+_SECONDS = 60.0
 
 
 def execute(args: Namespace) -> int:
@@ -25,8 +27,9 @@ def execute(args: Namespace) -> int:
     kind = _kind(args, spec.name)
     book = process_book()
     widths = [width for width in _powers_of_two(len(book.usable)) if width <= (spec.useful_width or width)]
-    with LocalEngine(book) as engine:
-        seen = calibrate(kind, engine, widths, args.seconds, on_rung=_tell)
+    with LocalEngine(book, on_progress=_say) as engine:
+        seconds = _SECONDS if args.seconds is None else args.seconds
+        seen = calibrate(kind, engine, widths, seconds, on_rung=_tell)
     store = CostStore(book.machine)
     path = store.add(kind, seen)
     model = store.model(kind)
@@ -54,6 +57,13 @@ def _powers_of_two(cpus: int) -> list[int]:
     """And all of them, which is the width of one calculation at a time."""
     widths = [2**exponent for exponent in range(cpus.bit_length()) if 2**exponent <= cpus]
     return widths if widths[-1] == cpus else [*widths, cpus]
+
+
+def _say(event: Progress) -> None:
+    """What is waited for: others' leases, for however long."""
+    if event.kind == "waits":
+        cleared = "\r\033[K" if sys.stderr.isatty() else ""
+        print(f"{cleared}qcthreads calibrate: {event.message}", file=sys.stderr, flush=True)
 
 
 def _tell(rung: Rung, width: int, wall_s: float) -> None:

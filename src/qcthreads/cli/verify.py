@@ -12,9 +12,7 @@ from .. import __version__
 from ..errors import InputError
 from ..execution import sample
 from ..execution.verify import DEFAULT_REPEATS, TOLERANCE_HARTREE, Measured, Verification, verify
-from ..host import read_machine
-from ..host.limits import read_limits
-from ..leases import LeaseBook, node_ledger
+from ..leases import LeaseBook, node_book
 from ..programs import registry
 from ..units import format_count, format_size, parse_size
 from .render import print_json, print_table
@@ -70,7 +68,7 @@ def execute(args: Namespace) -> int:
         job = sample.built_in(spec, args.method, args.basis)
     else:
         job = sample.from_file(spec, args.input, args.method, args.basis)
-    book = LeaseBook(read_machine(), read_limits(), busy="avoid", ledger=node_ledger(), orphans="end")
+    book = node_book(busy="avoid", orphans="end")
     memory_bytes = parse_size(args.memory) if args.memory else min(_MEMORY_BYTES, book.memory_bytes // 2)
     seen = verify(spec, job, book, memory_bytes=memory_bytes, repeats=args.repeats, widest=args.threads, say=_say)
     version = registry.version(installation) or seen.version_told

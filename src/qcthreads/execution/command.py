@@ -17,9 +17,9 @@ from typing import Literal
 from ..cpuset import CpuSet
 from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseNotNowError, MachineError
 from ..host import processes
-from ..leases import Lease, node_book, node_ledger
+from ..leases import Lease, has_outer_lease, node_book, node_ledger
 from ..leases.ledger import Ledger
-from ..leases.place import LEASE_VARIABLE, remove_nested
+from ..leases.place import remove_nested
 from ..programs import precedence
 from ..programs.launchers import ranks_of
 from ..programs.settings import settings_for
@@ -215,7 +215,7 @@ def _prepared(
 ) -> Prepared:
     """What the command is told under ``lease``."""
     told = precedence.settle(settings, os.environ)
-    if LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
+    if not has_outer_lease():  # else they are the outer lease's, not the user's
         for note in told.notes:
             say(note)
     inside = {**told.environment, **told.kept, **lease.environment}

@@ -20,8 +20,7 @@ from typing import Any, Self
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError, LeaseError, MachineError, StopRequestedError
 from ..host import get_host
-from ..leases import Lease, LeaseBook
-from ..leases.place import LEASE_VARIABLE
+from ..leases import Lease, LeaseBook, has_outer_lease
 from ..programs import precedence, registry
 from ..programs.settings import settings_for
 from ..programs.spec import Settings
@@ -205,7 +204,7 @@ class LocalEngine:
         if calculation.compute is not None:
             # The caller's own function: that nothing is known about it goes without saying.
             settings = replace(settings, notes=())
-        elif LEASE_VARIABLE not in os.environ:  # else they are the outer lease's, not the user's
+        elif not has_outer_lease():  # else they are the outer lease's, not the user's
             told = precedence.settle(settings, os.environ, counts=False)
             settings = replace(settings, notes=(*settings.notes, *told.notes))
         gpus = spec.gpus_of(len(self._book.gpus)) if calculation.gpus is None else calculation.gpus

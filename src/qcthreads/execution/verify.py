@@ -136,7 +136,8 @@ def verify(
         try:
             alone = _alone(bench, widths, repeats)
             half = settings_for(spec, max(1, usable // 2), memory_bytes).threads
-            two, ratios = _two_at_once(bench, half, repeats) if usable >= 2 * half else ((), ())
+            room = usable >= 2 * half and len(book.gpus) >= 2 * bench.gpus
+            two, ratios = _two_at_once(bench, half, repeats) if room else ((), ())
         finally:
             end_all(bench.workers)
     return Verification(
@@ -172,6 +173,8 @@ class _Bench:
         say: Callable[[str], object],
     ) -> None:
         self.spec, self.job, self.book, self.memory_bytes, self.say = spec, job, book, memory_bytes, say
+        self.gpus = spec.gpus_of(len(book.gpus))
+        """Of each calculation."""
         self._scratch = scratch
         self._at_once: dict[int, int] = {}
         """Calculations in one measurement, by width."""
@@ -184,7 +187,7 @@ class _Bench:
         def on_wait(holders: str) -> None:
             self.say(f"waits for CPUs held by {holders}")
 
-        return self.book.acquire(width, self.memory_bytes, timeout=timeout_s, on_wait=on_wait)
+        return self.book.acquire(width, self.memory_bytes, self.gpus, timeout=timeout_s, on_wait=on_wait)
 
     def worker(self, width: int, lease: Lease) -> Worker:
         """One under ``lease`` that has computed once: all is loaded, and QCEngine knows the program's version."""

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import BindingError, LeaseError
+from ..errors import BindingError, LeaseError, MachineError
 from ..host import get_host
-from ..leases import Lease, process_book
+from ..leases import Lease, has_outer_lease, process_book
 from ..leases.place import LEASE_VARIABLE
 from ..programs import precedence, registry
 from ..programs.settings import settings_for
@@ -71,12 +71,15 @@ def qcengine_lease(
         There is no such program, or not here.
     LeaseError
         It cannot be given, not now, or not in time; or this thread has one already.
+    MachineError
+        What ``qcthreads[run]`` installs is not here.
 
     Examples
     --------
     >>> with qcengine_lease("psi4", threads=4, memory_bytes=8 * 1024**3) as task_config:  # doctest: +SKIP
     ...     result = qcengine.compute(atomic_input, "psi4", task_config=task_config)
     """
+    _process.check_this_thread()
     registry.require(program)
     spec, book = registry.get(program), process_book()
     settings = settings_for(spec, threads, memory_bytes or None)
@@ -97,9 +100,10 @@ def qcengine_lease(
 
 
 def _told(spec: ProgramSpec, settings: Settings, lease: Lease) -> _Told:
-    """What the environment is to be. Raises LeaseError in a thread that has changed it already."""
-    told = precedence.settle(settings, _process.before(), counts=False)
-    if LEASE_VARIABLE not in _process.before():
+    """What the environment is to be."""
+    before = _process.before()
+    told = precedence.settle(settings, before, counts=False)
+    if not has_outer_lease(before):  # else they are the outer lease's, not the user's
         for note in told.notes:
             _say(note)
     environment = {**told.environment, **lease.environment, LEASE_VARIABLE: lease.book.ledger.mark}
@@ -163,13 +167,16 @@ class _Process:
             environment: dict[str, str | None] = {**os.environ, **self.saved}
         return {name: value for name, value in environment.items() if value is not None}
 
+    def check_this_thread(self) -> None:
+        """Raise LeaseError where it has a lease already: it would wait for its own CPUs."""
+        if threading.get_ident() in self.threads:
+            raise LeaseError("this thread has a qcengine_lease already: leave its `with` before the next")
+
     @contextlib.contextmanager
     def told(self, told: _Told) -> Iterator[None]:
         """Change it to ``told`` as long as ``with`` goes on, after those who need it otherwise."""
         me, ticket = threading.get_ident(), object()
         with self.changed:
-            if me in self.threads:
-                raise LeaseError("this thread has a qcengine_lease already: leave its `with` before the next")
             self.waiting.append(ticket)
             try:
                 self.changed.wait_for(lambda: self.waiting[0] is ticket and self.current in (None, told))
@@ -189,12 +196,15 @@ class _Process:
                 self.changed.notify_all()
 
     def _change(self, told: _Told) -> None:
+        try:
+            self.blas.enter_context(pools.blas_of_this_process(1))
+        except ModuleNotFoundError as error:
+            raise MachineError(f"there is no module {error.name}: qcengine_lease needs qcthreads[run]") from error
         self.saved = {name: os.environ.get(name) for name in (*told.environment, *told.unset)}
         for name in told.unset:
             os.environ.pop(name, None)
         os.environ.update(told.environment)
         self.current = told
-        self.blas.enter_context(pools.blas_of_this_process(1))
 
     def _restore(self) -> None:
         self.blas.close()

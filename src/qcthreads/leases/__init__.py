@@ -2,6 +2,6 @@
 
 from .book import LeaseBook
 from .lease import Lease
-from .node import lease, lease_async, node_book, node_ledger, process_book
+from .node import has_outer_lease, lease, lease_async, node_book, node_ledger, process_book
 
-__all__ = ["Lease", "LeaseBook", "lease", "lease_async", "node_book", "node_ledger", "process_book"]
+__all__ = ["Lease", "LeaseBook", "has_outer_lease", "lease", "lease_async", "node_book", "node_ledger", "process_book"]

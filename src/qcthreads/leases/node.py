@@ -40,12 +40,17 @@ def node_book(*, ledger: Ledger | None = None, **options: Any) -> LeaseBook:
     from ..host.limits import read_limits
 
     machine, limits, gpus = read_machine(), read_limits(), read_gpus()
-    if LEASE_VARIABLE in _environ():
+    if has_outer_lease():
         from .outer import gpus_within, outer_leases, within
 
         outer = outer_leases()
         limits, gpus = within(outer, machine, limits), gpus_within(outer, gpus)
     return LeaseBook(machine, limits, gpus=gpus, ledger=node_ledger() if ledger is None else ledger, **options)
+
+
+def has_outer_lease(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether this process runs under somebody else's lease, by ``environ`` or by its own environment."""
+    return LEASE_VARIABLE in _environ(environ)
 
 
 def process_book() -> LeaseBook:
@@ -96,12 +101,13 @@ def lease_async(
     )
 
 
-def _environ() -> Mapping[str, str]:
+def _environ(environ: Mapping[str, str] | None = None) -> Mapping[str, str]:
     """This process's, without a lease of its own, which may be there for what it is going to start."""
-    mark = os.environ.get(LEASE_VARIABLE, "")
+    environ = os.environ if environ is None else environ
+    mark = environ.get(LEASE_VARIABLE, "")
     if not any(mark.startswith(ledger.mark) for ledger in tuple(ledgers)):
-        return os.environ
-    return {name: value for name, value in os.environ.items() if name != LEASE_VARIABLE}
+        return environ
+    return {name: value for name, value in environ.items() if name != LEASE_VARIABLE}
 
 
 @cache

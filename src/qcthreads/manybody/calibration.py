@@ -92,7 +92,7 @@ def calibrate(
 ) -> list[Observation]:
     """Climb until the next molecule would probably not end within ``seconds``; one calculation at a time.
 
-    The time that workers take to start is not counted.
+    The smallest molecule is measured however few they are. The time that workers take to start is not counted.
 
     ``on_rung`` is told each molecule, width and wall time (s).
 
@@ -113,7 +113,7 @@ def calibrate(
     seen: list[Observation] = []
     for rung in rungs:
         left_s = seconds - (time.monotonic() - began)
-        if left_s < _expected_s(kind.method, seen, rung.size) * len(widths):
+        if seen and left_s < _expected_s(kind.method, seen, rung.size) * len(widths):
             break
         for width in widths:
             best = min((climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH)), key=lambda outcome: outcome.wall_s)
@@ -147,8 +147,6 @@ class _Climb:
 
 def _expected_s(method: str, seen: Sequence[Observation], size: Size) -> float:
     """All repetitions at width 1; by theory from the largest so far until there are enough for a model."""
-    if not seen:
-        return 0.0
     if len({one.size for one in seen}) > 3:
         estimate = CostModel(method=method, observations=tuple(seen)).seconds(size)
         assert estimate is not None
