@@ -80,7 +80,7 @@ def test_a_program_that_does_not_thread_gets_one_pu(needs, leased):
     ("program", "process", "job", "ranks"),
     [
         pytest.param("psi4", "psi4", atomic_input("hf", "cc-pvtz", waters(2)), 1, marks=pytest.mark.psi4),
-        pytest.param("nwchem", "nwchem", atomic_input("hf", "cc-pvdz", waters(2)), 2, marks=pytest.mark.nwchem),
+        pytest.param("nwchem", "nwchem", atomic_input("hf", "cc-pvdz", waters(3)), 2, marks=pytest.mark.nwchem),
         ("mopac", "mopac", atomic_input("pm7", molecule=waters(30)), 1),
     ],
 )

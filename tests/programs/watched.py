@@ -21,7 +21,8 @@ class Run:
     def working_threads(self, process_name: str) -> list[int]:
         """For each process of that name that did real work, how many threads shared it.
 
-        A thread works if it has a twentieth of its process's CPU time; a process, a fifth of the busiest one's.
+        A thread works if it has a tenth of its process's CPU time, which those of pools that wait for work may come near
+        on a busy machine; a process, a third of the busiest one's: programs are also started to ask for their version.
         """
         by_process: dict[int, list[float]] = {}
         for (name, pid, _), seconds in self.cpu_s.items():
@@ -29,9 +30,9 @@ class Run:
                 by_process.setdefault(pid, []).append(seconds)
         busiest = max(sum(times) for times in by_process.values())
         return [
-            sum(seconds > sum(times) / 20 for seconds in times)
+            sum(seconds > sum(times) / 10 for seconds in times)
             for times in by_process.values()
-            if sum(times) > busiest / 5
+            if sum(times) > busiest / 3
         ]
 
 

@@ -28,6 +28,7 @@ from ..programs.spec import ProgramSpec, Settings
 from . import pools
 
 _log = logging.getLogger("qcthreads")
+_looking = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -90,6 +91,7 @@ def qcengine_lease(
     for note in settings.notes:
         _say(note)
     slots = {} if at_most is None else {spec.name: at_most}
+    _have_qcengine_look_at_the_node()
     with book.acquire(*asked, wait=wait, timeout=timeout, slots=slots) as lease:
         told = _told(spec, settings, lease)
         with _process.told(told), _bound(lease):
@@ -97,6 +99,14 @@ def qcengine_lease(
                 importlib.import_module(settings.harness_module)
             with _pools_of(spec, settings):
                 yield dict(settings.task_config)
+
+
+def _have_qcengine_look_at_the_node() -> None:
+    """At its first calculation QCEngine fills a table: of two threads one would find half of it, and a narrow mask."""
+    from qcengine.config import get_global
+
+    with _looking:
+        get_global("hostname")
 
 
 def _told(spec: ProgramSpec, settings: Settings, lease: Lease) -> _Told:
