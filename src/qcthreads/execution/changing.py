@@ -27,7 +27,11 @@ class ChangingLimits:
         self._clock = clock
         self._memory_bytes = book.memory_bytes
         self._first = book.limits
-        self._groups = {rule.source: _read(rule.source) for rule in book.limits.rules if _is_group(rule.source)}
+        self._groups = {
+            rule.source: (_read(rule.source), rule.memory_bytes)
+            for rule in book.limits.rules
+            if rule.memory_bytes is not None and _is_group(rule.source)
+        }
         self._looked_s = clock()
 
     def follow(self) -> None:
@@ -54,9 +58,9 @@ class ChangingLimits:
             return
 
     def _memory_now(self) -> int:
-        """What there was at first, less what a group's limit has been lowered by."""
-        lowered = [before - _read(source) for source, before in self._groups.items()]
-        return max(0, self._memory_bytes - max([0, *lowered]))
+        """What there was at first, or less where a group would have left less under the limit that it has now."""
+        left = [left - (before - _read(source)) for source, (before, left) in self._groups.items()]
+        return max(0, min([self._memory_bytes, *left]))
 
     def _with_memory_as_at_first(self, limits: Limits) -> Limits:
         """What our own workers took since then is counted by their leases."""
