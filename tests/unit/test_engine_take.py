@@ -72,3 +72,34 @@ def test_what_fits_no_longer_is_said_not_waited_for() -> None:
     book.follow(MACHINE, replace(LIMITS, memory_bytes=4 * GIB), 4 * GIB)
     with pytest.raises(LeaseError, match=r"1 calculation can no longer run here.*and 4 GiB of memory"):
         take(book, source)
+
+
+class OnePuEach(Observer):
+    def instead_of(self, calculation: Calculation) -> tuple[Calculation, str]:
+        return replace(calculation, threads=1, memory_bytes=GIB), "it ignores its width"
+
+
+def test_a_source_counts_the_width_that_the_observer_gave() -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    source = source_of(*(Task(f"f{n}", {1: 40.0, 4: 10.0}, GIB) for n in range(2)), most_threads=4)
+    job, lease = take(book, source, OnePuEach())
+    assert job.calculation.threads == 1
+    assert lease is not None
+    assert source.widths == {1: 1}
+    planned = source.planned[job.calculation.label]
+    assert planned.end_at == pytest.approx(planned.start_at + 40)
+    beside = source.next(book.usable - lease.cpus, 7 * GIB)  # three threads are left of four
+    assert beside is not None
+    assert beside.threads == 1
+
+
+def test_a_dispatcher_learns_the_time_for_the_width_that_there_was() -> None:
+    dispatcher = Dispatcher([Task(f"f{n}", {1: 40.0, 4: 10.0}) for n in range(2)], 4, known="seconds")
+    wide = dispatcher.next(0.0, MACHINE.cpus_online)
+    assert wide is not None
+    assert wide.threads == 4
+    assert dispatcher.narrowed(wide.id, 1, 0) == 40.0
+    dispatcher.ended(wide.id, 40.0)
+    after = dispatcher.next(40.0, MACHINE.cpus_online)
+    assert after is not None
+    assert after.expected_s == pytest.approx(10.0)

@@ -317,6 +317,8 @@ class LocalEngine:
                 if calculation is not None:
                     run.turn.notify()  # who looks whether something is left for him, too
                     job = self._narrowed(run, self._prepared(calculation, run.prepared))
+                    if job.calculation is not calculation:
+                        source.narrowed(job.calculation)
                     return job, None if blocked else self._lease_at_once(run, job)
                 run.wait_for_turn()
             run.turn.notify_all()

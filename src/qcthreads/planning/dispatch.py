@@ -56,6 +56,8 @@ class _Started:
     since_s: float
     fresh: bool
     """Its worker had to be started for it."""
+    listed: bool = True
+    """Its width is one of the task's, whose estimate its time corrects."""
 
 
 class Dispatcher:
@@ -137,6 +139,21 @@ class Dispatcher:
         found = self._first_that_fits(len(free), free_memory_bytes)
         return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
 
+    def narrowed(self, task_id: str, width: int, memory_bytes: int) -> float | None:
+        """A task that has just started has that width instead; the seconds that are expected now, as far as known."""
+        one = self._running.get(task_id)
+        if one is None:
+            raise InputError(f"task {task_id!r} has not started, or has ended before; tell it between the two")
+        self._workers[one.width] -= one.fresh
+        del self._running[task_id]
+        fresh = self._idle(width) <= 0
+        self._workers[width] = self._workers.get(width, 0) + fresh
+        listed = (self._batch.widths[one.row] == width) & np.isfinite(self._batch.times_s[one.row])
+        known = bool(listed.any())
+        column = int(listed.argmax()) if known else one.column
+        self._running[task_id] = _Started(one.row, column, width, memory_bytes, one.since_s, fresh, known)
+        return self._expected_s(one.row, column, fresh) if known else None
+
     def ended(self, task_id: str, now_s: float, *, took_s: float | None = None, failed: bool = False) -> None:
         """A task has ended; of one that failed the time tells nothing.
 
@@ -145,7 +162,7 @@ class Dispatcher:
         one = self._running.pop(task_id, None)
         if one is None:
             raise InputError(f"task {task_id!r} has not started, or has ended before; tell each end once")
-        if failed:
+        if failed or not one.listed:
             return
         if took_s is None:
             took_s = now_s - one.since_s - (self._start_up_s if one.fresh else 0.0)
@@ -254,9 +271,7 @@ class Dispatcher:
         width = int(self._batch.widths[row, column])
         fresh = self._idle(width) <= 0
         self._workers[width] = self._workers.get(width, 0) + fresh
-        expected_s = None
-        if self._correction.in_seconds:
-            expected_s = self._correction.time_s(row, column) + (self._start_up_s if fresh else 0.0)
+        expected_s = self._expected_s(row, column, fresh)
         task = self._batch.tasks[row]
         granted = task.memory_bytes
         if math.isfinite(capacity.memory_bytes):
@@ -266,6 +281,11 @@ class Dispatcher:
         self._left -= 1
         self._running[task.id] = _Started(row, column, width, granted, now_s, fresh)
         return Start(task.id, width, compact(self._machine, free, width), granted, expected_s)
+
+    def _expected_s(self, row: int, column: int, fresh: bool) -> float | None:
+        if not self._correction.in_seconds:
+            return None
+        return self._correction.time_s(row, column) + (self._start_up_s if fresh else 0.0)
 
 
 def _longest_last(times_s: Floats, widths: Integers) -> Integers:
