@@ -30,6 +30,7 @@ _SHRUNK = 0.95  # of those that waited at the last look: what there is to choose
 # be thought better of, and 512 are laid out in 10 ms.
 _TAIL_PER_CPU, _TAIL = 4, 512
 _PACES = (1.0, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0, math.inf)  # deadlines, as multiples of the bound
+_MOVED = 0.95  # of the memory at the last look: others on the node take and give back a little all the time
 _LOOK_AHEAD, _FEW = 64, 512  # how many of those that wait are tried for what is free; all where there are few
 _OVERDUE = 0.1  # of the time that it took already: how much longer a task is expected to run that is late
 
@@ -111,6 +112,7 @@ class Dispatcher:
         self._workers = dict(workers or {})  # so many of each width have been started
         self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
         self._looked: tuple[float, float, int] | None = None  # CPUs, memory and how many waited when last looked
+        self._line_needs, self._others_need = 0.0, math.inf  # bytes: the most in the line, the least of those not in it
         self._far = 0
 
     @property
@@ -187,11 +189,16 @@ class Dispatcher:
         if self._looked is None:
             return True
         cpus, memory_bytes, waited = self._looked
-        if cpus != capacity.cpus or memory_bytes != capacity.memory_bytes:
+        if cpus != capacity.cpus or self._memory_differs(memory_bytes, capacity.memory_bytes):
             return True
         if waited != self._left and self._few(capacity):
             return True
         return self._left < _SHRUNK * waited or self._far > waited // 100
+
+    def _memory_differs(self, before: float, now: float) -> bool:
+        """By so much that widths may be others, or that more or less of what waits fits at all."""
+        fits = self._line_needs <= now < self._others_need
+        return before != now and not (fits and _MOVED * before <= now <= before / _MOVED)
 
     def _few(self, capacity: Capacity) -> bool:
         return self._left <= min(_TAIL, _TAIL_PER_CPU * capacity.cpus)
@@ -201,6 +208,9 @@ class Dispatcher:
         rows = np.flatnonzero(self._waiting)
         times_s = self._times_s(rows, capacity)
         fits = np.isfinite(times_s).any(axis=1) & (self._batch.memory_bytes[rows] <= capacity.memory_bytes)
+        needs = self._batch.memory_bytes[rows]
+        self._line_needs = float(needs[fits].max(initial=0.0))
+        self._others_need = float(needs[needs > capacity.memory_bytes].min(initial=math.inf))
         rows, times_s = rows[fits], times_s[fits]
         self._line = []
         if len(rows):
