@@ -21,8 +21,8 @@ class Run:
     def working_threads(self, process_name: str) -> list[int]:
         """For each process of that name that did real work, how many threads shared it.
 
-        A thread works if it has a tenth of its process's CPU time, which those of pools that wait for work may come near
-        on a busy machine; a process, a third of the busiest one's: programs are also started to ask for their version.
+        A thread works if it has a tenth of its process's CPU time: on a busy machine those of pools that wait for work
+        have some, too. A process, if it has a third of the busiest one's: some are only asked for their version.
         """
         by_process: dict[int, list[float]] = {}
         for (name, pid, _), seconds in self.cpu_s.items():

@@ -152,6 +152,24 @@ def test_of_ten_thousand_tasks_each_is_looked_at_a_bounded_number_of_times() -> 
     assert looked < 100 * 10_000
 
 
+def test_memory_that_moves_a_little_is_no_reason_to_look_again_but_what_fits_by_it_is() -> None:
+    looks = []
+
+    class Counted(Dispatcher):
+        def _look(self, now_s: float, capacity: Capacity) -> None:
+            looks.append(capacity.memory_bytes)
+            super()._look(now_s, capacity)
+
+    tasks = [*(Task(f"f{number}", {1: 1.0}, 10) for number in range(3000)), Task("large", {1: 1.0}, 1010)]
+    dispatcher = Counted(tasks, 8)
+    own_bytes = 0
+    for memory_bytes in (1000, 990, 1005, 960, 1010, 940):
+        started = dispatcher.next(0.0, CpuSet(range(dispatcher.running, 8)), memory_bytes - own_bytes)
+        assert started is not None
+        own_bytes += started.memory_bytes
+    assert looks == [1000, 1010, 940]
+
+
 def test_scale_power_and_speedup_are_found_from_times() -> None:
     widths = [1, 2, 4]
     sizes = [1.0, 2.0, 4.0, 8.0, 16.0]

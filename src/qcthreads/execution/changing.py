@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from ..errors import MachineError, OversubscriptionError
 from ..host import read_machine
-from ..host.limits import Limits, read_limits
+from ..host.limits import Limits
 from ..host.sysfs import read_text
 from ..leases import LeaseBook
+from ..leases.node import is_bound, node_limits
 
 _LOOK_S = 1.0  # to read the limits takes a millisecond or two
 # Files that say what a control group may hold; of other rules nobody else changes what they leave us.
@@ -26,14 +27,19 @@ class ChangingLimits:
         self._clock = clock
         self._memory_bytes = book.memory_bytes
         self._first = book.limits
-        self._groups = {rule.source: _read(rule.source) for rule in book.limits.rules if _is_group(rule.source)}
+        self._groups = {
+            rule.source: (_read(rule.source), rule.memory_bytes)
+            for rule in book.limits.rules
+            if rule.memory_bytes is not None and _is_group(rule.source)
+        }
         self._looked_s = clock()
 
     def follow(self) -> None:
         """Look, where the last look is a second ago.
 
         Memory that comes in addition to what there was at first is left to others. Where nothing at all may be used,
-        everything stays as it is: there is nothing better to do.
+        everything stays as it is: there is nothing better to do. CPUs stay, too, where only this thread may use
+        others, as it runs under a lease, and where the lease that this process runs under is not told of just now.
         """
         if self._clock() - self._looked_s < _LOOK_S:
             return
@@ -41,24 +47,30 @@ class ChangingLimits:
         book = self._book
         memory_bytes = self._memory_now()
         try:
-            limits = read_limits()
+            limits = node_limits(book.machine)
             cpus_changed = (limits.cpus, limits.cpu_count) != (book.limits.cpus, book.limits.cpu_count)
+            if cpus_changed and (_outer(limits) < _outer(self._first) or is_bound(book.ledger, beside=book)):
+                limits, cpus_changed = book.limits, False
             if cpus_changed or memory_bytes != book.memory_bytes:
                 machine = read_machine() if cpus_changed else book.machine
                 book.follow(machine, self._with_memory_as_at_first(limits), memory_bytes)
-        except (MachineError, OversubscriptionError):
+        except (MachineError, OversubscriptionError, OSError):
             return
 
     def _memory_now(self) -> int:
-        """What there was at first, less what a group's limit has been lowered by."""
-        lowered = [before - _read(source) for source, before in self._groups.items()]
-        return max(0, self._memory_bytes - max([0, *lowered]))
+        """What there was at first, or less where a group would have left less under the limit that it has now."""
+        left = [left - (before - _read(source)) for source, (before, left) in self._groups.items()]
+        return max(0, min([self._memory_bytes, *left]))
 
     def _with_memory_as_at_first(self, limits: Limits) -> Limits:
         """What our own workers took since then is counted by their leases."""
         rules = [rule for rule in limits.rules if rule.memory_bytes is None]
         memory = [rule for rule in self._first.rules if rule.memory_bytes is not None]
         return replace(limits, memory_bytes=self._first.memory_bytes, rules=(*rules, *memory))
+
+
+def _outer(limits: Limits) -> bool:
+    return any(rule.rule == "outer lease" for rule in limits.rules)
 
 
 def _is_group(source: str) -> bool:

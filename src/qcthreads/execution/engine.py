@@ -24,6 +24,7 @@ from ..leases import Lease, LeaseBook, has_outer_lease
 from ..programs import precedence, registry
 from ..programs.settings import settings_for
 from ..programs.spec import Settings
+from ..units import format_count, format_size
 from .calculation import Calculation, Outcome, Progress
 from .changing import ChangingLimits
 from .labels import short_label
@@ -300,22 +301,34 @@ class LocalEngine:
 
         The lease is taken before another driver asks: what is promised to one is not free for the next. Nobody waits
         for a lease meanwhile, or those could not be told of who would give it back; then it has to be waited for.
+        LeaseError where what waits fits no longer, not even into an empty book.
         """
         with run.turn:
             while source.waiting and not run.stopped.is_set():
                 self._limits.follow()
                 free, memory_bytes = self._book.free()
-                blocked = not free and not source.running
-                if blocked:  # others hold everything: it waits in line for what it would have in an empty book
-                    free, memory_bytes = self._book.usable, self._book.memory_bytes
                 calculation = source.next(free, memory_bytes) if free else None
+                blocked = calculation is None and not source.running
+                if blocked:  # others hold what it needs: it waits in line for what it would have in an empty book
+                    calculation = source.next(self._book.usable, self._book.memory_bytes)
+                    if calculation is None:
+                        raise LeaseError(self._fits_no_longer(source))
                 if calculation is not None:
                     run.turn.notify()  # who looks whether something is left for him, too
                     job = self._narrowed(run, self._prepared(calculation, run.prepared))
+                    if job.calculation is not calculation:
+                        source.narrowed(job.calculation)
                     return job, None if blocked else self._lease_at_once(run, job)
                 run.wait_for_turn()
             run.turn.notify_all()
         return None
+
+    def _fits_no_longer(self, source: Source) -> str:
+        return (
+            f"{format_count(source.waiting, 'calculation')} can no longer run here: each asks for more than there is "
+            f"now, when {self._book.explain()}, and {format_size(self._book.memory_bytes)} of memory; run the rest "
+            "where there is more, or with less memory each"
+        )
 
     def _lease_at_once(self, run: _Run, job: _Job) -> Lease | None:
         try:

@@ -29,6 +29,9 @@ class Source(Protocol):
     def next(self, free: CpuSet, memory_bytes: int) -> Calculation | None:
         """What starts now within so much; ``None``: nothing before something changes."""
 
+    def narrowed(self, calculation: Calculation) -> None:
+        """What runs for the one of that label, which was given out last, with fewer threads."""
+
     def ended(self, outcome: Outcome) -> None:
         """What became of one."""
 
@@ -101,17 +104,30 @@ class Dispatched:
         start = self._dispatcher.next(now_s, free, memory_bytes)
         if start is None:
             return None
-        now = time.time()
-        self.planned[start.id] = Planned(now, None if start.expected_s is None else now + start.expected_s)
-        self._threads[start.id] = start.threads
-        self.widths[start.threads] = self.widths.get(start.threads, 0) + 1
+        self._count(start.id, start.threads, start.expected_s)
         return self._make(start.id, start.threads, start.memory_bytes)
+
+    def narrowed(self, calculation: Calculation) -> None:
+        """The dispatcher counts and learns what really runs."""
+        label, threads = calculation.label, calculation.threads
+        expected_s = self._dispatcher.narrowed(label, threads, calculation.memory_bytes)
+        before = self._threads[label]
+        self.widths[before] -= 1
+        if not self.widths[before]:
+            del self.widths[before]
+        self._count(label, threads, expected_s)
 
     def ended(self, outcome: Outcome) -> None:
         """Its time corrects the estimates of those to come."""
         del self._threads[outcome.label]
         failed = outcome.status == "failed"
         self._dispatcher.ended(outcome.label, self._now_s(), took_s=outcome.wall_s, failed=failed)
+
+    def _count(self, label: str, threads: int, expected_s: float | None) -> None:
+        now = time.time()
+        self.planned[label] = Planned(now, None if expected_s is None else now + expected_s)
+        self._threads[label] = threads
+        self.widths[threads] = self.widths.get(threads, 0) + 1
 
     def _now_s(self) -> float:
         now_s = self._clock()

@@ -314,7 +314,7 @@ class LeaseBook:
 
     def free(self) -> tuple[CpuSet, int]:
         """PUs and memory that leases could be given of now, nobody being overtaken who waits."""
-        claim = self._beside_others(self._look_around(self._claim(1, 1, 0, None, True, {})))
+        claim = self._beside_others(self._look_around(self._new_claim(1, 1, 0, None, True, {})))
 
         def look() -> Room:
             room = self.ledger.room(self.machine)
@@ -384,13 +384,28 @@ class LeaseBook:
         if known is not None:
             return known
         self.check(threads, memory_bytes, gpus)
+        claim = self._new_claim(threads, memory_bytes, gpus, near, exclusive_cores, slots)
+        if len(self._claims) < _MOST_CLAIMS:  # executors ask for the same again and again
+            self._claims[asked] = claim
+        return claim
+
+    def _new_claim(
+        self,
+        threads: int,
+        memory_bytes: int,
+        gpus: int,
+        near: CpuSet | None,
+        exclusive_cores: bool,
+        slots: Mapping[str, int],
+    ) -> Claim:
+        """Also one that an empty book could not give."""
         draws = {pool: (threads, holds) for pool, holds in self._cpu_pools.items()}
         if memory_bytes:
             draws.update((pool, (memory_bytes, holds)) for pool, holds in self._memory_pools.items())
         for name, most in slots.items():
             _check_count(f"leases for {name} at once", most)
             draws[f"{claims.SLOTS}{name}"] = (1, most)
-        claim = Claim(
+        return Claim(
             threads=threads,
             candidates=self._candidates.bits,
             siblings=self._siblings if exclusive_cores else 0,
@@ -403,9 +418,6 @@ class LeaseBook:
             nodes=self._node_pools,
             bound=self._bound,
         )
-        if len(self._claims) < _MOST_CLAIMS:  # executors ask for the same again and again
-            self._claims[asked] = claim
-        return claim
 
     def _at_once(self, claim: Claim) -> Lease | None:
         """What can be had without waiting for anybody or anything, also at the door, and without looking for the dead.

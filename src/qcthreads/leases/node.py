@@ -19,6 +19,8 @@ from .place import LEASE_VARIABLE, Place, find_place
 
 if TYPE_CHECKING:
     from ..host.limits import Limits
+    from ..machine import Machine
+    from .records import Holding
 
 _READ_AGAIN_S = 1.0  # to read the limits takes half a millisecond
 _lock = threading.RLock()
@@ -37,20 +39,24 @@ def node_book(*, ledger: Ledger | None = None, **options: Any) -> LeaseBook:
     ``ledger``: who else takes part; ``None``: the node's. ``options``: LeaseBook's others.
     """
     from ..host import read_gpus, read_machine
-    from ..host.limits import read_limits
 
-    machine, limits, gpus = read_machine(), read_limits(), read_gpus()
-    if has_outer_lease():
-        from .outer import gpus_within, outer_leases, within
+    machine, gpus = read_machine(), read_gpus()
+    limits, outer = _limits_and_outer(machine)
+    if outer:
+        from .outer import gpus_within
 
-        outer = outer_leases()
-        limits, gpus = within(outer, machine, limits), gpus_within(outer, gpus)
+        gpus = gpus_within(outer, gpus)
     return LeaseBook(machine, limits, gpus=gpus, ledger=node_ledger() if ledger is None else ledger, **options)
 
 
 def has_outer_lease(environ: Mapping[str, str] | None = None) -> bool:
     """Whether this process runs under somebody else's lease, by ``environ`` or by its own environment."""
     return LEASE_VARIABLE in _environ(environ)
+
+
+def node_limits(machine: Machine) -> Limits:
+    """What this process may use, and of that no more than the lease that it runs under, if any, has."""
+    return _limits_and_outer(machine)[0]
 
 
 def process_book() -> LeaseBook:
@@ -62,11 +68,22 @@ def process_book() -> LeaseBook:
     with _lock:
         book, read_at = _books.get(os.getpid(), (None, 0.0))  # a fork has nothing of its parent's
         if book is None or time.monotonic() - read_at >= _READ_AGAIN_S:
-            found = node_book(busy="avoid") if book is None or not _is_bound(book) else book
+            found = node_book(busy="avoid") if book is None or not is_bound(book.ledger) else book
             book = book if book is not None and _same(book.limits, found.limits) else found
             _books.clear()
             _books[os.getpid()] = book, time.monotonic()
         return book
+
+
+def is_bound(ledger: Ledger, *, beside: LeaseBook | None = None) -> bool:
+    """Whether this thread has the mask of a lease, other than of the book ``beside``."""
+    from ..host import get_host
+
+    try:
+        mask = get_host().get_affinity()
+    except BindingError:
+        return False
+    return any(mask <= lease.cpus for lease in ledger.held_now() if lease.book is not beside)
 
 
 def lease(
@@ -101,6 +118,18 @@ def lease_async(
     )
 
 
+def _limits_and_outer(machine: Machine) -> tuple[Limits, list[Holding]]:
+    from ..host.limits import read_limits
+
+    limits = read_limits()
+    if not has_outer_lease():
+        return limits, []
+    from .outer import outer_leases, within
+
+    outer = outer_leases()
+    return within(outer, machine, limits), outer
+
+
 def _environ(environ: Mapping[str, str] | None = None) -> Mapping[str, str]:
     """This process's, without a lease of its own, which may be there for what it is going to start."""
     environ = os.environ if environ is None else environ
@@ -124,14 +153,3 @@ def _same(one: Limits, other: Limits) -> bool:
     """Whether the limits have not changed; what is left of the memory always does."""
     first, second = ((of.cpus, of.cpu_count, *(rule.total_bytes for rule in of.rules)) for of in (one, other))
     return first == second
-
-
-def _is_bound(book: LeaseBook) -> bool:
-    """Whether this thread has the mask of a lease."""
-    from ..host import get_host
-
-    try:
-        mask = get_host().get_affinity()
-    except BindingError:
-        return False
-    return any(mask <= lease.cpus for lease in book.ledger.held_now())

@@ -30,6 +30,7 @@ _SHRUNK = 0.95  # of those that waited at the last look: what there is to choose
 # be thought better of, and 512 are laid out in 10 ms.
 _TAIL_PER_CPU, _TAIL = 4, 512
 _PACES = (1.0, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0, math.inf)  # deadlines, as multiples of the bound
+_MOVED = 0.95  # of the memory at the last look: others on the node take and give back a little all the time
 _LOOK_AHEAD, _FEW = 64, 512  # how many of those that wait are tried for what is free; all where there are few
 _OVERDUE = 0.1  # of the time that it took already: how much longer a task is expected to run that is late
 
@@ -56,6 +57,8 @@ class _Started:
     since_s: float
     fresh: bool
     """Its worker had to be started for it."""
+    listed: bool = True
+    """Its width is one of the task's, whose estimate its time corrects."""
 
 
 class Dispatcher:
@@ -109,6 +112,7 @@ class Dispatcher:
         self._workers = dict(workers or {})  # so many of each width have been started
         self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
         self._looked: tuple[float, float, int] | None = None  # CPUs, memory and how many waited when last looked
+        self._line_needs, self._others_need = 0.0, math.inf  # bytes: the most in the line, the least of those not in it
         self._far = 0
 
     @property
@@ -137,6 +141,21 @@ class Dispatcher:
         found = self._first_that_fits(len(free), free_memory_bytes)
         return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
 
+    def narrowed(self, task_id: str, width: int, memory_bytes: int) -> float | None:
+        """A task that has just started has that width instead; the seconds that are expected now, as far as known."""
+        one = self._running.get(task_id)
+        if one is None:
+            raise InputError(f"task {task_id!r} has not started, or has ended before; tell it between the two")
+        self._workers[one.width] -= one.fresh
+        del self._running[task_id]
+        fresh = self._idle(width) <= 0
+        self._workers[width] = self._workers.get(width, 0) + fresh
+        listed = (self._batch.widths[one.row] == width) & np.isfinite(self._batch.times_s[one.row])
+        known = bool(listed.any())
+        column = int(listed.argmax()) if known else one.column
+        self._running[task_id] = _Started(one.row, column, width, memory_bytes, one.since_s, fresh, known)
+        return self._expected_s(one.row, column, fresh) if known else None
+
     def ended(self, task_id: str, now_s: float, *, took_s: float | None = None, failed: bool = False) -> None:
         """A task has ended; of one that failed the time tells nothing.
 
@@ -145,7 +164,7 @@ class Dispatcher:
         one = self._running.pop(task_id, None)
         if one is None:
             raise InputError(f"task {task_id!r} has not started, or has ended before; tell each end once")
-        if failed:
+        if failed or not one.listed:
             return
         if took_s is None:
             took_s = now_s - one.since_s - (self._start_up_s if one.fresh else 0.0)
@@ -170,11 +189,16 @@ class Dispatcher:
         if self._looked is None:
             return True
         cpus, memory_bytes, waited = self._looked
-        if cpus != capacity.cpus or memory_bytes != capacity.memory_bytes:
+        if cpus != capacity.cpus or self._memory_differs(memory_bytes, capacity.memory_bytes):
             return True
         if waited != self._left and self._few(capacity):
             return True
         return self._left < _SHRUNK * waited or self._far > waited // 100
+
+    def _memory_differs(self, before: float, now: float) -> bool:
+        """By so much that widths may be others, or that more or less of what waits fits at all."""
+        fits = self._line_needs <= now < self._others_need
+        return before != now and not (fits and _MOVED * before <= now <= before / _MOVED)
 
     def _few(self, capacity: Capacity) -> bool:
         return self._left <= min(_TAIL, _TAIL_PER_CPU * capacity.cpus)
@@ -184,6 +208,9 @@ class Dispatcher:
         rows = np.flatnonzero(self._waiting)
         times_s = self._times_s(rows, capacity)
         fits = np.isfinite(times_s).any(axis=1) & (self._batch.memory_bytes[rows] <= capacity.memory_bytes)
+        needs = self._batch.memory_bytes[rows]
+        self._line_needs = float(needs[fits].max(initial=0.0))
+        self._others_need = float(needs[needs > capacity.memory_bytes].min(initial=math.inf))
         rows, times_s = rows[fits], times_s[fits]
         self._line = []
         if len(rows):
@@ -254,9 +281,7 @@ class Dispatcher:
         width = int(self._batch.widths[row, column])
         fresh = self._idle(width) <= 0
         self._workers[width] = self._workers.get(width, 0) + fresh
-        expected_s = None
-        if self._correction.in_seconds:
-            expected_s = self._correction.time_s(row, column) + (self._start_up_s if fresh else 0.0)
+        expected_s = self._expected_s(row, column, fresh)
         task = self._batch.tasks[row]
         granted = task.memory_bytes
         if math.isfinite(capacity.memory_bytes):
@@ -266,6 +291,11 @@ class Dispatcher:
         self._left -= 1
         self._running[task.id] = _Started(row, column, width, granted, now_s, fresh)
         return Start(task.id, width, compact(self._machine, free, width), granted, expected_s)
+
+    def _expected_s(self, row: int, column: int, fresh: bool) -> float | None:
+        if not self._correction.in_seconds:
+            return None
+        return self._correction.time_s(row, column) + (self._start_up_s if fresh else 0.0)
 
 
 def _longest_last(times_s: Floats, widths: Integers) -> Integers:

@@ -1,0 +1,105 @@
+"""What a driver takes from a source, without workers: what waits in line, what can no longer run, and narrowed ones."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+import pytest
+
+from qcthreads.errors import LeaseError
+from qcthreads.execution.calculation import Calculation
+from qcthreads.execution.engine import LocalEngine, _Job, _Run
+from qcthreads.execution.observing import Observer
+from qcthreads.execution.source import Dispatched
+from qcthreads.host.limits import Limits, Rule
+from qcthreads.leases import Lease, LeaseBook
+from qcthreads.leases.ledger import Ledger
+from qcthreads.machine.synthetic import synthetic_machine
+from qcthreads.planning import Task
+from qcthreads.planning.dispatch import Dispatcher
+
+GIB = 1024**3
+MACHINE = synthetic_machine(cores=4)
+MEMORY = Rule("available memory", "/proc/meminfo", memory_bytes=8 * GIB, tightest=True)
+LIMITS = Limits(
+    MACHINE.cpus_online,
+    4,
+    None,
+    8 * GIB,
+    (Rule("mask", "/proc/self/status", cpus=MACHINE.cpus_online, tightest=True), MEMORY),
+)
+
+
+def made(label: str, threads: int, memory_bytes: int) -> Calculation:
+    return Calculation(
+        label=label, program="none", input={}, threads=threads, memory_bytes=memory_bytes, compute="json:dumps"
+    )
+
+
+def source_of(*tasks: Task, most_threads: int | None = None) -> Dispatched:
+    dispatcher = Dispatcher(tasks, MACHINE.cpus_online, known="seconds", memory_bytes=8 * GIB)
+    return Dispatched(dispatcher, [], made, most_threads=most_threads)
+
+
+class _Once(_Run):
+    def wait_for_turn(self) -> None:
+        self.stopped.set()
+
+
+def take(book: LeaseBook, source: Dispatched, observer: Observer | None = None) -> tuple[_Job, Lease | None]:
+    with LocalEngine(book, observer=observer) as engine:
+        run = _Once(deque(), 1, source=source)
+        taken = engine._take(run, source)
+    assert taken is not None, "it would wait for ever"
+    return taken
+
+
+def test_where_others_hold_the_memory_it_is_waited_for_in_line() -> None:
+    ledger = Ledger()
+    ours, others = (LeaseBook(MACHINE, LIMITS, ledger=ledger) for _ in range(2))
+    source = source_of(Task("f0", {1: 1.0}, 6 * GIB), Task("f1", {1: 1.0}, 6 * GIB))
+    with others.acquire(1, 4 * GIB):
+        assert ours.free()[0]
+        job, lease = take(ours, source)
+    assert (job.calculation.threads, job.calculation.memory_bytes, lease) == (1, 6 * GIB, None)
+    assert (source.waiting, source.running) == (1, 1)
+
+
+def test_what_fits_no_longer_is_said_not_waited_for() -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    source = source_of(Task("f0", {1: 1.0}, 6 * GIB))
+    book.follow(MACHINE, replace(LIMITS, memory_bytes=4 * GIB), 4 * GIB)
+    with pytest.raises(LeaseError, match=r"1 calculation can no longer run here.*and 4 GiB of memory"):
+        take(book, source)
+
+
+class OnePuEach(Observer):
+    def instead_of(self, calculation: Calculation) -> tuple[Calculation, str]:
+        return replace(calculation, threads=1, memory_bytes=GIB), "it ignores its width"
+
+
+def test_a_source_counts_the_width_that_the_observer_gave() -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    source = source_of(*(Task(f"f{n}", {1: 40.0, 4: 10.0}, GIB) for n in range(2)), most_threads=4)
+    job, lease = take(book, source, OnePuEach())
+    assert job.calculation.threads == 1
+    assert lease is not None
+    assert source.widths == {1: 1}
+    planned = source.planned[job.calculation.label]
+    assert planned.end_at == pytest.approx(planned.start_at + 40)
+    beside = source.next(book.usable - lease.cpus, 7 * GIB)  # three threads are left of four
+    assert beside is not None
+    assert beside.threads == 1
+
+
+def test_a_dispatcher_learns_the_time_for_the_width_that_there_was() -> None:
+    dispatcher = Dispatcher([Task(f"f{n}", {1: 40.0, 4: 10.0}) for n in range(2)], 4, known="seconds")
+    wide = dispatcher.next(0.0, MACHINE.cpus_online)
+    assert wide is not None
+    assert wide.threads == 4
+    assert dispatcher.narrowed(wide.id, 1, 0) == 40.0
+    dispatcher.ended(wide.id, 40.0)
+    after = dispatcher.next(40.0, MACHINE.cpus_online)
+    assert after is not None
+    assert after.expected_s == pytest.approx(10.0)
