@@ -22,8 +22,9 @@ import timing
 
 from qcthreads.execution.sample import built_in
 from qcthreads.monitoring.intervals import median_interval
+from qcthreads.programs.precedence import environment_under, settle
 from qcthreads.programs.registry import BUILT_IN, find, get
-from qcthreads.programs.settings import child_environment, settings_for
+from qcthreads.programs.settings import settings_for
 
 MEMORY_BYTES = 2 * 1024**3
 PROGRAMS = [name for name in BUILT_IN if get(name).sample and get(name).qcengine]
@@ -103,7 +104,7 @@ def _calculation(program: str, cpus: list[int] | None, folder: str) -> subproces
     bound = ["taskset", "-c", ",".join(map(str, cpus))] if cpus else []
     process = subprocess.Popen(
         [*bound, sys.executable, "-c", COMPUTE],
-        env=child_environment(settings, os.environ) if settings else None,
+        env=environment_under(settle(settings, os.environ, counts=False), os.environ) if settings else None,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=folder,

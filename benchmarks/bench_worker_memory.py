@@ -18,8 +18,9 @@ from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.leases import process_book
 from qcthreads.monitoring.sampler import ThreadSampler
+from qcthreads.programs.precedence import environment_under, settle
 from qcthreads.programs.registry import get
-from qcthreads.programs.settings import child_environment, settings_for
+from qcthreads.programs.settings import settings_for
 
 ROUNDS = 5
 MIB = 1024**2
@@ -69,7 +70,7 @@ def _bare(width: int) -> tuple[int, int]:
     shown = subprocess.run(
         command,
         input=json.dumps([WATER, dict(settings.task_config)]),
-        env=child_environment(settings, os.environ),
+        env=environment_under(settle(settings, os.environ, counts=False), os.environ),
         check=True,
         capture_output=True,
         text=True,

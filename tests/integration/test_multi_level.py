@@ -25,8 +25,9 @@ from qcthreads.leases import LeaseBook
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.manybody.request import RunRequest
 from qcthreads.manybody.run import Run
+from qcthreads.programs.precedence import environment_under, settle
 from qcthreads.programs.registry import find, get
-from qcthreads.programs.settings import child_environment, settings_for
+from qcthreads.programs.settings import settings_for
 
 PROGRAMS = {"p4": "psi4", "py": "pyscf", "x": "xtb"}
 SERIAL = """
@@ -75,7 +76,9 @@ def document():
 @pytest.fixture
 def serial(document):
     """What QCManyBody's own driver makes of it, with as many threads as ours: one."""
-    environment = child_environment(settings_for(get("pyscf"), 1), os.environ) | {"QCENGINE_NCORES": "1"}
+    environment = environment_under(settle(settings_for(get("pyscf"), 1), os.environ, counts=False), os.environ) | {
+        "QCENGINE_NCORES": "1"
+    }
     done = subprocess.run(
         [sys.executable, "-c", SERIAL],
         input=json.dumps(document),

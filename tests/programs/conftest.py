@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from watched import Run, threads_below
 
+from qcthreads.programs.precedence import environment_under, settle
 from qcthreads.programs.registry import find, get
-from qcthreads.programs.settings import child_environment
 from qcthreads.programs.spec import Settings
 
 INSTALLABLE = ("cp2k", "dftd4", "mopac", "nwchem", "psi4", "pyscf", "s-dftd3", "tblite", "xtb")
@@ -110,7 +110,7 @@ def _watch(
             stdout=out,
             stderr=err,
             cwd=folder,
-            env=child_environment(settings, os.environ),
+            env=environment_under(settle(settings, os.environ, counts=False), os.environ),
         )
         cpu_s: dict[tuple[str, int, int], float] = {}
         masks: dict[tuple[str, int, int], set[int]] = {}

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from qcthreads.programs import launchers
+from qcthreads.programs.precedence import environment_under, settle
 from qcthreads.programs.registry import get
-from qcthreads.programs.settings import child_environment, settings_for
+from qcthreads.programs.settings import settings_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="masks, and taskset, are Linux's")
 
@@ -60,7 +61,7 @@ def start(mpirun: str, cpu: int, ranks: int, threads: int) -> subprocess.Popen[s
     settings = settings_for(get("cp2k"), ranks * threads, ranks=ranks)
     return subprocess.Popen(
         ["taskset", "-c", str(cpu), mpirun, "-n", str(ranks), sys.executable, "-c", RANK],
-        env=child_environment(settings, os.environ),
+        env=environment_under(settle(settings, os.environ, counts=False), os.environ),
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -10,8 +10,9 @@ import sys
 
 import pytest
 
+from qcthreads.programs.precedence import environment_under, settle
 from qcthreads.programs.registry import get
-from qcthreads.programs.settings import child_environment, settings_for
+from qcthreads.programs.settings import settings_for
 
 WATER = {"symbols": ["O", "H", "H"], "geometry": [0, 0, 0.22, 0, 1.43, -0.9, 0, -1.43, -0.9]}
 OPTIMIZE = """
@@ -43,7 +44,7 @@ def optimize(procedure, program, model, scratch):
     done = subprocess.run(
         [sys.executable, "-c", OPTIMIZE],
         input=json.dumps(job),
-        env=child_environment(settings, os.environ),
+        env=environment_under(settle(settings, os.environ, counts=False), os.environ),
         cwd=scratch,
         capture_output=True,
         text=True,

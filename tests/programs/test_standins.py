@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
+from qcthreads.programs.precedence import environment_under, settle
 from qcthreads.programs.registry import get
-from qcthreads.programs.settings import child_environment, settings_for
+from qcthreads.programs.settings import settings_for
 from qcthreads.programs.spec import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="masks, and taskset, are Linux's")
@@ -124,7 +125,8 @@ def calls(tmp_path: Path) -> Callable[[Settings, list[str]], list[Call]]:
     """Runs a command under settings, bound to one CPU, and reads what the stand-ins below it wrote."""
 
     def run(settings: Settings, command: list[str], given: str = "") -> list[Call]:
-        environment = child_environment(settings, {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+        callers = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        environment = environment_under(settle(settings, callers, counts=False), callers)
         subprocess.run(
             ["taskset", "-c", str(last_cpu()), *command],
             input=given,

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from qcthreads.programs.precedence import environment_under, settle
 from qcthreads.programs.registry import get
-from qcthreads.programs.settings import child_environment, settings_for
+from qcthreads.programs.settings import settings_for
 
 WATER = {"symbols": ["O", "H", "H"], "geometry": [0, 0, 0.22, 0, 1.43, -0.9, 0, -1.43, -0.9]}
 MEMORY = 2 * 1024**3
@@ -83,7 +84,10 @@ def test_an_import_does_not_shrink_the_mask_of_its_process(needs, monkeypatch):
     monkeypatch.setenv("OMP_PLACES", "cores")
     left = [
         subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
-        for environment in (os.environ, child_environment(settings_for(get("pyscf"), 2), os.environ))
+        for environment in (
+            os.environ,
+            environment_under(settle(settings_for(get("pyscf"), 2), os.environ, counts=False), os.environ),
+        )
     ]
     bare, ours = [[int(cpu) for cpu in cpus.split()] for cpus in left]
     assert ours == sorted(os.sched_getaffinity(0))

@@ -14,7 +14,8 @@ import pytest
 from qcthreads import QCProgramThreading
 from qcthreads.errors import InputError, MachineError, ProgramNotFoundError
 from qcthreads.programs import launchers, registry, runtimes
-from qcthreads.programs.settings import child_environment, settings_for
+from qcthreads.programs.precedence import environment_under, settle
+from qcthreads.programs.settings import settings_for
 from qcthreads.programs.spec import ParallelModel, ProgramSpec
 
 GIB = 1024**3
@@ -118,7 +119,7 @@ def test_every_runtime_is_told_and_none_may_leave_the_mask():
     assert settings.environment["PRTE_MCA_hwloc_default_binding_policy"] == "none"
     parent = {"PATH": "/bin", "GOMP_CPU_AFFINITY": "0-7", "KMP_AFFINITY": "norespect", "QCENGINE_NCORES": "64"}
     parent |= {"HYDRA_BINDING": "core", "I_MPI_PIN_PROCESSOR_LIST": "0", "OMPI_MCA_hwloc_base_cpu_list": "0"}
-    assert child_environment(settings, parent) == {"PATH": "/bin", **settings.environment}
+    assert environment_under(settle(settings, parent), parent) == {"PATH": "/bin", **settings.environment}
     assert "nothing is known about the program 'unheard-of'" in settings.notes[0]
 
 
@@ -148,7 +149,8 @@ def test_which_programs_compute_on_every_gpu_that_they_see():
 
 def test_a_list_of_cores_of_its_own_is_taken_from_gaussian():
     settings = settings_for(registry.get("gaussian"), 3)
-    child = child_environment(settings, {"GAUSS_CDEF": "0-63", "PATH": "/bin"})
+    parent = {"GAUSS_CDEF": "0-63", "PATH": "/bin"}
+    child = environment_under(settle(settings, parent), parent)
     assert "GAUSS_CDEF" not in child
     assert child["GAUSS_PDEF"] == "3"
 
@@ -175,7 +177,9 @@ def test_an_outer_launchers_variables_go_whole_or_in_part_and_only_for_mpi(monke
         monkeypatch.setenv(name, value)
 
     def child(name):
-        return child_environment(settings_for(registry.get(name), 2), os.environ).keys()
+        return environment_under(
+            settle(settings_for(registry.get(name), 2), os.environ, counts=False), os.environ
+        ).keys()
 
     for name in ("nwchem", "molpro", "cp2k"):
         assert not child(name) & outer.keys()

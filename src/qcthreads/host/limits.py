@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError, MachineError
-from ..units import format_count, format_size
+from ..units import format_count
 from .batch import grants
 from .cgroup import ControlGroups, Group
 from .cpusets import allowed_nodes, cpuset_cpus, in_all, parsed, recorded_mask
@@ -88,11 +88,6 @@ class Limits:
         least = min((cpus for _, cpus in sets), key=len)
         names = dict.fromkeys(_name(rule) for rule, cpus in sets if cpus == least)
         return f"{'' if least == self.cpus else f'{self.cpus} of '}{' and '.join(names)} {least}"
-
-    def explain_memory(self) -> str:
-        """One clause that names the tightest memory rule: ``"3 GiB may be used: available memory (/proc/meminfo)"``."""
-        rule = next(rule for rule in self.rules if rule.tightest and rule.memory_bytes is not None)
-        return f"{format_size(self.memory_bytes)} may be used: {rule.rule} ({rule.source})"
 
 
 def _name(rule: Rule) -> str:

@@ -73,13 +73,6 @@ def check_threads(threads: int) -> None:
         raise InputError(f"the number of threads is {threads!r}; it must be a whole number of at least 1")
 
 
-def child_environment(settings: Settings, parent: Mapping[str, str]) -> dict[str, str]:
-    """``parent`` as a child under ``settings`` must see it."""
-    environment = {name: value for name, value in parent.items() if name not in settings.unset}
-    environment.update(settings.environment)
-    return environment
-
-
 def _useful(spec: ProgramSpec, threads: int) -> tuple[int, list[str]]:
     """The width that the program can use of ``threads``, and a line for what is said about it."""
     if spec.parallel_model is ParallelModel.UNKNOWN:
