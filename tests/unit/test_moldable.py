@@ -12,15 +12,16 @@ from qcthreads.host import read_machine
 from qcthreads.host.limits import Rule, read_limits
 from qcthreads.leases import LeaseBook
 from qcthreads.machine.synthetic import synthetic_machine
-from qcthreads.manybody.expansion import Term
+from qcthreads.manybody.expansion import Chemistry, Term
 from qcthreads.manybody.moldable import Moldable, widths_for
 from qcthreads.programs import registry
 
 GIB = 1024**3
+CHEMISTRY = Chemistry("hf", "psi4", {"driver": "energy", "model": {"method": "hf", "basis": "sto-3g"}})
 
 
 def moldable(costs: list[float], cpus: int, strategy: str = "adaptive", **options) -> Moldable:
-    terms = [Term(f"t{number}", (number,), (), cost) for number, cost in enumerate(costs)]
+    terms = [Term(f"t{number}", CHEMISTRY, (number,), (), cost) for number, cost in enumerate(costs)]
     given = {
         "terms": terms,
         "strategy": strategy,
