@@ -103,8 +103,7 @@ def three_cpus(monkeypatch):
         rules=(Rule("online", "made up", cpus=CpuSet(range(3)), tightest=True),),
     )
     monkeypatch.setenv("QCTHREADS_LEASES", "process")
-    monkeypatch.setattr(qcthreads.manybody.run, "read_machine", lambda: machine)
-    monkeypatch.setattr(qcthreads.manybody.run, "read_limits", lambda: limits)
+    monkeypatch.setattr(qcthreads.manybody.run, "node_book", lambda **options: LeaseBook(machine, limits, **options))
     monkeypatch.setattr(qcthreads.manybody.executor, "process_book", lambda: LeaseBook(machine, limits))
 
 
