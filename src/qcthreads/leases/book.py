@@ -564,7 +564,10 @@ class LeaseBook:
             return claim
         if time.monotonic() - self._memory_read_at >= _READ_MEMORY_S:
             self._memory_read_at = time.monotonic()
-            self._memory_pools = {**memory_pools(self.limits.memory_now()), **self._own_pool}
+            first, now = memory_pools(self.limits.rules), memory_pools(self.limits.memory_now())
+            # Never less than at first: what has been taken since is, for the most part, what runs under our own leases.
+            found = {pool: max(holds, now.get(pool, 0)) for pool, holds in first.items()}
+            self._memory_pools = {**found, **self._own_pool}
         draws = {pool: (claim.memory_bytes, holds) for pool, holds in self._memory_pools.items()}
         return replace(claim, draws={**claim.draws, **draws})
 
