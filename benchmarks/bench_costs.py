@@ -21,11 +21,12 @@ from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.cost_store import CostStore, Kind
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.leases import process_book
-from qcthreads.manybody.calibration import BOHR_PER_ANGSTROM, calibrate
+from qcthreads.manybody.calibration import calibrate
 from qcthreads.manybody.sizes import size_of
 from qcthreads.planning import relative_cost
 from qcthreads.planning.costs import Size
 from qcthreads.programs import registry
+from qcthreads.units import BOHR_TO_ANGSTROM
 
 NUMBERS = {"H": 1, "C": 6, "O": 8}
 
@@ -64,7 +65,7 @@ def cases(with_basis: bool) -> list[tuple[str, dict[str, Any], Size]]:
                     [number for number, there in zip(numbers, real, strict=True) if not there],
                     with_basis=with_basis,
                 )
-                geometry = [value * BOHR_PER_ANGSTROM for at, _, x, y, z in atoms for value in (x + APART * at, y, z)]
+                geometry = [value / BOHR_TO_ANGSTROM for at, _, x, y, z in atoms for value in (x + APART * at, y, z)]
                 molecule = {"symbols": [atom[1] for atom in atoms], "geometry": geometry, "real": real}
                 found.append((f"{chosen} {'in all' if ghosts else ''}", molecule, size))
     return found

@@ -31,7 +31,8 @@ def test_saturation_is_found_again() -> None:
 
 def test_measured_widths_that_get_slower_are_believed() -> None:
     times_s = {1: 1.0, 2: 0.6, 4: 0.9}
-    assert SpeedupModel.fit(times_s).times_s(1.0, times_s) == pytest.approx(times_s)
+    fitted = SpeedupModel.fit(times_s)
+    assert {width: fitted.share(width) for width in times_s} == pytest.approx(times_s)
 
 
 @given(st.dictionaries(st.sampled_from(WIDTHS), st.floats(0.01, 1e4), min_size=1))

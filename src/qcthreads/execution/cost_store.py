@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, MachineError
-from ..host.profiles import cpu_model, data_directory, fingerprint, write_whole
+from ..errors import InputError
+from ..host.profiles import cpu_model, data_directory, fingerprint, write_document
 from ..machine import Machine
 from ..planning.costs import CostModel, Observation, thinned
 from ..programs import registry
@@ -76,13 +76,7 @@ class CostStore:
         known = self._read(kind.program)
         known[kind.key] = thinned([*known.get(kind.key, ()), *observations], _KEPT)
         document = document_of(kind.program, cpu_model(), known)
-        try:
-            write_whole(path, json.dumps(document, indent=1) + "\n")
-        except OSError as error:
-            raise MachineError(
-                f"measured times cannot be kept in {path}: {error.strerror or error}; make room there, or name another "
-                "directory with XDG_DATA_HOME"
-            ) from error
+        write_document(path, document, "measured times cannot be kept in")
         return path
 
     def _read(self, program: str) -> dict[str, tuple[Observation, ...]]:

@@ -60,13 +60,7 @@ def write_profile(profile: MachineProfile, environ: Mapping[str, str] | None = N
     document = {"format": FORMAT, **asdict(profile)}
     for domain in document["domains"]:
         domain["cpus"] = str(domain["cpus"])
-    try:
-        write_whole(path, json.dumps(document, indent=1) + "\n")
-    except OSError as error:
-        raise MachineError(
-            f"the profile of this machine cannot be written to {path}: {error.strerror or error}; make room there, or "
-            "name another directory with XDG_DATA_HOME"
-        ) from error
+    write_document(path, document, "the profile of this machine cannot be written to")
     return path
 
 
@@ -139,8 +133,21 @@ def _domain(entry: Any) -> DomainBandwidth:
     return DomainBandwidth(entry["kind"], cpus, None if entry["node"] is None else int(entry["node"]), rates)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Put ``text`` in the place of the file, whole or not at all; makes its directory. Raises OSError."""
+def write_document(path: Path, document: Mapping[str, Any], refused: str) -> None:
+    """Put ``document`` in the place of the file, whole or not at all; makes its directory.
+
+    MachineError where that is refused; its message begins with ``refused``, for example "it cannot be kept in".
+    """
+    try:
+        _write_whole(path, json.dumps(document, indent=1) + "\n")
+    except OSError as error:
+        raise MachineError(
+            f"{refused} {path}: {error.strerror or error}; make room there, or name another directory with "
+            "XDG_DATA_HOME"
+        ) from error
+
+
+def _write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".new")
     try:

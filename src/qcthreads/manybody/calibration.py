@@ -15,9 +15,8 @@ from ..execution.engine import LocalEngine
 from ..planning.cost import relative_cost
 from ..planning.costs import CostModel, Observation, Size
 from ..programs import registry
+from ..units import BOHR_TO_ANGSTROM
 from .sizes import size_of
-
-BOHR_PER_ANGSTROM = 1.8897261254578281  # CODATA 2014, as QCElemental has it
 
 # Experimental geometries in angstrom (NIST Computational Chemistry Comparison and Benchmark Database, release 22).
 _WATER = (("O", 0.0, 0.0, 0.1173), ("H", 0.0, 0.7572, -0.4692), ("H", 0.0, -0.7572, -0.4692))
@@ -172,7 +171,7 @@ def _rung(shape: Sequence[tuple[str, float, float, float]], count: int, ghosts: 
         [number for number, there in zip(numbers, real, strict=True) if not there],
         with_basis=with_basis,
     )
-    geometry = [round(value * BOHR_PER_ANGSTROM, 8) for _, *xyz in atoms for value in xyz]
+    geometry = [round(value / BOHR_TO_ANGSTROM, 8) for _, *xyz in atoms for value in xyz]
     return Rung(label, {"symbols": symbols, "geometry": geometry, "real": real}, size)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import median
 from typing import Any, Self
@@ -139,10 +139,6 @@ class CostModel:
     method: str
     observations: tuple[Observation, ...] = ()
     useful_width: int | None = None
-
-    def with_observations(self, added: Iterable[Observation]) -> CostModel:
-        """The model that knows these, too."""
-        return replace(self, observations=(*self.observations, *added))
 
     @cached_property
     def speedups(self) -> tuple[tuple[int, SpeedupModel], ...]:

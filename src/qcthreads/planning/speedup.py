@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from types import MappingProxyType
@@ -72,10 +72,6 @@ class SpeedupModel:
     def speedup(self, width: int) -> float:
         """How many times faster than at width 1."""
         return 1 / self.share(width)
-
-    def times_s(self, at_one_s: float, widths: Iterable[int]) -> dict[int, float]:
-        """Seconds at each of ``widths`` of what takes ``at_one_s`` at width 1."""
-        return {width: at_one_s * self.share(width) for width in widths}
 
     def _law(self, width: int) -> float:
         return self.serial + self.compute / width + self.memory / min(width, self.saturation_width)
