@@ -45,18 +45,10 @@ def members(roots: Mapping[int, str]) -> list[psutil.Process]:
 
 def end(roots: Mapping[int, str], grace_s: float = GRACE_S) -> None:
     """End all :func:`members`: SIGTERM, ``grace_s`` seconds, then SIGKILL until none is left."""
-    import psutil
-
-    found = members(roots)
-    for process in found:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    _wait(found, grace_s)
+    _terminate(members(roots), grace_s)
     give_up = time.monotonic() + _GIVE_UP_S
     while (found := members(roots)) and time.monotonic() < give_up:
-        for process in found:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        _kill(found)
         _wait(found, 0.2)
 
 
@@ -69,13 +61,8 @@ def end_these(pids: Iterable[int], grace_s: float = GRACE_S) -> None:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
             found.update((one.pid, one) for one in (process, *process.children(recursive=True)))
-    for process in found.values():
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    _wait(list(found.values()), grace_s)
-    for process in found.values():
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    _terminate(list(found.values()), grace_s)
+    _kill(found.values())
 
 
 def lives(process: psutil.Process) -> bool:
@@ -93,6 +80,24 @@ def _session(pid: int) -> int:
     if sys.platform == "win32":
         return 0
     return os.getsid(pid)
+
+
+def _terminate(processes: list[psutil.Process], grace_s: float) -> None:
+    """SIGTERM, and ``grace_s`` seconds to obey."""
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _wait(processes, grace_s)
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def _wait(processes: list[psutil.Process], timeout_s: float) -> None:

@@ -322,9 +322,7 @@ class LeaseBook:
                 self.ledger.suspect()
             return room
 
-        room = self.ledger.in_turn(look)
-        if self.ledger.examine():
-            room = self.ledger.in_turn(look)
+        room = self._settled(look)
         own = self.held()
         cpus = CpuSet.from_bits(claims.usable(self.machine, room, claim))
         ours = len(self.usable) - sum(len(lease.cpus) for lease in own)  # pools are as large as any lease found them
@@ -341,10 +339,7 @@ class LeaseBook:
             self.ledger.suspect()
             return self.ledger.unheld(self.machine)
 
-        room = self.ledger.in_turn(look)
-        while self.ledger.examine():
-            room = self.ledger.in_turn(look)
-        return self._left(room)
+        return self._left(self._settled(look))
 
     def follow(self, machine: Machine, limits: Limits, memory_bytes: int) -> None:
         """Hand out from now on what is there now; leases that are held go on as they are.
@@ -590,6 +585,13 @@ class LeaseBook:
     def _granted(self, claim: Claim, found: Grant) -> Lease:
         cpus, reserved = CpuSet.from_bits(found.cpus), CpuSet.from_bits(found.reserved)
         return Lease(self, cpus, reserved, claim.memory_bytes, found.gpus, found.draws)
+
+    def _settled(self, look: Callable[[], Room]) -> Room:
+        """What ``look`` finds in a turn; again for as long as what the dead held comes free."""
+        room = self.ledger.in_turn(look)
+        while self.ledger.examine():
+            room = self.ledger.in_turn(look)
+        return room
 
     def _left(self, room: Room) -> int:
         """Bytes of memory that are free in ``room``."""

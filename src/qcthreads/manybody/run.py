@@ -241,8 +241,7 @@ class Run:
         left = self.calculations
         costs: Sequence[float] = ()
         if request.resume or left <= _COUNTED_ONE_BY_ONE:
-            there = self._finished_before()
-            costs = [term.cost for term in self._terms if term.label not in there]
+            costs = [term.cost for term in self._terms if term.label not in self._finished_before]
             left = len(costs)
         need_bytes = overhead_bytes + WORKING_MEMORY_BYTES
         memory_bytes, why_so_much = self._memory(need_bytes * (request.workers or 1))
@@ -306,8 +305,7 @@ class Run:
         many = self.calculations > _COUNTED_ONE_BY_ONE and strategy == "auto"
         if strategy == "balanced" or request.workers or request.threads or widths == (1,) or many:
             return None
-        there = self._finished_before()
-        terms = [term for term in self._terms if term.label not in there]
+        terms = [term for term in self._terms if term.label not in self._finished_before]
         return (
             Moldable(
                 terms=terms,
@@ -350,6 +348,7 @@ class Run:
             return whole, (f"{others}, which is too little: the run waits for theirs",)
         return free, (f"{others}: that is divided, so that the run need not wait; --memory asks for more",)
 
+    @cached_property
     def _finished_before(self) -> set[str]:
         """Labels that the store holds already; whether it is this run's store is seen when it is opened to go on."""
         if not self.request.resume or self.request.store is None:
