@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Folder:
-    """The directory ``path``, which must not be a link; one thread at a time, but for :meth:`remove`.
+    """The directory ``path``, which must not be a link; one thread at a time, but for :meth:`remove` and :meth:`names`.
 
     Where it is ``for_all`` users, they may read what is written here.
     """
@@ -34,6 +35,7 @@ class Folder:
         self._path = os.fspath(path)
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
         self._identity = _identity(os.fstat(self._descriptor))
+        self._listing = threading.Lock()
 
     @property
     def gone(self) -> bool:
@@ -47,7 +49,8 @@ class Folder:
 
     def names(self) -> set[str]:
         """Of everything that is there."""
-        return set(os.listdir(self._descriptor))  # noqa: PTH208 (by descriptor)
+        with self._listing:  # where a listing has got to belongs to the descriptor: of two at once each misses some
+            return set(os.listdir(self._descriptor))  # noqa: PTH208 (by descriptor)
 
     def read(self, name: str) -> tuple[bytes, int]:
         """What the file says and the user who wrote it; nothing for what is no plain file of one name, or too long.
