@@ -168,9 +168,9 @@ class RunMonitor:
     def _drain(self, sampler: BackgroundSampler) -> None:
         for sample in sampler.take():
             if sample.processes is not None:
-                self._root_of = dict(
-                    zip(sample.processes["pid"].tolist(), sample.processes["root"].tolist(), strict=True)
-                )
+                found = zip(sample.processes["pid"].tolist(), sample.processes["root"].tolist(), strict=True)
+                # A worker that began after this sample is not in it, and is in the next ones.
+                self._root_of = {**{pid: pid for pid in self._watched}, **dict(found)}
             for root, part in _by_root(sample, self._root_of):
                 watched = self._watched.get(root)
                 if watched is not None and part.at_ns > watched.seen_ns:
