@@ -45,6 +45,7 @@ def _settled(read: Callable[[], Machine]) -> Machine:
     for _ in range(_READINGS):
         before = _changes()
         machine = read()
+        _wait_for_switches(machine)
         if _changes() == before or machine == previous:  # other devices come and go too
             return machine
         previous = machine
@@ -52,6 +53,23 @@ def _settled(read: Callable[[], Machine]) -> Machine:
         f"CPUs were switched on or off during each of {_READINGS} readings of /{CPU_DIRECTORY}; "
         "try again when that is over"
     )
+
+
+def _wait_for_switches(machine: Machine) -> None:
+    """Wait until a CPU that is being switched on or off is: it is online before its caches are told, and after.
+
+    Reading ``cpuN/online`` takes the lock that the kernel (device_online in drivers/base/core.c) holds until it has
+    sent the event; only the CPUs that some kind of cache lacks can be at it, and these are few or none.
+    """
+    described: dict[tuple[int, str], int] = {}
+    for cache in machine.caches:
+        kind = cache.level, cache.kind
+        described[kind] = described.get(kind, 0) | cache.cpus.bits
+    complete = machine.cpus_online.bits
+    for bits in described.values():
+        complete &= bits
+    for cpu in CpuSet.from_bits(machine.cpus_online.bits & ~complete):
+        read_text("/", f"{CPU_DIRECTORY}/cpu{cpu}/online")
 
 
 def _changes() -> tuple[str | None, str | None]:
