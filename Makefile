@@ -11,7 +11,8 @@ PURE = .venv-pure
 BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xdi])
 PYTEST_ARGS ?=
 
-.PHONY: run test pure vm fuzz coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean
+.PHONY: run test pure vm fuzz coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean \
+	lint-types-linux lint-types-darwin lint-types-win32
 
 run: $(VENV)/.all
 	$(BIN)/qcthreads run examples/water16.xyz --program pyscf --method mp2 --basis cc-pvdz --max-nbody 2
@@ -19,10 +20,13 @@ run: $(VENV)/.all
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --timeout 900 $(PYTEST_ARGS)
 
-# The same tests without the extension, on a package that was built pure; but for those that are long and the same.
-pure: | $(PURE)/bin/python
+# The same tests without the extension, on a package that was built pure, and with what else is in $(VENV); but for those
+# that are long and the same.
+SITE = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+pure: $(VENV)/.test | $(PURE)/bin/python
 	rm -rf build/lib build/bdist.*  # else modules that are no more would be packed again
-	QCTHREADS_PURE=1 $(PURE)/bin/python -m pip --disable-pip-version-check install --quiet '.[test]'
+	$(BIN)/python $(SITE) >"$$($(PURE)/bin/python $(SITE))/beside.pth"
+	QCTHREADS_PURE=1 $(PURE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
 	$(PURE)/bin/python -m pytest --timeout 900 -m 'not vm and not once' $(PYTEST_ARGS)
 
 # Boots machines that are not here; needs QEMU and a kernel: tests/vm/numa_vm.py --setup (Debian, root). Takes minutes.
@@ -46,8 +50,10 @@ lint-ruff: $(VENV)/.lint
 lint-format: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 
-lint-types: $(VENV)/.lint
-	for platform in linux darwin win32; do $(BIN)/mypy --platform $$platform || exit 1; done
+LINT_TYPES = $(addprefix lint-types-,linux darwin win32)
+lint-types: $(LINT_TYPES)
+$(LINT_TYPES): lint-types-%: $(VENV)/.lint  # a cache each: mypy checks everything again when the platform is another
+	$(BIN)/mypy --platform $* --cache-dir .mypy_cache/$*
 
 lint-layers: $(VENV)/.lint
 	$(BIN)/lint-imports

@@ -12,18 +12,17 @@ settings.load_profile("untimed")
 # A shell without job control starts background jobs with SIGINT ignored, which every child would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Long, and nothing in them knows whether there is an extension: other programs, other users, C for other platforms.
+# Nothing in them knows whether there is an extension: other programs, other users, other platforms, whole runs of
+# which others are left, and what asks no operating system.
 ONCE = (
-    "integration/test_leases_shared.py",
-    "integration/test_leases_users.py",
-    "integration/test_peer_suites.py",
-    "integration/test_report_page.py",
-    "integration/test_run_shared.py",
-    "integration/test_trace_perfetto.py",
-    "native/test_cross.py",
+    *(f"integration/test_{name}.py" for name in ("calibrate", "callers_variables", "cli_run", "leases_beside_others")),
+    *(f"integration/test_{name}.py" for name in ("leases_shared", "leases_users", "manybody", "multi_level")),
+    *(f"integration/test_{name}.py" for name in ("peer_suites", "report_page", "run_beside", "run_shared")),
+    *(f"integration/test_{name}.py" for name in ("run_widths", "trace_perfetto", "wrapping")),
+    *(f"native/test_{name}.py" for name in ("build", "c", "cross")),
     "programs/",
-    "unit/test_cli_leases.py",
-    "unit/test_lease_instructions.py",
+    *(f"unit/test_{name}.py" for name in ("cli_leases", "costs", "dispatch", "expansion", "inputs")),
+    *(f"unit/test_{name}" for name in ("lease_instructions", "moldable", "planning", "profiles", "report", "store")),
 )
 
 

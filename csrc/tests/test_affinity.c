@@ -1,24 +1,13 @@
 /* Tests of linux_affinity.c against the kernel itself: /proc/self/status and sched_getcpu. Prints the failing check. */
-#define _GNU_SOURCE
-#include "../qct.h"
+#include "check.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    } while (0)
 
 #define THREADS 20
 

@@ -2,8 +2,7 @@
  * Tests of bandwidth.c against the kernel: masks and memory policies in /proc while it measures, and the wall time of
  * all that it did. Prints the failing check.
  */
-#define _GNU_SOURCE
-#include "../qct.h"
+#include "check.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -11,18 +10,8 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    } while (0)
 
 #define BYTES ((size_t)3 << 22)
 #define ROUNDS 2000 /* until it was seen; each takes milliseconds */

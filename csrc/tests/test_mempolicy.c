@@ -1,22 +1,11 @@
 /* Tests of linux_mempolicy.c against the kernel itself: /proc/self/numa_maps and node 0. Prints the failing check. */
-#define _GNU_SOURCE
-#include "../qct.h"
+#include "check.h"
 
 #include <errno.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    } while (0)
 
 #define SKIPPED 77
 #define PAGES 1300 /* more than are asked about at once */

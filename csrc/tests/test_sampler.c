@@ -2,8 +2,7 @@
  * Tests of linux_sampler.c and linux_recorder.c against clocks of threads, waitpid and /proc/self/fd; prints the
  * failing check.
  */
-#define _GNU_SOURCE
-#include "../qct.h"
+#include "check.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -11,8 +10,6 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -20,14 +17,6 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    } while (0)
 
 #define MS 1000000LL
 #define THREADS 60

@@ -1,22 +1,11 @@
 /* Tests of linux_topology.c: parsers on sense and nonsense, and trees written by the test. Prints the failing check. */
-#define _GNU_SOURCE
-#include "../qct.h"
+#include "check.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    } while (0)
 
 #define WORDS 2
 

@@ -2,26 +2,13 @@
  * Tests of windows.c, on Windows or under Wine, against what kernel32 says through other calls; without a C library,
  * which takes minutes to cross-compile. Says the failing check on stderr; writes the bytes of the topology to stdout.
  */
-#define WIN32_LEAN_AND_MEAN
-#include <windows.h>
+#include "check_windows.h"
 
 #include "../qct.h"
 
 #include <errno.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <string.h>
-
-#define TEXT_OF(number) #number
-#define CHECK_AT(line, condition)                                                                                      \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            static const char message[] = __FILE__ ":" TEXT_OF(line) ": " #condition "\n";                             \
-            say(STD_ERROR_HANDLE, message, sizeof message - 1);                                                        \
-            ExitProcess(1);                                                                                            \
-        }                                                                                                              \
-    } while (0)
-#define CHECK(condition) CHECK_AT(__LINE__, condition)
 
 #define THREADS 20
 #define WORDS 8 /* four groups */
@@ -31,11 +18,6 @@ static unsigned long all[WORDS], one[WORDS], got[WORDS];
 static HANDLE threads[THREADS], stopped;
 static DWORD tids[THREADS];
 static atomic_int stop, started;
-
-static bool say(DWORD where, const void *bytes, size_t size) {
-    DWORD written;
-    return WriteFile(GetStdHandle(where), bytes, (DWORD)size, &written, NULL) && written == size;
-}
 
 static DWORD_PTR process_mask(void) {
     DWORD_PTR mask, every;

@@ -3,22 +3,7 @@
  * windows_folder.py): no code of ours but the way it asks. Without a C library; says the failing check on stderr.
  * Started by itself with a name, it is the process that holds a mutex and a file of this name until it is ended.
  */
-#define WIN32_LEAN_AND_MEAN
-#include <windows.h>
-
-#include <stdbool.h>
-
-#define TEXT_OF(number) #number
-#define CHECK_AT(line, condition)                                                                                      \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            static const char message[] = __FILE__ ":" TEXT_OF(line) ": " #condition "\n";                             \
-            DWORD written;                                                                                             \
-            WriteFile(GetStdHandle(STD_ERROR_HANDLE), message, sizeof message - 1, &written, NULL);                    \
-            ExitProcess(1);                                                                                            \
-        }                                                                                                              \
-    } while (0)
-#define CHECK(condition) CHECK_AT(__LINE__, condition)
+#include "check_windows.h"
 
 #define LIMIT_MS 60000
 #define SHARE_BUT_FOR_DELETION (FILE_SHARE_READ | FILE_SHARE_WRITE) /* as the C library's open() does */

@@ -1,7 +1,8 @@
 """Build the fuzz targets of the C parsers and run each for its share of SECONDS; fails on a crash, hang or leak.
 
-Usage: run.py SECONDS. Needs clang with its run-time libraries (Debian: clang libclang-rt-dev) and nothing else.
-The corpus lies in build/fuzz/TARGET between runs, what made a target fail in build/fuzz/.
+Usage: run.py SECONDS, of CPU time: targets run side by side, as many as there are CPUs. Needs clang with its run-time
+libraries (Debian: clang libclang-rt-dev) and nothing else. The corpus lies in build/fuzz/TARGET between runs, what made
+a target fail in build/fuzz/.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -22,9 +24,9 @@ CORPUS = Path(os.environ.get("QCTHREADS_TOPOLOGY_CORPUS") or ROOT.parent / "shar
 
 # Source, flags and share of the time.
 TARGETS = {
+    "topology": ("fuzz_topology.c", [], 2),
     "mask": ("fuzz_parse.c", ["-DPARSE=qct_parse_mask"], 1),
     "list": ("fuzz_parse.c", ["-DPARSE=qct_parse_list"], 1),
-    "topology": ("fuzz_topology.c", [], 2),
 }
 FLAGS = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=fuzzer,address,undefined"]
 FLAGS += ["-fno-sanitize-recover=all"]
@@ -37,43 +39,41 @@ FILES = re.findall('^"(.*)",$', (HERE / "files.inc").read_text(), re.MULTILINE)
 
 
 def main() -> int:
-    """Build, seed and run; the exit status is that of the worst target."""
+    """Fuzz every target; the exit status is 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("seconds", type=int, help="for all targets together")
+    parser.add_argument("seconds", type=int, help="of CPU time, for all targets together")
     parser.add_argument("--timeout", type=int, default=10, help="seconds after which one input counts as a hang")
     args = parser.parse_args()
     clang = shutil.which(os.environ.get("FUZZ_CC", "clang"))
     if clang is None:
         print("no clang on PATH; Debian: apt-get install clang libclang-rt-dev", file=sys.stderr)
         return 1
+    BUILD.mkdir(parents=True, exist_ok=True)
     shares = sum(share for *_, share in TARGETS.values())
-    failed = []
-    for name, (source, flags, share) in TARGETS.items():
-        corpus = BUILD / name
-        corpus.mkdir(parents=True, exist_ok=True)
-        program = BUILD / f"fuzz_{name}"
-        sources = [HERE / source, ROOT / "csrc" / "linux_topology.c"]
-        subprocess.run([clang, *FLAGS, *flags, *sources, "-o", program], check=True)
-        for number, seed in enumerate(seeds(name)):
-            (corpus / f"seed{number}").write_bytes(seed)
-        limits = [
-            f"-max_total_time={max(1, args.seconds * share // shares)}",
-            f"-timeout={args.timeout}",
-            "-max_len=8192",
-        ]
-        command = [
-            program,
-            *limits,
-            "-print_final_stats=1",
-            "-verbosity=1",
-            f"-artifact_prefix={BUILD}/{name}-",
-            corpus,
-        ]
-        print(f"== fuzz {name}", flush=True)
-        if subprocess.run(command, check=False).returncode:
-            failed.append(name)
+    seconds = {name: max(1, args.seconds * share // shares) for name, (*_, share) in TARGETS.items()}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the longest first, so that two CPUs are done at the same time
+        done = {name: pool.submit(fuzz, clang, name, seconds[name], args.timeout) for name in TARGETS}
+    failed = [name for name, target in done.items() if not target.result()]
     print(f"fuzzed {', '.join(TARGETS)}; " + (f"failed: {', '.join(failed)}" if failed else "none failed"))
     return 1 if failed else 0
+
+
+def fuzz(clang: str, name: str, seconds: int, timeout_s: int) -> bool:
+    """Build, seed and run one target; prints what it said, and gives whether nothing was found."""
+    source, flags, _ = TARGETS[name]
+    corpus, program = BUILD / name, BUILD / f"fuzz_{name}"
+    corpus.mkdir(exist_ok=True)
+    for number, seed in enumerate(seeds(name)):
+        (corpus / f"seed{number}").write_bytes(seed)
+    sources = [HERE / source, ROOT / "csrc" / "linux_topology.c"]
+    subprocess.run([clang, *FLAGS, *flags, *sources, "-o", program], check=True)
+    limits = [f"-max_total_time={seconds}", f"-timeout={timeout_s}", "-max_len=8192"]
+    told = ["-print_final_stats=1", "-verbosity=1", f"-artifact_prefix={BUILD}/{name}-"]
+    done = subprocess.run(
+        [program, *limits, *told, corpus], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    print(f"== fuzz {name}\n{done.stdout.decode(errors='replace')}", end="", flush=True)
+    return done.returncode == 0
 
 
 def seeds(name: str) -> Iterator[bytes]:

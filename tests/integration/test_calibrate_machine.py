@@ -29,16 +29,23 @@ def qcthreads(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
 
 
-def measured(environ: dict[str, str]) -> dict[str, Any]:
-    done = qcthreads("calibrate", "--machine", "--json", environ=environ)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+def told_by_doctor(environ: dict[str, str]) -> dict[str, Any]:
+    return dict(json.loads(qcthreads("doctor", "--json", environ=environ).stdout)["memory_bandwidth"])
 
 
 def test_measures_every_domain_and_doctor_tells_of_it(environ: dict[str, str]) -> None:
-    machine = read_machine()
+    path = Path(told_by_doctor(environ)["file"])
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    broken = told_by_doctor(environ)
+    assert broken["measured"] is None
+    assert str(path) in broken["in_words"]
+
+    done = qcthreads("calibrate", "--machine", "--json", environ=environ)
+    assert done.returncode == 0, done.stderr
+    assert f"{path} cannot be understood" in done.stderr
+    machine, found = read_machine(), json.loads(done.stdout)
     cores = len(usable_cpus(machine, read_limits().cpus))
-    found = measured(environ)
     kinds = [domain["kind"] for domain in found["domains"]]
     assert kinds.count("llc") <= len(machine.llc_domains)
     assert set(kinds) >= {"llc", "machine"}
@@ -47,17 +54,9 @@ def test_measures_every_domain_and_doctor_tells_of_it(environ: dict[str, str]) -
     assert [int(count) for count in whole["bytes_per_s"]][-1] <= cores
     assert 1e8 < whole["peak_bytes_per_s"] == max(whole["bytes_per_s"].values()) < 1e13
     assert found["method"] == ("native" if native_status()[0] else "numpy")
-    told = json.loads(qcthreads("doctor", "--json", environ=environ).stdout)["memory_bandwidth"]
-    assert told["file"] == found["file"]
-    assert told["measured"]["domains"] == found["domains"]
-    path = Path(found["file"])
-    path.write_text("{")
-    told = json.loads(qcthreads("doctor", "--json", environ=environ).stdout)["memory_bandwidth"]
-    assert told["measured"] is None
-    assert str(path) in told["in_words"]
-    again = qcthreads("calibrate", "--machine", environ=environ)
-    assert f"{path} cannot be understood" in again.stderr
+    assert found["file"] == str(path)
     assert json.loads(path.read_text())["fingerprint"] == found["fingerprint"]
+    assert told_by_doctor(environ)["measured"]["domains"] == found["domains"]
 
 
 def test_says_who_holds_the_cpus(environ: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -183,7 +184,7 @@ def test_stopped_in_the_middle_leaves_no_process_and_can_be_resumed(tmp_path: Pa
     _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 4, errors
     assert "--resume" in errors
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert children
     assert not alive
     kept = json.loads(run("status", store, "--json").stdout)
@@ -252,11 +253,11 @@ def test_metrics_are_there_while_it_runs(tmp_path: Path) -> None:
     command = [*COMMAND, *map(str, arguments), "--metrics", str(metrics)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + 60
-            while not metrics.exists() and time.monotonic() < deadline:
+            while not metrics.exists() and process.poll() is None:
                 time.sleep(0.01)
-            assert 'state="waiting"} 10.0' in metrics.read_text()
-            assert process.poll() is None
+            states = dict(re.findall(r'state="(\w+)"} (\d+)', metrics.read_text()))
+            assert sum(map(int, states.values())) == 10
+            assert int(states["finished"]) < 10
         finally:
             process.terminate()
     assert process.returncode == 4

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import psutil
@@ -24,15 +24,18 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def burnt() -> Iterator[int]:
-    """A CPU that a process pinned to it keeps busy."""
-    cpu = min(os.sched_getaffinity(0))
-    command = f"import os; os.sched_setaffinity(0, [{cpu}])\nwhile True: pass"
-    with subprocess.Popen([sys.executable, "-c", command]) as burner:
-        time.sleep(0.3)
-        yield cpu
-        burner.kill()
+BURNT = min(os.sched_getaffinity(0)) if sys.platform == "linux" else 0
+
+
+@pytest.fixture(autouse=True)
+def burner() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that keeps the CPU busy that it is pinned to."""
+    command = f"import os; os.sched_setaffinity(0, [{BURNT}])\nprint(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield process
+        process.kill()
 
 
 def book(busy: str, cpus: CpuSet) -> LeaseBook:
@@ -40,39 +43,41 @@ def book(busy: str, cpus: CpuSet) -> LeaseBook:
     return LeaseBook(read_machine(), Limits(cpus, len(cpus), None, 2**30, (rule,)), busy=busy)  # type: ignore[arg-type]
 
 
-def test_it_is_taken_last(burnt: int) -> None:
+def test_it_is_taken_last() -> None:
     own = CpuSet(sorted(os.sched_getaffinity(0))[:2])
-    (other,) = own - CpuSet([burnt])
+    (other,) = own - CpuSet([BURNT])
     one = book("avoid", own)
     with one.acquire(1) as lease:
-        assert one.ledger.strangers >> burnt & 1
+        assert one.ledger.strangers >> BURNT & 1
         if one.ledger.strangers >> other & 1:
             pytest.skip(f"CPU {other} is kept busy as well, by whatever else goes on here")
         assert lease.cpus == CpuSet([other])
-        assert one.ledger.pinned >> burnt & 1
+        assert one.ledger.pinned >> BURNT & 1
         (note,) = lease.notes
         assert re.match(
-            rf"CPUs {burnt} were avoided: CPU {burnt} is \d+ % busy .*pid \d+ \(\S+, user \S+\), pinned", note
+            rf"CPUs {BURNT} were avoided: CPU {BURNT} is \d+ % busy .*pid \d+ \(\S+, user \S+\), pinned", note
         )
         with one.acquire(1, wait=False) as last:
-            assert last.cpus == CpuSet([burnt])
+            assert last.cpus == CpuSet([BURNT])
 
 
-def test_it_is_waited_for_and_explained(burnt: int) -> None:
-    one = book("wait", CpuSet([burnt]))
-    with pytest.raises(LeaseError, match=rf"CPU {burnt} is \d+ % busy with the work of others: pid \d+ "):
+def test_it_is_waited_for_and_explained() -> None:
+    one = book("wait", CpuSet([BURNT]))
+    with pytest.raises(LeaseError, match=rf"CPU {BURNT} is \d+ % busy with the work of others: pid \d+ "):
         one.acquire(1, wait=False)
-    assert book("ignore", CpuSet([burnt])).acquire(1, wait=False).cpus == CpuSet([burnt])
+    assert book("ignore", CpuSet([BURNT])).acquire(1, wait=False).cpus == CpuSet([BURNT])
 
 
-def test_what_has_ended_is_waited_for_no_longer(burnt: int) -> None:
-    one = book("wait", CpuSet([burnt]))
+def test_what_has_ended_is_waited_for_no_longer(burner: subprocess.Popen[bytes]) -> None:
+    one = book("wait", CpuSet([BURNT]))
     with pytest.raises(LeaseError):
         one.acquire(1, wait=False)
-    subprocess.run(["pkill", "-KILL", "-f", rf"sched_setaffinity\(0, \[{burnt}\]\)"], check=True)
-    for _ in range(20):
-        if psutil.cpu_percent(1.5, percpu=True)[burnt] < 25:
-            with one.acquire(1, timeout=30) as lease:
-                assert lease.cpus == CpuSet([burnt])
+    burner.kill()
+    burner.wait()
+    for _ in range(10):
+        if psutil.cpu_percent(1.5, percpu=True)[BURNT] > 25:
+            continue
+        with contextlib.suppress(LeaseError), one.acquire(1, timeout=3) as lease:
+            assert lease.cpus == CpuSet([BURNT])
             return
-    pytest.skip(f"CPU {burnt} is kept busy by whatever else goes on here")
+    pytest.skip(f"CPU {BURNT} is kept busy by whatever else goes on here")

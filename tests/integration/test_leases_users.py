@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from contenders import TOTAL_BYTES, book_in, close, start
 from others import Other, Say, other, until
@@ -299,7 +300,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     with container(place, works) as driver:
         namespace = said(driver)
         assert namespace != str(Path("/proc/self/ns/pid").stat().st_ino)
-        time.sleep(0.2)  # until the driver has ended
+        (init,) = psutil.Process(driver.pid).children()
+        until(lambda: init.name() == "sleep")  # what comes when the driver has ended
         with pytest.raises(LeaseError, match="7 of 8 CPUs") as refused:
             book.acquire(PUS, wait=False)
         if not keeps_locks:

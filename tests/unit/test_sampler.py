@@ -86,8 +86,15 @@ class Worker:
         arguments = f"{cpu_s}, {name!r}, time.monotonic_ns()"
         self.say(f"threading.Thread(target=member, args=({arguments}), daemon=True).start()")
         tid, cpu_ns, waited_ns = self.answer()
-        time.sleep(0.02)  # until it sleeps
+        self.fall_asleep()
         return tid, cpu_ns, waited_ns
+
+    def fall_asleep(self) -> None:
+        """Until all of its threads have slept for a moment: what they use to say something is used by then."""
+        for tid in (tasks := Path(f"/proc/{self.pid}/task")).iterdir():
+            while (tasks / tid / "stat").read_bytes().rpartition(b")")[2].split()[0] != b"S":
+                time.sleep(0.01)
+        time.sleep(0.02)
 
 
 @contextmanager
@@ -161,7 +168,6 @@ def test_a_thread_that_runs_lags_by_no_more_than_is_said() -> None:
 def test_details_agree_with_psutil(source: TimesSource) -> None:
     with worker() as made, ThreadSampler([made.pid], source=source) as sampler:
         tid, _ = made.start(0.05)
-        time.sleep(0.1)  # until it sleeps
         known = psutil.Process(made.pid)
         rows = sampler.sample(detail=True)
         assert sorted(rows["tid"]) == sorted(thread.id for thread in known.threads())
@@ -200,8 +206,10 @@ def test_threads_that_ended_stay_counted(source: TimesSource) -> None:
     with worker() as made, ThreadSampler([made.pid], source=source) as sampler:
         used = [made.start(0.05) for _ in range(3)]
         assert len(sampler.sample()) == 4
-        made.say("end.set(); time.sleep(0.1); print(1, flush=True)")
+        made.say("end.set(); [one.join() for one in threading.enumerate()[1:]]; print(1, flush=True)")
         made.answer()
+        while psutil.Process(made.pid).num_threads() > 1:
+            time.sleep(0.01)
         rows = sampler.sample()
         (process,) = sampler.processes()
     assert len(rows) == 1
@@ -318,7 +326,6 @@ def test_both_back_ends_see_the_same() -> None:
     with worker() as made:
         for _ in range(3):
             made.start(0.02)
-        time.sleep(0.05)
         seen = [host.open_sampler([made.pid]).sample(True) for host in (LinuxHost(), PortableHost())]
     for name in ("threads", "details", "processes"):
         native, pure = (getattr(sample, name) for sample in seen)
@@ -337,22 +344,20 @@ def test_the_background_sampler_keeps_its_times(source: TimesSource) -> None:
     assert len(samples) == counts.samples
     assert counts.detailed == sum(sample.details is not None for sample in samples)
     assert counts.dropped == 0
-    # Every deadline of either rate that came was taken or counted; the first ones fall together, as do one in five.
-    assert counts.samples + counts.overruns >= 50
+    # Every deadline that came was taken or counted, so that a sample that came late moved none of them.
+    assert counts.samples + counts.overruns >= (at_ns[-1] - at_ns[0]) // 10_000_000
     assert counts.detailed >= 2
     assert samples[-1].details is not None
     assert 0 < counts.own_cpu_ns < 0.5e9
     assert (np.diff(at_ns) > 0).all()
-    # Without a drift: each but the last lies behind a multiple of the interval, by less than another.
-    late_ns = (at_ns[:-1] - at_ns[0]) % 10_000_000
-    assert np.median(np.minimum(late_ns, 10_000_000 - late_ns)) < 5_000_000
     assert threading.active_count() == before
 
 
 @over_both
 def test_the_ring_forgets_the_oldest() -> None:
     with BackgroundSampler([os.getpid()], fast_hz=200, detail_hz=50, ring_bytes=4000) as background:
-        time.sleep(0.3)
+        while not background.counts.dropped:
+            time.sleep(0.01)
     kept = list(background.take())
     assert 0 < len(kept) < background.counts.samples
     assert background.counts.dropped == background.counts.samples - len(kept)
@@ -373,7 +378,7 @@ def test_what_ended_the_background_sampler_is_told(back_end: str) -> None:
         background.stop()
         return
     with pytest.raises(ValueError, match="closed"), background:
-        time.sleep(0.05)
+        background.wait(60)
 
 
 def test_a_source_of_linux_is_refused_elsewhere_with_the_platform_set_by_the_test(
