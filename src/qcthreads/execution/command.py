@@ -12,14 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from ..cpuset import CpuSet
 from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseNotNowError, MachineError
-from ..host import processes
+from ..host import processes, trees
 from ..leases import Lease, has_outer_lease, node_book, node_ledger
 from ..leases.ledger import Ledger
-from ..leases.place import remove_nested
+from ..leases.place import LEASE_VARIABLE, remove_nested
 from ..programs import precedence
 from ..programs.launchers import ranks_of
 from ..programs.settings import settings_for
@@ -319,13 +320,11 @@ def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -
             lease.started = False
             remove_nested(lease.mark)
         return ()
-    from . import trees
-
     strays = tuple(f"process {pid} ({processes.name(pid)})" for pid in processes.descendants(os.getpid()))
     what = "is ended" if request.strays == "end" else "is waited for"
     say(f"{', '.join(strays)}: left behind by the command, {what}")
     if request.strays == "end" or foreground.outlived():
-        trees.end({os.getpid(): lease.mark})
+        trees.end(partial(trees.members, {os.getpid(): lease.mark}, LEASE_VARIABLE))
     return strays
 
 
