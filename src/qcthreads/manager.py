@@ -45,6 +45,7 @@ from .programs.settings import settings_for
 from .units import format_split
 
 if TYPE_CHECKING:
+    from .leases.hold import Hold
     from .monitoring.bandwidth import BandwidthWatch
     from .monitoring.watch import Watch
 
@@ -436,14 +437,15 @@ class QCThreadManager:
         if not more:
             return
         for other in book.held():
-            if not other.cpus.isdisjoint(more) and other not in worker.leases:
+            if not other.cpus.isdisjoint(more) and other not in [lease.hold for lease in worker.leases]:
                 raise CpusTakenError(f"{who} {other.cpus & more} are leased to {self._holder(other)}; leave them out")
         lease = book.acquire_cpus(more)
         _runs_under(lease, worker.process)
         worker.leases.append(lease)
 
-    def _holder(self, lease: Lease) -> str:
-        holders = (worker for worker in self._state.workers.values() if lease in worker.leases)
+    def _holder(self, hold: Hold) -> str:
+        workers = self._state.workers.values()
+        holders = (worker for worker in workers if hold in [lease.hold for lease in worker.leases])
         return next((f"worker {worker.worker_id}" for worker in holders), "somebody else")
 
     def _bind(self, worker: _Worker) -> Binding | None:
@@ -548,8 +550,8 @@ class _Attached:
 
 def _runs_under(lease: Lease, process: Process | None) -> None:
     if process is not None:
-        lease.started = True
-        lease.children.append(_Attached(process))  # type: ignore[arg-type]  # all it is asked is poll()
+        lease.hold.started = True
+        lease.hold.children.append(_Attached(process))  # type: ignore[arg-type]  # all it is asked is poll()
 
 
 def _outlast(worker: _Worker, strays: Literal["wait", "end"]) -> None:

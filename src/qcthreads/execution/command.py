@@ -148,13 +148,13 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
         # The command holds the lease when this process is killed. A copy: a fork closes the ledger's own.
         os.set_inheritable(os.dup(descriptor), True)
     began = time.monotonic()
-    lease.started = True
+    lease.hold.started = True
     with _bound(lease, say) as bound:
         try:
             foreground.start(prepared.executable, [*prepared.command], environment_of(prepared))
         except OSError as error:
             raise _not_started(prepared.command[0], error) from error
-    lease.children.append(foreground)  # type: ignore[arg-type]  # all it is asked is poll()
+    lease.hold.children.append(foreground)  # type: ignore[arg-type]  # all it is asked is poll()
     seen = _Seen(lease.cpus if bound else None)
     foreground.wait(seen.look)
     wall_s = time.monotonic() - began
@@ -317,7 +317,7 @@ def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -
     """Name what the command left behind, and wait for its end, or end it; a signal to this process ends it, too."""
     if not foreground.outlived(_SETTLE_S):
         if sys.platform == "linux":  # where nothing can be left when no child is: no need to look through /proc for it
-            lease.started = False
+            lease.hold.started = False
             remove_nested(lease.mark)
         return ()
     strays = tuple(f"process {pid} ({processes.name(pid)})" for pid in processes.descendants(os.getpid()))

@@ -33,6 +33,7 @@ from ..units import format_count, format_size, format_split, smaller_split
 from . import claims
 from .claims import Claim, Grant, Room, sum_bits
 from .door import PATIENCE_S
+from .hold import Hold
 from .lease import Lease
 from .ledger import Ledger, Waiter, note
 from .pools import cpu_pools, memory_pools, node_pools
@@ -325,9 +326,9 @@ class LeaseBook:
         room = self._settled(look)
         own = self.held()
         cpus = CpuSet.from_bits(claims.usable(self.machine, room, claim))
-        ours = len(self.usable) - sum(len(lease.cpus) for lease in own)  # pools are as large as any lease found them
+        ours = len(self.usable) - sum(len(hold.cpus) for hold in own)  # pools are as large as any lease found them
         count = min([len(cpus), ours, *(room.left(pool, holds) for pool, holds in self._cpu_pools.items())])
-        memory_bytes = min(self.memory_bytes - sum(lease.memory_bytes for lease in own), self._left(room))
+        memory_bytes = min(self.memory_bytes - sum(hold.memory_bytes for hold in own), self._left(room))
         if count < len(cpus):
             cpus = choose(self.machine, cpus & self.usable or cpus, max(count, 0)) or CpuSet()
         return cpus, max(memory_bytes, 0)
@@ -350,9 +351,9 @@ class LeaseBook:
         within = None if cpus is None else cpus & limits.cpus
         self.ledger.in_turn(lambda: self._set(machine, limits, within, leave, smt, memory_bytes))
 
-    def held(self) -> tuple[Lease, ...]:
-        """The leases now given out by this book, oldest first."""
-        return tuple(lease for lease in self.ledger.held_now() if lease.book is self)
+    def held(self) -> tuple[Hold, ...]:
+        """What is now given out by this book, oldest first: leases, and what still runs under others."""
+        return tuple(hold for hold in self.ledger.held_now() if hold.book is self)
 
     def wake(self) -> None:
         """Let everybody who waits look at their ``cancel`` again. From any thread, also from signal handlers."""
@@ -545,7 +546,7 @@ class LeaseBook:
     def _take_all(self, leases: Iterable[Lease]) -> str:
         """The PU or GPU that could not be had after all, and with it nothing."""
         for lease in leases:
-            lost = self.ledger.take(lease)
+            lost = self.ledger.take(lease.hold)
             if lost:
                 _undo(leases)
                 return lost
@@ -584,7 +585,7 @@ class LeaseBook:
 
     def _granted(self, claim: Claim, found: Grant) -> Lease:
         cpus, reserved = CpuSet.from_bits(found.cpus), CpuSet.from_bits(found.reserved)
-        return Lease(self, cpus, reserved, claim.memory_bytes, found.gpus, found.draws)
+        return Lease(Hold(self, cpus, reserved, claim.memory_bytes, found.gpus, found.draws))
 
     def _settled(self, look: Callable[[], Room]) -> Room:
         """What ``look`` finds in a turn; again for as long as what the dead held comes free."""
@@ -600,7 +601,7 @@ class LeaseBook:
     def _lease_of(self, cpus: CpuSet, reserved: CpuSet) -> Lease:
         """Without memory."""
         draws = {pool: (len(cpus), holds) for pool, holds in self._cpu_pools.items()}
-        return Lease(self, cpus, reserved, draws=draws)
+        return Lease(Hold(self, cpus, reserved, draws=draws))
 
     def _shortage(self, claim: Claim, ahead: int) -> Shortage:
         """Within a turn."""
