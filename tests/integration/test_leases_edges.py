@@ -141,6 +141,18 @@ def test_a_timeout_that_is_none_is_refused(tmp_path: Path, timeout: Any) -> None
         asyncio.run(_lease_async(book, timeout=timeout))
 
 
+def test_async_with_a_lease_that_is_not_for_it_says_which_is_and_holds_nothing(tmp_path: Path) -> None:
+    book = book_in(tmp_path / "book", MACHINE)
+
+    async def wrong() -> None:
+        async with book.acquire(1):  # type: ignore[attr-defined]
+            pass
+
+    with pytest.raises(TypeError, match=r"async with lease_async\(\.\.\.\)"):
+        asyncio.run(wrong())
+    assert book.held() == ()
+
+
 async def _lease_async(book: LeaseBook, **options: Any) -> CpuSet:
     async with book.acquire_async(1, **options) as lease:
         return lease.cpus

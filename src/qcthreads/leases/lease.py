@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, BindingNotSupportedError, LeaseError, ProcessGoneError
@@ -184,6 +184,15 @@ class Lease:
         except KeyboardInterrupt:  # perhaps before anything was done
             self.release()
             raise
+
+    def __aenter__(self) -> NoReturn:
+        self.release()
+        raise TypeError(
+            "lease() and acquire() wait before there is anything to enter, and the event loop with them: write `async "
+            "with lease_async(...)`, or `async with book.acquire_async(...)`, or `with lease(...)`"
+        )
+
+    __aexit__ = __exit__  # without which Python itself says what it lacks
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # of one whose making was interrupted
