@@ -104,7 +104,7 @@ class LeaseBook:
         orphans: Literal["end", "wait"] = "wait",
         run: str = "",
     ) -> None:
-        self._given = cpus, leave, smt
+        self._given = cpus, leave, smt, memory_bytes
         self.gpus = {gpu.index: gpu for gpu in gpus}
         self.ledger = Ledger() if ledger is None else ledger
         self.orphans = orphans
@@ -113,24 +113,28 @@ class LeaseBook:
         self._said_avoided = CpuSet()
         self._smt = smt
         self._name = f"book {self.ledger.mark} {next(_numbers)}"
-        self._set(machine, limits, cpus, leave, smt, memory_bytes)
+        self._set(machine, limits)
         if self._most_bytes > limits.total_bytes:
             raise OversubscriptionError(
                 f"{format_size(self._most_bytes)} of memory were asked for, but {format_size(limits.total_bytes)} "
                 "may be used when nobody else uses any; ask for less"
             )
 
-    def _set(
-        self, machine: Machine, limits: Limits, cpus: CpuSet | None, leave: int, smt: bool, memory_bytes: int | None
-    ) -> None:
+    def _set(self, machine: Machine, limits: Limits, memory_bytes: int | None = None) -> None:
+        """``memory_bytes``: of all leases now, where that is not what was given or the book's share."""
+        cpus, leave, smt, given_bytes = self._given
+        if memory_bytes is not None:  # what a limit has taken away since is no longer asked for
+            cpus = None if cpus is None else cpus & limits.cpus
         usable = _handed_out(machine, limits, cpus, leave, smt)
         self.machine, self.limits, self.usable = machine, limits, usable
-        if memory_bytes is None:
+        if given_bytes is None:
             whole = usable if cpus is None and not leave else _handed_out(machine, limits, None, 0, smt)
-            self.memory_bytes = limits.memory_bytes * len(usable) // len(whole)
+            share_bytes = limits.memory_bytes * len(usable) // len(whole)
             self._most_bytes = limits.total_bytes * len(usable) // len(whole)
         else:
-            self.memory_bytes = self._most_bytes = memory_bytes
+            share_bytes = given_bytes
+            self._most_bytes = given_bytes if memory_bytes is None else min(given_bytes, limits.total_bytes)
+        self.memory_bytes = share_bytes if memory_bytes is None else memory_bytes
         self._candidates = self.usable if leave else usable_cpus(machine, cpus or limits.cpus, smt=smt)
         self._siblings = limits.cpus.bits & machine.cpus_online.bits
         counted = self._candidates != self.usable
@@ -347,9 +351,7 @@ class LeaseBook:
 
         ``memory_bytes``: of all its leases. Raises OversubscriptionError where nothing of the book's is left.
         """
-        cpus, leave, smt = self._given
-        within = None if cpus is None else cpus & limits.cpus
-        self.ledger.in_turn(lambda: self._set(machine, limits, within, leave, smt, memory_bytes))
+        self.ledger.in_turn(lambda: self._set(machine, limits, memory_bytes))
 
     def held(self) -> tuple[Hold, ...]:
         """What is now given out by this book, oldest first: leases, and what still runs under others."""
