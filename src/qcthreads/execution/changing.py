@@ -12,7 +12,8 @@ from ..host import read_machine
 from ..host.limits import Limits, Rule
 from ..host.sysfs import read_text
 from ..leases import LeaseBook
-from ..leases.node import is_bound, node_limits
+from ..leases.ledger import is_bound
+from ..leases.node import node_limits
 
 _LOOK_S = 1.0  # to read the limits takes a millisecond or two
 # Files that say what a control group may hold; of other rules nobody else changes what they leave us.

@@ -25,7 +25,7 @@ from ..errors import (
     OversubscriptionError,
     StopRequestedError,
 )
-from ..host.limits import Limits
+from ..host.limits import Limits, read_limits
 from ..host.processes import printable
 from ..machine import Machine
 from ..machine.placement import choose, split, thread_cpus, usable_cpus
@@ -35,7 +35,7 @@ from .claims import Claim, Grant, Room, sum_bits
 from .door import PATIENCE_S
 from .hold import Hold
 from .lease import Lease
-from .ledger import Ledger, Waiter, note
+from .ledger import Ledger, Waiter, is_bound, note
 from .pools import cpu_pools, memory_pools, node_pools
 from .shortage import Shortage
 
@@ -189,14 +189,18 @@ class LeaseBook:
             who holds what it lacks.
         """
         _check_timeout(timeout)
-        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores, slots or {})
+
+        def asked() -> Claim:
+            return self._claim(threads, memory_bytes, gpus, near, exclusive_cores, slots or {})
+
+        claim = asked()
         made: list[Lease] = []
         began = time.monotonic()
         try:
             claim = self._look_around(claim)
             patience_s = PATIENCE_S if timeout is None or not wait else _patience(timeout)
             if not self.ledger.in_turn(lambda: self._try(claim, made), patience_s):
-                self._wait_in_line(claim, made, began, 0.0 if not wait else timeout, cancel, on_wait)
+                claim = self._wait_in_line(asked, made, began, 0.0 if not wait else timeout, cancel, on_wait)
             made[0].notes = self._avoided(claim, made[0])
             return made[0]
         except BookShutError as error:
@@ -256,10 +260,10 @@ class LeaseBook:
             )
         whole = not self._smt
         each = self._look_around(self._claim(width, memory_bytes, gpus, None, whole, {}))
-        claim = self._look_around(self._claim(total, places * memory_bytes, places * gpus, None, whole, {}))
-        claim = self._beside_others(claim)
+        whole_claim = self._look_around(self._claim(total, places * memory_bytes, places * gpus, None, whole, {}))
 
         def cut(room: Room) -> list[Lease]:
+            claim = self._beside_others(whole_claim)
             if claims.grant(self.machine, room, claim) is None:
                 return []
             free = CpuSet.from_bits(claims.usable(self.machine, room, claim))
@@ -267,7 +271,7 @@ class LeaseBook:
             parts = split(self.machine, ours if len(ours) >= total else free, places, width)
             return [self._granted(each, one) for one in claims.grant_each(self.machine, room, each, parts)]
 
-        made, short = self._now(claim, cut)
+        made, short = self._now(whole_claim, cut)
         if made:
             return made
         smaller = smaller_split(places, width, len(short.free)) if short.free else "wait until some are free"
@@ -278,7 +282,7 @@ class LeaseBook:
         also = f" and {format_size(short.memory_bytes)}" if memory_bytes else ""
         raise OversubscriptionError(
             f"{asked}{each_has}, but {len(short.free)} of {len(self.usable)} CPUs{also} are free; the others are held "
-            f"by {short.holders(self._also(claim))}; release some, or {smaller}"
+            f"by {short.holders(self._also(whole_claim))}; release some, or {smaller}"
         )
 
     def acquire_cpus(self, cpus: CpuSet) -> Lease:
@@ -378,13 +382,13 @@ class LeaseBook:
         slots: Mapping[str, int],
     ) -> Claim:
         asked = (threads, memory_bytes, gpus, near, exclusive_cores, *slots.items())
-        known = self._claims.get(asked)
-        if known is not None:
-            return known
+        known = self._claims  # now, for when limits change meanwhile there are others
+        if asked in known:
+            return known[asked]
         self.check(threads, memory_bytes, gpus)
         claim = self._new_claim(threads, memory_bytes, gpus, near, exclusive_cores, slots)
-        if len(self._claims) < _MOST_CLAIMS:  # executors ask for the same again and again
-            self._claims[asked] = claim
+        if len(known) < _MOST_CLAIMS:  # executors ask for the same again and again
+            known[asked] = claim
         return claim
 
     def _new_claim(
@@ -440,27 +444,27 @@ class LeaseBook:
 
     def _wait_in_line(
         self,
-        claim: Claim,
+        asked: Callable[[], Claim],
         made: list[Lease],
         began: float,
         timeout: float | None,
         cancel: threading.Event | None,
         on_wait: Callable[[str], object] | None,
-    ) -> None:
-        """Until the lease is ``made``; LeaseError when there is no more waiting."""
+    ) -> Claim:
+        """What is ``asked`` in the end, until the lease is ``made``; LeaseError when there is no more waiting."""
         woken: SimpleQueue[None] = SimpleQueue()
-        waiter = Waiter(claim, lambda: woken.put(None), on_wait)
+        waiter = Waiter(asked(), lambda: woken.put(None), on_wait)
         waited_for = ""
         try:
             while True:
                 left = None if timeout is None else timeout - (time.monotonic() - began)
                 over = left is not None and left <= 0
-                waiter.claim = claim = self._look_around(claim)
+                waiter.claim = claim = self._look_around(self._still_allowed(asked()))
                 patience_s = PATIENCE_S if not timeout or left is None else _patience(left)
                 short = self.ledger.in_turn(lambda: self._look(claim, made, waiter, over), patience_s)  # noqa: B023
                 if short is None:
                     made[0].waited_s, made[0].waited_for = time.monotonic() - began, waited_for
-                    return
+                    return claim
                 freed = self.ledger.examine()
                 also = self._also(claim)
                 waited_for = waited_for or short.holders(also)
@@ -554,6 +558,23 @@ class LeaseBook:
                 return lost
         return ""
 
+    def _still_allowed(self, claim: Claim) -> Claim:
+        """``claim`` of somebody who waits, less the PUs that this thread may use no longer.
+
+        LeaseError where too few are left. The mask of a lease that the thread works under is no limit of what it asks.
+        """
+        if not self.limits.live or is_bound(self.ledger):
+            return claim
+        gone = self.limits.cpus.bits & ~read_limits().cpus.bits
+        left = _less(claim, gone)
+        if left.candidates.bit_count() < claim.threads:
+            raise LeaseError(
+                f"{format_count(claim.threads, 'CPU')} were asked for, but while they were waited for CPUs "
+                f"{CpuSet.from_bits(gone)} were taken from this process; left are "
+                f"{CpuSet.from_bits(left.candidates) or 'none'}: ask for fewer"
+            )
+        return left
+
     def _look_around(self, claim: Claim) -> Claim:
         """``claim`` with what has changed without anybody's telling; outside a turn, for it takes long."""
         if self._busy != "ignore":
@@ -570,7 +591,8 @@ class LeaseBook:
         return replace(claim, draws={**claim.draws, **draws})
 
     def _beside_others(self, claim: Claim) -> Claim:
-        """``claim`` less the PUs that others keep busy, or rather without them."""
+        """Within a turn: ``claim`` less the PUs that others keep busy, or rather without them."""
+        claim = _less(claim, ~self._candidates.bits)  # where limits have changed since it was made
         if self._busy == "ignore":
             return claim
         strangers, pinned = self.ledger.strangers, self.ledger.pinned
@@ -642,6 +664,14 @@ class LeaseBook:
         """Who else is in the way of ``claim``, in words: strays, and who keeps busy what it waits for."""
         busy = self.ledger.strangers & claim.candidates if self._busy == "wait" else 0
         return [*self.ledger.explain_busy(CpuSet.from_bits(busy)), *self.ledger.strays()]
+
+
+def _less(claim: Claim, gone: int) -> Claim:
+    """``claim`` without the PUs ``gone``."""
+    if not claim.candidates & gone:
+        return claim
+    kept = claim.candidates & ~gone
+    return replace(claim, candidates=kept, preferred=claim.preferred & kept, siblings=claim.siblings & ~gone)
 
 
 def _undo(made: Iterable[Lease]) -> None:

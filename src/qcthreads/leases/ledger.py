@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from ..cpuset import CpuSet
+from ..errors import BindingError
 from ..machine import Machine
 from .claims import Claim, Room, set_aside
 from .door import PATIENCE_S
@@ -25,6 +26,7 @@ from .records import Holding, Owner, Waiting
 
 if TYPE_CHECKING:
     from ..host.busy import BusyWatch, PinnedProcess
+    from .book import LeaseBook
     from .hold import Hold
 
 _Said = TypeVar("_Said")
@@ -52,7 +54,7 @@ def note(message: str) -> None:
 class Waiter:
     """Somebody of this process who waits. ``wake`` is safe in finalizers and may be called for nothing."""
 
-    __slots__ = ("_on_wait", "claim", "name", "wake")
+    __slots__ = ("_on_wait", "claim", "name", "told", "wake")
 
     def __init__(
         self, claim: Claim, wake: Callable[[], object], on_wait: Callable[[str], object] | None = None
@@ -62,6 +64,8 @@ class Waiter:
         self._on_wait = on_wait
         self.name = ""
         """Sorts by age among all who wait; given by the ledger."""
+        self.told = 0
+        """Bits of the PUs that he may be given, as others were told."""
 
     def told_in(self, waited_s: float) -> float | None:
         """In how many seconds he is to be told whom he waits for; ``None``: never, or no more."""
@@ -301,6 +305,17 @@ class Ledger:
         held = (*self._of_parent, *_told_of(self, os.getppid()))
         self.__init__()  # type: ignore[misc]
         self._of_parent = held
+
+
+def is_bound(ledger: Ledger, *, beside: LeaseBook | None = None) -> bool:
+    """Whether this thread has the mask of a lease, other than of the book ``beside``."""
+    from ..host import get_host
+
+    try:
+        mask = get_host().get_affinity()
+    except BindingError:
+        return False
+    return any(mask <= lease.cpus for lease in ledger.held_now() if lease.book is not beside)
 
 
 def _told_of(ledger: Ledger, pid: int) -> list[Holding]:

@@ -149,13 +149,22 @@ class SharedLedger(Ledger):
         """Tell others that ``waiter`` is going to sleep until it is his turn, and see to it that he is woken."""
         if waiter.name in self._own_tickets and not self._records.has(waiter.name):
             os.close(self._own_tickets.pop(waiter.name))
+        if waiter.name in self._own_tickets and waiter.told != waiter.claim.candidates:
+            self._rename(waiter)
         if waiter.name not in self._own_tickets:
+            waiter.told = waiter.claim.candidates
             text = records.encode(records.claim_body(waiter.claim), self._me)
             with contextlib.suppress(OSError):  # no space: he is there, though nobody knows
                 self._own_tickets[waiter.name] = self._records.hold(waiter.name, text)
         else:
             self._records.touch(self._own_tickets[waiter.name])
         self._listener.start(self.place)
+
+    def _rename(self, waiter: Waiter) -> None:
+        """Another ticket of the same age: nobody reads one twice."""
+        self._records.end(waiter.name, self._own_tickets.pop(waiter.name))
+        self._names += 1
+        waiter.name = f"{waiter.name.rpartition('-')[0]}-{self._names}"
 
     def take(self, hold: Hold) -> str:
         """Give out ``hold``: all of it, or nothing where one is returned that cannot be had after all, as ``cpu3``."""
