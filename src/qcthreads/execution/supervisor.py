@@ -63,6 +63,8 @@ class Worker:
     """
 
     pid: int
+    threads: int
+    """Its width."""
     folder: Path
     nodes: NodeSet | None
     gpus: tuple[int, ...]
@@ -81,6 +83,7 @@ class Worker:
         lease: Lease | None = None,
         wrapping: Wrapping | None = None,
     ) -> None:
+        self.threads = settings.threads
         self.folder = folder
         self.nodes = nodes
         self.gpus = () if lease is None else lease.gpus

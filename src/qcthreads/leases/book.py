@@ -327,7 +327,7 @@ class LeaseBook:
 
         def look() -> Room:
             room = self.ledger.room(self.machine)
-            if not claims.usable(self.machine, room, claim):
+            if not claims.usable(self.machine, room, claim) or self._left(room) < self.memory_bytes:
                 self.ledger.suspect()
             return room
 
@@ -340,15 +340,6 @@ class LeaseBook:
         if count < len(cpus):
             cpus = choose(self.machine, cpus & self.usable or cpus, max(count, 0)) or CpuSet()
         return cpus, max(memory_bytes, 0)
-
-    def free_memory_bytes(self) -> int:
-        """What of the memory that this book hands out nobody on the node has leased now."""
-
-        def look() -> Room:
-            self.ledger.suspect()
-            return self.ledger.unheld(self.machine)
-
-        return self._left(self._settled(look))
 
     def follow(self, machine: Machine, limits: Limits, memory_bytes: int) -> None:
         """Hand out from now on what is there now; leases that are held go on as they are.
