@@ -15,6 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -31,8 +32,9 @@ from .errors import (
     ProcessGoneError,
     UnknownWorkerError,
 )
-from .host import get_host, processes
+from .host import get_host, processes, trees
 from .host.interface import Binding
+from .host.trees import Process
 from .leases import Lease, LeaseBook, process_book
 from .leases.place import LEASE_VARIABLE
 from .leases.strays import live_under
@@ -43,8 +45,7 @@ from .programs.settings import settings_for
 from .units import format_split
 
 if TYPE_CHECKING:
-    import psutil
-
+    from .leases.hold import Hold
     from .monitoring.bandwidth import BandwidthWatch
     from .monitoring.watch import Watch
 
@@ -112,7 +113,7 @@ class _Worker:
     mask: CpuSet | None = None
     """What it is to be bound to; ``None``: nothing."""
     pid: int | None = None
-    process: psutil.Process | None = None
+    process: Process | None = None
     bound_to: CpuSet | None = None
     """What its process was bound to, read back."""
     watch: Watch | None = None
@@ -436,14 +437,15 @@ class QCThreadManager:
         if not more:
             return
         for other in book.held():
-            if not other.cpus.isdisjoint(more) and other not in worker.leases:
+            if not other.cpus.isdisjoint(more) and other not in [lease.hold for lease in worker.leases]:
                 raise CpusTakenError(f"{who} {other.cpus & more} are leased to {self._holder(other)}; leave them out")
         lease = book.acquire_cpus(more)
         _runs_under(lease, worker.process)
         worker.leases.append(lease)
 
-    def _holder(self, lease: Lease) -> str:
-        holders = (worker for worker in self._state.workers.values() if lease in worker.leases)
+    def _holder(self, hold: Hold) -> str:
+        workers = self._state.workers.values()
+        holders = (worker for worker in workers if hold in [lease.hold for lease in worker.leases])
         return next((f"worker {worker.worker_id}" for worker in holders), "somebody else")
 
     def _bind(self, worker: _Worker) -> Binding | None:
@@ -528,32 +530,28 @@ def _require_counts(**counts: int) -> None:
             raise InputError(f"{name} is {count!r}; it must be a whole number of at least 1")
 
 
-def _process(pid: int) -> psutil.Process:
-    import psutil
-
-    try:
-        return psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        raise ProcessGoneError(f"process {pid} was to be a worker, but it has ended") from None
+def _process(pid: int) -> Process:
+    process = Process.of(pid)
+    if not process.lives():
+        raise ProcessGoneError(f"process {pid} was to be a worker, but it has ended")
+    return process
 
 
 class _Attached:
     """Of a process that somebody else has started, what a lease asks of its children."""
 
-    def __init__(self, process: psutil.Process) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
 
     def poll(self) -> int | None:
         """As ``subprocess.Popen``'s; 0 for every end."""
-        from .execution.trees import lives
-
-        return None if lives(self._process) else 0
+        return None if self._process.lives() else 0
 
 
-def _runs_under(lease: Lease, process: psutil.Process | None) -> None:
+def _runs_under(lease: Lease, process: Process | None) -> None:
     if process is not None:
-        lease.started = True
-        lease.children.append(_Attached(process))  # type: ignore[arg-type]  # all it is asked is poll()
+        lease.hold.started = True
+        lease.hold.children.append(_Attached(process))  # type: ignore[arg-type]  # all it is asked is poll()
 
 
 def _outlast(worker: _Worker, strays: Literal["wait", "end"]) -> None:
@@ -571,20 +569,23 @@ def _outlast(worker: _Worker, strays: Literal["wait", "end"]) -> None:
 
 def _tell_of(worker: _Worker, strays: Literal["wait", "end"]) -> None:
     """Name what still runs under ``worker``; and end it, where that is the policy."""
-    from .execution import trees
-
-    assert worker.process is not None
-    left = {pid for lease in worker.leases for pid in live_under(lease.mark)}
-    left |= {worker.process.pid} if trees.lives(worker.process) else set()
     _log.warning(
         "worker %d still runs after its allocation (%s) on CPUs %s: %s",
         worker.worker_id,
-        ", ".join(f"process {pid}, {processes.name(pid)}" for pid in sorted(left)),
+        ", ".join(f"process {pid}, {processes.name(pid)}" for pid in sorted(_left(worker))),
         worker.cpus,
         "they are ended" if strays == "end" else "these are given to nobody before their end",
     )
     if strays == "end":
-        trees.end_these(left)
+        trees.end(partial(_left, worker))
+
+
+def _left(worker: _Worker) -> set[int]:
+    """What still runs under ``worker``."""
+    assert worker.process is not None
+    found = {pid for lease in worker.leases for pid in live_under(lease.mark)}
+    found |= {worker.process.pid} if worker.process.lives() else set()
+    return found.union(*map(processes.descendants, found))
 
 
 def _tree(pid: int) -> list[int]:

@@ -96,8 +96,8 @@ def start(lease: Lease, seconds: str, *, keeps_locks: bool) -> subprocess.Popen[
     command = ["sleep", seconds]
     environment = {**os.environ, **lease.environment, **told}
     child = subprocess.Popen(command, env=environment, pass_fds=lease.descriptors(), start_new_session=True)
-    lease.started = True
-    lease.children.append(child)
+    lease.hold.started = True
+    lease.hold.children.append(child)
     return child
 
 

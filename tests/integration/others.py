@@ -90,7 +90,7 @@ def _act(act: Callable[[Say], object], say: Say) -> None:
     """In the child, which returns to none of its parent's code."""
     status = 1
     try:
-        act(say)
+        _kept = act(say)  # a lease, say, which would be given back with the last that refers to it
         status = 0
         while True:
             signal.pause()

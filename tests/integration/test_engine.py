@@ -22,9 +22,9 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError, ProgramNotFoundError, StopRequestedError
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
 from qcthreads.execution.engine import LocalEngine
-from qcthreads.execution.trees import MARK
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
+from qcthreads.host.trees import MARK
 from qcthreads.leases import Lease, LeaseBook
 
 TASKS = """

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from qcthreads.cpuset import CpuSet
@@ -105,6 +106,30 @@ def test_a_large_calculation_is_really_given_two_threads_and_small_ones_one(
     assert source.widths[2] >= 1
     assert source.planned.keys() == outcomes.keys()
     never_on_one_pu(list(outcomes.values()))
+
+
+def test_no_more_idle_workers_are_kept_than_have_the_pus_twice_over(engine: LocalEngine, book: LeaseBook) -> None:
+    programs = ["psi4", "nwchem", "xtb", "mopac", "orca"]  # each needs workers of its own
+    tasks = [Task(program, {2: float(10 - number)}) for number, program in enumerate(programs)]
+
+    def made(label: str, threads: int, memory_bytes: int) -> Calculation:
+        return Calculation(
+            label=label,
+            program=label,
+            input={"s": 0.0},
+            threads=threads,
+            compute="tasks:look",
+            memory_bytes=memory_bytes,
+        )
+
+    dispatcher = Dispatcher(tasks, book.machine.cpus_online, known="sizes", memory_bytes=book.memory_bytes)
+    source = Dispatched(dispatcher, [made(task.id, 2, 0) for task in tasks], made)
+    there = []
+    for outcome in engine.run(source):
+        assert outcome.status == "finished", outcome.error
+        there.append(sum("qcthreads.execution.worker" in child.cmdline() for child in psutil.Process().children()))
+    assert len(there) == len(programs)
+    assert max(there) <= 2
 
 
 def test_what_fails_is_said_and_the_rest_goes_on(engine: LocalEngine, book: LeaseBook) -> None:

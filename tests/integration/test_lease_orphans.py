@@ -23,7 +23,8 @@ from pathlib import Path
 from contenders import book_in
 from qcthreads.host import read_machine
 book = book_in(Path(sys.argv[1]), read_machine(), sys.argv[2])
-print(book.acquire(1).popen(["sleep", "600"]).pid, flush=True)
+lease = book.acquire(1)
+print(lease.popen(["sleep", "600"]).pid, flush=True)
 time.sleep(600)
 """
 

@@ -52,7 +52,7 @@ def test_who_gives_back_while_another_looks_is_not_taken_for_dead(tmp_path: Path
 def test_nothing_is_ended_while_its_holder_lives(tmp_path: Path) -> None:
     """Though his record looks abandoned: a daemon closes all files that it finds open, for instance."""
     holder, other = (book_in(tmp_path / "book", MACHINE, "end") for _ in range(2))
-    holder.acquire(1)
+    lease = holder.acquire(1)
     with subprocess.Popen(["sleep", "600"], env={**os.environ, LEASE_VARIABLE: holder.ledger.mark}) as worker:
         holder.ledger._locks.close()  # type: ignore[attr-defined]
         for descriptor in holder.ledger._told.values():  # type: ignore[attr-defined]
@@ -62,6 +62,7 @@ def test_nothing_is_ended_while_its_holder_lives(tmp_path: Path) -> None:
         assert worker.poll() is None
         worker.kill()
     holder.ledger._told.clear()  # type: ignore[attr-defined]
+    lease.release()
 
 
 def test_what_has_emptied_its_environment_keeps_its_pus_by_its_files(tmp_path: Path) -> None:
@@ -124,8 +125,10 @@ def test_wrong_numbers_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> Non
 
 def test_who_waits_for_memory_alone_is_told_whom_for(tmp_path: Path) -> None:
     holder, other = (book_in(tmp_path / "book", MACHINE) for _ in range(2))
-    holder.acquire(1, holder.memory_bytes)
-    with pytest.raises(LeaseError, match=f"held by process {os.getpid()} "):
+    with (
+        holder.acquire(1, holder.memory_bytes),
+        pytest.raises(LeaseError, match=f"held by process {os.getpid()} "),
+    ):
         other.acquire(1, 1024, wait=False)
 
 
@@ -136,6 +139,18 @@ def test_a_timeout_that_is_none_is_refused(tmp_path: Path, timeout: Any) -> None
         book.acquire(1, timeout=timeout)
     with pytest.raises(InputError, match="the timeout is"):
         asyncio.run(_lease_async(book, timeout=timeout))
+
+
+def test_async_with_a_lease_that_is_not_for_it_says_which_is_and_holds_nothing(tmp_path: Path) -> None:
+    book = book_in(tmp_path / "book", MACHINE)
+
+    async def wrong() -> None:
+        async with book.acquire(1):  # type: ignore[attr-defined]
+            pass
+
+    with pytest.raises(TypeError, match=r"async with lease_async\(\.\.\.\)"):
+        asyncio.run(wrong())
+    assert book.held() == ()
 
 
 async def _lease_async(book: LeaseBook, **options: Any) -> CpuSet:
@@ -200,7 +215,7 @@ def test_children_that_have_ended_are_kept_no_longer(tmp_path: Path) -> None:
     with book_in(tmp_path / "book", read_machine()).acquire(1) as lease:
         for _ in range(5):
             lease.popen(["true"]).wait()
-        assert len(lease.children) == 1
+        assert len(lease.hold.children) == 1
 
 
 def test_a_fork_leases_nothing_that_its_parent_held_though_nobody_shares_the_book() -> None:
@@ -211,7 +226,8 @@ def test_a_fork_leases_nothing_that_its_parent_held_though_nobody_shares_the_boo
     def leases(say: Say) -> None:
         held.release()
         say(len(book.held()))
-        say(book.acquire(1, wait=False).cpus)
+        lease = book.acquire(1, wait=False)
+        say(lease.cpus)
         try:
             book.acquire(1, wait=False)
         except LeaseError as error:
@@ -221,7 +237,7 @@ def test_a_fork_leases_nothing_that_its_parent_held_though_nobody_shares_the_boo
         assert child.said() == "0"
         assert CpuSet.parse(child.said()) == book.usable - held.cpus
         assert f"process {os.getpid()} (" in child.said()
-    assert book.held() == (held,)
+    assert book.held() == (held.hold,)
     with pytest.raises(LeaseError):
         book.acquire(2, wait=False)
 

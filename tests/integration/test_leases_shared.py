@@ -28,7 +28,7 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError, StopRequestedError
 from qcthreads.host import read_machine
 from qcthreads.host.locks import holders_of_locks
-from qcthreads.leases import LeaseBook, records, shared
+from qcthreads.leases import Lease, LeaseBook, records, shared
 from qcthreads.leases.claims import Claim
 from qcthreads.leases.records import user_name
 from qcthreads.machine import Machine
@@ -53,12 +53,24 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 def holds(place: Path, width: int, memory_bytes: int = 0, orphans: str = "wait") -> Callable[[Say], object]:
     """Another process that leases so much and says which PUs."""
-    return lambda say: say(book_in(place, MACHINE, orphans).acquire(width, memory_bytes).cpus)
+
+    def act(say: Say) -> Lease:
+        lease = book_in(place, MACHINE, orphans).acquire(width, memory_bytes)
+        say(lease.cpus)
+        return lease
+
+    return act
 
 
 def starts(place: Path, *, keeps_locks: bool, orphans: str = "wait") -> Callable[[Say], object]:
     """Another process that starts one under a lease and says its number."""
-    return lambda say: say(start(book_in(place, MACHINE, orphans).acquire(1), "600", keeps_locks=keeps_locks).pid)
+
+    def act(say: Say) -> Lease:
+        lease = book_in(place, MACHINE, orphans).acquire(1)
+        say(start(lease, "600", keeps_locks=keeps_locks).pid)
+        return lease
+
+    return act
 
 
 def comm(pid: int) -> str:
@@ -417,7 +429,9 @@ def test_a_fork_has_nothing_of_its_parent_s_and_gives_nothing_of_it_back(place: 
 
     def release_and_lease(say: Say) -> None:
         held.release()
-        say(book.acquire(PUS - 3, wait=False).cpus)
+        with book.acquire(PUS - 3, wait=False) as lease:
+            say(lease.cpus)
+            signal.pause()
 
     with other(release_and_lease) as child:
         theirs = CpuSet.parse(child.said())
@@ -429,13 +443,14 @@ def test_a_fork_has_nothing_of_its_parent_s_and_gives_nothing_of_it_back(place: 
 
 
 def test_a_fork_does_not_keep_what_its_parent_held(place: Path) -> None:
-    def forks(say: Say) -> None:
+    def forks(say: Say) -> Lease:
         lease = book_in(place, MACHINE).acquire(PUS)
         pid = os.fork()
         if pid == 0:
             signal.pause()
         say(pid)
         say(lease.cpus)
+        return lease
 
     book = book_in(place, MACHINE)
     with other(forks) as parent:
@@ -500,12 +515,13 @@ def test_nobody_waits_behind_one_who_is_stopped(place: Path, monkeypatch: pytest
 def waits(place: Path, width: int, **options: Any) -> Callable[[Say], object]:
     """Another process that says that it asks, then what it got, and keeps it."""
 
-    def act(say: Say) -> None:
+    def act(say: Say) -> Lease:
         book = book_in(place, MACHINE)
         say("asks")
         lease = book.acquire(width, **options)
         say(lease.cpus)
         say(lease.waited_for)
+        return lease
 
     return act
 

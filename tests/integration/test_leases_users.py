@@ -21,6 +21,7 @@ from test_leases_shared import GIB, MACHINE, PUS, comm, record
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError
+from qcthreads.leases import Lease
 from qcthreads.leases.place import find_place, share
 
 pytestmark = pytest.mark.skipif(
@@ -68,19 +69,24 @@ def load_everything(place: Path) -> None:
 def user(uid: int, act: Callable[[Say], object]) -> Iterator[Other]:
     """A process of this user, who lets nobody read his files."""
 
-    def become(say: Say) -> None:
+    def become(say: Say) -> object:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
         os.umask(0o077)
-        act(say)
+        return act(say)
 
     with other(become) as process:
         yield process
 
 
 def holds(place: Path, width: int, memory_bytes: int = 0) -> Callable[[Say], object]:
-    return lambda say: say(book_in(place, MACHINE).acquire(width, memory_bytes).cpus)
+    def act(say: Say) -> Lease:
+        lease = book_in(place, MACHINE).acquire(width, memory_bytes)
+        say(lease.cpus)
+        return lease
+
+    return act
 
 
 def asks(place: Path, width: int, memory_bytes: int = 0) -> Callable[[Say], object]:
@@ -166,9 +172,10 @@ def test_another_user_can_change_no_record_and_no_lock(place: Path, attack: Call
 def test_a_forged_record_has_nobody_s_calculation_ended(place: Path) -> None:
     """With her mark in it, PUs of which some are free, and the wish that what runs there be ended."""
 
-    def works(say: Say) -> None:
+    def works(say: Say) -> Lease:
         lease = book_in(place, MACHINE).acquire(1)
         say(start(lease, "600", keeps_locks=True).pid)
+        return lease
 
     def forges(say: Say) -> None:
         told = {"boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(), "mark": mark, "orphans": "end"}
@@ -196,13 +203,14 @@ def test_a_forged_record_has_nobody_s_calculation_ended(place: Path) -> None:
 
 
 def test_nobody_can_be_there_before_a_record_and_so_hide_its_memory(place: Path) -> None:
-    def leases_again(say: Say) -> None:
+    def leases_again(say: Say) -> list[Lease]:
         book = book_in(place, MACHINE)
         first = book.acquire(1)
         say(first.mark)
         until((place / "records/taken").exists)
-        book.acquire(1, 40 * GIB)
+        second = book.acquire(1, 40 * GIB)
         say("leased")
+        return [first, second]
 
     def is_there_before(say: Say) -> None:
         name, _, number = first.rpartition(".")
@@ -265,7 +273,7 @@ def said(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-HOLDS = "print(book.acquire(3, 20 << 30).cpus, flush=True); signal.pause()"
+HOLDS = "lease = book.acquire(3, 20 << 30); print(lease.cpus, flush=True); signal.pause()"
 
 
 def test_two_containers_that_share_the_directory_share_the_book(place: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import time
 
 import pytest
 from qcelemental.models.v2 import AtomicResult, Molecule
@@ -167,6 +169,25 @@ def test_a_function_in_place_of_qcengine(tmp_path, monkeypatch, mode):
     assert analysis["ret_energy"] == pytest.approx(3**-6 + 4**-6 + 5**-6, rel=1e-12)
     if mode == "serial":
         assert executor.get_execution_statistics()["peak_workers"] == 1
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["workers kept", "workers ended"])
+def test_a_pause_between_calls_is_nobodys_idleness(tmp_path, monkeypatch, kept):
+    burns = "\ndef energy(given, really=energy):\n    end = time.time() + 1.2\n    while time.time() < end: pass\n"
+    (tmp_path / "burning_pairs.py").write_text(f"import time\n{PAIRS}{burns}    return really(given)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    core = core_of("He 0 0 0\n--\nHe 0 0 3\nunits bohr", "pairs", max_nbody=1)
+    config = ParallelConfig(use_qcengine=False, compute="burning_pairs:energy", max_workers=1, memory_limit_mb=400)
+    executor = ParallelManyBodyExecutor(core, config)
+    with executor if kept else contextlib.nullcontext():
+        for number, fragment in enumerate(core.iterate_molecules()):
+            time.sleep(4.0 * number)
+            executor.execute_fragment(fragment)
+    statistics = executor.get_execution_statistics()
+    told = statistics["idle_over_time"]
+    assert len(told) >= 2
+    assert told[-1]["at_s"] <= statistics["parallel_time"]
+    assert [one["at_s"] for one in told] == sorted(one["at_s"] for one in told)
 
 
 def test_a_failing_fragment_does_not_stop_the_others(tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from qcthreads.execution import wire
-from qcthreads.execution.trees import MARK
 from qcthreads.host import get_host
+from qcthreads.host.trees import MARK
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc and taskset what the worker is")
 

@@ -59,6 +59,7 @@ def _interrupted(number: int, files: tuple[str, ...]) -> Iterator[list[int]]:
         yield reached
     finally:
         sys.settrace(before)
+        last.clear()  # frames, and in them what the caller gave up
 
 
 @contextlib.contextmanager

@@ -75,6 +75,24 @@ def test_a_groups_limit_counts_as_far_as_it_binds(tmp_path: Path) -> None:
         assert book.free()[1] <= memory_bytes
 
 
+def test_what_others_use_at_first_may_be_waited_for_also_when_limits_have_changed(tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    limit.write_text(str(64 * GIB))
+    group = Rule("cgroup memory", str(limit), memory_bytes=2 * GIB, total_bytes=64 * GIB)  # the rest is others'
+    limits = read_limits()
+    cpus = tuple(rule for rule in limits.rules if rule.memory_bytes is None)
+    book = LeaseBook(read_machine(), replace(limits, memory_bytes=2 * GIB, rules=(*cpus, group)))
+    now_s = [0.0]
+    changing = ChangingLimits(book, clock=lambda: now_s[0])
+    for size in (63 * GIB, 64 * GIB, 80 * GIB):
+        limit.write_text(str(size))
+        now_s[0] += 2.0
+        changing.follow()
+        book.check(1, size)
+        with pytest.raises(LeaseError, match="are to be given out in all"):
+            book.check(1, size + 1)
+
+
 def test_what_is_free_can_be_asked_of_a_book_without_memory() -> None:
     book = LeaseBook(read_machine(), read_limits(), memory_bytes=0)
     assert book.free() == (book.usable, 0)

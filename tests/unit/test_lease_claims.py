@@ -130,7 +130,7 @@ def test_memory_goes_to_the_node_that_has_it() -> None:
     second = book.acquire(1, 12 * GIB)
     assert first.nodes != second.nodes, "node 0 has 4 GiB left"
     third = book.acquire(1, 8 * GIB)  # no node has that: what one lacks comes from the other
-    taken = {pool: amount for pool, (amount, _) in third.draws.items() if pool.startswith("node:")}
+    taken = {pool: amount for pool, (amount, _) in third.hold.draws.items() if pool.startswith("node:")}
     assert sum(taken.values()) == 8 * GIB
     assert len(taken) == 2
     with pytest.raises(LeaseError, match="0 B are free"):

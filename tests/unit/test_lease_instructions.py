@@ -105,7 +105,10 @@ def test_whoever_is_killed_between_any_two_instructions_has_lost_nothing_for_oth
     assert at > 2 * STEP
 
 
-FILES = tuple(f"leases/{name}.py" for name in ("book", "claims", "door", "ledger", "reclaiming", "shared", "shortage"))
+FILES = tuple(
+    f"leases/{name}.py"
+    for name in ("book", "claims", "door", "hold", "ledger", "lease", "reclaiming", "shared", "shortage")
+)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["on the node", "of one process"])
@@ -139,6 +142,38 @@ def test_an_interrupt_at_any_point_loses_no_lease_and_no_turn(
     assert at > 20
 
 
+def with_lease(book: LeaseBook) -> None:
+    with book.acquire(2, GIB):
+        CpuSet([0])
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["on the node", "of one process"])
+def test_an_interrupt_at_any_point_of_a_with_statement_leaves_no_lease(
+    ledger: SharedLedger, shared: bool, interrupted: Any
+) -> None:
+    """Between the end of acquire() and the beginning of the block, and when that ends, too."""
+    book, at, happened = book_of(ledger if shared else Ledger()), 1, True
+    while happened:
+        with contextlib.suppress(KeyboardInterrupt), interrupted(at, (*FILES, __file__)) as reached:
+            with_lease(book)
+        happened = bool(reached)
+        assert book.held() == ()
+        if shared:
+            assert not list((ledger.place.path / "records").iterdir())
+            assert sys.platform != "linux" or holders_of_locks(ledger.place.path / "locks") == {}
+        at += 1
+    assert at > 20
+
+
+def test_a_lease_that_nobody_refers_to_any_more_is_given_back(ledger: SharedLedger) -> None:
+    book = book_of(ledger)
+    lease = book.acquire(8)
+    with pytest.raises(LeaseError):
+        book.acquire(1, wait=False)
+    del lease
+    book.acquire(8, wait=False).release()
+
+
 @pytest.mark.parametrize("shared", [True, False], ids=["on the node", "of one process"])
 def test_an_interrupt_at_any_point_of_giving_back_comes_after_it(
     ledger: SharedLedger, shared: bool, interrupted: Any
@@ -149,6 +184,9 @@ def test_an_interrupt_at_any_point_of_giving_back_comes_after_it(
         with contextlib.suppress(KeyboardInterrupt), interrupted(at, (*FILES, "locks.py", "folder.py")) as reached:
             lease.release()
         happened = bool(reached)
+        if at == 1:  # before its first instruction
+            assert len(book.held()) == 1
+            lease.release()
         assert book.held() == ()
         if shared:
             assert not list((ledger.place.path / "records").iterdir())

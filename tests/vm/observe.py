@@ -212,7 +212,8 @@ def _bind_all(cpus: CpuSet) -> list[int]:
 def leases(word: str) -> list[list[int]]:
     """``WIDTH,WIDTH,...``: the CPUs of leases taken one after the other, all held."""
     book = LeaseBook(get_host().read_machine(), read_limits())
-    return [list(book.acquire(int(width)).cpus) for width in word.split(",")]
+    held = [book.acquire(int(width)) for width in word.split(",")]
+    return [list(lease.cpus) for lease in held]
 
 
 def shared(word: str) -> dict[str, Any]:

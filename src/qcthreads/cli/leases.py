@@ -86,21 +86,8 @@ def place_document(place: Place) -> dict[str, Any]:
     return {"kind": place.kind, "path": place.path, "why": place.why}
 
 
-def _document(snapshot: Snapshot) -> dict[str, Any]:
-    now_s = time.time()
-    return {
-        "place": place_document(snapshot.place),
-        "shut": snapshot.shut,
-        "door_pid": snapshot.door_pid,
-        "leases": [_lease_document(lease, now_s) for lease in snapshot.leases],
-        "waiting": [_waiting_document(one, now_s) for one in snapshot.queue],
-        "strays": [_stray_document(stray) for stray in snapshot.strays],
-        "locked_without_record": [{"lock": name, "pid": pid} for name, pid in snapshot.locked],
-        "unreadable": [{"record": name, "user": user_name(uid)} for name, uid in snapshot.unreadable],
-    }
-
-
-def _lease_document(lease: Held, now_s: float) -> dict[str, Any]:
+def lease_document(lease: Held, now_s: float) -> dict[str, Any]:
+    """A lease as JSON data, at ``now_s`` seconds since the epoch."""
     holding = lease.holding
     return {
         **_owner_document(holding.owner, lease.pid),
@@ -112,6 +99,20 @@ def _lease_document(lease: Held, now_s: float) -> dict[str, Any]:
         "age_s": max(0.0, now_s - lease.since_s),
         "run": holding.run or None,
         "survivors": [{"user": user_name(one.uid), "pid": one.pid, "command": one.command} for one in lease.survivors],
+    }
+
+
+def _document(snapshot: Snapshot) -> dict[str, Any]:
+    now_s = time.time()
+    return {
+        "place": place_document(snapshot.place),
+        "shut": snapshot.shut,
+        "door_pid": snapshot.door_pid,
+        "leases": [lease_document(lease, now_s) for lease in snapshot.leases],
+        "waiting": [_waiting_document(one, now_s) for one in snapshot.queue],
+        "strays": [_stray_document(stray) for stray in snapshot.strays],
+        "locked_without_record": [{"lock": name, "pid": pid} for name, pid in snapshot.locked],
+        "unreadable": [{"record": name, "user": user_name(uid)} for name, uid in snapshot.unreadable],
     }
 
 

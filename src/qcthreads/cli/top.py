@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InputError
 from ..host import read_machine
 from ..monitoring.live import LeaseNow, Live, Now
-from .leases import place_document
+from .leases import lease_document, place_document
 from .render import print_json
 from .top_frame import SIGNS, frame
 
@@ -81,20 +81,14 @@ def _document(now: Now) -> dict[str, Any]:
 
 
 def _lease_document(lease: LeaseNow, now_s: float) -> dict[str, Any]:
-    held = lease.held
     return {
-        "user": held.user,
-        "pid": held.pid,
-        "state": held.state,
-        "cpus": lease.cpus,
-        "age_s": max(0.0, now_s - held.since_s),
-        "command": held.holding.owner.command,
+        **lease_document(lease.held, now_s),
         "runs": lease.runs,
         "processes": lease.processes,
         "threads_working": lease.threads_working,
         "efficiency": lease.efficiency,
         "wait_share": lease.wait_share,
         "memory_bytes": lease.memory_bytes,
-        "memory_granted_bytes": held.holding.memory_bytes,
+        "memory_granted_bytes": lease.held.holding.memory_bytes,
         "threads": lease.threads,
     }

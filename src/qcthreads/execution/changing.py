@@ -9,10 +9,11 @@ from dataclasses import replace
 
 from ..errors import MachineError, OversubscriptionError
 from ..host import read_machine
-from ..host.limits import Limits
+from ..host.limits import Limits, Rule
 from ..host.sysfs import read_text
 from ..leases import LeaseBook
-from ..leases.node import is_bound, node_limits
+from ..leases.ledger import is_bound
+from ..leases.node import node_limits
 
 _LOOK_S = 1.0  # to read the limits takes a millisecond or two
 # Files that say what a control group may hold; of other rules nobody else changes what they leave us.
@@ -27,11 +28,8 @@ class ChangingLimits:
         self._clock = clock
         self._memory_bytes = book.memory_bytes
         self._first = book.limits
-        self._groups = {
-            rule.source: (_read(rule.source), rule.memory_bytes)
-            for rule in book.limits.rules
-            if rule.memory_bytes is not None and _is_group(rule.source)
-        }
+        self._memory = [rule for rule in book.limits.rules if rule.memory_bytes is not None]
+        self._groups = {rule.source: _read(rule.source) for rule in self._memory if _is_group(rule.source)}
         self._looked_s = clock()
 
     def follow(self) -> None:
@@ -45,28 +43,28 @@ class ChangingLimits:
             return
         self._looked_s = self._clock()
         book = self._book
-        memory_bytes = self._memory_now()
+        memory = [self._now(rule) for rule in self._memory]
+        left = [rule.memory_bytes or 0 for rule in memory if rule.source in self._groups]
+        memory_bytes = min([self._memory_bytes, *left])
         try:
             limits = node_limits(book.machine)
             cpus_changed = (limits.cpus, limits.cpu_count) != (book.limits.cpus, book.limits.cpu_count)
             if cpus_changed and (_outer(limits) < _outer(self._first) or is_bound(book.ledger, beside=book)):
                 limits, cpus_changed = book.limits, False
-            if cpus_changed or memory_bytes != book.memory_bytes:
-                machine = read_machine() if cpus_changed else book.machine
-                book.follow(machine, self._with_memory_as_at_first(limits), memory_bytes)
+            rules = (*(rule for rule in limits.rules if rule.memory_bytes is None), *memory)
+            limits = replace(limits, memory_bytes=min([self._first.memory_bytes, *left]), rules=rules)
+            if cpus_changed or (memory_bytes, limits.total_bytes) != (book.memory_bytes, book.limits.total_bytes):
+                book.follow(read_machine() if cpus_changed else book.machine, limits, memory_bytes)
         except (MachineError, OversubscriptionError, OSError):
             return
 
-    def _memory_now(self) -> int:
-        """What there was at first, or less where a group would have left less under the limit that it has now."""
-        left = [left - (before - _read(source)) for source, (before, left) in self._groups.items()]
-        return max(0, min([self._memory_bytes, *left]))
-
-    def _with_memory_as_at_first(self, limits: Limits) -> Limits:
-        """What our own workers took since then is counted by their leases."""
-        rules = [rule for rule in limits.rules if rule.memory_bytes is None]
-        memory = [rule for rule in self._first.rules if rule.memory_bytes is not None]
-        return replace(limits, memory_bytes=self._first.memory_bytes, rules=(*rules, *memory))
+    def _now(self, rule: Rule) -> Rule:
+        """What there was at first, for our own leases count what our workers took since; less what a group has lost."""
+        if rule.source not in self._groups:
+            return rule
+        first_bytes, now_bytes = self._groups[rule.source], _read(rule.source)
+        left_bytes = max(0, (rule.memory_bytes or 0) - max(0, first_bytes - now_bytes))
+        return replace(rule, memory_bytes=left_bytes, total_bytes=now_bytes)
 
 
 def _outer(limits: Limits) -> bool:

@@ -12,14 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from ..cpuset import CpuSet
 from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseNotNowError, MachineError
-from ..host import processes
+from ..host import processes, trees
 from ..leases import Lease, has_outer_lease, node_book, node_ledger
 from ..leases.ledger import Ledger
-from ..leases.place import remove_nested
+from ..leases.place import LEASE_VARIABLE, remove_nested
 from ..programs import precedence
 from ..programs.launchers import ranks_of
 from ..programs.settings import settings_for
@@ -147,13 +148,13 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
         # The command holds the lease when this process is killed. A copy: a fork closes the ledger's own.
         os.set_inheritable(os.dup(descriptor), True)
     began = time.monotonic()
-    lease.started = True
+    lease.hold.started = True
     with _bound(lease, say) as bound:
         try:
             foreground.start(prepared.executable, [*prepared.command], environment_of(prepared))
         except OSError as error:
             raise _not_started(prepared.command[0], error) from error
-    lease.children.append(foreground)  # type: ignore[arg-type]  # all it is asked is poll()
+    lease.hold.children.append(foreground)  # type: ignore[arg-type]  # all it is asked is poll()
     seen = _Seen(lease.cpus if bound else None)
     foreground.wait(seen.look)
     wall_s = time.monotonic() - began
@@ -316,16 +317,14 @@ def _outlast(request: Request, foreground: Foreground, lease: Lease, say: Say) -
     """Name what the command left behind, and wait for its end, or end it; a signal to this process ends it, too."""
     if not foreground.outlived(_SETTLE_S):
         if sys.platform == "linux":  # where nothing can be left when no child is: no need to look through /proc for it
-            lease.started = False
+            lease.hold.started = False
             remove_nested(lease.mark)
         return ()
-    from . import trees
-
     strays = tuple(f"process {pid} ({processes.name(pid)})" for pid in processes.descendants(os.getpid()))
     what = "is ended" if request.strays == "end" else "is waited for"
     say(f"{', '.join(strays)}: left behind by the command, {what}")
     if request.strays == "end" or foreground.outlived():
-        trees.end({os.getpid(): lease.mark})
+        trees.end(partial(trees.members, {os.getpid(): lease.mark}, LEASE_VARIABLE))
     return strays
 
 

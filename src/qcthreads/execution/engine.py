@@ -438,7 +438,7 @@ class LocalEngine:
                 worker.end()
                 worker = None
         if worker is None:
-            self._make_room(run)
+            self._make_room(run, job.settings.threads)
             folder = self._next_folder()
             bound = cpus if self._affinity else None
             settings = job.settings_in(scratch_of(folder))
@@ -474,13 +474,23 @@ class LocalEngine:
             self._idle.remove(entry)
             return entry[1]
 
-    def _make_room(self, run: _Run) -> None:
-        """Idle workers of other kinds hold memory: the oldest go before there are more than run at once."""
+    def _make_room(self, run: _Run, threads: int) -> None:
+        """Idle workers of other kinds hold memory: the oldest go before there are more than run at once.
+
+        Of a source two kinds may stay, as one width follows another; its drivers are more than run at once, and so the
+        threads are counted that workers are made for.
+        """
+        leaving: list[Worker] = []
         with self._lock:
-            most = run.width if run.source is None else 2 * run.width  # of two widths, as one follows the other
-            surplus = len(self._idle) + len(run.busy) + 1 - most
-            leaving, self._idle = self._idle[: max(0, surplus)], self._idle[max(0, surplus) :]
-        end_all([worker for _, worker in leaving])
+            if run.source is None:
+                surplus = len(self._idle) + len(run.busy) + 1 - run.width
+            else:
+                there = (*(worker for _, worker in self._idle), *run.busy)
+                surplus = sum(worker.threads for worker in there) + threads - 2 * len(self._book.usable)
+            while surplus > 0 and self._idle:
+                leaving.append(self._idle.pop(0)[1])
+                surplus -= 1 if run.source is None else leaving[-1].threads
+        end_all(leaving)
 
     def _put_back(self, run: _Run, job: _Job, worker: Worker) -> None:
         with self._lock:

@@ -14,17 +14,18 @@ import time
 import uuid
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, MachineError
-from ..host import get_host
+from ..host import get_host, trees
 from ..leases import Lease
 from ..leases.place import LEASE_VARIABLE
 from ..programs import precedence
 from ..programs.spec import Settings
-from . import locks, trees, wire
+from . import locks, wire
 from .wrapping import Wrapping
 
 _LEAVE_S = 2.0  # an idle worker that was told to go has nothing to do but exit
@@ -62,6 +63,8 @@ class Worker:
     """
 
     pid: int
+    threads: int
+    """Its width."""
     folder: Path
     nodes: NodeSet | None
     gpus: tuple[int, ...]
@@ -80,6 +83,7 @@ class Worker:
         lease: Lease | None = None,
         wrapping: Wrapping | None = None,
     ) -> None:
+        self.threads = settings.threads
         self.folder = folder
         self.nodes = nodes
         self.gpus = () if lease is None else lease.gpus
@@ -162,11 +166,11 @@ class Worker:
 
     def end_tree(self) -> None:
         """End the worker and everything below it, at once."""
-        trees.end({self.pid: self._mark})
+        trees.end(partial(trees.members, {self.pid: self._mark}))
 
     def remains(self) -> list[str]:
         """Processes of an ended worker that cannot be ended, as one in an uninterruptible system call, in words."""
-        return [f"process {process.pid}" for process in trees.members({self.pid: self._mark})]
+        return [f"process {pid}" for pid in trees.members({self.pid: self._mark})]
 
     def end(self) -> None:
         """End the worker, everything below it and its folder. From any thread, more than once."""
@@ -261,7 +265,7 @@ def end_all(workers: Iterable[Worker]) -> None:
             worker._process.wait(max(0.0, deadline - time.monotonic()))
     left = {worker.pid: worker._mark for worker in workers if worker._process.poll() is None}
     if left:
-        trees.end(left)
+        trees.end(partial(trees.members, left))
     for worker in workers:
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker._process.wait(_LEAVE_S)

@@ -18,13 +18,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import IO, Any
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError
-from ..host import processes
-from . import trees, wire
+from ..host import processes, trees
+from . import wire
 from .locks import Held
 
 
@@ -223,7 +223,7 @@ def _end_descendants() -> None:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return  # orphans come to us, so no child means no descendant
-    trees.end({os.getpid(): os.environ.get(trees.MARK, "")})
+    trees.end(partial(trees.members, {os.getpid(): os.environ.get(trees.MARK, "")}))
     if sys.platform != "win32":
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:

@@ -12,9 +12,6 @@ import time
 from ..cpuset import CpuSet
 from ..errors import InputError
 
-GRACE_S = 1.0
-"""Between SIGTERM and SIGKILL: enough for an MPI launcher to end its ranks."""
-
 if sys.platform == "linux":
 
     def all_processes() -> list[int]:
@@ -48,13 +45,16 @@ if sys.platform == "linux":
         fields = _stat(pid)
         return len(fields) > 6 and bool(int(fields[6]) & 0x00200000)  # PF_KTHREAD in linux/sched.h
 
+    def start(pid: int) -> float:
+        """When it started, in clock ticks since the boot: tells it from others that have its number at another time."""
+        fields = _stat(pid)
+        return int(fields[19]) if len(fields) > 19 else 0
+
     def started_at(pid: int) -> float:
         """Seconds since the epoch, as the clock goes now, to a clock tick."""
-        fields = _stat(pid)
-        if len(fields) < 20:
-            return 0.0
-        since_boot_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot_s
+        ticks = start(pid)
+        since_boot_s = ticks / os.sysconf("SC_CLK_TCK")
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot_s if ticks else 0.0
 
     def mask(pid: int) -> CpuSet | None:
         """The CPUs that its first thread may use."""
@@ -182,6 +182,10 @@ else:
         """Whether it is no program at all."""
         return pid == 0
 
+    def start(pid: int) -> float:
+        """When it started: tells it from others that have its number at another time."""
+        return started_at(pid)
+
     def started_at(pid: int) -> float:
         """Seconds since the epoch."""
         try:
@@ -241,6 +245,12 @@ else:
     def pid_namespace() -> str:
         """In which process numbers mean what they mean here: there is one."""
         return ""
+
+
+def variable(environment: bytes | None, name: str) -> str | None:
+    """The value of ``name`` in what :func:`environment` gave."""
+    _, found, rest = (b"\0" + (environment or b"")).partition(f"\0{name}=".encode())
+    return rest.partition(b"\0")[0].decode(errors="replace") if found else None
 
 
 def own_command() -> str:

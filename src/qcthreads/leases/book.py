@@ -25,7 +25,7 @@ from ..errors import (
     OversubscriptionError,
     StopRequestedError,
 )
-from ..host.limits import Limits
+from ..host.limits import Limits, read_limits
 from ..host.processes import printable
 from ..machine import Machine
 from ..machine.placement import choose, split, thread_cpus, usable_cpus
@@ -33,8 +33,9 @@ from ..units import format_count, format_size, format_split, smaller_split
 from . import claims
 from .claims import Claim, Grant, Room, sum_bits
 from .door import PATIENCE_S
+from .hold import Hold
 from .lease import Lease
-from .ledger import Ledger, Waiter, note
+from .ledger import Ledger, Waiter, is_bound, note
 from .pools import cpu_pools, memory_pools, node_pools
 from .shortage import Shortage
 
@@ -103,7 +104,7 @@ class LeaseBook:
         orphans: Literal["end", "wait"] = "wait",
         run: str = "",
     ) -> None:
-        self._given = cpus, leave, smt
+        self._given = cpus, leave, smt, memory_bytes
         self.gpus = {gpu.index: gpu for gpu in gpus}
         self.ledger = Ledger() if ledger is None else ledger
         self.orphans = orphans
@@ -112,24 +113,28 @@ class LeaseBook:
         self._said_avoided = CpuSet()
         self._smt = smt
         self._name = f"book {self.ledger.mark} {next(_numbers)}"
-        self._set(machine, limits, cpus, leave, smt, memory_bytes)
+        self._set(machine, limits)
         if self._most_bytes > limits.total_bytes:
             raise OversubscriptionError(
                 f"{format_size(self._most_bytes)} of memory were asked for, but {format_size(limits.total_bytes)} "
                 "may be used when nobody else uses any; ask for less"
             )
 
-    def _set(
-        self, machine: Machine, limits: Limits, cpus: CpuSet | None, leave: int, smt: bool, memory_bytes: int | None
-    ) -> None:
+    def _set(self, machine: Machine, limits: Limits, memory_bytes: int | None = None) -> None:
+        """``memory_bytes``: of all leases now, where that is not what was given or the book's share."""
+        cpus, leave, smt, given_bytes = self._given
+        if memory_bytes is not None:  # what a limit has taken away since is no longer asked for
+            cpus = None if cpus is None else cpus & limits.cpus
         usable = _handed_out(machine, limits, cpus, leave, smt)
         self.machine, self.limits, self.usable = machine, limits, usable
-        if memory_bytes is None:
+        if given_bytes is None:
             whole = usable if cpus is None and not leave else _handed_out(machine, limits, None, 0, smt)
-            self.memory_bytes = limits.memory_bytes * len(usable) // len(whole)
+            share_bytes = limits.memory_bytes * len(usable) // len(whole)
             self._most_bytes = limits.total_bytes * len(usable) // len(whole)
         else:
-            self.memory_bytes = self._most_bytes = memory_bytes
+            share_bytes = given_bytes
+            self._most_bytes = given_bytes if memory_bytes is None else min(given_bytes, limits.total_bytes)
+        self.memory_bytes = share_bytes if memory_bytes is None else memory_bytes
         self._candidates = self.usable if leave else usable_cpus(machine, cpus or limits.cpus, smt=smt)
         self._siblings = limits.cpus.bits & machine.cpus_online.bits
         counted = self._candidates != self.usable
@@ -184,14 +189,18 @@ class LeaseBook:
             who holds what it lacks.
         """
         _check_timeout(timeout)
-        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores, slots or {})
+
+        def asked() -> Claim:
+            return self._claim(threads, memory_bytes, gpus, near, exclusive_cores, slots or {})
+
+        claim = asked()
         made: list[Lease] = []
         began = time.monotonic()
         try:
             claim = self._look_around(claim)
             patience_s = PATIENCE_S if timeout is None or not wait else _patience(timeout)
             if not self.ledger.in_turn(lambda: self._try(claim, made), patience_s):
-                self._wait_in_line(claim, made, began, 0.0 if not wait else timeout, cancel, on_wait)
+                claim = self._wait_in_line(asked, made, began, 0.0 if not wait else timeout, cancel, on_wait)
             made[0].notes = self._avoided(claim, made[0])
             return made[0]
         except BookShutError as error:
@@ -251,10 +260,10 @@ class LeaseBook:
             )
         whole = not self._smt
         each = self._look_around(self._claim(width, memory_bytes, gpus, None, whole, {}))
-        claim = self._look_around(self._claim(total, places * memory_bytes, places * gpus, None, whole, {}))
-        claim = self._beside_others(claim)
+        whole_claim = self._look_around(self._claim(total, places * memory_bytes, places * gpus, None, whole, {}))
 
         def cut(room: Room) -> list[Lease]:
+            claim = self._beside_others(whole_claim)
             if claims.grant(self.machine, room, claim) is None:
                 return []
             free = CpuSet.from_bits(claims.usable(self.machine, room, claim))
@@ -262,7 +271,7 @@ class LeaseBook:
             parts = split(self.machine, ours if len(ours) >= total else free, places, width)
             return [self._granted(each, one) for one in claims.grant_each(self.machine, room, each, parts)]
 
-        made, short = self._now(claim, cut)
+        made, short = self._now(whole_claim, cut)
         if made:
             return made
         smaller = smaller_split(places, width, len(short.free)) if short.free else "wait until some are free"
@@ -273,7 +282,7 @@ class LeaseBook:
         also = f" and {format_size(short.memory_bytes)}" if memory_bytes else ""
         raise OversubscriptionError(
             f"{asked}{each_has}, but {len(short.free)} of {len(self.usable)} CPUs{also} are free; the others are held "
-            f"by {short.holders(self._also(claim))}; release some, or {smaller}"
+            f"by {short.holders(self._also(whole_claim))}; release some, or {smaller}"
         )
 
     def acquire_cpus(self, cpus: CpuSet) -> Lease:
@@ -318,41 +327,30 @@ class LeaseBook:
 
         def look() -> Room:
             room = self.ledger.room(self.machine)
-            if not claims.usable(self.machine, room, claim):
+            if not claims.usable(self.machine, room, claim) or self._left(room) < self.memory_bytes:
                 self.ledger.suspect()
             return room
 
         room = self._settled(look)
         own = self.held()
         cpus = CpuSet.from_bits(claims.usable(self.machine, room, claim))
-        ours = len(self.usable) - sum(len(lease.cpus) for lease in own)  # pools are as large as any lease found them
+        ours = len(self.usable) - sum(len(hold.cpus) for hold in own)  # pools are as large as any lease found them
         count = min([len(cpus), ours, *(room.left(pool, holds) for pool, holds in self._cpu_pools.items())])
-        memory_bytes = min(self.memory_bytes - sum(lease.memory_bytes for lease in own), self._left(room))
+        memory_bytes = min(self.memory_bytes - sum(hold.memory_bytes for hold in own), self._left(room))
         if count < len(cpus):
             cpus = choose(self.machine, cpus & self.usable or cpus, max(count, 0)) or CpuSet()
         return cpus, max(memory_bytes, 0)
-
-    def free_memory_bytes(self) -> int:
-        """What of the memory that this book hands out nobody on the node has leased now."""
-
-        def look() -> Room:
-            self.ledger.suspect()
-            return self.ledger.unheld(self.machine)
-
-        return self._left(self._settled(look))
 
     def follow(self, machine: Machine, limits: Limits, memory_bytes: int) -> None:
         """Hand out from now on what is there now; leases that are held go on as they are.
 
         ``memory_bytes``: of all its leases. Raises OversubscriptionError where nothing of the book's is left.
         """
-        cpus, leave, smt = self._given
-        within = None if cpus is None else cpus & limits.cpus
-        self.ledger.in_turn(lambda: self._set(machine, limits, within, leave, smt, memory_bytes))
+        self.ledger.in_turn(lambda: self._set(machine, limits, memory_bytes))
 
-    def held(self) -> tuple[Lease, ...]:
-        """The leases now given out by this book, oldest first."""
-        return tuple(lease for lease in self.ledger.held_now() if lease.book is self)
+    def held(self) -> tuple[Hold, ...]:
+        """What is now given out by this book, oldest first: leases, and what still runs under others."""
+        return tuple(hold for hold in self.ledger.held_now() if hold.book is self)
 
     def wake(self) -> None:
         """Let everybody who waits look at their ``cancel`` again. From any thread, also from signal handlers."""
@@ -375,13 +373,13 @@ class LeaseBook:
         slots: Mapping[str, int],
     ) -> Claim:
         asked = (threads, memory_bytes, gpus, near, exclusive_cores, *slots.items())
-        known = self._claims.get(asked)
-        if known is not None:
-            return known
+        known = self._claims  # now, for when limits change meanwhile there are others
+        if asked in known:
+            return known[asked]
         self.check(threads, memory_bytes, gpus)
         claim = self._new_claim(threads, memory_bytes, gpus, near, exclusive_cores, slots)
-        if len(self._claims) < _MOST_CLAIMS:  # executors ask for the same again and again
-            self._claims[asked] = claim
+        if len(known) < _MOST_CLAIMS:  # executors ask for the same again and again
+            known[asked] = claim
         return claim
 
     def _new_claim(
@@ -437,27 +435,27 @@ class LeaseBook:
 
     def _wait_in_line(
         self,
-        claim: Claim,
+        asked: Callable[[], Claim],
         made: list[Lease],
         began: float,
         timeout: float | None,
         cancel: threading.Event | None,
         on_wait: Callable[[str], object] | None,
-    ) -> None:
-        """Until the lease is ``made``; LeaseError when there is no more waiting."""
+    ) -> Claim:
+        """What is ``asked`` in the end, until the lease is ``made``; LeaseError when there is no more waiting."""
         woken: SimpleQueue[None] = SimpleQueue()
-        waiter = Waiter(claim, lambda: woken.put(None), on_wait)
+        waiter = Waiter(asked(), lambda: woken.put(None), on_wait)
         waited_for = ""
         try:
             while True:
                 left = None if timeout is None else timeout - (time.monotonic() - began)
                 over = left is not None and left <= 0
-                waiter.claim = claim = self._look_around(claim)
+                waiter.claim = claim = self._look_around(self._still_allowed(asked()))
                 patience_s = PATIENCE_S if not timeout or left is None else _patience(left)
                 short = self.ledger.in_turn(lambda: self._look(claim, made, waiter, over), patience_s)  # noqa: B023
                 if short is None:
                     made[0].waited_s, made[0].waited_for = time.monotonic() - began, waited_for
-                    return
+                    return claim
                 freed = self.ledger.examine()
                 also = self._also(claim)
                 waited_for = waited_for or short.holders(also)
@@ -545,11 +543,28 @@ class LeaseBook:
     def _take_all(self, leases: Iterable[Lease]) -> str:
         """The PU or GPU that could not be had after all, and with it nothing."""
         for lease in leases:
-            lost = self.ledger.take(lease)
+            lost = self.ledger.take(lease.hold)
             if lost:
                 _undo(leases)
                 return lost
         return ""
+
+    def _still_allowed(self, claim: Claim) -> Claim:
+        """``claim`` of somebody who waits, less the PUs that this thread may use no longer.
+
+        LeaseError where too few are left. The mask of a lease that the thread works under is no limit of what it asks.
+        """
+        if not self.limits.live or is_bound(self.ledger):
+            return claim
+        gone = self.limits.cpus.bits & ~read_limits().cpus.bits
+        left = _less(claim, gone)
+        if left.candidates.bit_count() < claim.threads:
+            raise LeaseError(
+                f"{format_count(claim.threads, 'CPU')} were asked for, but while they were waited for CPUs "
+                f"{CpuSet.from_bits(gone)} were taken from this process; left are "
+                f"{CpuSet.from_bits(left.candidates) or 'none'}: ask for fewer"
+            )
+        return left
 
     def _look_around(self, claim: Claim) -> Claim:
         """``claim`` with what has changed without anybody's telling; outside a turn, for it takes long."""
@@ -567,7 +582,8 @@ class LeaseBook:
         return replace(claim, draws={**claim.draws, **draws})
 
     def _beside_others(self, claim: Claim) -> Claim:
-        """``claim`` less the PUs that others keep busy, or rather without them."""
+        """Within a turn: ``claim`` less the PUs that others keep busy, or rather without them."""
+        claim = _less(claim, ~self._candidates.bits)  # where limits have changed since it was made
         if self._busy == "ignore":
             return claim
         strangers, pinned = self.ledger.strangers, self.ledger.pinned
@@ -584,7 +600,7 @@ class LeaseBook:
 
     def _granted(self, claim: Claim, found: Grant) -> Lease:
         cpus, reserved = CpuSet.from_bits(found.cpus), CpuSet.from_bits(found.reserved)
-        return Lease(self, cpus, reserved, claim.memory_bytes, found.gpus, found.draws)
+        return Lease(Hold(self, cpus, reserved, claim.memory_bytes, found.gpus, found.draws))
 
     def _settled(self, look: Callable[[], Room]) -> Room:
         """What ``look`` finds in a turn; again for as long as what the dead held comes free."""
@@ -600,7 +616,7 @@ class LeaseBook:
     def _lease_of(self, cpus: CpuSet, reserved: CpuSet) -> Lease:
         """Without memory."""
         draws = {pool: (len(cpus), holds) for pool, holds in self._cpu_pools.items()}
-        return Lease(self, cpus, reserved, draws=draws)
+        return Lease(Hold(self, cpus, reserved, draws=draws))
 
     def _shortage(self, claim: Claim, ahead: int) -> Shortage:
         """Within a turn."""
@@ -639,6 +655,14 @@ class LeaseBook:
         """Who else is in the way of ``claim``, in words: strays, and who keeps busy what it waits for."""
         busy = self.ledger.strangers & claim.candidates if self._busy == "wait" else 0
         return [*self.ledger.explain_busy(CpuSet.from_bits(busy)), *self.ledger.strays()]
+
+
+def _less(claim: Claim, gone: int) -> Claim:
+    """``claim`` without the PUs ``gone``."""
+    if not claim.candidates & gone:
+        return claim
+    kept = claim.candidates & ~gone
+    return replace(claim, candidates=kept, preferred=claim.preferred & kept, siblings=claim.siblings & ~gone)
 
 
 def _undo(made: Iterable[Lease]) -> None:

@@ -14,10 +14,10 @@ from ..machine import Machine
 from ..machine.placement import choose
 
 if TYPE_CHECKING:
-    from .lease import Lease
+    from .hold import Hold
     from .records import Holding
 
-    _Part = TypeVar("_Part", Lease, Holding)
+    _Part = TypeVar("_Part", Hold, Holding)
 
 NODE_POOL = "node:"
 """Prefix of the pools that are memory nodes: what one of them lacks may come from another."""

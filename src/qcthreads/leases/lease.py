@@ -5,24 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, BindingNotSupportedError, LeaseError, ProcessGoneError
 from ..units import format_size
 from .place import LEASE_VARIABLE
-from .strays import live_under
 
 if TYPE_CHECKING:
     import subprocess
 
-    from .book import LeaseBook
+    from .hold import Hold
 
 
 class Lease:
     """PUs, the memory nodes next to them, memory and GPUs, held until :meth:`release` or until ``with`` ends.
+
+    One that nobody refers to any more is given back, too.
 
     Attributes
     ----------
@@ -36,8 +37,8 @@ class Lease:
         Memory that may be used, in bytes.
     gpus
         Indices of GPUs.
-    started
-        Whether anything was ever started under it; ``children``: what of that lived when the last was.
+    hold
+        What the ledger keeps of it.
     waited_s
         How many seconds it took to come free.
     waited_for
@@ -47,32 +48,19 @@ class Lease:
     """
 
     __slots__ = (
-        "_unreleased", "book", "children", "cpus", "draws", "gpus", "lease_id", "locks", "memory_bytes", "name",
-        "notes", "orphans", "reserved", "started", "waited_for", "waited_s",
+        "_unreleased", "book", "cpus", "gpus", "hold", "lease_id", "memory_bytes", "notes", "reserved", "waited_for",
+        "waited_s",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        book: LeaseBook,
-        cpus: CpuSet,
-        reserved: CpuSet,
-        memory_bytes: int = 0,
-        gpus: tuple[int, ...] = (),
-        draws: Mapping[str, tuple[int, int]] | None = None,
-    ) -> None:
-        self.book = book
-        self.children: list[subprocess.Popen[Any]] = []
-        self.started = False
+    def __init__(self, hold: Hold) -> None:
         self._unreleased = [True]
-        self.lease_id = book.ledger.new_id()
-        self.cpus = cpus
-        self.reserved = reserved
-        self.memory_bytes = memory_bytes
-        self.gpus = gpus
-        self.draws = draws or {}
-        self.orphans = book.orphans
-        self.name = ""
-        self.locks: tuple[str, ...] = ()
+        self.hold = hold
+        self.book = hold.book
+        self.lease_id = hold.lease_id
+        self.cpus = hold.cpus
+        self.reserved = hold.reserved
+        self.memory_bytes = hold.memory_bytes
+        self.gpus = hold.gpus
         self.waited_s = 0.0
         self.waited_for = ""
         self.notes: tuple[str, ...] = ()
@@ -85,7 +73,7 @@ class Lease:
     @property
     def mark(self) -> str:
         """What ``QCTHREADS_LEASE`` is in the environment of what runs under it."""
-        return f"{self.book.ledger.mark}.{self.lease_id}"
+        return self.hold.mark
 
     @property
     def environment(self) -> dict[str, str]:
@@ -141,14 +129,15 @@ class Lease:
         given = options.pop("env", None)
         options["env"] = {**(os.environ if given is None else given), **self.environment}
         options = handed_over(self.descriptors(), options)
-        self.started = True  # before it is: an interrupt may come in between
-        self.children = [child for child in self.children if child.poll() is None]
+        hold = self.hold
+        hold.started = True  # before it is: an interrupt may come in between
+        hold.children = [child for child in hold.children if child.poll() is None]
         if get_host().capabilities.inherit_binding:
             with self.bound():
-                self.children.append(subprocess.Popen(command, **options))
-            return self.children[-1]
+                hold.children.append(subprocess.Popen(command, **options))
+            return hold.children[-1]
         process = subprocess.Popen(command, **options)
-        self.children.append(process)
+        hold.children.append(process)
         try:
             with contextlib.suppress(ProcessGoneError, BindingNotSupportedError):  # which the back end has said, once
                 get_host().set_process_affinity(self.cpus, process.pid)
@@ -163,14 +152,11 @@ class Lease:
 
         May be none.
         """
-        return self.book.ledger.descriptors(self)
+        return self.book.ledger.descriptors(self.hold)
 
     def in_use(self) -> bool:
-        """Whether something still runs that was started under it: a child, or what bears its mark.
-
-        A child in execve(2) bears none for a moment.
-        """
-        return self.started and (any(child.poll() is None for child in self.children) or bool(live_under(self.mark)))
+        """Whether something still runs that was started under it: a child, or what bears its mark."""
+        return self.hold.in_use()
 
     def release(self) -> None:
         """Give everything back; a second call does nothing. From anywhere, finalizers and signal handlers too.
@@ -178,13 +164,13 @@ class Lease:
         Where a process that :meth:`popen` started still runs, the PUs stay taken until it has ended.
         """
         try:
-            self._unreleased.pop()
-        except IndexError:
-            return
-        try:
-            self.book.ledger.give_back(self)
+            try:
+                self._unreleased.pop()
+            except IndexError:
+                return
+            self.book.ledger.give_back(self.hold)
         except KeyboardInterrupt:  # perhaps before anything was done
-            self.book.ledger.give_back(self)
+            self.book.ledger.give_back(self.hold)
             raise
 
     def __enter__(self) -> Self:
@@ -193,7 +179,24 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            self.release()
+        except KeyboardInterrupt:  # perhaps before anything was done
+            self.release()
+            raise
+
+    def __aenter__(self) -> NoReturn:
         self.release()
+        raise TypeError(
+            "lease() and acquire() wait before there is anything to enter, and the event loop with them: write `async "
+            "with lease_async(...)`, or `async with book.acquire_async(...)`, or `with lease(...)`"
+        )
+
+    __aexit__ = __exit__  # without which Python itself says what it lacks
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # of one whose making was interrupted
+            self.release()
 
     def __repr__(self) -> str:
         return f"<Lease {self.lease_id}: CPUs {self.cpus}, {format_size(self.memory_bytes)}>"

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from ..cpuset import CpuSet
+from ..errors import BindingError
 from ..machine import Machine
 from .claims import Claim, Room, set_aside
 from .door import PATIENCE_S
@@ -25,7 +26,8 @@ from .records import Holding, Owner, Waiting
 
 if TYPE_CHECKING:
     from ..host.busy import BusyWatch, PinnedProcess
-    from .lease import Lease
+    from .book import LeaseBook
+    from .hold import Hold
 
 _Said = TypeVar("_Said")
 
@@ -52,7 +54,7 @@ def note(message: str) -> None:
 class Waiter:
     """Somebody of this process who waits. ``wake`` is safe in finalizers and may be called for nothing."""
 
-    __slots__ = ("_on_wait", "claim", "name", "wake")
+    __slots__ = ("_on_wait", "claim", "name", "told", "wake")
 
     def __init__(
         self, claim: Claim, wake: Callable[[], object], on_wait: Callable[[str], object] | None = None
@@ -62,6 +64,8 @@ class Waiter:
         self._on_wait = on_wait
         self.name = ""
         """Sorts by age among all who wait; given by the ledger."""
+        self.told = 0
+        """Bits of the PUs that he may be given, as others were told."""
 
     def told_in(self, waited_s: float) -> float | None:
         """In how many seconds he is to be told whom he waits for; ``None``: never, or no more."""
@@ -90,7 +94,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.mark = os.urandom(16).hex()
-        self._outlived: list[Lease] = []
+        self._outlived: list[Hold] = []
         self._load: BusyWatch | None = None
         self._looked_at = -_LOOK_AT_LOAD_S
         self._looking = threading.Lock()
@@ -103,8 +107,8 @@ class Ledger:
         """Bits of the PUs to which others were bound then who used any CPU and hold no lease."""
         self._pinned: tuple[PinnedProcess, ...] = ()
         self._lock = threading.Lock()
-        self._held: dict[int, Lease] = {}
-        self._given_back: deque[Lease] = deque()
+        self._held: dict[int, Hold] = {}
+        self._given_back: deque[Hold] = deque()
         self._waiting: list[Waiter] = []
         self._ids = itertools.count(1)
         self._of_parent: tuple[Holding, ...] = ()
@@ -153,8 +157,8 @@ class Ledger:
             if others_run:  # worth a tenth of a second to know where
                 time.sleep(_SAMPLE_S)
         leased, self._leased = self._leased, 0
-        for lease in self._held.copy().values():
-            self._leased |= lease.reserved.bits
+        for hold in self._held.copy().values():
+            self._leased |= hold.reserved.bits
         for other in self.others():
             self._leased |= other.reserved.bits
         load, own_s = self._load.look(time.monotonic()), time.process_time()
@@ -171,11 +175,11 @@ class Ledger:
         """A number that no other lease of this process has."""
         return next(self._ids)
 
-    def held(self) -> tuple[Lease, ...]:
+    def held(self) -> tuple[Hold, ...]:
         """The leases of this process, oldest first."""
         return tuple(self._held.values())
 
-    def held_now(self) -> tuple[Lease, ...]:
+    def held_now(self) -> tuple[Hold, ...]:
         """:meth:`held`, from outside a turn, for which nobody on the node has to be asked."""
         with self._lock:
             self._count_given_back()
@@ -192,8 +196,8 @@ class Ledger:
     def unheld(self, machine: Machine) -> Room:
         """What nobody holds."""
         room = Room(machine.cpus_online.bits)
-        for lease in self._held.values():
-            room.take(lease.reserved.bits, lease.gpus, lease.draws)
+        for hold in self._held.values():
+            room.take(hold.reserved.bits, hold.gpus, hold.draws)
         for other in self.others():
             room.take(other.reserved.bits, other.gpus, other.draws)
         return room
@@ -221,10 +225,10 @@ class Ledger:
     def put_up(self, waiter: Waiter) -> None:
         """Tell others that ``waiter`` is going to sleep until it is his turn."""
 
-    def take(self, lease: Lease) -> str:
-        """Give out ``lease``: all of it, or nothing where one is returned that cannot be had after all, as ``cpu3``."""
-        self._held[lease.lease_id] = lease
-        self._leased |= lease.reserved.bits
+    def take(self, hold: Hold) -> str:
+        """Give out ``hold``: all of it, or nothing where one is returned that cannot be had after all, as ``cpu3``."""
+        self._held[hold.lease_id] = hold
+        self._leased |= hold.reserved.bits
         return ""
 
     def suspect(self) -> None:
@@ -235,11 +239,11 @@ class Ledger:
 
         What does run is ended or waited for, as the dead had it; :meth:`strays` names it.
         """
-        ended = [lease for lease in tuple(self._outlived) if not lease.in_use()]
+        ended = [hold for hold in tuple(self._outlived) if not hold.in_use()]
         self._given_back.extend(ended)
-        for lease in ended:
+        for hold in ended:
             with contextlib.suppress(ValueError):  # another thread has seen it, too
-                self._outlived.remove(lease)
+                self._outlived.remove(hold)
         before = self._of_parent
         if before:
             from .strays import is_used
@@ -247,28 +251,28 @@ class Ledger:
             self._of_parent = tuple(holding for holding in before if is_used(holding))
         return bool(ended) or len(self._of_parent) < len(before)
 
-    def give_back(self, lease: Lease) -> None:
-        """The end of ``lease``; from anywhere. What still runs under it keeps what it has."""
-        if not self._is_ours(lease):  # a fork's copy of its parent's, or never given out
+    def give_back(self, hold: Hold) -> None:
+        """The end of ``hold``; from anywhere. What still runs under it keeps what it has."""
+        if not self._is_ours(hold):  # a fork's copy of its parent's, or never given out
             return
         try:
-            self._end(lease)
+            self._end(hold)
         except KeyboardInterrupt:  # all of it once more, whatever was done already
-            self._end(lease)
+            self._end(hold)
             raise
 
-    def _is_ours(self, lease: Lease) -> bool:
-        return self._held.get(lease.lease_id) is lease
+    def _is_ours(self, hold: Hold) -> bool:
+        return self._held.get(hold.lease_id) is hold
 
-    def _end(self, lease: Lease) -> None:
-        if lease.in_use():
-            self._outlived.append(lease)
+    def _end(self, hold: Hold) -> None:
+        if hold.in_use():
+            self._outlived.append(hold)
         else:
-            self._given_back.append(lease)
+            self._given_back.append(hold)
         self._wake_first()
 
-    def descriptors(self, lease: Lease) -> tuple[int, ...]:  # noqa: ARG002
-        """Open files that carry the kernel's locks of ``lease``; none here."""
+    def descriptors(self, hold: Hold) -> tuple[int, ...]:  # noqa: ARG002
+        """Open files that carry the kernel's locks of ``hold``; none here."""
         return ()
 
     def strays(self) -> list[str]:
@@ -303,6 +307,17 @@ class Ledger:
         self._of_parent = held
 
 
+def is_bound(ledger: Ledger, *, beside: LeaseBook | None = None) -> bool:
+    """Whether this thread has the mask of a lease, other than of the book ``beside``."""
+    from ..host import get_host
+
+    try:
+        mask = get_host().get_affinity()
+    except BindingError:
+        return False
+    return any(mask <= lease.cpus for lease in ledger.held_now() if lease.book is not beside)
+
+
 def _told_of(ledger: Ledger, pid: int) -> list[Holding]:
     """The leases of ``ledger`` as others would see them, whose process has the number ``pid``."""
     if sys.platform == "win32" or not ledger.held():
@@ -320,16 +335,16 @@ def _told_of(ledger: Ledger, pid: int) -> list[Holding]:
     )
     return [
         Holding(
-            name=f"l{lease.mark}-",
+            name=f"l{hold.mark}-",
             owner=owner,
-            cpus=lease.cpus,
-            reserved=lease.reserved,
-            gpus=lease.gpus,
-            memory_bytes=lease.memory_bytes,
-            draws=lease.draws,
-            orphans=lease.orphans,
+            cpus=hold.cpus,
+            reserved=hold.reserved,
+            gpus=hold.gpus,
+            memory_bytes=hold.memory_bytes,
+            draws=hold.draws,
+            orphans=hold.orphans,
         )
-        for lease in ledger.held()
+        for hold in ledger.held()
     ]
 
 

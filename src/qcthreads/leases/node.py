@@ -11,10 +11,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
-from ..errors import BindingError
 from .book import LeaseBook
 from .lease import Lease
-from .ledger import Ledger, ledgers, warn
+from .ledger import Ledger, is_bound, ledgers, warn
 from .place import LEASE_VARIABLE, Place, find_place
 
 if TYPE_CHECKING:
@@ -73,17 +72,6 @@ def process_book() -> LeaseBook:
             _books.clear()
             _books[os.getpid()] = book, time.monotonic()
         return book
-
-
-def is_bound(ledger: Ledger, *, beside: LeaseBook | None = None) -> bool:
-    """Whether this thread has the mask of a lease, other than of the book ``beside``."""
-    from ..host import get_host
-
-    try:
-        mask = get_host().get_affinity()
-    except BindingError:
-        return False
-    return any(mask <= lease.cpus for lease in ledger.held_now() if lease.book is not beside)
 
 
 def lease(

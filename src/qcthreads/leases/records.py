@@ -18,7 +18,7 @@ from ..host.processes import user_name
 from .claims import Claim
 
 if TYPE_CHECKING:
-    from .lease import Lease
+    from .hold import Hold
 
 TICKET_DIGITS = 18
 """Nanoseconds since the boot, which all processes count alike, in the name of a ticket."""
@@ -89,15 +89,15 @@ def body(content: Mapping[str, Any]) -> str:
     return _to_json(content)[1:-1]
 
 
-def lease_body(lease: Lease) -> str:
+def lease_body(hold: Hold) -> str:
     """What is told of a lease, beside its owner."""
-    draws = _to_json(lease.draws) if lease.draws else "{}"
-    cpus = str(lease.cpus)
-    reserved = cpus if lease.reserved == lease.cpus else str(lease.reserved)
+    draws = _to_json(hold.draws) if hold.draws else "{}"
+    cpus = str(hold.cpus)
+    reserved = cpus if hold.reserved == hold.cpus else str(hold.reserved)
     return (
-        f'"cpus":"{cpus}","reserved":"{reserved}","gpus":{list(lease.gpus)},'
-        f'"memory_bytes":{lease.memory_bytes},"draws":{draws},"orphans":"{lease.orphans}",'
-        f'"run":{_to_json(lease.book.run)}'
+        f'"cpus":"{cpus}","reserved":"{reserved}","gpus":{list(hold.gpus)},'
+        f'"memory_bytes":{hold.memory_bytes},"draws":{draws},"orphans":"{hold.orphans}",'
+        f'"run":{_to_json(hold.book.run)}'
     )
 
 

@@ -36,7 +36,7 @@ else:
     from ..host.folder import Folder
     from ..host.locks import FileLocks, holders_of_locks
 if TYPE_CHECKING:
-    from .lease import Lease
+    from .hold import Hold
 
 _Said = TypeVar("_Said")
 
@@ -69,7 +69,7 @@ class SharedLedger(Ledger):
         """Names of what is torn, dead or no record, and cannot be removed by this user."""
         self._strange: set[str] = set()
         """Names of what was not ours at the last look."""
-        self._own: dict[str, Lease] = {}
+        self._own: dict[str, Hold] = {}
         self._told: dict[str, int] = {}
         """Open records: one that nobody has open is an ended process's, whoever holds its locks now."""
         self._own_tickets: dict[str, int] = {}
@@ -149,7 +149,10 @@ class SharedLedger(Ledger):
         """Tell others that ``waiter`` is going to sleep until it is his turn, and see to it that he is woken."""
         if waiter.name in self._own_tickets and not self._records.has(waiter.name):
             os.close(self._own_tickets.pop(waiter.name))
+        if waiter.name in self._own_tickets and waiter.told != waiter.claim.candidates:
+            self._rename(waiter)
         if waiter.name not in self._own_tickets:
+            waiter.told = waiter.claim.candidates
             text = records.encode(records.claim_body(waiter.claim), self._me)
             with contextlib.suppress(OSError):  # no space: he is there, though nobody knows
                 self._own_tickets[waiter.name] = self._records.hold(waiter.name, text)
@@ -157,17 +160,23 @@ class SharedLedger(Ledger):
             self._records.touch(self._own_tickets[waiter.name])
         self._listener.start(self.place)
 
-    def take(self, lease: Lease) -> str:
-        """Give out ``lease``: all of it, or nothing where one is returned that cannot be had after all, as ``cpu3``."""
-        lease.locks = (*map(CPU_LOCK, lease.reserved), *map(GPU_LOCK, lease.gpus))
-        lease.name = f"l{lease.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
-        self._own[lease.name] = lease  # whatever happens from here on, to give it back undoes
-        taken = self._lock_all(lease.locks)
+    def _rename(self, waiter: Waiter) -> None:
+        """Another ticket of the same age: nobody reads one twice."""
+        self._records.end(waiter.name, self._own_tickets.pop(waiter.name))
+        self._names += 1
+        waiter.name = f"{waiter.name.rpartition('-')[0]}-{self._names}"
+
+    def take(self, hold: Hold) -> str:
+        """Give out ``hold``: all of it, or nothing where one is returned that cannot be had after all, as ``cpu3``."""
+        hold.locks = (*map(CPU_LOCK, hold.reserved), *map(GPU_LOCK, hold.gpus))
+        hold.name = f"l{hold.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
+        self._own[hold.name] = hold  # whatever happens from here on, to give it back undoes
+        taken = self._lock_all(hold.locks)
         if taken:
-            del self._own[lease.name]
+            del self._own[hold.name]
             return taken
-        self._tell(lease)
-        return super().take(lease)
+        self._tell(hold)
+        return super().take(hold)
 
     def suspect(self) -> None:
         """Note who seems to be dead: a tried lock tells, and a record that nobody has open."""
@@ -193,40 +202,41 @@ class SharedLedger(Ledger):
         """Processes that still run under leases whose holders are dead, in words."""
         return [str(stray) for stray in self._reclaiming.strays]
 
-    def _is_ours(self, lease: Lease) -> bool:
-        return lease.name in self._own
+    def _is_ours(self, hold: Hold) -> bool:
+        return hold.name in self._own
 
-    def _end(self, lease: Lease) -> None:
+    def _end(self, hold: Hold) -> None:
         """What still runs under it keeps the PUs, without us."""
-        self._own.pop(lease.name, None)  # before its record, which would be told again
-        told = self._told.pop(lease.name, None)
-        if lease.started and self._outlives(lease):
+        self._own.pop(hold.name, None)  # before its record, which would be told again
+        told = self._told.pop(hold.name, None)
+        if hold.started and self._outlives(hold):
             if told is not None:
                 os.close(told)
         else:
-            if lease.started:
-                remove_nested(lease.mark)
-            self._records.end(lease.name, told)
-            for name in lease.locks:
+            if hold.started:
+                remove_nested(hold.mark)
+            self._records.end(hold.name, told)
+            for name in hold.locks:
                 self._locks.unlock(name)
-        self._given_back.append(lease)
+        hold.locks = ()  # an interrupt from here on must not unlock what another thread may have got by then
+        self._given_back.append(hold)
         self._wake_first()
 
-    def _outlives(self, lease: Lease) -> bool:
-        """Leave the locks to what still runs under ``lease``, by its mark or by its locks; false where nothing does."""
-        in_use = lease.in_use()
-        for name in lease.locks:
+    def _outlives(self, hold: Hold) -> bool:
+        """Leave the locks to what still runs under ``hold``, by its mark or by its locks; false where nothing does."""
+        in_use = hold.in_use()
+        for name in hold.locks:
             self._locks.leave(name)
         if in_use:
             return True
         try:
-            return bool(self._lock_all(lease.locks))
+            return bool(self._lock_all(hold.locks))
         except LeaseError:
             return True
 
-    def descriptors(self, lease: Lease) -> tuple[int, ...]:
-        """Open files that carry the locks of ``lease``."""
-        return tuple(self._locks.descriptor(name) for name in lease.locks)
+    def descriptors(self, hold: Hold) -> tuple[int, ...]:
+        """Open files that carry the locks of ``hold``."""
+        return tuple(self._locks.descriptor(name) for name in hold.locks)
 
     def _open(self) -> None:
         """At first, after a fork, and when a logout, say, has removed the directory: then all is told again."""
@@ -248,9 +258,9 @@ class SharedLedger(Ledger):
 
     def _lock_again(self) -> None:
         """In a book that is begun again: what this process holds."""
-        for lease in tuple(self._own.values()):
-            if sum(map(self._try_lock, lease.locks)) < len(lease.locks):
-                warn("CPUs of %r are also held by others, who began before it could be told of again", lease)
+        for hold in tuple(self._own.values()):
+            if sum(map(self._try_lock, hold.locks)) < len(hold.locks):
+                warn("CPUs %s are also held by others, who began before it could be told of again", hold.cpus)
 
     @property
     def _records(self) -> Folder:
@@ -302,9 +312,9 @@ class SharedLedger(Ledger):
         for name in there - ours - self._holdings.keys() - self._tickets.keys() - self._nothing:
             self._read(name)
         for name in self._own.keys() - there:
-            lease = self._own.get(name)
-            if lease is not None:
-                self._tell(lease)
+            hold = self._own.get(name)
+            if hold is not None:
+                self._tell(hold)
         self._strange = strange  # not before all of it could be read
 
     def _read(self, name: str) -> None:
@@ -325,15 +335,15 @@ class SharedLedger(Ledger):
         else:  # nobody writes now, for we hold the door: whoever wrote this was killed, or never told of a lease
             self._forget(name)
 
-    def _tell(self, lease: Lease) -> None:
+    def _tell(self, hold: Hold) -> None:
         """Write the record; without it the lease holds its PUs all the same, and its memory is not known to others."""
         with contextlib.suppress(OSError):
-            before = self._told.pop(lease.name, None)
+            before = self._told.pop(hold.name, None)
             if before is not None:
                 os.close(before)
-            told = self._records.announce(lease.name, records.encode(records.lease_body(lease), self._me))
+            told = self._records.announce(hold.name, records.encode(records.lease_body(hold), self._me))
             if told is not None:
-                self._told[lease.name] = told
+                self._told[hold.name] = told
 
     def _lives(self, ticket: str) -> bool:
         """Whether who waits still holds his ticket; else it is removed."""
@@ -350,7 +360,7 @@ class SharedLedger(Ledger):
 
     def _is_dead(self, holding: Holding) -> bool:
         """Whether one of its PUs is locked by nobody, or by us."""
-        ours = sum_bits(lease.reserved.bits for lease in self._held.values())
+        ours = sum_bits(hold.reserved.bits for hold in self._held.values())
         return bool(holding.reserved.bits & ours) or is_any_free(self._locks, holding.reserved)
 
     def _bury(self) -> None:
@@ -369,8 +379,8 @@ class SharedLedger(Ledger):
 
     def close(self) -> None:
         """Give everything back that this process still holds; what runs under it keeps it."""
-        for lease in tuple(self._own.values()):
-            lease.release()
+        for hold in tuple(self._own.values()):
+            self.give_back(hold)
 
     def after_fork(self) -> None:
         """In a child: what its parent holds is not its own, and may not be kept by it when the parent has ended."""

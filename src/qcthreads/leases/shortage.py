@@ -12,7 +12,7 @@ from .claims import Claim
 from .records import Holding
 
 if TYPE_CHECKING:
-    from .lease import Lease
+    from .hold import Hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Shortage:
     """How many CPUs are given out in all."""
     memory_bytes: int
     """What was left."""
-    own: Sequence[Lease]
+    own: Sequence[Hold]
     """Leases of this process in the way, and those of others."""
     others: Sequence[Holding]
     ahead: int
@@ -37,7 +37,7 @@ class Shortage:
         """Who holds what is lacking, and ``also`` these."""
         said = []
         if self.own:
-            cpus = CpuSet(cpu for lease in self.own for cpu in lease.cpus)
+            cpus = CpuSet(cpu for hold in self.own for cpu in hold.cpus)
             said.append(f"{format_count(len(self.own), 'lease')} of this process (CPUs {cpus})")
         by_owner: dict[str, list[Holding]] = {}
         for other in self.others:

@@ -7,16 +7,15 @@ holder of the lease and its mask lies within the lease's PUs.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..host import processes
-from ..host.processes import GRACE_S, user_name
+from ..host import processes, trees
+from ..host.processes import user_name
+from ..host.trees import GRACE_S
 from .place import LEASE_VARIABLE
 from .records import Holding
 
@@ -76,7 +75,7 @@ class Strays:
             environment = processes.environment(pid)
             for holding in dead:
                 if environment:
-                    known = _bears(environment, holding)
+                    known = processes.variable(environment, LEASE_VARIABLE) in _marks(holding)
                     # Nobody's record speaks of another's processes, whatever mark he writes into it.
                     known = known and holding.owner.uid in (0, processes.owner(pid))
                 else:
@@ -96,17 +95,13 @@ class Strays:
         ours = sys.platform == "win32" or os.geteuid() in (0, stray.uid)
         if stray.holding.orphans == "end" and ours and not _holder_lives(stray.holding):
             asked = self._asked.setdefault(stray.pid, now)
-            _send(stray, hard=now - asked >= GRACE_S)
+            mark = stray.holding.owner.mark
+            trees.send(stray.pid, lambda pid: _bears(pid, mark), hard=now - asked >= GRACE_S)
 
 
 def live_under(mark: str) -> list[int]:
     """Processes, of those whose environment may be read, that run under the lease or the holder that ``mark`` names."""
-    wanted, own = f"{LEASE_VARIABLE}={mark}".encode(), os.getpid()
-    return [
-        pid
-        for pid in processes.all_processes()
-        if pid != own and _has(processes.environment(pid), wanted) and processes.lives(pid)
-    ]
+    return trees.bearing(LEASE_VARIABLE, lambda value: _is_of(value, mark))
 
 
 def is_used(holding: Holding) -> bool:
@@ -114,11 +109,19 @@ def is_used(holding: Holding) -> bool:
     return _holder_lives(holding) or bool(live_under(holding.mark))
 
 
-def _bears(environment: bytes, holding: Holding) -> bool:
-    """Whether it has the mark of the lease, or, as workers that go from one to the next, that of its holder."""
+def _marks(holding: Holding) -> set[str]:
+    """The mark of the lease, and that of its holder, which workers bear that go from one lease to the next."""
     owner = holding.owner.mark
-    marks = {owner, holding.mark} if holding.mark.startswith(owner) else {owner}
-    return any(b"\0" + f"{LEASE_VARIABLE}={mark}".encode() + b"\0" in b"\0" + environment + b"\0" for mark in marks)
+    return {owner, holding.mark} if holding.mark.startswith(owner) else {owner}
+
+
+def _bears(pid: int, mark: str) -> bool:
+    return _is_of(processes.variable(processes.environment(pid), LEASE_VARIABLE) or "", mark)
+
+
+def _is_of(value: str, mark: str) -> bool:
+    """Whether ``value`` is the mark, or begins with it up to a dot."""
+    return value == mark or value.startswith(f"{mark}.")
 
 
 def _holder_lives(holding: Holding) -> bool:
@@ -137,30 +140,3 @@ def _within(pid: int, holding: Holding) -> bool:
 def _looks_like(pid: int, holding: Holding) -> bool:
     mask = processes.mask(pid)
     return mask is not None and mask <= holding.reserved and processes.started_at(pid) > holding.owner.since - 1.0
-
-
-def _has(environment: bytes | None, wanted: bytes) -> bool:
-    """``wanted`` as the beginning of a variable, up to its end or a dot."""
-    if environment is None:
-        return False
-    at = (b"\0" + environment).find(b"\0" + wanted)
-    return at >= 0 and environment[at + len(wanted) : at + len(wanted) + 1] in (b"", b"\0", b".")
-
-
-def _send(stray: Stray, *, hard: bool) -> None:
-    """SIGTERM or SIGKILL, unless the process has ended and its number is another's now."""
-    mark = f"{LEASE_VARIABLE}={stray.holding.owner.mark}".encode()
-    with contextlib.suppress(OSError):
-        if sys.platform == "linux":
-            # Not pidfd_open(2): /proc may be that of another PID namespace, where the number is somebody else's.
-            handle = os.open(f"/proc/{stray.pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if _has(processes.environment(stray.pid), mark):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL if hard else signal.SIGTERM)
-            finally:
-                os.close(handle)
-        elif _has(processes.environment(stray.pid), mark):
-            if sys.platform == "win32":
-                os.kill(stray.pid, signal.SIGTERM)  # which ends it at once
-            else:
-                os.kill(stray.pid, signal.SIGKILL if hard else signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -29,7 +30,7 @@ from .expansion import Expansion, Term, as_model, energy_of
 from .moldable import Moldable, widths_for
 from .report import grouped, headline
 from .tally import Tally
-from .watched import figures, findings, sampling
+from .watched import figures, findings, sampling, within
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicResult, Molecule
@@ -125,7 +126,8 @@ class ParallelManyBodyExecutor:
         and :func:`qcthreads.manybody.watched.figures` say.
         """
         usable, monitor = len(self._book.usable), self._watching.monitor
-        moments = monitor.moments(self._began_ns)
+        with self._lock:
+            moments = within(monitor.moments(0), self._calls)
         attempts = [one for one in self._watching.attempts if one.outcome.label in self._tally.outcomes]
         with self._lock:
             told = self._tally.statistics(self._wall_s)
@@ -202,7 +204,9 @@ class ParallelManyBodyExecutor:
         self._book: LeaseBook = process_book()
         self._tally = Tally(self._book)
         self._watching = Watching()
-        self._began_ns = time.monotonic_ns()
+        self._calls: list[tuple[float, float]] = []
+        """From when to when, by the monotonic clock, anything was executed; the last may still go on."""
+        self._calling = 0
         self._lock = threading.Lock()
         self._kept = None
         self._split: Split | None = None
@@ -229,7 +233,7 @@ class ParallelManyBodyExecutor:
         failures: dict[str, str] = {}
         began = time.perf_counter()
         try:
-            with self._engine() as engine:
+            with self._call(), self._engine() as engine:
                 self._check(engine, split)
                 for outcome in engine.run(given, max_workers=workers):
                     with self._lock:
@@ -317,6 +321,21 @@ class ParallelManyBodyExecutor:
         """What the config adds to QCEngine's task_config; width and memory are the lease's, scratch is the engine's."""
         own = ("ncores", "memory", "scratch_directory")
         return {name: value for name, value in (self.config.qcengine_config or {}).items() if name not in own}
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """What the CPUs do between calls is nobody's idleness."""
+        with self._lock:
+            if not self._calling:
+                self._calls.append((time.monotonic(), math.inf))
+            self._calling += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._calling -= 1
+                if not self._calling:
+                    self._calls[-1] = self._calls[-1][0], time.monotonic()
 
     @contextmanager
     def _engine(self) -> Iterator[LocalEngine]:

@@ -340,7 +340,7 @@ class Run:
 
         A run that takes all memory by default would wait for the end of whoever has some of it.
         """
-        whole, free = self._book.memory_bytes, self._book.free_memory_bytes()
+        whole, free = self._book.memory_bytes, self._book.free()[1]
         if self.request.memory_bytes is not None or free == whole:
             return whole, ()
         others = f"others have leased all but {format_size(free)} of the {format_size(whole)} of memory"

@@ -51,6 +51,16 @@ def figures(attempts: Sequence[Attempt], moments: Sequence[Moment], usable: int)
     }
 
 
+def within(moments: Sequence[Moment], spans: Iterable[tuple[float, float]]) -> tuple[Moment, ...]:
+    """The moments that end within one of ``spans``, in seconds of the same clock, as if these followed each other."""
+    found: list[Moment] = []
+    before_s = 0.0
+    for began_s, ended_s in spans:
+        found += [replace(one, at_s=before_s + one.at_s - began_s) for one in moments if began_s <= one.at_s <= ended_s]
+        before_s += ended_s - began_s
+    return tuple(found)
+
+
 def bandwidth(monitor: RunMonitor) -> dict[str, Any] | None:
     """Of memory, or why it is not measurable; ``None`` where nothing was watched."""
     return None if monitor.counts is None else asdict(monitor.bandwidth)
