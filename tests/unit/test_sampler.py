@@ -18,8 +18,8 @@ import pytest
 
 from qcthreads import ThreadSampler
 from qcthreads.errors import InputError, MachineError, ProcessGoneError
-from qcthreads.host import native_status
-from qcthreads.host.sampling import TimesSource
+from qcthreads.host import get_host, native_status
+from qcthreads.host.sampling import Sample, TimesSource
 from qcthreads.monitoring.sampler import BackgroundSampler
 
 if sys.platform != "linux":
@@ -181,6 +181,34 @@ def test_details_agree_with_psutil(source: TimesSource) -> None:
         assert main["started_ticks"] / os.sysconf("SC_CLK_TCK") + psutil.boot_time() == pytest.approx(
             known.create_time(), abs=1.5
         )
+
+
+@over_both
+def test_switches_are_told_also_of_threads_that_slept_while_others_looked_without_them() -> None:
+    with worker() as made:
+        for _ in range(3):
+            made.start(0.02)
+        host_sampler = get_host().open_sampler([made.pid])
+        for _ in range(3):
+            host_sampler.look(made.pid)
+        seen = host_sampler.sample(True)
+        told = dict(zip(seen.threads["tid"].tolist(), _switches(seen), strict=True))
+        assert told == {tid: _switches_in_proc(made.pid, tid) for tid in told}
+        assert len(told) == 4
+        host_sampler.close()
+
+
+def _switches(sample: Sample) -> list[tuple[int, int]]:
+    assert sample.details is not None
+    return list(
+        zip(sample.details["voluntary_switches"].tolist(), sample.details["involuntary_switches"].tolist(), strict=True)
+    )
+
+
+def _switches_in_proc(pid: int, tid: int) -> tuple[int, int]:
+    lines = Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines()
+    voluntary, involuntary = (int(line.split()[1]) for line in lines if "ctxt_switches:" in line)
+    return voluntary, involuntary
 
 
 @over_both
