@@ -464,17 +464,11 @@ class Run:
             record=record,
         )
 
-    def _record(
-        self, tally: Tally, statistics: Mapping[str, Any], others: Sequence[Mapping[str, str]], span: _Span
-    ) -> RunRecord:
+    def _record(self, tally: Tally, statistics: Mapping[str, Any], others: Sequence[Finding], span: _Span) -> RunRecord:
         """``others``: findings about the results."""
         book, monitor = self._book, self._watching.monitor
         attempts = [one for one in self._watching.attempts if one.outcome.label in tally.outcomes]
         moments = tuple(one for one in monitor.moments(span.began_ns) if one.at_s >= 0)
-        told = [
-            Finding(kind=one["kind"], message=one["message"])
-            for one in (*tally.findings(affinity=self.request.affinity), *others)
-        ]
         usable = len(book.usable)
         return RunRecord(
             title=_title(self.request.input, self.decision),
@@ -492,7 +486,11 @@ class Run:
             },
             calculations=calculated(attempts, span.began_at, self.planned),
             moments=moments,
-            findings=(*told, *findings(attempts, moments, usable)),
+            findings=(
+                *tally.findings(affinity=self.request.affinity),
+                *others,
+                *findings(attempts, moments, usable),
+            ),
         )
 
 

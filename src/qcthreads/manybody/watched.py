@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,13 +78,14 @@ def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int
         for attempt in attempts
         if attempt.usage is not None
     )
-    idle = _mean_idle(moments, usable)
-    if idle is not None and moments[-1].at_s >= _LONG_RUN_S and idle > _IDLE_SHARE * usable:
+    # Where threads of the run are ready, and others have the CPU, more workers would not help.
+    wanted = _mean(moments, lambda moment: moment.cpus_busy + (moment.cpus_waited_for or 0.0))
+    if wanted is not None and moments[-1].at_s >= _LONG_RUN_S and usable - wanted > _IDLE_SHARE * usable:
         found.append(
             Finding(
                 kind="idle",
-                message=f"{idle:.1f} of {usable} usable PUs were idle on average: use more workers, or let "
-                "--strategy auto decide; at the end the longest calculation may have run alone",
+                message=f"{usable - wanted:.1f} of {usable} usable PUs had nothing to do on average: use more workers, or "
+                "let --strategy auto decide; at the end the longest calculation may have run alone",
             )
         )
     return found
@@ -167,13 +168,17 @@ def _with_peak(attempt: Attempt, usage: WorkerUsage) -> WorkerUsage:
 
 
 def _mean_idle(moments: Sequence[Moment], usable: int) -> float | None:
+    busy = _mean(moments, lambda moment: moment.cpus_busy)
+    return None if busy is None else max(0.0, usable - busy)
+
+
+def _mean(moments: Sequence[Moment], figure: Callable[[Moment], float]) -> float | None:
     """Weighted by time; a moment lasts from the one before it."""
-    busy_s = before_s = 0.0
+    sum_s = before_s = 0.0
     for moment in moments:
-        length_s = moment.at_s - max(before_s, 0.0)
-        busy_s += moment.cpus_busy * length_s
+        sum_s += figure(moment) * (moment.at_s - max(before_s, 0.0))
         before_s = moment.at_s
-    return max(0.0, usable - busy_s / before_s) if before_s > 0 else None
+    return sum_s / before_s if before_s > 0 else None
 
 
 def _idle(moments: Sequence[Moment], usable: int) -> list[tuple[float, float]]:
