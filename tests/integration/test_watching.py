@@ -160,7 +160,7 @@ def test_children_count_with_the_calculation_that_started_them(engine: LocalEngi
     # The system counts children that ended in clock ticks.
     assert cpu_s(attempts["parent"]) >= 0.5 - 2 * TICK_S
     assert cpu_s(attempts["parent"]) == pytest.approx(outcomes["parent"].cpu_s, abs=0.1)
-    assert cpu_s(attempts["childless"]) < 0.3
+    assert cpu_s(attempts["childless"]) < 0.5  # nothing of the child is in it
     assert outcomes["parent"].peak_memory_bytes >= 150_000_000
     assert outcomes["childless"].peak_memory_bytes < 150_000_000
 
@@ -242,7 +242,9 @@ def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngin
     (attempt,) = watching.attempts
     if sys.platform == "linux":
         (one,) = calculated([attempt], 0.0)
-        assert 0.1 < one.cpu_s < 3
+        assert attempt.usage is not None
+        # It has one thread that works, and had not ended.
+        assert 0 < one.cpu_s <= attempt.usage.wall_ns / 1e9 + TICK_S
 
 
 def _fields(one: Calculation) -> dict[str, Any]:

@@ -476,16 +476,28 @@ for line in sys.stdin:
         process.stdout.readline()
         with ThreadSampler([process.pid]) as sampler:
             for burn_s in (0.1, 0.02):
-                time.sleep(0.05)  # until it waits for its input again
-                before = [sampler.sample() for _ in range(3)][-1]
+                clock_ns = _clock_asleep_ns(process.pid)
+                assert {int(sampler.sample()["cpu_ns"].sum()) for _ in range(4)} == {clock_ns}
                 process.stdin.write(f"{burn_s}\n")
                 process.stdin.flush()
                 process.stdout.readline()
-                time.sleep(0.05)
-                used_s = (sampler.sample()["cpu_ns"].sum() - before["cpu_ns"].sum()) / 1e9
-                assert burn_s <= used_s < burn_s + 0.02 + sampler.error_ns / 1e9
+                assert _clock_asleep_ns(process.pid) >= clock_ns + burn_s * 1e9
+                assert sampler.sample()["cpu_ns"].sum() == _clock_asleep_ns(process.pid)
     finally:
         process.kill()
         process.wait()
         process.stdin.close()
         process.stdout.close()
+
+
+def _clock_asleep_ns(pid: int) -> int:
+    """The process's own clock when all its threads sleep; exact then, and that of all of them if none has ended."""
+    deadline = time.monotonic() + 30
+    while True:
+        before = time.clock_gettime_ns(~pid << 3 | 2)  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the kernel
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        asleep = all(stat.rpartition(")")[2].split()[0] == "S" for stat in stats)
+        if asleep and time.clock_gettime_ns(~pid << 3 | 2) == before:
+            return before
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

@@ -84,8 +84,8 @@ def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int
         found.append(
             Finding(
                 kind="idle",
-                message=f"{usable - wanted:.1f} of {usable} usable PUs had nothing to do on average: use more workers, or "
-                "let --strategy auto decide; at the end the longest calculation may have run alone",
+                message=f"{usable - wanted:.1f} of {usable} usable PUs had nothing to do on average: use more workers, "
+                "or let --strategy auto decide; at the end the longest calculation may have run alone",
             )
         )
     return found
