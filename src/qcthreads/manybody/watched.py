@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
-from ..execution.labels import label_order, short_label
+from ..execution.labels import label_order, short_label, short_labels
 from ..execution.observing import Attempt, Watching
 from ..execution.source import Planned
 from ..host.limits import Limits, Rule
@@ -118,9 +118,12 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Liv
 def calculated(
     attempts: Iterable[Attempt], began_at: float, planned: Mapping[str, Planned] | None = None
 ) -> tuple[Calculated, ...]:
-    """All attempts in order of start; by label, what was planned."""
-    made = [_calculated(attempt, began_at, (planned or {}).get(attempt.outcome.label)) for attempt in attempts]
-    return tuple(sorted(made, key=lambda one: (one.start_s, label_order(one.label), one.attempt)))
+    """All attempts in order of start, as the tables name them; by label, what was planned."""
+    ordered = sorted(attempts, key=_order)
+    names = short_labels(attempt.outcome.label for attempt in ordered)
+    return tuple(
+        _calculated(one, names[one.outcome.label], began_at, (planned or {}).get(one.outcome.label)) for one in ordered
+    )
 
 
 def limits_in_words(limits: Limits) -> tuple[str, ...]:
@@ -129,12 +132,17 @@ def limits_in_words(limits: Limits) -> tuple[str, ...]:
     return tuple(f"{rule.rule}: {_allowed(rule)} ({rule.source})" for rule in rules)
 
 
-def _calculated(attempt: Attempt, began_at: float, planned: Planned | None) -> Calculated:
+def _order(attempt: Attempt) -> tuple[float, tuple[int, list[int], list[int]], int]:
+    outcome = attempt.outcome
+    return outcome.started_at, label_order(outcome.label), outcome.attempts
+
+
+def _calculated(attempt: Attempt, name: str, began_at: float, planned: Planned | None) -> Calculated:
     outcome, usage = attempt.outcome, attempt.usage
     start_s = outcome.started_at - began_at
     wait_ns = None if usage is None else usage.wait_ns
     return Calculated(
-        label=outcome.label,
+        label=name,
         group=str(label_order(outcome.label)[0]),
         attempt=outcome.attempts,
         status=outcome.status,
