@@ -13,7 +13,7 @@ from ..execution.source import Planned
 from ..host.limits import Limits, Rule
 from ..leases import LeaseBook
 from ..monitoring.findings import merged
-from ..monitoring.metrics import Live
+from ..monitoring.metrics import RunNow
 from ..monitoring.record import Calculated
 from ..monitoring.statistics import Finding, Moment, WorkerUsage, ratio, sum_known
 from ..units import format_size
@@ -91,7 +91,7 @@ def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int
     return found
 
 
-def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Live:
+def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> RunNow:
     """A run at this moment; calculations are told apart by label, so that a retry does not count twice."""
     monitor = watching.monitor
     # What the program was asked before the run began has a label of its own kind.
@@ -100,7 +100,7 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Liv
     held, moments, counts = book.held(), monitor.moments(0), monitor.counts
     usages = [one.usage for one in attempts if one.usage is not None]
     wait_ns = sum_known(usage.wait_ns for usage in usages)
-    return Live(
+    return RunNow(
         finished=sum(one == "finished" for one in status.values()),
         failed=sum(one == "failed" for one in status.values()),
         reused=reused,

@@ -15,7 +15,7 @@ from ..units import format_count
 _TELLING_S = 1.0
 
 
-class Tally:
+class RunTally:
     """Collects outcomes, and looks into the book of leases each time that something starts."""
 
     def __init__(self, book: LeaseBook, on_progress: Callable[[Progress], None] | None = None) -> None:
