@@ -19,6 +19,7 @@ from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
 from qcthreads.leases import LeaseBook
 from qcthreads.manybody.watched import calculated, figures, findings
+from qcthreads.monitoring.statistics import Moment
 
 TASKS = """
     import hashlib, subprocess, sys, threading, time
@@ -233,6 +234,16 @@ def test_busy_and_idle_cpus_over_time_add_up(engine: LocalEngine, watching: Watc
     (worker,) = told["worker_processes"]
     assert worker["calculations"] == told["watched"] == 3
     assert worker["pid"] == outcomes[0].worker_pid
+
+
+def test_cpus_that_the_run_waits_for_are_not_idle() -> None:
+    def over_20_s(busy: float, waited_for: float) -> list[Moment]:
+        return [Moment(at_s=at_s, cpus_busy=busy, cpus_waited_for=waited_for, memory_bytes=0) for at_s in (10.0, 20.0)]
+
+    (alone,) = findings([], over_20_s(0.5, 0.1), 2)
+    assert (alone.kind, alone.message[:53]) == ("idle", "1.4 of 2 usable PUs had nothing to do on average: use")
+    assert findings([], over_20_s(0.5, 1.4), 2) == []
+    assert findings([], over_20_s(1.9, 0.0), 2) == []
 
 
 def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngine, watching: Watching) -> None:
