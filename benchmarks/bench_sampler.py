@@ -1,15 +1,21 @@
 """Samples of threads beside psutil and a bare loop of pread in C, and what sampling costs a run; asserts nothing.
 
-    python benchmarks/bench_sampler.py [--rounds N] [--seconds S] [--pairs N]
+    python benchmarks/bench_sampler.py [cost] [overhead] [slowdown] [memory] [--rounds N] [--seconds S] [--pairs N]
 
-The threads sleep, in 1 to 64 processes. The loop in C is built here; it reads the same files through descriptors of its
-own and looks at nothing. The contenders take turns. Descriptors are needed for three files of each thread, twice; what
-the limit on open files does not allow is left out.
+cost: a sample of threads that sleep, and of threads that have all run since the last one, in 1 to 64 processes.
+overhead: the background sampler at its default rates, by its own CPU clock.
+slowdown: work of fixed size with and without a sampler at 100 Hz.
+memory: the samples of an hour, taken in 36 s.
+
+The loop in C is built here; it reads the same files through descriptors of its own and looks at nothing. The contenders
+take turns. Descriptors are needed for three files of each thread, twice; what the limit on open files does not allow is
+left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import ctypes
 import os
 import random
@@ -28,7 +34,7 @@ import psutil
 
 from qcthreads import ThreadSampler
 from qcthreads.host import get_host
-from qcthreads.monitoring.sampler import BackgroundSampler
+from qcthreads.monitoring.sampler import RING_BYTES, BackgroundSampler
 
 BARE = """
 #include <unistd.h>
@@ -66,23 +72,25 @@ WORK = "import hashlib\nfor _ in range(700): hashlib.sha256(bytes(1 << 20)).dige
 
 
 def main() -> None:
-    """Print the cost of a sample for each number of threads, then what the background sampler costs."""
+    """Print what was asked for; all of it if nothing was."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", choices=["cost", "overhead", "slowdown", "memory", []])
     parser.add_argument("--rounds", type=int, default=41)
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--pairs", type=int, default=15)
     args = parser.parse_args()
     raise_limit()
-    print(f"back end {get_host().capabilities.back_end}; us for each thread and sample, median of {args.rounds} rounds")
-    print(f"{'':14} {'fast':>37}   {'with details':>26}")
-    print(
-        f"{'threads':>7} {'in':>6} {'psutil':>8} {'bare C':>8} {'ours':>8} {'x psutil':>9} {'/ bare':>7}"
-        f"  {'bare C':>8} {'ours':>8} {'/ bare':>7}"
-    )
-    for processes, threads in ((1, 16), (1, 64), (64, 1), (8, 16), (1, 256), (16, 64), (1, 1024), (64, 64), (1, 4096)):
-        compare(processes, threads, args.rounds)
-    overhead(args.seconds)
-    slowdown(args.pairs)
+    parts = {
+        "cost": lambda: cost(args.rounds),
+        "overhead": lambda: overhead(args.seconds),
+        "slowdown": lambda: slowdown(args.pairs),
+        "memory": memory,
+    }
+    settings = f"--rounds {args.rounds} --seconds {args.seconds:g} --pairs {args.pairs}"
+    for name in args.what or parts:
+        print(f"$ python benchmarks/bench_sampler.py {name} {settings}", flush=True)
+        parts[name]()
+        print(flush=True)
 
 
 def raise_limit() -> None:
@@ -95,39 +103,57 @@ def raise_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def cost(rounds: int) -> None:
+    """A table of times for each thread and sample."""
+    print(f"back end {get_host().capabilities.back_end}; us for each thread and sample, median of {rounds} rounds")
+    groups = [("fast, asleep", 37), ("fast, all have run", 37), ("with details, all have run", 26)]
+    print(" " * 14 + "".join(f"  {title:>{width}}" for title, width in groups))
+    fast = f"{'psutil':>9} {'bare C':>8} {'ours':>8} {'x psutil':>9} {'/ bare':>7}"[2:]
+    print(f"{'threads':>7} {'in':>6}  {fast}  {fast}  {'bare C':>10} {'ours':>8} {'/ bare':>7}")
+    for processes, threads in ((1, 16), (1, 64), (64, 1), (8, 16), (1, 256), (16, 64), (1, 1024), (64, 64), (1, 4096)):
+        compare(processes, threads, rounds)
+
+
 def compare(processes: int, threads: int, rounds: int) -> None:
     """One line."""
     total = processes * threads
-    with sleepers(processes, threads) as pids:
-        known = [psutil.Process(pid) for pid in pids]
+    print(f"{total:7} {processes:6}", end="")
+    with sleepers(processes, threads) as pids, Bare(pids, ["schedstat"]) as bare, ThreadSampler(pids) as sampler:
+        print_fast(medians_us(fast_contenders(pids, bare, sampler), rounds), total)
+        assert len(sampler.sample()) == total
+    interval_s = max(0.01, total / WAKE_UPS)
+    pause_s, rounds = 1.5 * interval_s, min(rounds, 21)
+    with sleepers(processes, threads, interval_s) as pids:
         with Bare(pids, ["schedstat"]) as bare, ThreadSampler(pids) as sampler:
-            contenders = {
-                "psutil": lambda: [process.threads() for process in known],
-                "bare": bare.read,
-                "ours": sampler.sample,
-            }
-            fast = {name: median / total for name, median in medians_us(contenders, rounds).items()}
-            assert len(sampler.sample()) == total
-        print(
-            f"{total:7} {processes:6} {fast['psutil']:8.2f} {fast['bare']:8.2f} {fast['ours']:8.2f} "
-            f"{fast['psutil'] / fast['ours']:9.1f} {fast['ours'] / fast['bare']:7.2f}",
-            end="",
-        )
+            print_fast(medians_us(fast_contenders(pids, bare, sampler), rounds, pause_s), total)
         if 2 * 3 * total > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 / 4:
             print("  left out: too few descriptors", flush=True)
             return
-    # The details of a thread that has not run since the last sample are not read again: all of these have.
-    interval_s = max(0.01, total / WAKE_UPS)
-    with (
-        sleepers(processes, threads, interval_s) as pids,
-        Bare(pids, ["schedstat", "stat", "status"]) as bare,
-        ThreadSampler(pids) as sampler,
-    ):
-        contenders = {"bare": bare.read, "ours": lambda: sampler.look(detail=True)}
-        found = medians_us(contenders, min(rounds, 21), pause_s=1.5 * interval_s)
-        detailed = {name: median / total for name, median in found.items()}
-    ratio = detailed["ours"] / detailed["bare"]
-    print(f"  {detailed['bare']:8.2f} {detailed['ours']:8.2f} {ratio:7.2f}", flush=True)
+        with Bare(pids, ["schedstat", "stat", "status"]) as bare, ThreadSampler(pids) as sampler:
+            contenders = {"bare": bare.read, "ours": lambda: sampler.look(detail=True)}
+            found = {name: median / total for name, median in medians_us(contenders, rounds, pause_s).items()}
+    print(f"  {found['bare']:10.2f} {found['ours']:8.2f} {found['ours'] / found['bare']:7.2f}", flush=True)
+
+
+def fast_contenders(pids: list[int], bare: Bare, sampler: ThreadSampler) -> dict[str, Callable[[], object]]:
+    """Who reads the times of threads alone."""
+    known = [psutil.Process(pid) for pid in pids]
+    return {
+        "psutil": lambda: [process.threads() for process in known],
+        "bare": bare.read,
+        "ours": sampler.sample,
+    }
+
+
+def print_fast(medians: Mapping[str, float], total: int) -> None:
+    """Their part of a line."""
+    us = {name: median / total for name, median in medians.items()}
+    print(
+        f"  {us['psutil']:7.2f} {us['bare']:8.2f} {us['ours']:8.2f} {us['psutil'] / us['ours']:9.1f} "
+        f"{us['ours'] / us['bare']:7.2f}",
+        end="",
+        flush=True,
+    )
 
 
 @contextmanager
@@ -193,27 +219,64 @@ def medians_us(contenders: Mapping[str, Callable[[], object]], rounds: int, paus
 
 
 def overhead(seconds: float) -> None:
-    """The default rates on 128 threads, by the sampler's own CPU clock."""
-    print(f"\nbackground sampler, default rates (10 Hz, with details 1 Hz), 128 threads, {seconds:g} s")
+    """The default rates on 128 threads, by the sampler's own CPU clock, after the same by bare loops."""
+    print(f"background sampler, default rates (10 Hz, with details 1 Hz), 128 threads, {seconds:g} s each")
     for what, interval_s in (("asleep", 0.0), ("that wake up 10 times a second", 0.1)):
-        with sleepers(2, 64, interval_s) as pids, BackgroundSampler(pids) as background:
-            time.sleep(seconds)
+        with sleepers(2, 64, interval_s) as pids:
+            with Bare(pids, ["schedstat"]) as times, Bare(pids, ["stat"]) as details:
+                bare = bare_overhead(times, details, seconds)
+            with BackgroundSampler(pids) as background:
+                time.sleep(seconds)
         counts = background.counts
         print(
             f"{what}: {counts.own_cpu_ns / seconds / 1e9:.3%} of a core, {counts.samples} samples, "
-            f"{counts.overruns} overruns"
+            f"{counts.overruns} overruns; a bare loop that reads all of them takes {bare:.3%}"
         )
-    kept = list(background.take())
-    size = sum(sample.size_bytes for sample in kept)
-    print(
-        f"memory: {size / len(kept):.0f} bytes a sample, {size / seconds * 3600 / 1e6:.0f} MB an hour if all are kept"
-    )
+
+
+def bare_overhead(times: Bare, details: Bare, seconds: float) -> float:
+    """The share of a core that loops over the same files take at the same rates, their own waking up left out."""
+    spent_ns = 0
+    for number in range(round(10 * seconds)):
+        time.sleep(0.1)
+        start_ns = time.thread_time_ns()
+        times.read()
+        if number % 10 == 0:
+            details.read()
+        spent_ns += time.thread_time_ns() - start_ns
+    return spent_ns / seconds / 1e9
+
+
+def memory() -> None:
+    """As many samples of 128 threads as an hour has at the default rates, taken a hundred times as fast."""
+    print("36,000 samples of 128 threads, one in ten with details: an hour at the default rates")
+    for what, ring_bytes, taken in (
+        ("taken as they come", RING_BYTES, True),
+        ("never taken, the default ring", RING_BYTES, False),
+        ("never taken, a ring of 512 MiB", 512 << 20, False),
+    ):
+        grown_bytes, dropped = grown_in_an_hour(ring_bytes, taken)
+        print(f"{what}: {grown_bytes / 1e6:.1f} MB more resident, {dropped} samples dropped", flush=True)
+
+
+def grown_in_an_hour(ring_bytes: int, taken: bool) -> tuple[int, int]:
+    """What the process has grown by, and how many samples were dropped."""
+    before = resident_bytes()
+    with sleepers(2, 64) as pids, BackgroundSampler(pids, fast_hz=1000, detail_hz=100, ring_bytes=ring_bytes) as made:
+        while made.counts.samples < 36_000:
+            time.sleep(0.01)
+            if taken:
+                collections.deque(made.take(), maxlen=0)
+        return resident_bytes() - before, made.counts.dropped
+
+
+def resident_bytes() -> int:
+    """Of this process, now."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def slowdown(pairs: int) -> None:
     """Work of fixed size on every CPU, with and without a sampler at 100 Hz; the pairs are in a random order."""
-    if not pairs:
-        return
     ratios = []
     for _ in range(pairs):
         times = {}

@@ -108,8 +108,9 @@ int qct_recorder_take(struct qct_recorder *r, void *record, size_t room, size_t 
         *size = size_of(&head);
         if (*size <= room) {
             copy_out(r, record, *size);
-            r->first = (r->first + *size) % r->room;
             r->used -= *size;
+            /* An empty ring begins anew: where samples are taken as they come, it needs the memory of a few alone. */
+            r->first = r->used ? (r->first + *size) % r->room : 0;
         } else {
             rc = -ERANGE;
         }

@@ -54,8 +54,9 @@ struct process {
     struct process *root; /* itself if it is one */
     int tasks;            /* /proc/PID/task, or -1 when it has ended */
     clockid_t clock;
-    long long read_ns; /* its clock when its threads were read last, or just before; 0: not told */
+    long long read_ns; /* its clock when its threads were read last, or just before; 0: not told, or not asked */
     bool still;        /* it has not advanced since the time before: none of them has run */
+    bool ran;          /* one of them had run when they were read last */
     bool stale;        /* one of its threads has ended: list them again */
     bool detailed;     /* its own numbers were found in this sample */
     bool sized;
@@ -67,6 +68,7 @@ struct files {
     int times, stat, status;
     long long read_slices; /* when its details were read last */
     bool asleep;           /* and it has not run since they were read before that */
+    bool switched;         /* its switches were read then, too */
     bool known;            /* its times have been read */
 };
 
@@ -585,7 +587,7 @@ static int add_thread(struct qct_sampler *s, struct process *process, int tid) {
                                                 .involuntary_switches = -1,
                                                 .last_cpu = (int)fields[LAST_CPU],
                                                 .state = (char)fields[STATE]};
-    s->files[at] = (struct files){process, open_kept(s, process->tasks, tid, times_name(s)), -1, -1, -1, false, false};
+    s->files[at] = (struct files){process, open_kept(s, process->tasks, tid, times_name(s)), -1, -1, .read_slices = -1};
     process->row.threads++;
     if (tid == process->row.pid)
         process->row.started_ticks = fields[STARTED];
@@ -692,22 +694,26 @@ static void read_details(struct qct_sampler *s, size_t i, bool switches) {
     long long slices = s->threads[i].slices;
     bool ran = slices < 0 || slices != files->read_slices;
     /* One of each process is read for what is the process's. */
-    if (!ran && files->asleep && files->process->sized && files->process->detailed)
+    bool enough = files->asleep && (files->switched || !switches);
+    if (!ran && enough && files->process->sized && files->process->detailed)
         return;
     if (files->stat < 0)
         files->stat = open_kept(s, files->process->tasks, tid, "stat");
     ssize_t size = read_of(s, files, files->stat, tid, "stat", stat, sizeof stat);
     if (size > 0)
         take_stat(s, files->process, &s->details[i], stat, (size_t)size);
+    bool told = false;
     if (switches || !files->process->sized) {
         if (files->status < 0)
             files->status = open_kept(s, files->process->tasks, tid, "status");
         size = read_of(s, files, files->status, tid, "status", status, sizeof status);
-        if (size > 0)
+        told = size > 0;
+        if (told)
             take_status(files->process, &s->details[i], status, (size_t)size);
     }
     /* About to sleep it may have been read half awake: the second time, nothing can change until it runs. */
     files->asleep = !ran && s->details[i].state != 'R';
+    files->switched = files->asleep && (told || files->switched);
     files->read_slices = slices;
 }
 
@@ -756,7 +762,9 @@ static size_t read_from(struct qct_sampler *s, size_t first, int root, enum qct_
             continue;
         }
         if (size > 0) {
+            long long cpu_ns = s->threads[i].cpu_ns;
             take_times(s, &s->threads[i], text, (size_t)size);
+            files->process->ran |= s->threads[i].cpu_ns != cpu_ns;
             files->known = true;
         }
         if (wanted && detail)
@@ -781,11 +789,13 @@ static long long clock_of(const struct process *process) {
     return (long long)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
-/* Whether any of its threads can have run since they were read last. */
+/* Whether any of its threads can have run since they were read last; one that ran just now is not worth the asking. */
 static void look_at_clock(struct process *process) {
-    long long now_ns = process->row.threads < WORTH_A_CLOCK ? 0 : clock_of(process);
+    bool worth = process->row.threads >= WORTH_A_CLOCK && !process->ran;
+    long long now_ns = worth ? clock_of(process) : 0;
     process->still = now_ns && now_ns == process->read_ns;
     process->read_ns = now_ns;
+    process->ran = false;
 }
 
 /* Read the threads of a root, or of all. Where threads have ended, others may have been started; these are read too. */

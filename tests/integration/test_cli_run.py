@@ -243,7 +243,7 @@ def test_what_a_run_leaves_behind_agrees_with_its_document(helium: Path, tmp_pat
     assert samples["qcthreads_run_cpu_seconds", None] == pytest.approx(statistics["cpu_s"])
     assert [file.name for file in tmp_path.glob("run.prom*")] == ["run.prom"]
     slices = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
-    assert slices
+    assert {one["name"] for one in slices} == {"1", "2", "3", "1+2", "1+3", "2+3"}  # as the tables name them
     assert "<html" in page.read_text(encoding="utf-8")[:2000]
 
 

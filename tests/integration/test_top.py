@@ -48,6 +48,17 @@ with qcthreads.lease(1, 1 << 30) as lease:
 """
 BURNS = ("sh", "-c", "while :; do :; done")
 SLEEPS = ("sleep", "600")
+SHORT_LIVED = """
+import threading, time
+def burn():
+    end = time.thread_time() + 0.02
+    while time.thread_time() < end:
+        pass
+while True:
+    thread = threading.Thread(target=burn)
+    thread.start()
+    thread.join()
+"""
 
 Start = Callable[..., tuple[subprocess.Popen[str], int, int]]
 
@@ -122,6 +133,21 @@ def test_one_document_tells_what_the_holders_processes_did(start: Start, environ
     assert document["cpus_busy"][str(cpu)] >= busiest["busy"] - 0.05
     resident = sum(psutil.Process(pid).memory_info().rss for pid in (holder.pid, child))
     assert lease["memory_bytes"] == pytest.approx(resident, rel=0.05)
+
+
+def test_what_short_lived_threads_used_is_in_the_efficiency(start: Start) -> None:
+    _, child, _ = start(sys.executable, "-c", SHORT_LIVED)
+    with Live(find_place(create=False)) as live:
+        live.look()
+        began_s = sum(psutil.Process(child).cpu_times()[:2])
+        time.sleep(1)
+        ended_s = sum(psutil.Process(child).cpu_times()[:2])
+        now = live.look()
+    (lease,) = now.leases
+    assert lease.busy is not None
+    # psutil was asked in between, and counts in clock ticks.
+    assert lease.busy * now.interval_s >= ended_s - began_s - 0.03
+    assert lease.busy > sum(thread.busy for thread in lease.threads or ())
 
 
 def test_what_sleeps_does_not_work(start: Start, environment: dict[str, str]) -> None:
@@ -300,7 +326,7 @@ def test_what_may_not_be_seen_is_a_dash(start: Start) -> None:
     start(*BURNS)
     now = looked()
     (lease,) = now.leases
-    hidden = LeaseNow(held=lease.held, runs=lease.runs, processes=0, memory_bytes=0, threads=None)
+    hidden = LeaseNow(held=lease.held, runs=lease.runs, processes=0, memory_bytes=0, busy=None, threads=None)
     unseen = Now(place=now.place, at_s=now.at_s, interval_s=1.0, cpus_busy=None, leases=(hidden,), queue=(), shut=False)
     (row,) = lease_rows(unseen)
     assert row[4:8] == ("-/1", "-", "-", "-")

@@ -19,6 +19,7 @@ from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
 from qcthreads.leases import LeaseBook
 from qcthreads.manybody.watched import calculated, figures, findings
+from qcthreads.monitoring.statistics import Moment
 
 TASKS = """
     import hashlib, subprocess, sys, threading, time
@@ -160,7 +161,7 @@ def test_children_count_with_the_calculation_that_started_them(engine: LocalEngi
     # The system counts children that ended in clock ticks.
     assert cpu_s(attempts["parent"]) >= 0.5 - 2 * TICK_S
     assert cpu_s(attempts["parent"]) == pytest.approx(outcomes["parent"].cpu_s, abs=0.1)
-    assert cpu_s(attempts["childless"]) < 0.3
+    assert cpu_s(attempts["childless"]) < 0.5  # nothing of the child is in it
     assert outcomes["parent"].peak_memory_bytes >= 150_000_000
     assert outcomes["childless"].peak_memory_bytes < 150_000_000
 
@@ -235,6 +236,16 @@ def test_busy_and_idle_cpus_over_time_add_up(engine: LocalEngine, watching: Watc
     assert worker["pid"] == outcomes[0].worker_pid
 
 
+def test_cpus_that_the_run_waits_for_are_not_idle() -> None:
+    def over_20_s(busy: float, waited_for: float) -> list[Moment]:
+        return [Moment(at_s=at_s, cpus_busy=busy, cpus_waited_for=waited_for, memory_bytes=0) for at_s in (10.0, 20.0)]
+
+    (alone,) = findings([], over_20_s(0.5, 0.1), 2)
+    assert (alone.kind, alone.message[:53]) == ("idle", "1.4 of 2 usable PUs had nothing to do on average: use")
+    assert findings([], over_20_s(0.5, 1.4), 2) == []
+    assert findings([], over_20_s(1.9, 0.0), 2) == []
+
+
 def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngine, watching: Watching) -> None:
     asked = calculation("burn", "a", cpu_s=30)
     outcomes = list(engine.run([Calculation(**{**_fields(asked), "timeout_s": 1.5})]))
@@ -242,7 +253,9 @@ def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngin
     (attempt,) = watching.attempts
     if sys.platform == "linux":
         (one,) = calculated([attempt], 0.0)
-        assert 0.1 < one.cpu_s < 3
+        assert attempt.usage is not None
+        # It has one thread that works, and had not ended.
+        assert 0 < one.cpu_s <= attempt.usage.wall_ns / 1e9 + TICK_S
 
 
 def _fields(one: Calculation) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pytest
 import qcthreads
 from qcthreads.cli import COMMANDS, main
 from qcthreads.cli import run as run_command
-from qcthreads.cli.progress import Tally, show_progress
+from qcthreads.cli.progress import Pace, show_progress
 from qcthreads.cli.render import plain, print_json, print_table, seconds
 from qcthreads.cli.results import print_report, write_csv
 from qcthreads.cpuset import CpuSet
@@ -337,21 +337,21 @@ def test_time_to_go_is_by_cost_not_by_count() -> None:
         closest_contact_angstrom=1.9,
     )  # fmt: skip
     clock = iter([0.0, 10.0, 10.0])
-    tally = Tally([*small, large], now=lambda: next(clock))
-    assert tally.remaining_s is None
-    tally.count(Progress(event="finished", label="large"))
-    assert tally.remaining_s == pytest.approx(10.0)
-    assert tally.rate_per_s == pytest.approx(0.1)
+    pace = Pace([*small, large], now=lambda: next(clock))
+    assert pace.remaining_s is None
+    pace.count(Progress(event="finished", label="large"))
+    assert pace.remaining_s == pytest.approx(10.0)
+    assert pace.rate_per_s == pytest.approx(0.1)
 
 
 def test_what_is_reused_is_not_counted_as_work() -> None:
     clock = iter([0.0, 10.0, 10.0])
-    tally = Tally(rows(4), now=lambda: next(clock))
-    tally.count(Progress(event="reused", label="r1"))
-    tally.count(Progress(event="reused", label="r2"))
-    tally.count(Progress(event="finished", label="r3"))
-    assert (tally.done, tally.total) == (1, 2)
-    assert tally.remaining_s == pytest.approx(10.0)
+    pace = Pace(rows(4), now=lambda: next(clock))
+    pace.count(Progress(event="reused", label="r1"))
+    pace.count(Progress(event="reused", label="r2"))
+    pace.count(Progress(event="finished", label="r3"))
+    assert (pace.done, pace.total) == (1, 2)
+    assert pace.remaining_s == pytest.approx(10.0)
 
 
 def test_plain_progress_tells_failures_at_once_and_counts_seldom() -> None:

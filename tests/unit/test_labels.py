@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qcthreads.errors import InputError
-from qcthreads.execution.labels import find_label, label_order, short_label
+from qcthreads.execution.labels import find_label, label_order, short_label, short_labels
 from qcthreads.manybody.report import grouped
 
 labeler = pytest.importorskip("qcmanybody.utils", reason="the labels are QCManyBody's").labeler
@@ -19,6 +19,12 @@ def test_the_short_form():
     assert short_label(labeler("hf/sto-3g", (1,), (1, 2))) == "1@1+2"
     assert short_label("of somebody else") == "of somebody else"
     assert [short_label(label) for label in ("1", "null", "true", "[1, 2]")] == ["1", "null", "true", "[1, 2]"]
+
+
+def test_names_tell_labels_apart():
+    pair = labeler("mp2", (1, 2), (1, 2))
+    assert short_labels([pair, *COUNTERPOISE[:1]]) == {pair: "1+2", COUNTERPOISE[0]: "1@1+2+3"}
+    assert list(short_labels([pair, labeler("hf", (1, 2), (1, 2)), "other"]).values()) == ["mp2:1+2", "hf:1+2", "other"]
 
 
 @pytest.mark.parametrize(

@@ -251,21 +251,28 @@ def test_memory_over_the_grant_is_found() -> None:
 @linux_only
 def test_threads_that_wait_for_the_busiest_one_are_found() -> None:
     code = """
-import hashlib, sys, threading, time
-def burn(share):
-    data = bytes(1 << 20)
+import hashlib, threading, time
+data, used = bytes(1 << 18), 0
+def burn():
+    global used
     while True:
-        begin = time.thread_time()
-        while time.thread_time() < begin + 0.02 * share:
+        hashlib.sha256(data).digest()
+        used = time.thread_time()
+def follow():  # a third of what the other does, however much that is
+    while True:
+        while time.thread_time() < used / 3:
             hashlib.sha256(data).digest()
-        time.sleep(0.02 * (1 - share))
-for share in (1, 0.1):
-    threading.Thread(target=burn, args=[share], daemon=True).start()
+        time.sleep(0.001)
+for work in (burn, follow):
+    threading.Thread(target=work, daemon=True).start()
 print("ready", flush=True)
 time.sleep(600)
 """
     with running(code) as pid:
-        stats = watch_until(2, pid, threads_asked=2)
+        for _ in range(10):  # until both have worked long enough to be working threads
+            stats = watch(pid, threads_asked=2, wall_s=0.8)
+            if stats.threads_working == 2:
+                break
     imbalance = stats.workers[0].imbalance
     assert imbalance is not None
     assert imbalance > 0.25

@@ -18,8 +18,8 @@ import pytest
 
 from qcthreads import ThreadSampler
 from qcthreads.errors import InputError, MachineError, ProcessGoneError
-from qcthreads.host import native_status
-from qcthreads.host.sampling import TimesSource
+from qcthreads.host import get_host, native_status
+from qcthreads.host.sampling import Sample, TimesSource
 from qcthreads.monitoring.sampler import BackgroundSampler
 
 if sys.platform != "linux":
@@ -187,6 +187,34 @@ def test_details_agree_with_psutil(source: TimesSource) -> None:
         assert main["started_ticks"] / os.sysconf("SC_CLK_TCK") + psutil.boot_time() == pytest.approx(
             known.create_time(), abs=1.5
         )
+
+
+@over_both
+def test_switches_are_told_also_of_threads_that_slept_while_others_looked_without_them() -> None:
+    with worker() as made:
+        for _ in range(3):
+            made.start(0.02)
+        host_sampler = get_host().open_sampler([made.pid])
+        for _ in range(3):
+            host_sampler.look(made.pid)
+        seen = host_sampler.sample(True)
+        told = dict(zip(seen.threads["tid"].tolist(), _switches(seen), strict=True))
+        assert told == {tid: _switches_in_proc(made.pid, tid) for tid in told}
+        assert len(told) == 4
+        host_sampler.close()
+
+
+def _switches(sample: Sample) -> list[tuple[int, int]]:
+    assert sample.details is not None
+    return list(
+        zip(sample.details["voluntary_switches"].tolist(), sample.details["involuntary_switches"].tolist(), strict=True)
+    )
+
+
+def _switches_in_proc(pid: int, tid: int) -> tuple[int, int]:
+    lines = Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines()
+    voluntary, involuntary = (int(line.split()[1]) for line in lines if "ctxt_switches:" in line)
+    return voluntary, involuntary
 
 
 @over_both
@@ -453,16 +481,28 @@ for line in sys.stdin:
         process.stdout.readline()
         with ThreadSampler([process.pid]) as sampler:
             for burn_s in (0.1, 0.02):
-                time.sleep(0.05)  # until it waits for its input again
-                before = [sampler.sample() for _ in range(3)][-1]
+                clock_ns = _clock_asleep_ns(process.pid)
+                assert {int(sampler.sample()["cpu_ns"].sum()) for _ in range(4)} == {clock_ns}
                 process.stdin.write(f"{burn_s}\n")
                 process.stdin.flush()
                 process.stdout.readline()
-                time.sleep(0.05)
-                used_s = (sampler.sample()["cpu_ns"].sum() - before["cpu_ns"].sum()) / 1e9
-                assert burn_s <= used_s < burn_s + 0.02 + sampler.error_ns / 1e9
+                assert _clock_asleep_ns(process.pid) >= clock_ns + burn_s * 1e9
+                assert sampler.sample()["cpu_ns"].sum() == _clock_asleep_ns(process.pid)
     finally:
         process.kill()
         process.wait()
         process.stdin.close()
         process.stdout.close()
+
+
+def _clock_asleep_ns(pid: int) -> int:
+    """The process's own clock when all its threads sleep; exact then, and that of all of them if none has ended."""
+    deadline = time.monotonic() + 30
+    while True:
+        before = time.clock_gettime_ns(~pid << 3 | 2)  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the kernel
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        asleep = all(stat.rpartition(")")[2].split()[0] == "S" for stat in stats)
+        if asleep and time.clock_gettime_ns(~pid << 3 | 2) == before:
+            return before
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

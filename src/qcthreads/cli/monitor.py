@@ -108,15 +108,19 @@ def _print(command: Sequence[str], seen: Observation, why: str) -> None:
         f"CPU time: {seconds(usage.cpu_ns / 1e9)}, {usage.cpu_ns / usage.wall_ns:.2f} CPUs busy; thread efficiency "
         f"{percent(usage.thread_efficiency)}",
         f"waited for a CPU: {percent(usage.wait_share)} of the time that its threads wanted to run",
-        f"CPUs: ran on {usage.cpus_seen or '-'} of {usage.cpus_allowed or '-'}, "
+        f"CPUs: ran on {usage.cpus_seen or 'none'} of {usage.cpus_allowed or '-'}, "
         f"{format_count(usage.migrations, 'migration')} seen",
-        f"memory: {format_size(usage.memory_peak_bytes)} at its peak",
+        f"memory: {_peak(usage.memory_peak_bytes)}",
         f"memory bandwidth: {_bandwidth(seen.bandwidth)}",
         f"sampled {seen.counts.samples} times ({seen.source}) with {seen.counts.own_cpu_ns / usage.wall_ns:.2%} of a "
         f"core; {format_count(seen.counts.overruns, 'deadline')} missed, {seen.counts.dropped} samples dropped",
         *(f"Finding: {finding.message}" for finding in seen.findings),
     ]
     print("\n".join(f"qcthreads monitor: {line}" for line in lines), file=sys.stderr)
+
+
+def _peak(memory_bytes: int) -> str:
+    return f"{format_size(memory_bytes)} at its peak" if memory_bytes else "not seen: it ended too soon"
 
 
 def _bandwidth(used: BandwidthUsage) -> str:

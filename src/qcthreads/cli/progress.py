@@ -27,20 +27,20 @@ class Prepared(Protocol):
 @contextmanager
 def show_progress(run: Prepared, stream: TextIO = sys.stderr) -> Iterator[Callable[[Progress], None]]:
     """A function that takes the events of ``run`` and shows them while the ``with`` lasts."""
-    tally = Tally(run.fragments)
+    pace = Pace(run.fragments)
     if stream.isatty():
         try:
             import rich  # noqa: F401
         except ImportError:
             pass
         else:
-            with _live(tally, stream) as on_progress:
+            with _live(pace, stream) as on_progress:
                 yield on_progress
             return
-    yield _lines(tally, stream)
+    yield _lines(pace, stream)
 
 
-class Tally:
+class Pace:
     """How many calculations are done, how fast, how long the rest takes: by cost, as the large ones go first."""
 
     def __init__(self, rows: Sequence[FragmentRow], now: Callable[[], float] = time.monotonic) -> None:
@@ -103,27 +103,27 @@ def _cost(row: FragmentRow) -> float:
     return (max(row.electrons, 1) * (1 + len(row.ghosts) / len(row.fragments))) ** 3
 
 
-def _lines(tally: Tally, stream: TextIO) -> Callable[[Progress], None]:
+def _lines(pace: Pace, stream: TextIO) -> Callable[[Progress], None]:
     """Plain lines: failures and notes at once, the count at most every few seconds."""
     shown_at = -_LINE_EVERY_S
     messages = _Messages()
 
     def on_progress(progress: Progress) -> None:
         nonlocal shown_at
-        tally.count(progress)
+        pace.count(progress)
         told = messages.of(progress)
         if told:
             print(told, file=stream, flush=True)
-        ended = tally.done == tally.total and progress.event in ("finished", "failed")
-        if progress.event not in ("note", "reused") and (ended or tally.elapsed_s - shown_at >= _LINE_EVERY_S):
-            shown_at = tally.elapsed_s
-            print(f"{tally}", file=stream, flush=True)
+        ended = pace.done == pace.total and progress.event in ("finished", "failed")
+        if progress.event not in ("note", "reused") and (ended or pace.elapsed_s - shown_at >= _LINE_EVERY_S):
+            shown_at = pace.elapsed_s
+            print(f"{pace}", file=stream, flush=True)
 
     return on_progress
 
 
 @contextmanager
-def _live(tally: Tally, stream: TextIO) -> Iterator[Callable[[Progress], None]]:
+def _live(pace: Pace, stream: TextIO) -> Iterator[Callable[[Progress], None]]:
     """A bar with counts, rate and the time to go; failures and notes scroll above it."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -132,15 +132,15 @@ def _live(tally: Tally, stream: TextIO) -> Iterator[Callable[[Progress], None]]:
     console = Console(file=stream, highlight=False, markup=False)
     columns = BarColumn(bar_width=20), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     with Bar(*columns, console=console) as bar:
-        task = bar.add_task(str(tally), total=tally.total)
+        task = bar.add_task(str(pace), total=pace.total)
         messages = _Messages()
 
         def on_progress(progress: Progress) -> None:
-            tally.count(progress)
+            pace.count(progress)
             told = messages.of(progress)
             if told:
                 console.print(told)
-            bar.update(task, completed=tally.done, total=tally.total, description=str(tally))
+            bar.update(task, completed=pace.done, total=pace.total, description=str(pace))
 
         yield on_progress
 

@@ -19,6 +19,12 @@ def short_label(label: str) -> str:
     return real if real == basis else f"{real}@{basis}"
 
 
+def short_labels(labels: Iterable[str]) -> dict[str, str]:
+    """A name for each: :func:`short_label`; of several model chemistries each with its name before it, ``mp2:1+2``."""
+    short = {label: short_label(label) for label in labels}
+    return short if len(set(short.values())) == len(short) else {label: _long_label(label) for label in short}
+
+
 def label_order(label: str) -> tuple[int, list[int], list[int]]:
     """A key for sorting: by number of fragments, then by fragments; what is no label of QCManyBody's comes first."""
     real, basis = _parts(label) or ([], [])
@@ -34,9 +40,7 @@ def find_label(asked: str, labels: Sequence[str], where: str) -> str:
     """
     if asked in labels:
         return asked
-    short = {short_label(label): label for label in labels}
-    if len(short) < len(labels):  # of several model chemistries
-        short = {_long_label(label): label for label in labels}
+    short = {name: label for label, name in short_labels(labels).items()}
     chemistry, _, name = asked.rpartition(":")
     wanted = ":".join(filter(None, (chemistry, _in_order(re.sub(r"\s", "", name)))))
     if wanted in short:

@@ -12,7 +12,7 @@ from ..machine import Machine
 from . import darwin_calls
 from .darwin_topology import parse_topology
 from .interface import Binding, Capabilities
-from .live import flat_machine, read_linux_machine
+from .linux_machine import flat_machine, read_linux_machine
 from .memory import MemoryPolicies
 from .sysfs import read_facts
 from .times import thread_times_error

@@ -15,7 +15,7 @@ from ..machine import Machine
 from . import windows_calls
 from .binding import binding_error, name_of_thread, require_cpus
 from .interface import Binding, Capabilities
-from .live import flat_machine, read_linux_machine
+from .linux_machine import flat_machine, read_linux_machine
 from .memory import MemoryPolicies
 from .sysfs import read_facts
 from .times import thread_times_error

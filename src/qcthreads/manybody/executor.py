@@ -29,7 +29,7 @@ from .config import HybridParallelConfig, ParallelConfig, compute_name, strategy
 from .expansion import Expansion, Term, as_model, energy_of
 from .moldable import Moldable, widths_for
 from .report import grouped, headline
-from .tally import Tally
+from .run_tally import RunTally
 from .watched import figures, findings, sampling, within
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class ParallelManyBodyExecutor:
         ``total_fragments``; ``levels_executed`` (how many orders); ``parallel_time`` (wall time, s);
         ``sequential_time_estimate`` (the calculations one after another at their widths, s); ``speedup_factor``;
         ``workers``, ``threads`` (of the last call; where each fragment has a width of its own, the narrowest),
-        ``widths`` (how many ran at each), ``reasons``; ``findings``; ``sampling``; and what :meth:`Tally.statistics`
+        ``widths`` (how many ran at each), ``reasons``; ``findings``; ``sampling``; and what :meth:`RunTally.statistics`
         and :func:`qcthreads.manybody.watched.figures` say.
         """
         usable, monitor = len(self._book.usable), self._watching.monitor
@@ -202,7 +202,7 @@ class ParallelManyBodyExecutor:
             for program in expansion.programs:
                 registry.known(program) if self._wrapping else registry.require(program)
         self._book: LeaseBook = process_book()
-        self._tally = Tally(self._book)
+        self._tally = RunTally(self._book)
         self._watching = Watching()
         self._calls: list[tuple[float, float]] = []
         """From when to when, by the monotonic clock, anything was executed; the last may still go on."""

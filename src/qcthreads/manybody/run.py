@@ -23,7 +23,7 @@ from ..execution.source import Planned
 from ..execution.store import Store, open_store
 from ..leases import node_book
 from ..machine.placement import split as cut
-from ..monitoring.metrics import Live
+from ..monitoring.metrics import RunNow
 from ..monitoring.record import RunRecord
 from ..monitoring.statistics import Finding
 from ..planning import choose_split
@@ -36,7 +36,7 @@ from .inputs import likely_program, read_input
 from .moldable import Moldable, TimesS, widths_for
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
-from .tally import Tally, mixed_versions
+from .run_tally import RunTally, mixed_versions
 from .watched import bandwidth, calculated, figures, findings, limits_in_words, live, sampling
 
 __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
@@ -180,7 +180,7 @@ class Run:
             return None
         return registry.version(registry.require(program))
 
-    def live(self) -> Live:
+    def live(self) -> RunNow:
         """How far :meth:`execute` has come; from any thread."""
         return live(self._watching, self._book, total=self.calculations, reused=self._reused_count)
 
@@ -203,7 +203,7 @@ class Run:
         A KeyboardInterrupt ends every child, releases everything, leaves the store valid, and goes on up.
         """
         began = self._warmed_at or time.perf_counter()
-        tally = Tally(self._book, on_progress)
+        tally = RunTally(self._book, on_progress)
         store = None
         try:
             if not self.request.resume:  # a store is begun after the check only, so what it belongs to has passed
@@ -382,7 +382,7 @@ class Run:
                 on_progress(Progress(event="reused", label=label))
         return results
 
-    def _compute(self, tally: Tally, store: Store | None, results: dict[str, Any]) -> None:
+    def _compute(self, tally: RunTally, store: Store | None, results: dict[str, Any]) -> None:
         """Everything that ``results`` lacks, into the store and into ``results``."""
         request, decision = self.request, self.decision
 
@@ -418,7 +418,7 @@ class Run:
             if outcome.status == "finished":
                 results[outcome.label] = outcome.result
 
-    def _by_chemistry(self, tally: Tally) -> dict[str, dict[str, Any]]:
+    def _by_chemistry(self, tally: RunTally) -> dict[str, dict[str, Any]]:
         """What the calculations of each model chemistry took, by its name."""
         sums: dict[str, dict[str, Any]] = {}
         for term in self._terms:
@@ -430,7 +430,7 @@ class Run:
                 one["cpu_s"] += outcome.cpu_s
         return sums
 
-    def _report(self, tally: Tally, results: Mapping[str, Any], reused: int, span: _Span) -> RunReport:
+    def _report(self, tally: RunTally, results: Mapping[str, Any], reused: int, span: _Span) -> RunReport:
         expansion, decision = self._expansion, self.decision
         failures = {o.label: o.error or "no message" for o in tally.outcomes.values() if o.status == "failed"}
         missing = tuple(row.label for row in self.fragments if row.label not in results)
@@ -465,16 +465,12 @@ class Run:
         )
 
     def _record(
-        self, tally: Tally, statistics: Mapping[str, Any], others: Sequence[Mapping[str, str]], span: _Span
+        self, tally: RunTally, statistics: Mapping[str, Any], others: Sequence[Finding], span: _Span
     ) -> RunRecord:
         """``others``: findings about the results."""
         book, monitor = self._book, self._watching.monitor
         attempts = [one for one in self._watching.attempts if one.outcome.label in tally.outcomes]
         moments = tuple(one for one in monitor.moments(span.began_ns) if one.at_s >= 0)
-        told = [
-            Finding(kind=one["kind"], message=one["message"])
-            for one in (*tally.findings(affinity=self.request.affinity), *others)
-        ]
         usable = len(book.usable)
         return RunRecord(
             title=_title(self.request.input, self.decision),
@@ -492,7 +488,11 @@ class Run:
             },
             calculations=calculated(attempts, span.began_at, self.planned),
             moments=moments,
-            findings=(*told, *findings(attempts, moments, usable)),
+            findings=(
+                *tally.findings(affinity=self.request.affinity),
+                *others,
+                *findings(attempts, moments, usable),
+            ),
         )
 
 

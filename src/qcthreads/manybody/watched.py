@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
-from ..execution.labels import label_order, short_label
+from ..execution.labels import label_order, short_label, short_labels
 from ..execution.observing import Attempt, Watching
 from ..execution.source import Planned
 from ..host.limits import Limits, Rule
 from ..leases import LeaseBook
 from ..monitoring.findings import merged
-from ..monitoring.metrics import Live
+from ..monitoring.metrics import RunNow
 from ..monitoring.record import Calculated
 from ..monitoring.statistics import Finding, Moment, WorkerUsage, ratio, sum_known
 from ..units import format_size
@@ -88,19 +88,20 @@ def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int
         for attempt in attempts
         if attempt.usage is not None
     )
-    idle = _mean_idle(moments, usable)
-    if idle is not None and moments[-1].at_s >= _LONG_RUN_S and idle > _IDLE_SHARE * usable:
+    # Where threads of the run are ready, and others have the CPU, more workers would not help.
+    wanted = _mean(moments, lambda moment: moment.cpus_busy + (moment.cpus_waited_for or 0.0))
+    if wanted is not None and moments[-1].at_s >= _LONG_RUN_S and usable - wanted > _IDLE_SHARE * usable:
         found.append(
             Finding(
                 kind="idle",
-                message=f"{idle:.1f} of {usable} usable PUs were idle on average: use more workers, or let "
-                "--strategy auto decide; at the end the longest calculation may have run alone",
+                message=f"{usable - wanted:.1f} of {usable} usable PUs had nothing to do on average: use more workers, "
+                "or let --strategy auto decide; at the end the longest calculation may have run alone",
             )
         )
     return found
 
 
-def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Live:
+def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> RunNow:
     """A run at this moment; calculations are told apart by label, so that a retry does not count twice."""
     monitor = watching.monitor
     # What the program was asked before the run began has a label of its own kind.
@@ -109,7 +110,7 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Liv
     held, moments, counts = book.held(), monitor.moments(0), monitor.counts
     usages = [one.usage for one in attempts if one.usage is not None]
     wait_ns = sum_known(usage.wait_ns for usage in usages)
-    return Live(
+    return RunNow(
         finished=sum(one == "finished" for one in status.values()),
         failed=sum(one == "failed" for one in status.values()),
         reused=reused,
@@ -127,9 +128,12 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Liv
 def calculated(
     attempts: Iterable[Attempt], began_at: float, planned: Mapping[str, Planned] | None = None
 ) -> tuple[Calculated, ...]:
-    """All attempts in order of start; by label, what was planned."""
-    made = [_calculated(attempt, began_at, (planned or {}).get(attempt.outcome.label)) for attempt in attempts]
-    return tuple(sorted(made, key=lambda one: (one.start_s, label_order(one.label), one.attempt)))
+    """All attempts in order of start, as the tables name them; by label, what was planned."""
+    ordered = sorted(attempts, key=_order)
+    names = short_labels(attempt.outcome.label for attempt in ordered)
+    return tuple(
+        _calculated(one, names[one.outcome.label], began_at, (planned or {}).get(one.outcome.label)) for one in ordered
+    )
 
 
 def limits_in_words(limits: Limits) -> tuple[str, ...]:
@@ -138,12 +142,17 @@ def limits_in_words(limits: Limits) -> tuple[str, ...]:
     return tuple(f"{rule.rule}: {_allowed(rule)} ({rule.source})" for rule in rules)
 
 
-def _calculated(attempt: Attempt, began_at: float, planned: Planned | None) -> Calculated:
+def _order(attempt: Attempt) -> tuple[float, tuple[int, list[int], list[int]], int]:
+    outcome = attempt.outcome
+    return outcome.started_at, label_order(outcome.label), outcome.attempts
+
+
+def _calculated(attempt: Attempt, name: str, began_at: float, planned: Planned | None) -> Calculated:
     outcome, usage = attempt.outcome, attempt.usage
     start_s = outcome.started_at - began_at
     wait_ns = None if usage is None else usage.wait_ns
     return Calculated(
-        label=outcome.label,
+        label=name,
         group=str(label_order(outcome.label)[0]),
         attempt=outcome.attempts,
         status=outcome.status,
@@ -177,13 +186,17 @@ def _with_peak(attempt: Attempt, usage: WorkerUsage) -> WorkerUsage:
 
 
 def _mean_idle(moments: Sequence[Moment], usable: int) -> float | None:
+    busy = _mean(moments, lambda moment: moment.cpus_busy)
+    return None if busy is None else max(0.0, usable - busy)
+
+
+def _mean(moments: Sequence[Moment], figure: Callable[[Moment], float]) -> float | None:
     """Weighted by time; a moment lasts from the one before it."""
-    busy_s = before_s = 0.0
+    sum_s = before_s = 0.0
     for moment in moments:
-        length_s = moment.at_s - max(before_s, 0.0)
-        busy_s += moment.cpus_busy * length_s
+        sum_s += figure(moment) * (moment.at_s - max(before_s, 0.0))
         before_s = moment.at_s
-    return max(0.0, usable - busy_s / before_s) if before_s > 0 else None
+    return sum_s / before_s if before_s > 0 else None
 
 
 def _idle(moments: Sequence[Moment], usable: int) -> list[tuple[float, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ..units import format_count, format_size
-from .statistics import Finding, Grant, WorkerUsage
+from .statistics import CalculationFinding, Finding, FindingKind, Grant, WorkerUsage
 
 # Below this, a worker that just began, or a look that follows at once on another, would be called idle.
 _ENOUGH_TO_JUDGE_NS = 50_000_000
@@ -33,13 +33,9 @@ _NEVER_ALLOWED = ("escaped", "memory")
 
 
 def findings_of(grant: Grant, usage: WorkerUsage) -> Iterator[Finding]:
-    """Everything found about one worker.
-
-    Kinds: ``ended``, ``oversubscribed``, ``undersubscribed``, ``ignored-width``, ``imbalanced``, ``contended``,
-    ``others``, ``disk``, ``escaped``, ``memory``.
-    """
+    """Everything found about one worker."""
     who = f"worker {grant.worker_id} (process {usage.pid})"
-    found: list[tuple[str, str]] = []
+    found: list[tuple[FindingKind, str]] = []
     if usage.ended:
         found.append(
             ("ended", f"{who} has ended; attach the process that follows it, or release its allocation"),
@@ -50,7 +46,7 @@ def findings_of(grant: Grant, usage: WorkerUsage) -> Iterator[Finding]:
         yield Finding(kind=kind, message=message, worker_id=grant.worker_id)
 
 
-def judge(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+def judge(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
     """Kind and message of everything that was found about ``who``, ended or not."""
     if usage.wall_ns >= _ENOUGH_TO_JUDGE_NS:
         yield from _threads(who, usage)
@@ -64,7 +60,7 @@ def judge(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, str
 
 def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]]) -> list[Finding]:
     """Everything found about many calculations, each with its name: one finding of each kind, told of the longest."""
-    found: dict[str, list[tuple[int, str]]] = {}
+    found: dict[CalculationFinding, list[tuple[int, str]]] = {}
     total = total_ns = 0
     for name, grant, usage in watched:
         total += 1
@@ -81,7 +77,7 @@ def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]]) -> list[Finding]:
     return findings
 
 
-def _threads(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+def _threads(who: str, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
     asked, worked = usage.threads_asked, usage.threads_working
     given = f"{who} was given {format_count(asked, 'thread')}, but"
     if worked > asked:
@@ -101,7 +97,7 @@ def _threads(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
         yield "undersubscribed", f"{given} {worked} worked; ask for {format_count(worked, 'thread')}"
 
 
-def _imbalanced(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+def _imbalanced(who: str, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
     if usage.imbalance is not None and usage.imbalance > _IMBALANCED_SHARE:
         yield (
             "imbalanced",
@@ -110,7 +106,7 @@ def _imbalanced(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
         )
 
 
-def _contended(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+def _contended(who: str, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
     wanted_ns = usage.cpu_ns + (usage.wait_ns or 0)
     if usage.wait_share is None or wanted_ns < _WANTED_SHARE * usage.wall_ns:
         return
@@ -122,7 +118,7 @@ def _contended(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
         )
 
 
-def _others(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+def _others(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
     if usage.other_cpu_ns is None or not grant.bound_to:
         return
     busy = usage.other_cpu_ns / usage.wall_ns
@@ -134,7 +130,7 @@ def _others(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, s
         )
 
 
-def _disk(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+def _disk(who: str, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
     if usage.disk_share is not None and usage.looks >= _LOOKS_FOR_DISK and usage.disk_share > _DISK_SHARE:
         yield (
             "disk",
@@ -143,7 +139,7 @@ def _disk(who: str, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
         )
 
 
-def _escaped(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+def _escaped(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
     if grant.bound_to is None:
         return
     ran_beyond = usage.cpus_outside - grant.bound_to
@@ -156,7 +152,7 @@ def _escaped(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, 
         )
 
 
-def _memory(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[str, str]]:
+def _memory(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
     if not grant.memory_bytes or usage.memory_peak_bytes <= grant.memory_bytes:
         return
     yield (

@@ -51,6 +51,8 @@ class LeaseNow:
     """The command of its busiest process; the holder's where none is seen."""
     processes: int
     memory_bytes: int
+    busy: float | None
+    """CPUs that its processes kept busy, by their own clocks: threads that have ended meanwhile count, too."""
     threads: tuple[ThreadNow, ...] | None
 
     @property
@@ -65,8 +67,8 @@ class LeaseNow:
 
     @property
     def efficiency(self) -> float | None:
-        """CPU time of the threads that live / (PUs x time)."""
-        return None if self.threads is None else ratio(sum(thread.busy for thread in self.threads), len(self.cpus))
+        """CPU time of the processes that live / (PUs x time)."""
+        return None if self.busy is None else ratio(self.busy, len(self.cpus))
 
     @property
     def wait_share(self) -> float | None:
@@ -100,6 +102,15 @@ class _Holder:
     sampler: ThreadSampler
     before: Sample
     sample: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Of a holder's processes, by number."""
+
+    threads: Mapping[int, list[ThreadNow]]
+    busy: Mapping[int, float]
+    memory: Mapping[int, int]
 
 
 class Live:
@@ -157,11 +168,9 @@ class Live:
         holder = self._seen(mark, leases[0])
         if holder is None:
             return [_unseen(lease) for lease in leases]
-        shares, memory = _thread_shares(holder), _memory(holder.sample)
-        lease_of = {pid: _lease_of(pid, leases) for pid in memory}
-        return [
-            _lease_now(lease, [pid for pid in memory if lease_of[pid] is lease], shares, memory) for lease in leases
-        ]
+        seen = _Seen(_thread_shares(holder), _process_shares(holder), _memory(holder.sample))
+        lease_of = {pid: _lease_of(pid, leases) for pid in seen.memory}
+        return [_lease_now(lease, [pid for pid in lease_of if lease_of[pid] is lease], seen) for lease in leases]
 
     def _seen(self, mark: str, lease: Held) -> _Holder | None:
         """The holder with a new sample; ``None`` at the first look at it, and where nothing of it is seen."""
@@ -213,6 +222,24 @@ def _thread_shares(holder: _Holder) -> dict[int, list[ThreadNow]]:
     return shares
 
 
+def _process_shares(holder: _Holder) -> dict[int, float]:
+    """By process, of those that live; one that was not there at the look before began after it."""
+    interval_ns = holder.sample.at_ns - holder.before.at_ns
+    before, now = _clocks(holder.before), _clocks(holder.sample)
+    return {key[0]: ratio(max(0, cpu_ns - before.get(key, 0)), interval_ns) for key, cpu_ns in now.items()}
+
+
+def _clocks(sample: Sample) -> dict[tuple[int, int], int]:
+    """By number and start, of processes that live."""
+    rows = cast(Rows, sample.processes)
+    rows = rows[rows["ended"] == 0]
+    return dict(
+        zip(
+            zip(rows["pid"].tolist(), rows["started_ticks"].tolist(), strict=True), rows["cpu_ns"].tolist(), strict=True
+        )
+    )
+
+
 def _memory(sample: Sample) -> dict[int, int]:
     """Resident memory by process, of those that live."""
     rows = cast(Rows, sample.processes)
@@ -228,19 +255,18 @@ def _lease_of(pid: int, leases: list[Held]) -> Held | None:
     return leases[0] if len(leases) == 1 else None
 
 
-def _lease_now(
-    lease: Held, pids: list[int], shares: Mapping[int, list[ThreadNow]], memory: Mapping[int, int]
-) -> LeaseNow:
-    threads = [thread for pid in pids for thread in shares.get(pid, ())]
-    busiest = max(pids, key=lambda pid: sum(thread.busy for thread in shares.get(pid, ())), default=None)
+def _lease_now(lease: Held, pids: list[int], seen: _Seen) -> LeaseNow:
+    threads = [thread for pid in pids for thread in seen.threads.get(pid, ())]
+    busiest = max(pids, key=lambda pid: seen.busy[pid], default=None)
     return LeaseNow(
         held=lease,
         runs=(processes.command(busiest) if busiest else "") or lease.holding.owner.command,
         processes=len(pids),
-        memory_bytes=sum(memory[pid] for pid in pids),
+        memory_bytes=sum(seen.memory[pid] for pid in pids),
+        busy=sum(seen.busy[pid] for pid in pids),
         threads=tuple(sorted(threads, key=lambda thread: -thread.busy)),
     )
 
 
 def _unseen(lease: Held) -> LeaseNow:
-    return LeaseNow(held=lease, runs=lease.holding.owner.command, processes=0, memory_bytes=0, threads=None)
+    return LeaseNow(held=lease, runs=lease.holding.owner.command, processes=0, memory_bytes=0, busy=None, threads=None)

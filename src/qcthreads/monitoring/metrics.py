@@ -18,7 +18,7 @@ _WRITE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Live:
+class RunNow:
     """A run at this moment; what is not known yet, or not told here, is ``None``."""
 
     finished: int
@@ -42,7 +42,7 @@ class MetricsFile:
     A file that cannot be written any more ends no run: it goes stale, which the node exporter tells by its age.
     """
 
-    def __init__(self, path: Path, live: Callable[[], Live], facts: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, live: Callable[[], RunNow], facts: Mapping[str, Any]) -> None:
         self._path, self._live, self._began_at = path, live, time.time()
         names = ("input", "program", "program_version", "method", "basis")
         self._labels = {name: str(facts.get(name) or "") for name in names} | {"pid": str(os.getpid())}
@@ -74,7 +74,7 @@ class MetricsFile:
             return
 
 
-def registry_of(live: Live, labels: Mapping[str, str], began_at: float) -> Any:
+def registry_of(live: RunNow, labels: Mapping[str, str], began_at: float) -> Any:
     """A prometheus_client registry; ``labels`` tell this run from others whose files lie beside it."""
     from prometheus_client import CollectorRegistry, Gauge
 

@@ -110,11 +110,27 @@ class BandwidthUsage:
 NOT_WATCHED = BandwidthUsage(bytes_per_s=None, share=None, scope="", source="", reason="it was not watched")
 
 
+CalculationFinding = Literal[
+    "oversubscribed",
+    "undersubscribed",
+    "ignored-width",
+    "imbalanced",
+    "contended",
+    "others",
+    "disk",
+    "escaped",
+    "memory",
+]
+RunFinding = Literal["idle", "waited", "unbound", "mixed-versions", "note"]
+FindingKind = CalculationFinding | Literal["ended"] | RunFinding
+"""Of a calculation, of a worker, and of a run as a whole; docs/how-to/why-slow.md has a section for each."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """Something a user should know, in plain words, with the number and the remedy."""
 
-    kind: str
+    kind: FindingKind
     message: str
     worker_id: int | None = None
 

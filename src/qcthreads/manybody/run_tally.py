@@ -8,13 +8,14 @@ from typing import Any
 from ..execution.calculation import Outcome, Progress
 from ..execution.labels import short_label
 from ..leases import LeaseBook
+from ..monitoring.statistics import Finding
 from ..units import format_count
 
 # Shorter waits, in all, are not worth a line.
 _TELLING_S = 1.0
 
 
-class Tally:
+class RunTally:
     """Collects outcomes, and looks into the book of leases each time that something starts."""
 
     def __init__(self, book: LeaseBook, on_progress: Callable[[Progress], None] | None = None) -> None:
@@ -73,7 +74,7 @@ class Tally:
             "lease_wait_s": sum(outcome.waited_s for outcome in outcomes if outcome.waited_for),
         }
 
-    def findings(self, *, affinity: bool) -> list[dict[str, str]]:
+    def findings(self, *, affinity: bool) -> list[Finding]:
         """What a user should know that outcomes and notes tell, in plain words, with the number and the remedy."""
         ran = [outcome for outcome in self.outcomes.values() if outcome.worker_pid]
         unbound = [outcome for outcome in ran if outcome.bound is None] if affinity else []
@@ -82,46 +83,48 @@ class Tally:
         told = [note for note, kind in self.notes.items() if kind == "waits"]
         if not told and sum(outcome.waited_s for outcome in waited) < _TELLING_S:
             waited = []
-        found = [_finding("note", note) for note, kind in self.notes.items() if note not in why and note not in told]
+        found = [
+            Finding(kind="note", message=note)
+            for note, kind in self.notes.items()
+            if note not in why and note not in told
+        ]
         if waited:
             found.append(_waited(waited))
         elif told:  # before the first calculation
-            found.append(_finding("waited", told[0].replace("waits for what is held", "waited for what was held")))
+            message = told[0].replace("waits for what is held", "waited for what was held")
+            found.append(Finding(kind="waited", message=message))
         if unbound:
             said = f"{len(unbound)} of {len(ran)} calculations ran unbound"
-            found.append(_finding("unbound", f"{said}: {why[0].partition(': ')[2] if why else 'see qcthreads doctor'}"))
+            reason = why[0].partition(": ")[2] if why else "see qcthreads doctor"
+            found.append(Finding(kind="unbound", message=f"{said}: {reason}"))
         return found
 
 
-def mixed_versions(results: Mapping[str, Any]) -> list[dict[str, str]]:
+def mixed_versions(results: Mapping[str, Any]) -> list[Finding]:
     """A finding where the results come from more than one version of the program (a resumed store may hold both)."""
     versions: dict[str, set[str]] = {}
     for result in results.values():
         provenance = result.get("provenance") or {}
         versions.setdefault(provenance.get("creator", ""), set()).add(provenance.get("version", ""))
     return [
-        _finding(
-            "mixed-versions",
-            f"the energies come from {' and '.join(f'{creator} {one}'.strip() for one in sorted(several))}: recompute "
-            "with one of them",
+        Finding(
+            kind="mixed-versions",
+            message=f"the energies come from {' and '.join(f'{creator} {one}'.strip() for one in sorted(several))}: "
+            "recompute with one of them",
         )
         for creator, several in versions.items()
         if len(several) > 1
     ]
 
 
-def _waited(outcomes: list[Outcome]) -> dict[str, str]:
+def _waited(outcomes: list[Outcome]) -> Finding:
     longest = max(outcomes, key=lambda outcome: outcome.waited_s)
     total_s = sum(outcome.waited_s for outcome in outcomes)
-    return _finding(
-        "waited",
-        f"{format_count(len(outcomes), 'calculation')} waited {total_s:.1f} s in all for leases, "
+    return Finding(
+        kind="waited",
+        message=f"{format_count(len(outcomes), 'calculation')} waited {total_s:.1f} s in all for leases, "
         f"{short_label(longest.label)} the longest, {longest.waited_s:.1f} s, for what {longest.waited_for} held",
     )
-
-
-def _finding(kind: str, message: str) -> dict[str, str]:
-    return {"kind": kind, "message": message}
 
 
 def _ratio(part: float, whole: float) -> float | None:
