@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..cpuset import CpuSet
@@ -20,6 +19,7 @@ from ..host import processes
 from ..leases import Lease, has_outer_lease, node_book, node_ledger
 from ..leases.ledger import Ledger
 from ..leases.place import remove_nested
+from ..light import dataclass, replace
 from ..programs import precedence
 from ..programs.launchers import ranks_of
 from ..programs.settings import settings_for
@@ -59,7 +59,7 @@ class Request:
     """What becomes of processes that outlive the command."""
     at_most: int | None = None
     """So many leases for ``program`` at once, on the whole node."""
-    wrapping: Wrapping = Wrapping()  # noqa: RUF009 - immutable
+    wrapping: Wrapping = Wrapping()
     """What the command is put behind."""
 
 

@@ -13,10 +13,10 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from ..host import processes
 from ..host.processes import GRACE_S, user_name
+from ..light import dataclass
 from .place import LEASE_VARIABLE
 from .records import Holding
 
