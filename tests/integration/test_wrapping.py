@@ -122,6 +122,25 @@ def test_a_run_puts_its_workers_behind_it(alone):
     assert int(log.read_text().split()[0]) in pids
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--setup", "echo the licence server is down; false"),
+        ("--wrap", "sh -c 'echo the licence server is down >&2; exit 1'"),
+    ],
+    ids=["setup", "wrap"],
+)
+def test_a_run_whose_setup_or_wrapper_fails_ends_before_anything_starts(alone, options):
+    pytest.importorskip("qcmanybody", reason="the expansion is QCManyBody's")
+    (alone / "two.xyz").write_text("2\n\nHe 0 0 0\nHe 0 0 4\n")
+    store = alone / "store"
+    command = [sys.executable, "-m", "qcthreads", "run", str(alone / "two.xyz"), "--program", "xtb"]
+    done = subprocess.run([*command, "--store", str(store), *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "error: no worker starts behind" in done.stderr
+    assert done.stderr.count("the licence server is down") == 1
+
+
 def test_an_executor_puts_its_workers_behind_what_its_configuration_says(alone):
     pytest.importorskip("xtb", reason="xtb is not installed here")
     build_input = pytest.importorskip("qcthreads.manybody.inputs").build_input
