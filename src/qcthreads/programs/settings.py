@@ -76,7 +76,7 @@ def check_threads(threads: int) -> None:
 
 def untold(spec: ProgramSpec, settings: Settings, command: Sequence[str]) -> str | None:
     """That ``command`` does not tell the program its width, where nothing else can; ``None``: it does, or need not."""
-    if settings.threads == 1 or spec.executable not in map(_name, command):
+    if settings.threads == 1 or not any(_name(word) == spec.executable for word in command):
         return None
     write = f"write `{spec.command.format(threads=settings.threads // settings.ranks, ranks=settings.ranks)}`"
     if spec.parallel_model is ParallelModel.MPI and not any(_name(word) in launchers.COMMANDS for word in command):
