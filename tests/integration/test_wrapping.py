@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,53 @@ def test_modules_are_loaded_first_and_lead_nowhere_else(alone):
     assert seen["environment"]["OMP_NUM_THREADS"] == "1"
     assert not {"I_MPI_PIN_DOMAIN", "GOMP_CPU_AFFINITY"} & seen["environment"].keys()
     assert len(seen["mask"]) == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/etc/profile.d/modules.sh"), reason="needs Environment Modules")  # noqa: PTH110
+def test_environment_modules_are_loaded_first(alone):
+    (alone / "nw").mkdir()
+    (alone / "nw" / "7").write_text(
+        f"#%Module\nprepend-path PATH {alone}/software\nsetenv OMP_NUM_THREADS 64\nsetenv KMP_AFFINITY norespect\n"
+    )
+    (alone / ".bash_profile").unlink()
+    done = under("--cpus", str(CPUS[-1]), "--setup", f"module use {alone}; module load nw/7")
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["mask"] == [CPUS[-1]]
+    told = seen["environment"]
+    assert told["LOADEDMODULES"] == "nw/7"
+    assert told["PATH"].startswith(f"{alone}/software:")
+    assert told["OMP_NUM_THREADS"] == "1"
+    assert "KMP_AFFINITY" not in told
+    refused = under("--setup", f"module use {alone}; module load nw/8", command=("touch", "never"))
+    assert refused.returncode == 125
+    assert "nw/8" in refused.stderr
+
+
+@pytest.mark.skipif(shutil.which("ch-run") is None, reason="needs Charliecloud")
+def test_a_container_of_a_computing_centre_gets_mask_and_variables(alone, monkeypatch):
+    """Charliecloud's: an image that has its own root, with this machine's files in it."""
+    monkeypatch.setenv("USER", "somebody")
+    monkeypatch.setenv("KMP_AFFINITY", "norespect")
+    image = alone / "image"
+    for name in ("dev", "proc", "sys", "tmp", "home"):
+        (image / name).mkdir(parents=True)
+    binds = []
+    for entry in os.scandir("/"):
+        if entry.is_dir() and not (image / entry.name).exists():
+            (image / entry.name).mkdir()
+            binds += ["-b", f"/{entry.name}:/{entry.name}"]
+    wrap = ["ch-run", "--no-passwd", "--unset-env=*", *binds, str(image), "--"]
+    if subprocess.run([*wrap, "/bin/true"], check=False).returncode:
+        pytest.skip("this container allows no user namespaces")
+    done = under("--cpus", str(CPUS[-1]), "--wrap", shlex.join(wrap))
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["mask"] == [CPUS[-1]]
+    told = seen["environment"]
+    assert told["CH_RUNNING"] == "Weird Al Yankovic"  # so it calls itself
+    assert (told["OMP_NUM_THREADS"], told["OPENBLAS_NUM_THREADS"]) == ("1", "1")
+    assert "KMP_AFFINITY" not in told
 
 
 @pytest.mark.usefixtures("alone")
