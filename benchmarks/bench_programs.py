@@ -1,12 +1,15 @@
 """Each program that runs here, by QCEngine with its defaults and with our settings: two calculations at once, and one.
 
-    python benchmarks/bench_programs.py [--rounds 6] [--program psi4]
+    python benchmarks/bench_programs.py [--rounds 6] [--program psi4] [--settings]
 
 QCEngine's defaults are what a script gets that calls ``qcengine.compute(input, program)``: every core for each
 calculation, OMP_NUM_THREADS and MKL_NUM_THREADS set. Ours are the settings of the record: two at once have a CPU each,
 one alone has both. All are fresh processes, timed from start to exit, interleaved round by round; the energies are
 compared. In brackets what holds the median of the rounds' ratios between them (sign test), with the probability behind.
 The calculations are those of ``qcthreads verify``.
+
+``--settings``: one calculation alone under our settings, and under them without one of them at a time: the mask, each
+variable. A ratio below 1 is one of a setting that makes the program slower; it is marked where its interval is, too.
 """
 
 from __future__ import annotations
@@ -24,10 +27,12 @@ from qcthreads.execution.sample import built_in
 from qcthreads.monitoring.intervals import median_interval
 from qcthreads.programs.precedence import environment_under, settle
 from qcthreads.programs.registry import BUILT_IN, find, get
+from qcthreads.programs.runtimes import COUNTS
 from qcthreads.programs.settings import settings_for
 
 MEMORY_BYTES = 2 * 1024**3
 PROGRAMS = [name for name in BUILT_IN if get(name).sample and get(name).qcengine]
+MASK = "mask"
 COMPUTE = """
 import importlib, json, sys
 import qcengine
@@ -43,15 +48,19 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=6)
     options.add_argument("--program", action="append", choices=PROGRAMS)
+    options.add_argument("--settings", action="store_true", help="what each setting is worth by itself")
+    options.add_argument("--without", help=argparse.SUPPRESS)
     options.add_argument("--start", nargs=2, metavar=("HOW", "NUMBER"), help=argparse.SUPPRESS)
     asked = options.parse_args()
     if asked.start:
         how, number = asked.start
-        print(json.dumps(start(asked.program[0], ours=how == "ours", number=int(number))))
+        print(json.dumps(start(asked.program[0], ours=how == "ours", number=int(number), without=asked.without)))
         return
     for program in asked.program or PROGRAMS:
         if find(get(program)) is None:
             print(f"\n{program} is not installed here", flush=True)
+        elif asked.settings:
+            compare_settings(program, asked.rounds)
         else:
             compare(program, asked.rounds)
 
@@ -78,12 +87,30 @@ def compare(program: str, rounds: int) -> None:
         print(f"\nlargest difference of energies: {max(energies) - min(energies):.1e} hartree", flush=True)
 
 
-def start(program: str, *, ours: bool, number: int) -> list[float]:
-    """``number`` calculations at once, and their energies."""
+def compare_settings(program: str, rounds: int) -> None:
+    """Print what the program loses, or gains, without each setting."""
+    spec = get(program)
+    print(f"\n{program}, {built_in(spec).title}, alone, {rounds} rounds: wall time without / with", flush=True)
+    environment = settings_for(spec, 2, MEMORY_BYTES, "scratch").environment
+    counts = [name for name in COUNTS if name in environment and name not in spec.environment]
+    others = [name for name in environment if name not in counts]
+    settings = {MASK: MASK, "every count of threads": ",".join(counts), **dict(zip(others, others, strict=True))}
+    command = [sys.executable, __file__, "--program", program, "--start", "ours", "1"]
+    contenders = {"all": command} | {name: [*command, "--without", what] for name, what in settings.items()}
+    timings = timing.interleave(contenders, rounds)
+    for name in settings:
+        pairs = zip(timings[name].wall_s, timings["all"].wall_s, strict=True)
+        ratio = median_interval(without / with_all for without, with_all in pairs)
+        slows = ", and so makes it slower" if ratio.high < 1 else ""
+        print(f"  {name:40} {ratio}, {ratio.coverage:.0%}{slows}", flush=True)
+
+
+def start(program: str, *, ours: bool, number: int, without: str | None = None) -> list[float]:
+    """``number`` calculations at once, and their energies; under our settings but for one, or some by commas."""
     cpus = sorted(os.sched_getaffinity(0))[-2:]
     shares = [cpus[place::number] for place in range(number)]
     with tempfile.TemporaryDirectory() as folder:
-        running = [_calculation(program, share if ours else None, folder) for share in shares]
+        running = [_calculation(program, share if ours else None, folder, without or "") for share in shares]
         said = [process.communicate()[0] for process in running]
     failed = [process for process in running if process.returncode]
     if failed:
@@ -91,8 +118,8 @@ def start(program: str, *, ours: bool, number: int) -> list[float]:
     return [float(text.split()[-1]) for text in said]
 
 
-def _calculation(program: str, cpus: list[int] | None, folder: str) -> subprocess.Popen[str]:
-    """A calculation of its own, on ``cpus`` under our settings; or without both."""
+def _calculation(program: str, cpus: list[int] | None, folder: str, without: str) -> subprocess.Popen[str]:
+    """A calculation of its own, on ``cpus`` under our settings but for those ``without``; or without both."""
     spec = get(program)
     settings = settings_for(spec, len(cpus), MEMORY_BYTES, folder) if cpus else None
     job = {
@@ -101,10 +128,11 @@ def _calculation(program: str, cpus: list[int] | None, folder: str) -> subproces
         "task_config": dict(settings.task_config) if settings else None,
         "input": built_in(spec).atomic_input,
     }
-    bound = ["taskset", "-c", ",".join(map(str, cpus))] if cpus else []
+    bound = ["taskset", "-c", ",".join(map(str, cpus))] if cpus and without != MASK else []
+    told = environment_under(settle(settings, os.environ, counts=False), os.environ) if settings else None
     process = subprocess.Popen(
         [*bound, sys.executable, "-c", COMPUTE],
-        env=environment_under(settle(settings, os.environ, counts=False), os.environ) if settings else None,
+        env={name: value for name, value in told.items() if name not in without.split(",")} if told else None,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=folder,

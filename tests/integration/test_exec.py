@@ -402,6 +402,41 @@ def test_a_command_that_leaves_its_lease_is_told_of() -> None:
 
 @linux
 @needs_two
+def test_who_went_outside_and_came_back_is_not_told_of() -> None:
+    program = "import os, time; os.sched_setaffinity(0, {1}); time.sleep(0.5); os.sched_setaffinity(0, {0})"
+    done = run("--cpus", "0", "--", sys.executable, "-c", program)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@linux
+@needs_two
+def test_a_thread_that_waits_outside_is_not_told_of_and_one_that_works_is() -> None:
+    program = """
+import os, sys, threading, time
+def aside():
+    os.sched_setaffinity(0, {1})
+    while time.thread_time() < float(sys.argv[1]):
+        pass
+    time.sleep(9)
+threading.Thread(target=aside, daemon=True).start()
+while time.thread_time() < 1:
+    pass
+"""
+    for seconds, told in (("0", False), ("0.5", True)):
+        done = run("--cpus", "0", "--", sys.executable, "-c", program, seconds)
+        assert ("may run on CPUs 0-1" in done.stderr) is told, done.stderr
+
+
+@needs_two
+def test_a_program_that_its_command_tells_no_width_is_told_how() -> None:
+    done = run("--program", "psi4", "--threads", "2", "--dry-run", "--", "psi4", "water.dat")
+    assert "write `psi4 -n 2 input.dat`" in done.stderr
+    done = run("--program", "psi4", "--threads", "2", "--dry-run", "--", "psi4", "-n", "2", "water.dat")
+    assert "write" not in done.stderr
+
+
+@linux
+@needs_two
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs Open MPI")
 def test_the_ranks_of_two_mpiruns_at_once_stay_in_their_leases(started: Callable[..., subprocess.Popen[str]]) -> None:
     # By itself mpirun binds each job's first rank to core 0, whatever mask it has inherited.

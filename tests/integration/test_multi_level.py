@@ -75,6 +75,10 @@ def document():
 
 @pytest.fixture
 def serial(document):
+    return _serial(document)
+
+
+def _serial(document):
     """What QCManyBody's own driver makes of it, with as many threads as ours: one."""
     environment = environment_under(settle(settings_for(get("pyscf"), 1), os.environ, counts=False), os.environ) | {
         "QCENGINE_NCORES": "1"
@@ -150,3 +154,44 @@ def test_three_programs_compute_at_the_same_time_on_made_up_cpus(document, seria
 def test_the_executor_gives_the_same_on_made_up_cpus(document, serial):
     made = ParallelManyBodyExecutor.from_manybodyinput(ManyBodyInput(**document), ParallelConfig(max_workers=3))
     assert made.return_result == pytest.approx(serial["energy"], abs=1e-9)
+
+
+@pytest.mark.psi4
+@pytest.mark.usefixtures("three_cpus")
+@pytest.mark.parametrize(
+    ("levels", "bsse", "calculations", "told"),
+    [
+        (
+            {"1": "p4", "2": "py", "supersystem": "x"},
+            ["nocp"],
+            {"p4": 3, "py": 6, "x": 7},
+            "supersystem GFN2-xTB (xtb)",
+        ),
+        ({"2": "p4", "supersystem": "py"}, ["cp", "nocp"], None, "1+2-body hf/6-31g (psi4), supersystem hf/sto-3g"),
+    ],
+    ids=["three programs", "counterpoise"],
+)
+def test_what_is_beyond_the_orders_comes_from_the_supersystem(
+    document, tmp_path, capsys, levels, bsse, calculations, told
+):
+    document["specification"]["keywords"] |= {"levels": levels, "bsse_type": bsse}
+    named = document["specification"]["specification"]
+    document["specification"]["specification"] = {name: named[name] for name in dict.fromkeys(levels.values())}
+    path = tmp_path / "levels.json"
+    path.write_text(json.dumps(document))
+    with Run(RunRequest(input=path, workers=3, threads=1, affinity=False, busy="ignore")) as run:
+        counts = run.counts_by_nbody
+        report = run.execute()
+    assert not report.failures
+    serial = _serial(document)
+    assert report.result["return_result"] == pytest.approx(serial["energy"], abs=1e-9)
+    for name, value in serial["properties"].items():
+        if isinstance(value, float):
+            assert report.result["properties"][name] == pytest.approx(value, abs=1e-9), name
+    if calculations is not None:
+        figures = report.statistics["by_model_chemistry"]
+        assert {name: one["calculations"] for name, one in figures.items()} == calculations
+    assert sum(counts.values()) == report.statistics["fragments_total"]
+    assert report.bodies[-1].nbody == 3
+    print_report(report, None)
+    assert told in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,53 @@ def test_modules_are_loaded_first_and_lead_nowhere_else(alone):
     assert len(seen["mask"]) == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/etc/profile.d/modules.sh"), reason="needs Environment Modules")  # noqa: PTH110
+def test_environment_modules_are_loaded_first(alone):
+    (alone / "nw").mkdir()
+    (alone / "nw" / "7").write_text(
+        f"#%Module\nprepend-path PATH {alone}/software\nsetenv OMP_NUM_THREADS 64\nsetenv KMP_AFFINITY norespect\n"
+    )
+    (alone / ".bash_profile").unlink()
+    done = under("--cpus", str(CPUS[-1]), "--setup", f"module use {alone}; module load nw/7")
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["mask"] == [CPUS[-1]]
+    told = seen["environment"]
+    assert told["LOADEDMODULES"] == "nw/7"
+    assert told["PATH"].startswith(f"{alone}/software:")
+    assert told["OMP_NUM_THREADS"] == "1"
+    assert "KMP_AFFINITY" not in told
+    refused = under("--setup", f"module use {alone}; module load nw/8", command=("touch", "never"))
+    assert refused.returncode == 125
+    assert "nw/8" in refused.stderr
+
+
+@pytest.mark.skipif(shutil.which("ch-run") is None, reason="needs Charliecloud")
+def test_a_container_of_a_computing_centre_gets_mask_and_variables(alone, monkeypatch):
+    """Charliecloud's: an image that has its own root, with this machine's files in it."""
+    monkeypatch.setenv("USER", "somebody")
+    monkeypatch.setenv("KMP_AFFINITY", "norespect")
+    image = alone / "image"
+    for name in ("dev", "proc", "sys", "tmp", "home"):
+        (image / name).mkdir(parents=True)
+    binds = []
+    for entry in os.scandir("/"):
+        if entry.is_dir() and not (image / entry.name).exists():
+            (image / entry.name).mkdir()
+            binds += ["-b", f"/{entry.name}:/{entry.name}"]
+    wrap = ["ch-run", "--no-passwd", "--unset-env=*", *binds, str(image), "--"]
+    if subprocess.run([*wrap, "/bin/true"], check=False).returncode:
+        pytest.skip("this container allows no user namespaces")
+    done = under("--cpus", str(CPUS[-1]), "--wrap", shlex.join(wrap))
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["mask"] == [CPUS[-1]]
+    told = seen["environment"]
+    assert told["CH_RUNNING"] == "Weird Al Yankovic"  # so it calls itself
+    assert (told["OMP_NUM_THREADS"], told["OPENBLAS_NUM_THREADS"]) == ("1", "1")
+    assert "KMP_AFFINITY" not in told
+
+
 @pytest.mark.usefixtures("alone")
 def test_a_setup_that_fails_is_the_end():
     done = under("--setup", "module load no_such_program", command=("touch", "never"))
@@ -120,6 +168,25 @@ def test_a_run_puts_its_workers_behind_it(alone):
     assert log.read_text().split()[1] == "64"  # the profile's, of which the worker heard nothing
     pids = {row["worker_pid"] for row in made["fragments"]}
     assert int(log.read_text().split()[0]) in pids
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--setup", "echo the licence server is down; false"),
+        ("--wrap", "sh -c 'echo the licence server is down >&2; exit 1'"),
+    ],
+    ids=["setup", "wrap"],
+)
+def test_a_run_whose_setup_or_wrapper_fails_ends_before_anything_starts(alone, options):
+    pytest.importorskip("qcmanybody", reason="the expansion is QCManyBody's")
+    (alone / "two.xyz").write_text("2\n\nHe 0 0 0\nHe 0 0 4\n")
+    store = alone / "store"
+    command = [sys.executable, "-m", "qcthreads", "run", str(alone / "two.xyz"), "--program", "xtb"]
+    done = subprocess.run([*command, "--store", str(store), *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "error: no worker starts behind" in done.stderr
+    assert done.stderr.count("the licence server is down") == 1
 
 
 def test_an_executor_puts_its_workers_behind_what_its_configuration_says(alone):

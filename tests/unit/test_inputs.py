@@ -310,18 +310,16 @@ class TestJson:
         with pytest.raises(InputError, match=said):
             read(write(document))
 
-    def test_model_chemistries_need_levels_and_no_supersystem(self, document, write):
+    def test_model_chemistries_need_levels(self, document, write):
         atomic = document["specification"]["specification"]
         document["specification"]["specification"] = {"hf": atomic, "lo": atomic}
-        for levels, said in (
-            ({"2": "hf", "supersystem": "lo"}, "supersystem.*not there yet"),
-            (None, "hf, lo, and no levels say"),
-        ):
+        document["specification"]["keywords"] = {"bsse_type": ["nocp"], "levels": None}
+        with pytest.raises(InputError, match="hf, lo, and no levels say"):
+            read(write(document))
+        for levels in ({"1": "hf", "2": "lo"}, {"1": "hf", "2": "hf", "supersystem": "lo"}):
             document["specification"]["keywords"] = {"bsse_type": ["nocp"], "levels": levels}
-            with pytest.raises(InputError, match=said):
-                read(write(document))
-        document["specification"]["keywords"] = {"bsse_type": ["nocp"], "levels": {"1": "hf", "2": "lo"}}
-        assert read(write(document)).specification.keywords.levels == {1: "hf", 2: "lo"}
+            made = read(write(document)).specification.keywords.levels
+            assert {str(order): name for order, name in made.items()} == levels
 
 
 @pytest.mark.parametrize(("program", "keyword"), [("pyscf", "frozen_core"), ("psi4", "num_frozen_docc")])

@@ -1,9 +1,14 @@
 """Holds ``import qcthreads`` to importing nothing but importlib, and its names to being there."""
 
+import inspect
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import qcthreads
+from qcthreads.host.build_info import CODE_FLAGS
 
 
 def _python(code: str) -> str:
@@ -40,3 +45,20 @@ def test_the_command_line_parses_without_the_numerical_packages() -> None:
     code = "import sys\nfrom qcthreads.cli import main\nmain(['topo', '--help'])\n"
     code += f"print(*sys.modules.keys() & set({heavy}))"
     assert _python(code).splitlines()[-1] == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no exec")
+def test_a_command_waits_for_no_import_that_takes_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QCTHREADS_LEASES", str(tmp_path))
+    slow = ("dataclasses", "inspect", "logging", "psutil", "subprocess", "importlib.metadata", "numpy")
+    code = "import os, sys\nfrom qcthreads.cli import main\n"
+    code += f"os._exit = lambda status: print(*sys.modules.keys() & set({slow}), 'left', status)\n"
+    code += "main(['exec', '--', 'true'])\n"
+    assert _python(code).splitlines() == ["left 0"]
+
+
+def test_what_the_extension_is_told_of_inspect_is_what_inspect_says() -> None:
+    assert {name: getattr(inspect, name) for name in CODE_FLAGS} == CODE_FLAGS
+    code = "from qcthreads import host\nhost.native_status()\nimport inspect\n"
+    code += "print(inspect.__name__, inspect.CO_NEWLOCALS)\n"
+    assert _python(code) == f"inspect {inspect.CO_NEWLOCALS}\n"

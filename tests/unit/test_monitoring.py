@@ -18,7 +18,7 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import ProcessGoneError
 from qcthreads.host.processes import descendants
 from qcthreads.host.sampling import TimesSource
-from qcthreads.monitoring.findings import judge
+from qcthreads.monitoring.findings import judge, merged
 from qcthreads.monitoring.sampler import BackgroundSampler
 from qcthreads.monitoring.statistics import Grant, ThreadUsageStats
 from qcthreads.monitoring.tally import Tally
@@ -124,6 +124,10 @@ def test_threads_that_do_nothing_are_found(source: TimesSource) -> None:
         f"worker 7 (process {pid}) was given 4 threads, but 1 worked: the program ignores its width"
     )
     assert message.endswith("ask for 1 thread")
+    # In a run, whose strategy chose the width, by an option of `run`.
+    in_a_run = merged([("a dimer", grant(threads_asked=4), stats.workers[0])])
+    message = next(finding.message for finding in in_a_run if finding.kind == "ignored-width")
+    assert message.endswith("give each calculation 1 thread by --threads")
 
 
 def test_fewer_threads_than_given_are_found() -> None:

@@ -15,7 +15,7 @@ from qcthreads import QCProgramThreading
 from qcthreads.errors import InputError, MachineError, ProgramNotFoundError
 from qcthreads.programs import launchers, registry, runtimes
 from qcthreads.programs.precedence import environment_under, settle
-from qcthreads.programs.settings import settings_for
+from qcthreads.programs.settings import settings_for, untold
 from qcthreads.programs.spec import ParallelModel, ProgramSpec
 
 GIB = 1024**3
@@ -324,6 +324,29 @@ def test_an_entry_point_that_is_no_record_says_so(tmp_path):
     assert "must be a qcthreads.programs.spec.ProgramSpec" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "command", "add"),
+    [
+        ("psi4", "psi4 w.dat", "`psi4 -n 4 input.dat`"),
+        ("psi4", "/opt/bin/psi4 --memory 4GB w.dat", "`psi4 -n 4 input.dat`"),
+        ("psi4", "psi4 -n 4 w.dat", None),
+        ("psi4", "psi4 -n4 w.dat", None),
+        ("psi4", "psi4 --nthread=4 w.dat", None),
+        ("psi4", "./relax.sh w.dat", None),  # which says it itself
+        ("molpro", "molpro w.com", "`molpro -n 4 -t 1 input.com`"),
+        ("nwchem", "nwchem w.nw", "`mpirun -np 4 nwchem input.nw`"),
+        ("nwchem", "mpirun nwchem w.nw", None),
+        ("nwchem", "srun /opt/bin/nwchem w.nw", None),
+        ("cp2k", "cp2k.psmp -i w.inp", None),  # by OMP_NUM_THREADS
+    ],
+)
+def test_a_command_that_does_not_tell_its_program_the_width_is_told_how(name, command, add):
+    spec = registry.get(name)
+    said = untold(spec, settings_for(spec, 4), command.split())
+    assert said is None if add is None else add in said
+    assert untold(spec, settings_for(spec, 1), command.split()) is None
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the program is a shell script")
 def test_a_program_without_a_harness_is_for_exec(monkeypatch, tmp_path):
     orca = tmp_path / "orca"
@@ -331,7 +354,7 @@ def test_a_program_without_a_harness_is_for_exec(monkeypatch, tmp_path):
     orca.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert registry.require("orca", through_qcengine=False).path == str(orca)
-    with pytest.raises(InputError, match="no harness for ORCA: give its own command to `qcthreads exec"):
+    with pytest.raises(InputError, match=r"no harness for ORCA.*`run` cannot use it.*`qcthreads exec"):
         registry.require("orca")
 
 

@@ -66,12 +66,13 @@ def _print_list(programs: list[dict[str, Any]]) -> None:
         (
             program["name"],
             (program["version"] or "yes") if program["found"] else "no",
+            "run, exec" if program["qcengine"] else "exec",
             program["parallel_model"],
             program["provenance"],
         )
         for program in programs
     ]
-    print_table("", ("program", "found here", "threads by", "how well known"), rows)
+    print_table("", ("program", "found here", "for", "threads by", "how well known"), rows)
     print("How to install one, and all that is known of it: qcthreads programs NAME")
 
 
@@ -81,6 +82,7 @@ def _print_one(program: dict[str, Any]) -> None:
     if program["missing_modules"]:
         print(f"  lacks     {', '.join(program['missing_modules'])}")
     print(f"  install   {program['install_hint']}")
+    print(f"  for       {'run and exec' if program['qcengine'] else 'exec alone: QCEngine has no harness for it'}")
     print(f"  threads   {program['parallel_model']}; {program['provenance']}")
     for name, value in program["environment"].items():
         print(f"  is told   {name}={value}")

@@ -188,10 +188,15 @@ def _model(decision: Mapping[str, Any]) -> str:
     chemistries = decision.get("model_chemistries") or [decision]
     said = ["/".join(str(one[name]) for name in ("method", "basis") if one.get(name)) for one in chemistries]
     if len(said) > 1:
-        orders = ["+".join(map(str, one["orders"])) for one in chemistries]
-        named = zip(orders, said, chemistries, strict=True)
-        said = [f"{order}-body {name} ({one['program']})" for order, name, one in named]
+        named = zip(said, chemistries, strict=True)
+        said = [f"{_orders(one['orders'])} {name} ({one['program']})" for name, one in named]
     return f" of {', '.join(said)}" if said[0] else ""
+
+
+def _orders(orders: Sequence[int | str]) -> str:
+    numbers = "+".join(str(order) for order in orders if order != "supersystem")
+    beyond = ["supersystem"] if "supersystem" in orders else []
+    return " and ".join([*([f"{numbers}-body"] if numbers else []), *beyond])
 
 
 def _print_decision(decision: Mapping[str, Any], *, unbound: bool = False) -> None:

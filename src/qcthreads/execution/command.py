@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -21,9 +20,10 @@ from ..host import processes, trees
 from ..leases import Lease, has_outer_lease, node_book, node_ledger
 from ..leases.ledger import Ledger
 from ..leases.place import LEASE_VARIABLE, remove_nested
+from ..light import dataclass, replace
 from ..programs import precedence
 from ..programs.launchers import ranks_of
-from ..programs.settings import settings_for
+from ..programs.settings import settings_for, untold
 from ..programs.spec import Settings
 from ..programs.unknown import unknown
 from ..units import format_count, format_size
@@ -60,7 +60,7 @@ class Request:
     """What becomes of processes that outlive the command."""
     at_most: int | None = None
     """So many leases for ``program`` at once, on the whole node."""
-    wrapping: Wrapping = Wrapping()  # noqa: RUF009 - immutable
+    wrapping: Wrapping = Wrapping()
     """What the command is put behind."""
 
 
@@ -161,7 +161,7 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
     strays = _outlast(request, foreground, lease, say)
     assert foreground.exit_code is not None
     cpu_s, peak_memory_bytes = _usage()
-    mismatches = [*_lost(lease, bound), *seen.outside.values(), *_beyond(lease, peak_memory_bytes)]
+    mismatches = [*_lost(lease, bound), *seen.outside(), *_beyond(lease, peak_memory_bytes)]
     for mismatch in mismatches:
         say(mismatch)
     return Outcome(
@@ -205,9 +205,11 @@ def _settings(request: Request, say: Say) -> Settings:
         return settings_for(unknown(request.command[0]), width, ranks=ranks)
     from ..programs import registry  # with subprocess, tempfile and more that others can do without
 
-    settings = settings_for(registry.recorded(request.program), width, ranks=ranks)
-    for note in settings.notes:
-        say(note)
+    spec = registry.recorded(request.program)
+    settings = settings_for(spec, width, ranks=ranks)
+    for note in (*settings.notes, untold(spec, settings, request.command)):
+        if note:
+            say(note)
     return settings
 
 
@@ -279,23 +281,37 @@ def _not_started(name: str, error: OSError) -> MachineError:
 
 
 class _Seen:
-    """Threads of the command that may run outside the lease: masks are read, which costs nobody anything."""
+    """Processes of the command that may run outside the lease: masks are read, which costs nobody anything.
+
+    As last seen: libpsm2, where Open MPI loads it, goes to CPU 0 for a moment and back.
+    """
 
     def __init__(self, cpus: CpuSet | None) -> None:
         self._cpus = cpus
-        self.outside: dict[int, str] = {}
+        self._masks: dict[int, dict[int, CpuSet]] = {}
+        self._names: dict[int, str] = {}
 
     def look(self, pids: list[int]) -> None:
         """At these processes of the command."""
         if self._cpus is None:
             return
         for one in pids:
-            mask = processes.mask_of_threads(one)
-            if mask is not None and not mask <= self._cpus and one not in self.outside:
-                self.outside[one] = (
-                    f"process {one} ({processes.name(one)}) may run on CPUs {mask}, outside the lease of {self._cpus}: "
+            masks = processes.masks_of_working_threads(one)
+            if not all(mask <= self._cpus for mask in masks.values()):
+                self._names[one] = processes.name(one)
+            self._masks.setdefault(one, {}).update(masks)
+
+    def outside(self) -> list[str]:
+        """A line for each that may run outside."""
+        lines = []
+        for one, masks in self._masks.items():
+            wide = CpuSet(cpu for mask in masks.values() for cpu in mask)
+            if self._cpus is not None and not wide <= self._cpus:
+                lines.append(
+                    f"process {one} ({self._names[one]}) may run on CPUs {wide}, outside the lease of {self._cpus}: "
                     "it has bound itself, or was bound by its launcher"
                 )
+        return lines
 
 
 def _lost(lease: Lease, bound: CpuSet | None) -> list[str]:

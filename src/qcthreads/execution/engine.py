@@ -85,6 +85,7 @@ class LocalEngine:
         self._scratch = scratch
         self._retries = retries
         self._wrapping = wrapping or Wrapping()
+        self._passed = not self._wrapping  # whether a worker has started behind it
         self._at_most: dict[str, int] = {}
         self.limit(at_most or {})
         self._on_progress = on_progress or (lambda _: None)
@@ -117,6 +118,8 @@ class LocalEngine:
             Before anything starts: a label occurs twice, a program is not installed, a calculation that can never fit.
         StopRequestedError
             While iterating, when :meth:`stop` was called before the last one ended.
+        MachineError
+            While iterating: the setup or wrapper lets not even the first worker start.
         """
         if max_workers is not None and max_workers < 1:
             raise InputError(f"the number of workers is {max_workers}; it must be at least 1")
@@ -217,7 +220,7 @@ class LocalEngine:
         return _Job(calculation, settings, gpus, key)
 
     def _warm(self, run: _Run, job: _Job, lease: Lease) -> None:
-        with lease, contextlib.suppress(StopRequestedError, WorkerEndedError):
+        with lease, contextlib.suppress(StopRequestedError, WorkerEndedError, MachineError):
             worker = self._worker(run, job, lease, fresh=True)
             try:
                 worker.get_ready(job.warming(), None)
@@ -442,7 +445,14 @@ class LocalEngine:
             folder = self._next_folder()
             bound = cpus if self._affinity else None
             settings = job.settings_in(scratch_of(folder))
-            worker = Worker(settings, folder, bound, nodes, lease, self._wrapping)
+            try:
+                worker = Worker(settings, folder, bound, nodes, lease, self._wrapping)
+            except WorkerEndedError as error:
+                if self._passed or run.stopped.is_set():
+                    raise
+                # It would keep every calculation from starting; later on, it is one that failed.
+                raise MachineError(f"no worker starts behind the setup or wrapper that was given: {error}") from None
+            self._passed = True
         run.busy.add(worker)
         if run.stopped.is_set():  # whoever stopped us may have looked at the busy ones before this was one
             run.busy.discard(worker)

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import InputError
 from ..programs.spec import ProgramSpec, Settings
 from ..units import BOHR_TO_ANGSTROM
+from .xyz import parse_xyz
 
 _WATER_BOHR = (("O", 0.0, 0.0, 0.22), ("H", 0.0, 1.43, -0.9), ("H", 0.0, -1.43, -0.9))
 _APART_BOHR = 6.0
@@ -181,18 +182,5 @@ def _from_json(path: Path, text: str) -> dict[str, Any]:
 
 
 def _from_xyz(path: Path, text: str) -> dict[str, Any]:
-    lines = text.splitlines()
-    symbols, geometry = [], []
-    try:
-        number = int(lines[0])
-        for line in lines[2 : 2 + number]:
-            symbol, *coordinates = line.split()[:4]
-            symbols.append(symbol)
-            geometry += [float(x) / BOHR_TO_ANGSTROM for x in coordinates]
-        if number < 1 or len(geometry) != 3 * number:
-            raise ValueError
-    except (ValueError, IndexError):
-        raise InputError(
-            f"{path} is not an .xyz file: the number of atoms, a comment, and a line `symbol x y z` for each"
-        ) from None
-    return {"symbols": symbols, "geometry": geometry}
+    symbols, coordinates = parse_xyz(text, str(path))
+    return {"symbols": symbols, "geometry": [x / BOHR_TO_ANGSTROM for position in coordinates for x in position]}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
 
 from ..errors import InputError
+from ..light import dataclass
 
 # Of a setup that does not exit by itself.
 _FAILED = '{ echo "qcthreads: the setup failed with status $?; nothing was started behind it" >&2; exit 125; }'

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from ..cpuset import CpuSet
 from ..errors import InputError
+from ..light import dataclass
 
 _MIB = 1024**2
 _MOST_NODES = 1_000_000  # of a job; more is nobody's

@@ -17,10 +17,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from ..cpuset import CpuSet
+from ..light import dataclass
 from .cpusets import parsed
 from .sysfs import names_in, numbered, read_number, read_text
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingNotEnforcedError
+from ..light import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,7 +74,7 @@ class MemoryPolicy:
     """From which memory nodes pages come."""
 
     kind: MemoryKind
-    nodes: NodeSet = NodeSet()  # noqa: RUF009 - immutable
+    nodes: NodeSet = NodeSet()
 
     def __str__(self) -> str:
         return f"{self.kind} {self.nodes}" if self.nodes else self.kind

@@ -7,10 +7,10 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError, MachineError
+from ..light import dataclass, replace
 from ..units import format_count
 from .batch import grants
 from .cgroup import ControlGroups, Group

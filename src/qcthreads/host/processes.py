@@ -12,6 +12,8 @@ import time
 from ..cpuset import CpuSet
 from ..errors import InputError
 
+_WORKING_SHARE = 0.05  # of its process's CPU time: a thread with less waits
+
 if sys.platform == "linux":
 
     def all_processes() -> list[int]:
@@ -63,10 +65,13 @@ if sys.platform == "linux":
         except InputError:
             return None
 
-    def mask_of_threads(pid: int) -> CpuSet | None:
-        """The CPUs that any of its threads may use."""
-        texts = {_status(pid, b"Cpus_allowed_list", f"task/{thread}/status") for thread in _threads(pid)}
-        return CpuSet.parse(b",".join(filter(None, texts)).decode()) or None
+    def masks_of_working_threads(pid: int) -> dict[int, CpuSet]:
+        """The CPUs that each of its threads may use that works: those of MPI that wait have masks of their own."""
+        ticks = {thread: _ticks(pid, f"task/{thread}/stat") for thread in _threads(pid)}
+        least = _WORKING_SHARE * sum(ticks.values())
+        working = [thread for thread, used in ticks.items() if used >= least]
+        masks = {thread: _status(pid, b"Cpus_allowed_list", f"task/{thread}/status") for thread in working}
+        return {int(thread): CpuSet.parse(mask.decode()) for thread, mask in masks.items() if mask}
 
     def descendants(pid: int) -> list[int]:
         """Its children, their children and so on."""
@@ -132,9 +137,13 @@ if sys.platform == "linux":
         except OSError:
             return None
 
-    def _stat(pid: int) -> list[bytes]:
+    def _stat(pid: int, file: str = "stat") -> list[bytes]:
         """The fields of /proc/PID/stat from the third on: a name may hold blanks and parentheses."""
-        return (_read(pid, "stat") or b"").rpartition(b")")[2].split()
+        return (_read(pid, file) or b"").rpartition(b")")[2].split()
+
+    def _ticks(pid: int, file: str) -> int:
+        """CPU time, user's and system's, in clock ticks."""
+        return sum(map(int, _stat(pid, file)[11:13]))
 
     def _threads(pid: int) -> list[str]:
         try:
@@ -197,9 +206,9 @@ else:
         """Not told."""
         return None
 
-    def mask_of_threads(pid: int) -> CpuSet | None:  # noqa: ARG001
+    def masks_of_working_threads(pid: int) -> dict[int, CpuSet]:  # noqa: ARG001
         """Not told."""
-        return None
+        return {}
 
     def descendants(pid: int) -> list[int]:
         """Its children, their children and so on."""

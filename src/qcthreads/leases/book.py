@@ -11,7 +11,6 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +26,7 @@ from ..errors import (
 )
 from ..host.limits import Limits, read_limits
 from ..host.processes import printable
+from ..light import replace
 from ..machine import Machine
 from ..machine.placement import choose, split, thread_cpus, usable_cpus
 from ..units import format_count, format_size, format_split, smaller_split

@@ -14,11 +14,11 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError, LeaseError, MachineError
+from ..light import dataclass
 
 if sys.platform == "win32":
     from ..host.windows_folder import is_link

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from binascii import crc32
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
 from ..errors import InputError
 from ..host.processes import user_name
+from ..light import dataclass
 from .claims import Claim
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import BookShutError, LeaseError
 from ..host import processes
+from ..light import replace
 from . import records
 from .claims import sum_bits
 from .door import PATIENCE_S, enter

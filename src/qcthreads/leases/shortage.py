@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..cpuset import CpuSet
+from ..light import dataclass
 from ..units import format_count, format_size
 from .claims import Claim
 from .records import Holding

@@ -11,11 +11,11 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from ..host import processes, trees
 from ..host.processes import user_name
 from ..host.trees import GRACE_S
+from ..light import dataclass
 from .place import LEASE_VARIABLE
 from .records import Holding
 

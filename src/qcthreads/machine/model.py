@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 from ..cpuset import CpuSet, NodeSet
+from ..light import dataclass
 
 _NO_CPUS = CpuSet()
 _NO_NODES = NodeSet()

@@ -140,9 +140,16 @@ class Expansion:
         """QCEngine's names, each once."""
         return tuple(dict.fromkeys(chemistry.program for chemistry in self.chemistries))
 
-    def orders(self, chemistry: Chemistry) -> list[int]:
-        """The orders that ``chemistry`` is for."""
-        return [int(order) for order, name in sorted(self.core.levels.items()) if name == chemistry.name]
+    def orders(self, chemistry: Chemistry) -> list[int | str]:
+        """The orders that ``chemistry`` is for; ``"supersystem"``: what is beyond them, by one of all fragments."""
+        return [*self.core.nbodies_per_mc_level[chemistry.name]]
+
+    @property
+    def bodies(self) -> tuple[int, ...]:
+        """Through how many bodies there is an energy."""
+        orders = range(1, self.core.max_nbody + 1)
+        beyond = self.core.has_supersystem and self.core.nfragments not in orders
+        return (*orders, *([self.core.nfragments] if beyond else ()))
 
     @property
     def bsse(self) -> tuple[str, ...]:
@@ -152,10 +159,10 @@ class Expansion:
     def counts_by_nbody(self) -> dict[int, int]:
         """Calculations by number of real fragments, in order.
 
-        With one model chemistry by arithmetic, so that millions take no time.
+        With one model chemistry and no supersystem by arithmetic, so that millions take no time.
         """
         core, bsse = self.core, self.bsse
-        if len(self.chemistries) > 1:
+        if len(self.chemistries) > 1 or core.has_supersystem:
             orders_of_all = [len(real) for _, real, _ in self._pairs()]
             return {order: orders_of_all.count(order) for order in sorted(set(orders_of_all))}
         orders = range(1, core.max_nbody + 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..execution.xyz import parse_xyz
 from ..programs import registry
 from ..units import BOHR_TO_ANGSTROM
 from .request import RunRequest
@@ -146,7 +146,7 @@ def molecule_from_xyz(
     import numpy as np
     from qcelemental.models.v2 import Molecule
 
-    symbols, coordinates = _parse_xyz(text, name)
+    symbols, coordinates = parse_xyz(text, name)
     _check_distances(coordinates, name)
     groups = _connected(symbols, coordinates) if fragments is None else parse_fragments(fragments, len(symbols))
     if len(groups) < 2:
@@ -388,52 +388,6 @@ def _checked_max_nbody(max_nbody: int, n_fragments: int) -> int:
     if not 1 <= max_nbody <= n_fragments:
         raise InputError(f"max_nbody {max_nbody}, but there are {n_fragments} fragments; give 1 to {n_fragments}")
     return max_nbody
-
-
-def _parse_xyz(text: str, name: str) -> tuple[list[str], list[tuple[float, float, float]]]:
-    lines = text.splitlines()
-    try:
-        n_atoms = int(lines[0].split()[0])
-    except (IndexError, ValueError):
-        found = lines[0] if lines else ""
-        raise InputError(f"{name}: the first line of an .xyz file is the number of atoms, found {found!r}") from None
-    while lines and not lines[-1].strip():
-        lines.pop()
-    body = lines[2:]
-    if n_atoms < 1 or len(body) != n_atoms:
-        more = "; a file of several frames: give one frame" if len(body) > n_atoms and _is_count(body[n_atoms]) else ""
-        raise InputError(
-            f"{name}: line 1 says {n_atoms} atoms, found {len(body)} lines after the comment in line 2{more}"
-        )
-    parsed = [_parse_atom(line, number, name) for number, line in enumerate(body, start=3)]
-    return [symbol for symbol, _ in parsed], [position for _, position in parsed]
-
-
-def _parse_atom(line: str, number: int, name: str) -> tuple[str, tuple[float, float, float]]:
-    from qcelemental import periodictable
-
-    fields = line.split()
-    try:
-        x, y, z = (float(field) for field in fields[1:4])
-        if not all(map(math.isfinite, (x, y, z))):
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            f"{name}, line {number}: expected 'element x y z' in angstrom, found {line.strip()!r}"
-        ) from None
-    try:
-        symbol = periodictable.to_E(int(fields[0]) if fields[0].isdigit() else fields[0])
-        if symbol == "X" or not (fields[0].isalpha() or fields[0].isdigit()):
-            raise ValueError
-    except Exception:  # QCElemental's NotAnElementError
-        raise InputError(
-            f"{name}, line {number}: {fields[0]!r} is not an element; write its symbol, for example O"
-        ) from None
-    return symbol, (x, y, z)
-
-
-def _is_count(line: str) -> bool:
-    return line.strip().isdigit()
 
 
 def _distances(coordinates: Sequence[tuple[float, float, float]]) -> Any:

@@ -84,12 +84,12 @@ def fragment_rows(
     return tuple(_row(term, contacts, facts, results.get(term.label), outcomes.get(term.label)) for term in ordered)
 
 
-def body_rows(properties: Mapping[str, Any], bsse: Sequence[str], max_nbody: int) -> tuple[BodyRow, ...]:
+def body_rows(properties: Mapping[str, Any], bsse: Sequence[str], bodies: Sequence[int]) -> tuple[BodyRow, ...]:
     """QCManyBody's properties as rows, treatment by treatment."""
     rows = []
     for treatment in bsse:
         prefix = f"{treatment}_corrected"
-        for nbody in range(1, max_nbody + 1):
+        for nbody in bodies:
             rows.append(
                 BodyRow(
                     bsse=treatment,

@@ -438,7 +438,7 @@ class Run:
         result = None
         if not missing:
             made = expansion.result(results)
-            bodies = body_rows(made.properties.model_dump(), expansion.bsse, expansion.core.max_nbody)
+            bodies = body_rows(made.properties.model_dump(), expansion.bsse, expansion.bodies)
             result = made.model_dump(mode="json")
         widths = [outcome.threads for outcome in tally.outcomes.values()]
         statistics = {

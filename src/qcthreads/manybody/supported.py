@@ -54,7 +54,6 @@ def check_input(given: ManyBodyInput) -> None:
             'which is for which order; give for example "levels": {"1": "ccsd", "2": "mp2"}'
         )
     _check_expansion(
-        supersystem="supersystem" in levels,
         supersystem_ie_only=bool(keywords.supersystem_ie_only),
         embedding=bool(keywords.embedding_charges),
     )
@@ -64,7 +63,6 @@ def check_core(core: ManyBodyCore) -> None:
     """The same for a ManyBodyCore, which has no driver: its energies are computed."""
     check_bsse(core.bsse_type)
     _check_expansion(
-        supersystem=core.has_supersystem,
         supersystem_ie_only=bool(core.supersystem_ie_only),
         embedding=bool(core.embedding_charges),
     )
@@ -91,9 +89,7 @@ def _check_keywords(program: str, keywords: Mapping[str, Any]) -> None:
             )
 
 
-def _check_expansion(*, supersystem: bool, supersystem_ie_only: bool, embedding: bool) -> None:
-    if supersystem:
-        _refuse("levels with 'supersystem'", "a model chemistry for each order")
+def _check_expansion(*, supersystem_ie_only: bool, embedding: bool) -> None:
     if supersystem_ie_only:
         _refuse("supersystem_ie_only", "every order up to max_nbody")
     if embedding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from ..units import format_count, format_size
 from .statistics import CalculationFinding, Finding, FindingKind, Grant, WorkerUsage
@@ -32,6 +33,43 @@ _WORTH_TELLING_SHARE = 0.10
 _NEVER_ALLOWED = ("escaped", "memory")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What can be done, in the words of the one who reads it; ``{threads}`` is what worked, such as "2 threads"."""
+
+    too_many: str
+    width: str
+    fewer_threads: str
+    other_cpus: str
+    leave_cpus_out: str
+    scratch: str
+    memory: str
+
+
+OF_A_LEASE = Advice(
+    too_many="tell every threading runtime its width (OPENBLAS_NUM_THREADS as well as OMP_NUM_THREADS), or ask for "
+    "{threads}",
+    width="ask for {threads}",
+    fewer_threads="ask for fewer threads and run more calculations side by side",
+    other_cpus="use other CPUs or fewer threads",
+    leave_cpus_out="leave these CPUs out",
+    scratch="give it a faster scratch directory",
+    memory="tell the program less, or use fewer workers",
+)
+"""For who chose the width."""
+
+OF_A_RUN = Advice(
+    too_many="look for a setting of its own in its keywords, or give each calculation {threads} by --threads",
+    width="give each calculation {threads} by --threads",
+    fewer_threads="give each fewer by --threads, so that more run side by side",
+    other_cpus="keep off them by --cpus or --leave, or wait for others by --busy wait",
+    leave_cpus_out="leave these CPUs out by --cpus",
+    scratch="give a faster directory by --scratch",
+    memory="leave it more by fewer --workers, or a larger --memory",
+)
+"""For who left the widths to a run."""
+
+
 def findings_of(grant: Grant, usage: WorkerUsage) -> Iterator[Finding]:
     """Everything found about one worker."""
     who = f"worker {grant.worker_id} (process {usage.pid})"
@@ -46,16 +84,18 @@ def findings_of(grant: Grant, usage: WorkerUsage) -> Iterator[Finding]:
         yield Finding(kind=kind, message=message, worker_id=grant.worker_id)
 
 
-def judge(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
+def judge(
+    who: str, grant: Grant, usage: WorkerUsage, advice: Advice = OF_A_LEASE
+) -> Iterator[tuple[CalculationFinding, str]]:
     """Kind and message of everything that was found about ``who``, ended or not."""
     if usage.wall_ns >= _ENOUGH_TO_JUDGE_NS:
-        yield from _threads(who, usage)
-        yield from _imbalanced(who, usage)
-        yield from _contended(who, usage)
-        yield from _others(who, grant, usage)
-        yield from _disk(who, usage)
+        yield from _threads(who, usage, advice)
+        yield from _imbalanced(who, usage, advice)
+        yield from _contended(who, usage, advice)
+        yield from _others(who, grant, usage, advice)
+        yield from _disk(who, usage, advice)
     yield from _escaped(who, grant, usage)
-    yield from _memory(who, grant, usage)
+    yield from _memory(who, grant, usage, advice)
 
 
 def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]]) -> list[Finding]:
@@ -65,7 +105,7 @@ def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]]) -> list[Finding]:
     for name, grant, usage in watched:
         total += 1
         total_ns += usage.wall_ns
-        for kind, message in judge(name, grant, usage):
+        for kind, message in judge(name, grant, usage, OF_A_RUN):
             found.setdefault(kind, []).append((usage.wall_ns, message))
     findings = []
     for kind, told in found.items():
@@ -77,36 +117,37 @@ def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]]) -> list[Finding]:
     return findings
 
 
-def _threads(who: str, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
+def _threads(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
     asked, worked = usage.threads_asked, usage.threads_working
     given = f"{who} was given {format_count(asked, 'thread')}, but"
+    so_many = format_count(worked, "thread")
     if worked > asked:
         yield (
             "oversubscribed",
-            f"{given} {worked} worked; tell every threading runtime its width (OPENBLAS_NUM_THREADS as well as "
-            f"OMP_NUM_THREADS), or ask for {worked} threads",
+            f"{given} {worked} worked; {advice.too_many.format(threads=so_many)}",
         )
     elif worked == 0:
         yield "undersubscribed", f"{given} none worked: it waits or sleeps"
     elif worked == 1 < asked:
         yield (
             "ignored-width",
-            f"{given} 1 worked: the program ignores its width, or this calculation does not thread; ask for 1 thread",
+            f"{given} 1 worked: the program ignores its width, or this calculation does not thread; "
+            f"{advice.width.format(threads=so_many)}",
         )
     elif worked < asked:
-        yield "undersubscribed", f"{given} {worked} worked; ask for {format_count(worked, 'thread')}"
+        yield "undersubscribed", f"{given} {worked} worked; {advice.width.format(threads=so_many)}"
 
 
-def _imbalanced(who: str, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
+def _imbalanced(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
     if usage.imbalance is not None and usage.imbalance > _IMBALANCED_SHARE:
         yield (
             "imbalanced",
             f"the threads of {who} worked {1 - usage.imbalance:.0%} of the time of the busiest one on average: they "
-            "wait for it; ask for fewer threads and run more calculations side by side",
+            f"wait for it; {advice.fewer_threads}",
         )
 
 
-def _contended(who: str, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
+def _contended(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
     wanted_ns = usage.cpu_ns + (usage.wait_ns or 0)
     if usage.wait_share is None or wanted_ns < _WANTED_SHARE * usage.wall_ns:
         return
@@ -114,11 +155,11 @@ def _contended(who: str, usage: WorkerUsage) -> Iterator[tuple[CalculationFindin
         yield (
             "contended",
             f"{who} waited for a CPU {usage.wait_share:.0%} of the time that it wanted to run: more threads than CPUs, "
-            f"its own or other people's, run on {usage.cpus_allowed}; use other CPUs or fewer threads",
+            f"its own or other people's, run on {usage.cpus_allowed}; {advice.other_cpus}",
         )
 
 
-def _others(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
+def _others(who: str, grant: Grant, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
     if usage.other_cpu_ns is None or not grant.bound_to:
         return
     busy = usage.other_cpu_ns / usage.wall_ns
@@ -126,16 +167,16 @@ def _others(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[Calcul
         yield (
             "others",
             f"other processes kept {busy:.2g} of the {format_count(len(grant.bound_to), 'CPU')} busy that {who} is "
-            f"bound to ({grant.bound_to}); end them, or leave these CPUs out",
+            f"bound to ({grant.bound_to}); end them, or {advice.leave_cpus_out}",
         )
 
 
-def _disk(who: str, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
+def _disk(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
     if usage.disk_share is not None and usage.looks >= _LOOKS_FOR_DISK and usage.disk_share > _DISK_SHARE:
         yield (
             "disk",
-            f"{who} waited for its disk {usage.disk_share:.0%} of the time; give it a faster scratch directory, more "
-            "memory, or a method that keeps its integrals in memory",
+            f"{who} waited for its disk {usage.disk_share:.0%} of the time; {advice.scratch}, more memory, "
+            "or a method that keeps its integrals in memory",
         )
 
 
@@ -152,11 +193,11 @@ def _escaped(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[Calcu
         )
 
 
-def _memory(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
+def _memory(who: str, grant: Grant, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
     if not grant.memory_bytes or usage.memory_peak_bytes <= grant.memory_bytes:
         return
     yield (
         "memory",
         f"{who} was granted {format_size(grant.memory_bytes)}, but has held {format_size(usage.memory_peak_bytes)}; "
-        "tell the program less, or use fewer workers",
+        f"{advice.memory}",
     )

@@ -8,6 +8,7 @@ SPEC = ProgramSpec(
     parallel_model=ParallelModel.OWN_LAUNCHER,
     in_process=False,
     command="molpro -n {ranks} -t {threads} input.com",
+    width_options=("-n",),
     memory=MemorySetting("process", "10^6 8-byte words", "the memory card, by QCEngine: the lease's by ncores"),
     executable="molpro",
     install_hint="Molpro is licensed: see https://www.molpro.net, and put molpro on PATH",

@@ -14,6 +14,7 @@ SPEC = ProgramSpec(
         "PSI_SCRATCH": "{scratch}",
     },
     command="psi4 -n {threads} input.dat",
+    width_options=("-n", "--nthread"),
     input_text="set_num_threads({threads})",
     inert={
         "PSI_NTHREAD": "read by no version of Psi4; the width comes by --nthread (old: nthreads in the input), "

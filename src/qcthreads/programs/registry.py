@@ -124,8 +124,10 @@ def require(name: str, *, through_qcengine: bool = True) -> Installation:
     """
     spec = get(known(name))
     if through_qcengine and not spec.qcengine:
+        ranks, threads = (4, 1) if "{ranks}" in spec.command else (1, 4)
         raise InputError(
-            f"QCEngine has no harness for {spec.title}: give its own command to `qcthreads exec --program {spec.name}`"
+            f"QCEngine has no harness for {spec.title}, so that `run` cannot use it; lease CPUs for its own command: "
+            f"`qcthreads exec --program {spec.name} --threads 4 -- {spec.command.format(ranks=ranks, threads=threads)}`"
         )
     installation = find(spec)
     if installation is None:

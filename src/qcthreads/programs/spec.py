@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
+
+from ..light import dataclass, field
 
 
 class ParallelModel(Enum):
@@ -95,6 +96,8 @@ class ProgramSpec:
     """QCEngine's task_config beyond ncores, memory and the scratch directory; for an MPI program from two ranks on."""
     command: str = ""
     """Its command line at a width, for ``qcthreads exec``."""
+    width_options: tuple[str, ...] = ()
+    """Options of its command line of which one has to say the width: the environment does not."""
     input_text: str = ""
     """What its input must say at a width; only the user can write it there."""
     inert: Mapping[str, str] = field(default_factory=dict)
