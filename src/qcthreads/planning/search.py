@@ -109,13 +109,13 @@ class _Search:
         """Workers of one width, longest first: what is found must not be worse than any of these."""
         for workers in uniform:
             if workers.bound_s < self.best.makespan_s:
-                self._keep(workers.give_out(workers.longest_first())[0])
+                self._keep(workers.give_out(workers.longest_first()))
 
     def first_come(self, uniform: Iterable[Workers]) -> None:
         """The same, first come, first served."""
         for workers in uniform:
             if workers.bound_s < self.best.makespan_s and self.best.makespan_s > self.close_s:
-                self._keep(workers.give_out(range(len(self._batch)))[0])
+                self._keep(workers.give_out(range(len(self._batch))))
 
     def run(self, ways: Iterator[_Way]) -> None:
         """Each way at the shortest deadline there can be, then by bisection; then the best quarter by squeaking."""
