@@ -16,10 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from heapq import heapify, heapreplace
 
-from families import FAMILIES, Problem, memory_tight
+from families import FAMILIES, MEMORY_TIGHT, Problem
+from patterns import ends_later_than
 
 from qcthreads.planning import Plan, plan
 
+FAR = 1.02
+PROVEN = (1.005, 1.01, 1.015, 1.02, 1.03)
 STRATEGIES = ("balanced", "adaptive", "auto")
 
 
@@ -42,17 +45,34 @@ def print_quality(seeds: int) -> None:
     print_row(head)
     print_row(["---"] * len(head))
     overall: dict[str, list[float]] = {}
+    beyond: list[tuple[Problem, dict[str, float]]] = []
     for family in FAMILIES:
         for name, per_cpu in (("under 4", (0.5, 1, 2)), ("4 and more", (4, 10))):
             ratios: dict[str, list[float]] = {}
             for problem in problems(family, per_cpu, seeds):
-                for contender, ratio in compared(problem).items():
+                found = compared(problem)
+                for contender, ratio in found.items():
                     ratios.setdefault(contender, []).append(ratio)
-            print_row([family.__name__, name, *(spread(found) for found in ratios.values())])
-            if per_cpu[0] >= 4 and family is not memory_tight:
-                for contender, found in ratios.items():
-                    overall.setdefault(contender, []).extend(found)
-    print_row(["all but memory_tight", "4 and more", *(spread(found) for found in overall.values())])
+                if per_cpu[0] >= 4 and family not in MEMORY_TIGHT:
+                    for contender, ratio in found.items():
+                        overall.setdefault(contender, []).append(ratio)
+                    if found["auto"] > FAR:
+                        beyond.append((problem, found))
+            print_row([family.__name__, name, *map(spread, ratios.values())])
+    print_row(["enough memory", "4 and more", *map(spread, overall.values())])
+    print()
+    print_beyond(beyond)
+
+
+def print_beyond(beyond: list[tuple[Problem, dict[str, float]]]) -> None:
+    """What is far from the lower bound: how far it is from a bound that counts whole tasks."""
+    print(f"auto beyond {FAR} times the lower bound, and within how much of the shortest it is proven to be\n")
+    print_row(("family", "tasks", "CPUs", "auto / lower bound", "proven within"))
+    print_row(["---"] * 5)
+    for problem, found in beyond:
+        makespan_s = planned(problem, "auto").makespan_s
+        within = next((part for part in PROVEN if ends_later_than(problem, makespan_s / part)), found["auto"])
+        print_row((problem.family, len(problem.tasks), problem.cpus, f"{found['auto']:.3f}", f"{within:.3f}"))
     print()
 
 

@@ -92,9 +92,54 @@ def memory_tight(cpus: int, count: int, seed: int) -> Problem:
     return _problem("memory-tight", cpus, [times for times, _ in tasks], [need for _, need in tasks], memory)
 
 
+def bimodal(cpus: int, count: int, seed: int) -> Problem:
+    """Nine small ones that gain nothing from threads for each that costs a hundred times as much, and scales."""
+    rng = random.Random(seed)
+    tasks = []
+    for _ in range(count):
+        large = rng.random() < 0.1
+        cost_s = (100.0 if large else 1.0) * rng.uniform(0.8, 1.25)
+        tasks.append(_amdahl(cost_s, cpus, 0.97 if large else 0.1))
+    return _problem("bimodal", cpus, tasks)
+
+
+def one_giant(cpus: int, count: int, seed: int) -> Problem:
+    """One that costs as much as a fifth of all others together."""
+    rng = random.Random(seed)
+    costs = [rng.uniform(1, 3) for _ in range(count - 1)]
+    costs.append(max(3.0, sum(costs) / 5))
+    return _problem("one giant", cpus, [_amdahl(cost, cpus, 0.95) for cost in costs])
+
+
+def one_thread(cpus: int, count: int, seed: int) -> Problem:
+    """A program that does not thread."""
+    rng = random.Random(seed)
+    return _problem("one thread", cpus, [{1: rng.lognormvariate(1, 0.7)} for _ in range(count)])
+
+
+def whole_node(cpus: int, count: int, seed: int) -> Problem:
+    """A tenth can only have the whole node, all others any width up to 16."""
+    rng = random.Random(seed)
+    tasks = []
+    for _ in range(count):
+        widths = [cpus] if rng.random() < 0.1 else list(range(1, min(cpus, 16) + 1))
+        tasks.append(_amdahl(rng.lognormvariate(2, 1), cpus, rng.uniform(0.8, 0.99), widths=widths))
+    return _problem("whole node", cpus, tasks)
+
+
+def memory_bimodal(cpus: int, count: int, seed: int) -> Problem:
+    """One in four needs a fifth of the memory, all others next to nothing; who needs more does not take longer."""
+    rng = random.Random(seed)
+    times = [_amdahl(rng.lognormvariate(2, 0.7), cpus, rng.uniform(0.5, 0.98)) for _ in range(count)]
+    needs = [(20 if rng.random() < 0.25 else 1) * _UNIT for _ in range(count)]
+    return _problem("memory-bimodal", cpus, times, needs, max(100, cpus) * _UNIT)
+
+
 FAMILIES: tuple[Callable[[int, int, int], Problem], ...] = (
-    many_body, mixed_clusters, equal, heavy_tail, saturating, non_monotone, odd_widths, memory_tight,
+    many_body, mixed_clusters, equal, heavy_tail, saturating, non_monotone, odd_widths,
+    bimodal, one_giant, one_thread, whole_node, memory_tight, memory_bimodal,
 )  # fmt: skip
+MEMORY_TIGHT = (memory_tight, memory_bimodal)
 
 
 def _amdahl(

@@ -34,6 +34,7 @@ BUSY_S = 0.3
 WORK_BYTES = 16 * 1024**2  # of a calculation, beside what its worker needs itself
 PORTION_BYTES = 1024**2
 HOTPLUG_MORE_S = 60  # on a busy machine, until CPUs have gone and come between readings
+LOOKED_S = 1.5  # by then a run has looked again at what may be used
 CGROUPS = Path("/sys/fs/cgroup")
 SWITCH_CPUS = """
 cd /sys/devices/system/cpu
@@ -300,6 +301,54 @@ def calculation(_: object) -> dict[str, Any]:
     }
 
 
+def losing(word: str) -> list[dict[str, Any]]:
+    """``COUNTxMANY`` calculations side by side, one of which takes its own CPU offline while it runs."""
+    from qcthreads.execution.calculation import Calculation
+    from qcthreads.execution.engine import LocalEngine
+    from qcthreads.execution.source import Dispatched
+    from qcthreads.planning import Task
+    from qcthreads.planning.dispatch import Dispatcher
+
+    many, _, count = word.partition("x")
+    book = LeaseBook(get_host().read_machine(), read_limits())
+    made = {
+        f"f{n}": Calculation(label=f"f{n}", program="none", input={}, compute="observe:linger")
+        for n in range(int(count))
+    }
+    dispatcher = Dispatcher([Task(label, {1: 1.0}) for label in made], book.machine, known="nothing")
+    source = Dispatched(dispatcher, list(made.values()), lambda label, _, __: made[label], most_threads=int(many))
+    with LocalEngine(book) as engine:
+        outcomes = list(engine.run(source, max_workers=int(many)))
+    for outcome in outcomes:
+        if lost := (outcome.result or {}).get("lost"):
+            _online(lost).write_text("1")
+    return [{"cpus": list(one.cpus), "error": one.error, **(one.result or {})} for one in outcomes]
+
+
+def linger(_: object) -> dict[str, Any]:
+    """Runs in a worker: takes its CPU offline if nobody did so before, and outlasts the next look at the limits."""
+    begun, mask = Path("/run/losing"), list(get_host().get_affinity())
+    after, lost = Path("/run/lost").exists(), None
+    if 0 not in mask and not after:  # the first CPU cannot go
+        try:
+            begun.mkdir()
+        except FileExistsError:
+            pass
+        else:
+            lost = mask[0]
+            _online(lost).write_text("0")
+            Path("/run/lost").touch()
+    while not Path("/run/lost").exists():
+        time.sleep(0.1)
+    if not after:
+        time.sleep(LOOKED_S)
+    return {"mask": mask, "after": after, "lost": lost, "moved_to": list(get_host().get_affinity())}
+
+
+def _online(cpu: int) -> Path:
+    return Path(f"/sys/devices/system/cpu/cpu{cpu}/online")
+
+
 def _own_kib() -> dict[str, int]:
     """All memory of this process by node, but for the pages of files, which it shares with whoever read them before."""
     counts: dict[str, int] = {}
@@ -399,6 +448,7 @@ _OBSERVERS = {
         workers,
         cgroup,
         hungry,
+        losing,
     )
 }
 

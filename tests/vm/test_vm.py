@@ -55,7 +55,7 @@ GUESTS = {
     "memory_only": (
         MEMORY_ONLY,
         *["machine", "pages=bind:4", "pages=interleave:0-4", "pages=bind:2-3", "pages=preferred-many:3-4"],
-        *["leases=2,2,2,2", "split=2x4", "workers=1x4"],
+        *["leases=2,2,2,2", "split=2x4", "workers=1x4", "losing=3x8"],
     ),
 }
 
@@ -311,6 +311,20 @@ def test_a_worker_across_nodes_prefers_all_of_them(memory_only):
     assert worker["policy"] == f"preferred-many {nodes[0]}-{nodes[1]}"
     assert set(worker["pages"]) <= set(nodes)
     assert worker["notes"] == []
+
+
+def test_a_run_goes_on_when_the_cpu_of_one_of_its_calculations_goes_offline(memory_only):
+    (found,) = memory_only["losing"]
+    assert [one["error"] for one in found] == [None] * 8
+    (lost,) = (one for one in found if one["lost"])
+    assert lost["mask"] == lost["cpus"] == [lost["lost"]]
+    assert lost["moved_to"], "the kernel moved it to CPUs that were left"
+    assert lost["lost"] not in lost["moved_to"]
+    later = [one for one in found if one["after"]]
+    assert len(later) >= 8 - 3
+    for one in later:
+        assert one["mask"] == one["cpus"]
+        assert lost["lost"] not in one["cpus"]
 
 
 def test_offline_cpus_are_not_used(offline):

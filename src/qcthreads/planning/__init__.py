@@ -6,6 +6,7 @@ Importing it does not load numpy, which who only divides a machine into equal wo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from ..cpuset import CpuSet
 from ..errors import InputError
@@ -82,5 +83,5 @@ def plan(
         bandwidth_bytes_per_s=bandwidth_bytes_per_s,
         width=width,
     )
-    ordered = tuple(sorted(proposal.placements, key=lambda placement: (placement.start_s, placement.cpus.first)))
+    ordered = tuple(sorted(proposal.placements, key=attrgetter("start_s")))
     return Plan(ordered, strategy.strip().lower().replace("-", "_"), bound_of(batch), proposal.reasons)

@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from operator import attrgetter
 from typing import overload
 
 import numpy as np
@@ -124,7 +125,7 @@ class Batch(Sequence[Task]):
     @cached_property
     def memory_bytes(self) -> Floats:
         """Of each task."""
-        return np.array([task.memory_bytes for task in self.tasks], dtype=np.float64)
+        return np.array(list(map(attrgetter("memory_bytes"), self.tasks)), dtype=np.float64)
 
     @cached_property
     def traffic_bytes(self) -> Floats:
@@ -157,7 +158,7 @@ class Batch(Sequence[Task]):
         return self._choices[weights]
 
     def _weighed(self, cpus: float, memory: float, bandwidth: float) -> Choices:
-        widths, times_s = self.widths, self.times_s
+        widths, times_s = self._fastest_last
         listed = np.isfinite(times_s)
         share = widths * (cpus / self.capacity.cpus)
         if memory:
@@ -168,18 +169,26 @@ class Batch(Sequence[Task]):
             costs_s += bandwidth * np.minimum(moved_s, np.where(listed, times_s, 0.0))
         costs_s[~listed] = np.inf
         # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
-        order = np.argsort(costs_s * (1 + _NARROWER_FIRST * widths), axis=1)
-        widths, times_s, costs_s = (np.take_along_axis(table, order, axis=1) for table in (widths, times_s, costs_s))
-        worth = np.isfinite(times_s)
-        worth[:, 1:] &= times_s[:, 1:] < np.minimum.accumulate(times_s, axis=1)[:, :-1]
-        most = int(worth.sum(axis=1).max(initial=1))
-        order = np.argsort(~worth, axis=1, kind="stable")[:, :most]
-        worth = np.take_along_axis(worth, order, axis=1)
-        return Choices(
-            np.take_along_axis(widths, order, axis=1),
-            np.where(worth, np.take_along_axis(times_s, order, axis=1), np.inf),
-            np.where(worth, np.take_along_axis(costs_s, order, axis=1), np.inf),
-        )
+        dearness = costs_s * (1 + _NARROWER_FIRST * widths)
+        cheapest_faster = np.minimum.accumulate(dearness[:, ::-1], axis=1)[:, -2::-1]
+        worth = listed
+        worth[:, :-1] &= dearness[:, :-1] < cheapest_faster
+        if worth.all():
+            return Choices(widths, times_s, costs_s)
+        most = worth.sum(axis=1)
+        to = np.arange(int(most.max(initial=1))) < most[:, None]
+        kept = np.ones(to.shape, dtype=np.int64), np.full(to.shape, np.inf), np.full(to.shape, np.inf)
+        for table, column in zip(kept, (widths, times_s, costs_s), strict=True):
+            table[to] = column[worth]
+        return Choices(*kept)
+
+    @cached_property
+    def _fastest_last(self) -> tuple[Integers, Floats]:
+        """Widths and times with each row sorted by time; of equally fast ones the narrowest last."""
+        if (self.times_s[:, 1:] < self.times_s[:, :-1]).all():
+            return self.widths, self.times_s
+        order = np.lexsort((-self.widths, -self.times_s), axis=1)
+        return np.take_along_axis(self.widths, order, axis=1), np.take_along_axis(self.times_s, order, axis=1)
 
     @cached_property
     def _table(self) -> tuple[Integers, Floats]:

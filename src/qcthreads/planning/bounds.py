@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..cpuset import CpuSet
 from ..machine import Machine
 from .batch import Batch, Choices
@@ -80,8 +82,8 @@ def _taken_up(
 
 def _few_side_by_side(batch: Batch) -> float:
     """Of tasks that each need more than 1/(k+1) of the memory at most k run at the same time."""
-    bound_s = 0.0
-    for together in range(1, _MOST_SIDE_BY_SIDE):
-        large = batch.memory_bytes * (together + 1) > batch.capacity.memory_bytes
-        bound_s = max(bound_s, float(batch.shortest_s[large].sum()) / together)
-    return bound_s
+    order = np.argsort(-batch.memory_bytes)
+    total_s = np.concatenate(([0.0], np.cumsum(batch.shortest_s[order])))
+    together = np.arange(1, _MOST_SIDE_BY_SIDE)
+    large = np.searchsorted(-batch.memory_bytes[order], -batch.capacity.memory_bytes / (together + 1))
+    return float((total_s[large] / together).max())

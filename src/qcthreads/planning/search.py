@@ -25,11 +25,12 @@ _LayOut = Callable[[Layout, Sequence[int], float], Timetable]
 # A plan this close to its lower bound is good enough; no estimate of a time is as good.
 CLOSE = 1.001
 _BISECTIONS = 6
+_FIRST = 3  # ways that are tried before the first is bisected
 # Layouts in all, by the square of the number of tasks, and never more: 1,000 tasks shall take no longer than 20 ms.
 _BUDGET, _MOST = 6_000_000, 1_500
 _COST: dict[_LayOut, int] = {pack: 1, start: 2, insert: 2}  # of a layout, measured
-# Never fewer: one way with its bisection; of very many tasks, where any order will do, two.
-_FEWEST, _FEWEST_OF_MANY, _MANY = _BISECTIONS + 1, 2, 10_000
+# Never fewer: the first ways, with one bisection; of very many tasks, where any order will do, two ways alone.
+_FEWEST, _FEWEST_OF_MANY, _MANY = _BISECTIONS + 2, 3, 10_000
 _INSERT_UP_TO = 128  # tasks; beyond, a quadratic layout costs more than it gains
 _PATIENCE = 10  # layouts, after which the best order is gone back to
 _SHORTER = 0.997  # the next deadline to be tried, as a part of the best makespan
@@ -79,19 +80,22 @@ def binding(batch: Batch) -> bool:
 
 
 def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
-    """Each with the longest first, by the time at the width that the bound chooses, and with the largest first."""
+    """With the widest, the largest or the longest first, as the bound chooses; the most promising come first."""
     tight = binding(batch)
-    small = len(batch) <= _INSERT_UP_TO
     weighed = sorted(bounds, key=lambda bound: -bound[0])[:3] if tight else bounds[:1]
     for bound_s, choices in weighed:
         layout = Layout(batch, choices)
         _, widths, times_s = (np.array(column) for column in layout.chosen(bound_s))
-        wide = widths @ times_s > 2 * float(times_s[widths == 1].sum())
-        methods = [start] if tight else [start, pack] if wide else [pack, start]
-        for keys in ((-times_s,), (-times_s * widths,), (-times_s, -widths)):
-            order: list[int] = np.lexsort(keys).tolist()
-            for lay_out in [*methods, insert] if small else methods:
-                yield _Way(lay_out, layout, order)
+        wide, large, long = (
+            np.lexsort(keys).tolist() for keys in ((-times_s, -widths), (-times_s * widths,), (-times_s,))
+        )
+        ways = [(pack, wide), (start, large), (pack, large), (start, long), (pack, long), (start, wide)]
+        if tight:
+            ways = [(start, large), (start, long), (start, wide)]
+        if len(batch) <= _INSERT_UP_TO:
+            ways += [(insert, order) for order in (wide, large, long)]
+        for lay_out, order in ways:
+            yield _Way(lay_out, layout, order)
 
 
 class _Search:
@@ -109,13 +113,13 @@ class _Search:
         """Workers of one width, longest first: what is found must not be worse than any of these."""
         for workers in uniform:
             if workers.bound_s < self.best.makespan_s:
-                self._keep(workers.give_out(workers.longest_first())[0])
+                self._keep(workers.give_out(workers.longest_first()))
 
     def first_come(self, uniform: Iterable[Workers]) -> None:
         """The same, first come, first served."""
         for workers in uniform:
             if workers.bound_s < self.best.makespan_s and self.best.makespan_s > self.close_s:
-                self._keep(workers.give_out(range(len(self._batch)))[0])
+                self._keep(workers.give_out(range(len(self._batch))))
 
     def run(self, ways: Iterator[_Way]) -> None:
         """Each way at the shortest deadline there can be, then by bisection; then the best quarter by squeaking."""
@@ -123,9 +127,13 @@ class _Search:
         for way in ways:
             if self._done:
                 break
-            if self._try(way, self.close_s).late:
-                self._bisect(way)
+            self._try(way, self.close_s)
             tried.append(way)
+            if len(tried) == _FIRST:
+                for one in tried:
+                    self._bisect(one)
+            elif len(tried) > _FIRST:
+                self._bisect(way)
         tried.sort(key=lambda way: way.makespan_s)
         self._squeak(tried[: -(-len(tried) // 4)])
 
@@ -156,7 +164,8 @@ class _Search:
         for _ in range(_BISECTIONS):
             if self._done or high_s <= low_s * CLOSE:
                 break
-            deadline_s = (low_s + high_s) / 2
+            # Half way between what they exceed the bound by, as powers: most of the shortest are near it.
+            deadline_s = self._bound_s + math.sqrt((low_s - self._bound_s) * (high_s - self._bound_s))
             found = self._try(way, deadline_s)
             if found.late:
                 low_s = deadline_s

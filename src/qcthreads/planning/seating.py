@@ -5,19 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from heapq import heappop, heappush
+from itertools import islice
+from operator import attrgetter
 
 import numpy as np
 
 from ..cpuset import CpuSet
 from ..machine import Machine
-from ..machine.placement import compact
-from .timetable import Entry
+from ..machine.placement import compact, split
+from .batch import Batch
+from .model import Placement
+from .timetable import Entry, Timetable, Turns
 
 
-def seat(machine: Machine, usable: CpuSet, entries: Sequence[Entry]) -> list[CpuSet]:
-    """Disjoint places for all who run at the same time, in the order of ``entries``.
+def placed(batch: Batch, timetable: Timetable, machine: Machine, usable: CpuSet) -> list[Placement]:
+    """The timetable on concrete CPUs: disjoint places for all who run at the same time."""
+    entries = timetable.entries
+    if timetable.turns is not None:
+        places = _workers_places(machine, usable, entries, timetable.turns)
+    else:
+        # What takes no time, or none that rounding leaves, is done before all else, where it is in nobody's way.
+        entries = [entry if entry[1] < entry[2] else (entry[0], 0.0, 0.0) for entry in entries]
+        places = _places(machine, usable, entries)
+    widths, starts_s, ends_s = zip(*entries, strict=True) if entries else ((), (), ())
+    return list(map(Placement, map(attrgetter("id"), batch.tasks), starts_s, ends_s, widths, places))
 
-    Who starts takes over the place of one as wide that has ended, as a worker of that width would, unless that lay
+
+def _workers_places(machine: Machine, usable: CpuSet, entries: Sequence[Entry], turns: Turns) -> list[CpuSet]:
+    """The place of each task's worker, or the first part of it where the task is narrower."""
+    places = split(machine, usable, turns.count, turns.width)
+
+    @cache
+    def part(worker: int, width: int) -> CpuSet:
+        place = places[worker]
+        return place if width == len(place) else CpuSet(islice(place, width))
+
+    return [part(worker, width) for worker, (width, _, _) in zip(turns.worker_of, entries, strict=True)]
+
+
+def _places(machine: Machine, usable: CpuSet, entries: Sequence[Entry]) -> list[CpuSet]:
+    """Who starts takes over the place of one as wide that has ended, as a worker of that width would, unless that lay
     further apart than need be; else the closest that is free. Of those who start together the widest chooses first.
     """
     domains = [domain.cpus.bits for domain in machine.llc_domains]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
 import numpy as np
 
@@ -28,6 +29,15 @@ _WHOLE_BANDWIDTH = 1 << 40  # shares of it are whole numbers, whose sums are exa
 
 
 @dataclass(frozen=True, slots=True)
+class Turns:
+    """Workers of one width that take turns, each at one place: how many, and which has each task."""
+
+    width: int
+    count: int
+    worker_of: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Timetable:
     """When each task of the batch runs, and how wide, in the order of the batch."""
 
@@ -35,6 +45,8 @@ class Timetable:
     late: Sequence[int]
     """Who ends after the deadline that was aimed at."""
     makespan_s: float
+    turns: Turns | None = None
+    """Where it was made by giving out tasks to workers of one width."""
 
 
 class Layout:
@@ -217,35 +229,35 @@ class _Queues:
     """Who waits: by width, each queue in order."""
 
     def __init__(self, layout: Layout, order: Sequence[int], widths: list[int], times_s: list[float]) -> None:
-        self._rank = [0] * len(order)
-        self._queues: dict[int, list[tuple[int, float, int]]] = {}
-        for rank, task in enumerate(order):
-            self._rank[task] = rank
-        for task in reversed(order):  # lists give out their last
+        self._queues: dict[int, list[tuple[int, int, float, int]]] = {}
+        for rank in range(len(order) - 1, -1, -1):  # lists give out their last
+            task = order[rank]
             memory, moved_s = layout.needs[task]
-            entry = task, memory, layout.rate(moved_s, times_s[task])
+            entry = rank, task, memory, layout.rate(moved_s, times_s[task]) if moved_s else 0
             self._queues.setdefault(widths[task], []).append(entry)
         self._widths = sorted(self._queues)
         self._ahead = len(order) if len(order) <= _FEW else _LOOK_AHEAD
+        self._last = len(order)  # a rank behind all
 
     def take(self, free: int, memory: float, bandwidth: int) -> tuple[int, float, int] | None:
         """The first in order that fits, with its memory and bandwidth."""
-        best, best_rank, best_at = 0, len(self._rank), -1
+        best, best_rank, best_at = 0, self._last, -1
         for width in self._widths:
             if width > free:
                 break
             queue = self._queues[width]
-            for at in range(len(queue) - 1, max(-1, len(queue) - 1 - self._ahead), -1):
-                task, need, rate = queue[at]
-                if self._rank[task] > best_rank:
+            at = -1
+            for rank, _, need, rate in islice(reversed(queue), self._ahead):
+                if rank > best_rank:
                     break
                 if need <= memory and rate <= bandwidth:
-                    best, best_rank, best_at = width, self._rank[task], at
+                    best, best_rank, best_at = width, rank, at
                     break
+                at -= 1
         if not best:
             return None
         queue = self._queues[best]
-        found = queue.pop(best_at)
+        _, task, need, rate = queue.pop(best_at)
         if not queue:
             self._widths.remove(best)
-        return found
+        return task, need, rate

@@ -15,7 +15,7 @@ import numpy as np
 
 from .batch import Batch, Floats, Integers
 from .split import makespan
-from .timetable import Entry, Timetable
+from .timetable import Entry, Timetable, Turns
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Workers:
         order: list[int] = np.argsort(-self.times_s, kind="stable").tolist()
         return order
 
-    def give_out(self, order: Sequence[int]) -> tuple[Timetable, list[int]]:
-        """Each task to the worker that is free first, and which that is."""
+    def give_out(self, order: Sequence[int]) -> Timetable:
+        """Each task to the worker that is free first."""
         free = [(0.0, worker) for worker in range(self.count)]
         heapify(free)
         widths, times_s = self.widths.tolist(), self.times_s.tolist()
@@ -50,7 +50,7 @@ class Workers:
             heapreplace(free, (end_s, worker))
             entries[task] = widths[task], start_s, end_s
             worker_of[task] = worker
-        return Timetable(entries, (), max(end_s for end_s, _ in free)), worker_of
+        return Timetable(entries, (), max(end_s for end_s, _ in free), Turns(self.width, self.count, worker_of))
 
 
 def workers_of(batch: Batch, width: int) -> Workers:

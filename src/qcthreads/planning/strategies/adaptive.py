@@ -12,10 +12,9 @@ from ...cpuset import CpuSet
 from ...errors import InputError
 from ...machine import Machine
 from ..batch import Batch
-from ..model import Placement, Proposal, Task, capacity_of
+from ..model import Proposal, Task, capacity_of
 from ..search import shortest
-from ..seating import seat
-from ..timetable import Timetable
+from ..seating import placed
 
 
 def adaptive(
@@ -41,14 +40,3 @@ def refuse_width(strategy: str, width: int | None) -> None:
             f"workers {width} threads wide were asked of the strategy {strategy}, which gives each task a width of "
             "its own; ask balanced"
         )
-
-
-def placed(batch: Batch, timetable: Timetable, machine: Machine, usable: CpuSet) -> list[Placement]:
-    """The timetable on concrete CPUs."""
-    # What takes no time, or none that rounding leaves, is done before all else, where it is in nobody's way.
-    entries = [entry if entry[1] < entry[2] else (entry[0], 0.0, 0.0) for entry in timetable.entries]
-    places = seat(machine, usable, entries)
-    return [
-        Placement(task.id, start_s, end_s, width, place)
-        for task, (width, start_s, end_s), place in zip(batch.tasks, entries, places, strict=True)
-    ]

@@ -8,16 +8,14 @@ a part of the place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from itertools import islice
 
 from ...cpuset import CpuSet
 from ...errors import InputError
 from ...machine import Machine
-from ...machine.placement import split
 from ...units import format_count, format_split
 from ..batch import Batch
-from ..model import Placement, Proposal, Task, capacity_of
+from ..model import Proposal, Task, capacity_of
+from ..seating import placed
 from ..uniform import best_workers, narrowest_width, workers_of
 
 
@@ -42,17 +40,7 @@ def balanced(
             f"ask for at least {narrowest}"
         )
     workers = best_workers(batch)[0] if width is None else workers_of(batch, width)
-    timetable, worker_of = workers.give_out(workers.longest_first())
-    places = split(machine, usable, workers.count, workers.width)
-
-    @cache
-    def part(worker: int, width: int) -> CpuSet:
-        place = places[worker]
-        return place if width == len(place) else CpuSet(islice(place, width))
-
-    placements = [
-        Placement(task.id, start_s, end_s, own, part(worker, own))
-        for task, (own, start_s, end_s), worker in zip(batch.tasks, timetable.entries, worker_of, strict=True)
-    ]
+    timetable = workers.give_out(workers.longest_first())
     chosen = f"{format_split(workers.count, workers.width)} for {format_count(len(batch), 'task')}"
-    return Proposal(placements, (f"{chosen}: {'as asked' if width else 'the uniform width that ends soonest'}",))
+    why = "as asked" if width else "the uniform width that ends soonest"
+    return Proposal(placed(batch, timetable, machine, usable), (f"{chosen}: {why}",))

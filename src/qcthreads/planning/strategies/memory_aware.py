@@ -14,7 +14,8 @@ from ..batch import Batch
 from ..model import Proposal, Task, capacity_of
 from ..nodes import crowded, memory_nodes, overfull, shortest_by_node
 from ..search import binding, shortest
-from .adaptive import placed, refuse_width
+from ..seating import placed
+from .adaptive import refuse_width
 
 
 def memory_aware(
