@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcthreads.errors import InputError
-from qcthreads.planning.costs import CostModel, Observation, Size, speedups_of, thinned
+from qcthreads.planning.costs import CostModel, Observation, Size, representative, speedups_of, thinned
 from qcthreads.planning.speedup import SpeedupModel
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -146,6 +146,28 @@ def test_no_size_is_forgotten_for_another() -> None:
     assert few[0] in kept
     assert many[-1] in kept
     assert thinned(many, 1000) == tuple(many)
+
+
+def test_few_stand_for_many_with_their_median_and_spread_and_without_outliers() -> None:
+    noise = random.Random(3)
+    walls_s = [math.exp(noise.gauss(1.0, 0.2)) for _ in range(501)] + [1e4] * 50
+    kept = representative([Observation(_water(2), 1, wall_s, 0) for wall_s in walls_s])
+    logs = sorted(math.log(seen.wall_s) for seen in kept)
+    assert len(logs) == 3
+    assert logs[1] == pytest.approx(1.0, abs=0.06)
+    assert (logs[2] - logs[0]) / 2 == pytest.approx(0.674 * 0.2, rel=0.3)  # quartiles of a normal distribution
+    two_sizes = [Observation(_water(n), width, 1.0, 0) for n in (1, 2) for width in (1, 2)]
+    assert set(representative(two_sizes * 9)) == set(two_sizes)
+
+
+def test_a_run_that_others_disturbed_does_not_spoil_a_model() -> None:
+    measured = [Observation(_water(n, g), 1, _truth(_water(n, g)), 0) for n in (1, 2, 3, 4) for g in (0, 1, 2)]
+    disturbed = [Observation(_water(n), 1, 5 * _truth(_water(n)), 0) for n in (1, 2) for _ in range(200)]
+    model = CostModel(method="hf", observations=(*measured, *representative(disturbed)))
+    for size in (_water(2), _water(3), _water(5)):
+        estimate = model.seconds(size)
+        assert estimate is not None
+        assert abs(math.log(estimate.value / _truth(size))) < 0.35
 
 
 @pytest.mark.parametrize(

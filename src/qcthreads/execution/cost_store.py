@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,14 @@ class Kind:
     method: str
     basis: str
     """Empty: none."""
+    keywords: str = ""
+    """As JSON; empty: the program's defaults."""
 
     @property
     def key(self) -> str:
         """In a file."""
-        return "|".join((self.driver, self.method.lower(), self.basis.lower()))
+        parts = (self.driver, self.method.lower(), self.basis.lower(), self.keywords)
+        return "|".join(parts if self.keywords else parts[:-1])
 
 
 class CostStore:
@@ -60,10 +63,11 @@ class CostStore:
         return self._folder / f"{re.sub('[^a-z0-9_.+-]', '_', program.lower())}.json"
 
     def model(self, kind: Kind) -> CostModel:
-        """What was measured of ``kind``; a model without observations where nothing was."""
+        """What was measured of ``kind``, else of it with default keywords; without observations where nothing was."""
+        known = self._read(kind.program)
         return CostModel(
             method=kind.method,
-            observations=self._read(kind.program).get(kind.key, ()),
+            observations=known.get(kind.key) or known.get(replace(kind, keywords="").key, ()),
             useful_width=registry.get(kind.program).useful_width,
         )
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +16,6 @@ from typing import Any, Self
 from ..cpuset import CpuSet
 from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
-from ..execution.cost_store import CostStore, Kind
 from ..execution.engine import LocalEngine
 from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..execution.source import Planned
@@ -33,7 +32,8 @@ from .check import check_with_program
 from .config import strategy_name
 from .expansion import Chemistry, Expansion, Term
 from .inputs import likely_program, read_input
-from .moldable import Moldable, TimesS, widths_for
+from .measured import Measured
+from .moldable import Moldable, mold
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
 from .tally import Tally, mixed_versions
@@ -168,6 +168,7 @@ class Run:
         self._expansion = Expansion.from_input(given)
         versions = {program: self._require(program) for program in self._expansion.programs}
         self._engine.limit({program: request.at_most[""] for program in versions if "" in request.at_most})
+        self._measured = Measured(self._expansion, self._book.machine)
         self._molecule = given.molecule
         self.counts_by_nbody = self._expansion.counts_by_nbody()
         self.calculations = sum(self.counts_by_nbody.values())
@@ -217,6 +218,8 @@ class Run:
             self.close()
             if store is not None:
                 store.close()
+            if self._watching.attempts:
+                self._measured.keep(self._watching.attempts, self._terms)
         return self._report(tally, results, reused, _Span.until_now(time.perf_counter() - began))
 
     def _warm(self) -> None:
@@ -261,7 +264,7 @@ class Run:
         chemistries = [_described(expansion, chemistry, versions) for chemistry in expansion.chemistries]
         only = chemistries[0] if len(chemistries) == 1 else {}
         workers, threads, reasons, wall_s = split.workers, split.threads, list(split.reasons), None
-        self._moldable = self._mold(strategy, overhead_bytes)
+        self._moldable = self._mold(strategy, need_bytes)
         if self._moldable is not None:
             foreseen = self._moldable.foresee()
             if (workers, threads) != (foreseen.side_by_side, foreseen.usual_width):
@@ -291,49 +294,22 @@ class Run:
             "expected_wall_s": wall_s,
         }
 
-    def _mold(self, strategy: str, overhead_bytes: int) -> Moldable | None:
-        """What has the calculations run at widths of their own; ``None`` where all have the same.
-
-        Costs of different model chemistries cannot be compared: then, too, all have the same.
-        """
-        if len(self._expansion.chemistries) > 1:
-            return None
-        spec = registry.get(self._expansion.programs[0])
-        request, book = self.request, self._book
-        cpus = min(len(book.usable), request.max_total_threads or len(book.usable))
-        widths = widths_for(spec, cpus, spec.useful_width)
+    def _mold(self, strategy: str, need_bytes: int) -> Moldable | None:
+        """What has the calculations run at widths of their own; ``None`` where all have the same."""
+        request = self.request
         many = self.calculations > _COUNTED_ONE_BY_ONE and strategy == "auto"
-        if strategy == "balanced" or request.workers or request.threads or widths == (1,) or many:
+        if strategy == "balanced" or request.workers or request.threads or many:
             return None
-        terms = [term for term in self._terms if term.label not in self._finished_before]
-        return (
-            Moldable(
-                terms=terms,
-                strategy=strategy,
-                machine=book.machine,
-                cpus=cpus,
-                widths=widths,
-                need_bytes=overhead_bytes + WORKING_MEMORY_BYTES,
-                memory_bytes=book.memory_bytes,
-                workers=self._warmed,
-                most_threads=request.max_total_threads,
-                times_s=self._measured_times(),
-            )
-            if terms
-            else None
+        return mold(
+            [term for term in self._terms if term.label not in self._finished_before],
+            self._expansion,
+            strategy,
+            self._book,
+            self._measured,
+            need_bytes=need_bytes,
+            most_threads=request.max_total_threads,
+            workers=self._warmed,
         )
-
-    def _measured_times(self) -> TimesS | None:
-        """Seconds by width of a term, where ``qcthreads calibrate`` has measured calculations of its kind here."""
-        chemistry, expansion = self._expansion.chemistries[0], self._expansion
-        if not isinstance(chemistry.basis, str | None):
-            return None
-        kind = Kind(chemistry.program, chemistry.specification["driver"], chemistry.method, chemistry.basis or "")
-        model = CostStore(self._book.machine).model(kind)
-        if not model.observations:
-            return None
-        times_s = cache(model.times_s)  # of few sizes, thousands of terms
-        return lambda term, widths: times_s(expansion.size(term), tuple(widths))
 
     def _memory(self, need_bytes: int) -> tuple[int, tuple[str, ...]]:
         """For all workers together, what may be used; of that, where nobody asked for it, what others have not leased.

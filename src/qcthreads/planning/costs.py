@@ -243,6 +243,22 @@ def speedups_of(observations: Iterable[Observation]) -> tuple[tuple[int, Speedup
     return tuple(found)
 
 
+def representative(observations: Iterable[Observation]) -> tuple[Observation, ...]:
+    """Of each size and width the three at the quartiles of time: median and spread of all, and no outlier.
+
+    So that one batch of a thousand alike counts no more than one of a few.
+    """
+    alike: dict[tuple[Size, int], list[Observation]] = {}
+    for seen in observations:
+        alike.setdefault((seen.size, seen.width), []).append(seen)
+    kept: list[Observation] = []
+    for group in alike.values():
+        group.sort(key=lambda seen: seen.wall_s)
+        last = len(group) - 1
+        kept += [group[at] for at in sorted({round(last * share) for share in (0.25, 0.5, 0.75)})]
+    return tuple(kept)
+
+
 def thinned(observations: Sequence[Observation], limit: int) -> tuple[Observation, ...]:
     """At most ``limit``, the newest of every size and width first, so that no size is forgotten for another."""
     if len(observations) <= limit:

@@ -103,7 +103,7 @@ class Dispatcher:
         self._memory_bytes = math.inf if memory_bytes is None else float(memory_bytes)
         self._batch = Batch(tasks, Capacity(len(usable), self._memory_bytes))
         self._row = {task.id: row for row, task in enumerate(self._batch.tasks)}
-        self._correction = Correction(self._batch.times_s, known)
+        self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
         self._start_up_s = start_up_s
         self._worth = worth
         self._waiting = np.ones(len(self._batch), dtype=bool)

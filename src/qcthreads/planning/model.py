@@ -21,6 +21,8 @@ class Task:
     memory_bytes: int = 0
     bandwidth_bytes_per_s: float = 0.0
     """Of memory, at the narrowest width listed; a faster run moves the same bytes in less time."""
+    kind: str = ""
+    """What one task takes tells of those of its own kind."""
 
 
 @dataclass(frozen=True, slots=True)
