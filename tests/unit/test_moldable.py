@@ -13,6 +13,7 @@ from qcthreads.host.limits import Rule, read_limits
 from qcthreads.leases import LeaseBook
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.manybody.expansion import Chemistry, Term
+from qcthreads.manybody.measured import Need
 from qcthreads.manybody.moldable import Moldable, widths_for
 from qcthreads.programs import registry
 
@@ -28,7 +29,7 @@ def moldable(costs: list[float], cpus: int, strategy: str = "adaptive", **option
         "machine": synthetic_machine(nodes=1, cores=16),
         "cpus": cpus,
         "widths": {CHEMISTRY.name: (1, 2, 4, 8, 16)},
-        "need_bytes": GIB,
+        "need": lambda _: Need(GIB, GIB),
         "memory_bytes": 64 * GIB,
         "workers": {},
     }

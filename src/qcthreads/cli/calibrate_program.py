@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..execution.calculation import Progress
 from ..execution.cost_store import CostStore, Kind
 from ..execution.engine import LocalEngine
+from ..execution.observing import Watching
 from ..leases import process_book
 from ..manybody.calibration import Rung, calibrate
 from ..planning.costs import CostModel, Observation, Size
@@ -27,9 +28,10 @@ def execute(args: Namespace) -> int:
     kind = _kind(args, spec.name)
     book = process_book()
     widths = [width for width in _powers_of_two(len(book.usable)) if width <= (spec.useful_width or width)]
-    with LocalEngine(book, on_progress=_say) as engine:
+    watching = Watching()
+    with LocalEngine(book, on_progress=_say, observer=watching) as engine:
         seconds = _SECONDS if args.seconds is None else args.seconds
-        seen = calibrate(kind, engine, widths, seconds, on_rung=_tell)
+        seen = calibrate(kind, engine, widths, seconds, watching=watching, on_rung=_tell)
     store = CostStore(book.machine)
     path = store.add(kind, seen)
     model = store.model(kind)

@@ -26,7 +26,7 @@ from ..programs.registry import useful_width
 from .check import check_with_program
 from .config import HybridParallelConfig, ParallelConfig, compute_name, strategy_name
 from .expansion import Expansion, Term, as_model, energy_of
-from .measured import Measured
+from .measured import Measured, Need
 from .moldable import Moldable, mold
 from .report import grouped, headline
 from .tally import Tally
@@ -202,7 +202,7 @@ class ParallelManyBodyExecutor:
             for program in expansion.programs:
                 registry.known(program) if self._wrapping else registry.require(program)
         self._book: LeaseBook = process_book()
-        self._measured = None if self._compute else Measured(expansion, self._book.machine)
+        self._measured = None if self._compute else Measured(expansion, self._book)
         self._tally = Tally(self._book)
         self._watching = Watching()
         self._began_ns = time.monotonic_ns()
@@ -308,7 +308,7 @@ class ParallelManyBodyExecutor:
             strategy,
             self._book,
             self._measured,
-            need_bytes=config.memory_limit_bytes,
+            need=lambda _: Need(config.memory_limit_bytes, config.memory_limit_bytes),
             narrowest=split.threads,
             most_threads=config.max_total_threads,
         )

@@ -5,18 +5,34 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from ..errors import MachineError
+from ..errors import MachineError, OversubscriptionError
 from ..execution.calculation import Outcome
 from ..execution.cost_store import CostStore, Kind
-from ..execution.observing import Attempt
-from ..machine import Machine
+from ..execution.labels import short_label
+from ..execution.observing import WORKING_MEMORY_BYTES, Attempt
+from ..leases import LeaseBook
 from ..monitoring.statistics import WorkerUsage
-from ..planning.costs import CostModel, Observation, Size, representative
+from ..planning.costs import CostModel, Observation, Size, memory_grant, representative
+from ..programs import registry
+from ..units import format_size
 from .expansion import Chemistry, Expansion, Term
 from .watched import peak_bytes
 
 _log = logging.getLogger("qcthreads")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Memory of one calculation."""
+
+    memory_bytes: int
+    """What it is planned with."""
+    least_bytes: int
+    """With less it cannot run."""
+    measured: bool = False
+    """It takes what it is planned with, and more would not help it."""
 
 
 class Measured:
@@ -26,14 +42,16 @@ class Measured:
     ----------
     expansion
         Says which model chemistry and size a term has.
-    machine
-        Whose measurements count.
+    book
+        Of the machine whose measurements count, and of the memory that may be used.
     """
 
-    def __init__(self, expansion: Expansion, machine: Machine) -> None:
+    def __init__(self, expansion: Expansion, book: LeaseBook) -> None:
         self._expansion = expansion
-        self._store = CostStore(machine)
+        self._memory_bytes = book.memory_bytes
+        self._store = CostStore(book.machine)
         self._models: dict[str, CostModel | None] = {}
+        self._needs: dict[tuple[str, Size], Need] = {}
         self._times_s: dict[tuple[str, Size, tuple[int, ...]], Mapping[int, float] | None] = {}
 
     def times_s(self, term: Term, widths: Sequence[int]) -> Mapping[int, float] | None:
@@ -45,8 +63,38 @@ class Measured:
             self._times_s[key] = None if model is None else model.times_s(size, widths)
         return self._times_s[key]
 
+    def need(self, term: Term) -> Need:
+        """The memory of a calculation: as measured, else what its program takes at least.
+
+        A program that has a memory setting is given no less than that may say, and does with all there is where it
+        would take more. Raises OversubscriptionError, with the calculation's name, where one without would not fit.
+        """
+        key = term.chemistry.name, self._expansion.size(term)
+        if key not in self._needs:
+            self._needs[key] = self._need(term, key[1])
+        return self._needs[key]
+
+    def _need(self, term: Term, size: Size) -> Need:
+        spec, model = registry.get(term.chemistry.program), self._model(term.chemistry)
+        peak = None if model is None else model.memory_bytes(size)
+        if peak is None:
+            any_size = spec.memory_overhead_bytes + WORKING_MEMORY_BYTES
+            return Need(any_size, any_size)
+        granted = memory_grant(peak)
+        if spec.memory is not None:
+            least = spec.memory_overhead_bytes + spec.memory_least_bytes
+            return Need(max(least, min(granted, self._memory_bytes)), least, measured=True)
+        if peak.value > self._memory_bytes:
+            raise OversubscriptionError(
+                f"calculation {short_label(term.label)} takes {format_size(round(peak.value))} of memory by what was "
+                f"measured here, but {format_size(self._memory_bytes)} may be used; allow more memory, or compute it "
+                "where there is more"
+            )
+        granted = min(granted, self._memory_bytes)
+        return Need(granted, granted, measured=True)
+
     def keep(self, attempts: Iterable[Attempt], terms: Iterable[Term]) -> None:
-        """Add what a run measured, of alike calculations what stands for all. Where it cannot be kept, a log line."""
+        """Add what a run measured, one for all that are alike. Where it cannot be kept, a log line."""
         by_label = {term.label: term for term in terms}
         seen: dict[Kind, list[Observation]] = {}
         for attempt in attempts:

@@ -15,9 +15,9 @@ from ..planning.cost import PARALLEL_FRACTION, assumed_speedup
 from ..planning.dispatch import Dispatcher
 from ..programs import registry
 from ..programs.spec import ParallelModel, ProgramSpec
-from ..units import format_count
+from ..units import format_count, format_size
 from .expansion import Expansion, Term
-from .measured import Measured
+from .measured import Measured, Need
 
 # What a wider worker costs before it computes: to import QCEngine and PySCF takes 2 s of a core, Psi4 as long.
 START_UP_S = 2.0
@@ -43,8 +43,8 @@ class Moldable:
         So many may be used.
     widths
         By name of the model chemistry, those that may be used.
-    need_bytes
-        Memory of each calculation at least.
+    need
+        Memory of a calculation.
     memory_bytes
         For all that run at the same time.
     workers
@@ -58,7 +58,7 @@ class Moldable:
     machine: Machine
     cpus: int
     widths: Mapping[str, Sequence[int]]
-    need_bytes: int
+    need: Callable[[Term], Need]
     memory_bytes: int
     workers: Mapping[int, int]
     most_threads: int | None = None
@@ -75,12 +75,20 @@ class Moldable:
             default=0,
         )
         first = max(table.entries, key=lambda entry: (-entry[1], entry[0]), default=(1, 0.0, 0.0))
-        return Foreseen(dict(sorted(widths.items())), first[0], most, table.makespan_s if in_seconds else None)
+        needs = [self.need(term) for term in self.terms]
+        measured = all(need.measured for need in needs)
+        return Foreseen(
+            widths=dict(sorted(widths.items())),
+            first_width=first[0],
+            side_by_side=most,
+            wall_s=table.makespan_s if in_seconds else None,
+            memory_bytes=max((need.memory_bytes for need in needs), default=0) if measured else None,
+        )
 
     def source(self, make: Callable[[Term, int, int], Calculation]) -> Dispatched:
         """What an engine runs. ``make``: the calculation of a term at a width, with so much memory."""
         by_label = {term.label: term for term in self.terms}
-        least = [make(term, self._widths(term)[0], self.need_bytes) for term in self.terms]
+        least = [make(term, self._widths(term)[0], self.need(term).memory_bytes) for term in self.terms]
         return Dispatched(
             self._dispatcher()[0],
             least,
@@ -96,8 +104,9 @@ class Moldable:
             Task(
                 term.label,
                 times_s if in_seconds and times_s is not None else self._relative(term),
-                self.need_bytes,
+                self.need(term).memory_bytes,
                 kind=term.chemistry.name,
+                memory_measured=self.need(term).measured,
             )
             for term, times_s in zip(self.terms, told, strict=True)
         ]
@@ -131,6 +140,8 @@ class Foreseen:
     """At most."""
     wall_s: float | None
     """``None``: nothing is known of seconds."""
+    memory_bytes: int | None
+    """Of the largest, where what each takes was measured."""
 
     @property
     def usual_width(self) -> int:
@@ -148,7 +159,14 @@ class Foreseen:
         known = "times are those of a measured model"
         if self.wall_s is None:
             known = f"sizes are known, seconds are not; {PARALLEL_FRACTION:.0%} of the work is taken for parallel"
-        return [said, f"{known}; both are corrected as times arrive, and the last ones widen over PUs that would idle"]
+        memory = []
+        if self.memory_bytes:
+            memory = [f"each has the memory that it takes by what was measured, up to {format_size(self.memory_bytes)}"]
+        return [
+            said,
+            *memory,
+            f"{known}; both are corrected as times arrive, and the last ones widen over PUs that would idle",
+        ]
 
 
 def mold(
@@ -158,7 +176,7 @@ def mold(
     book: LeaseBook,
     measured: Measured | None,
     *,
-    need_bytes: int,
+    need: Callable[[Term], Need],
     narrowest: int = 1,
     most_threads: int | None = None,
     workers: Mapping[int, int] | None = None,
@@ -185,7 +203,7 @@ def mold(
         machine=book.machine,
         cpus=cpus,
         widths=widths,
-        need_bytes=need_bytes,
+        need=need,
         memory_bytes=book.memory_bytes,
         workers=workers or {},
         most_threads=most_threads,

@@ -168,7 +168,7 @@ class Run:
         self._expansion = Expansion.from_input(given)
         versions = {program: self._require(program) for program in self._expansion.programs}
         self._engine.limit({program: request.at_most[""] for program in versions if "" in request.at_most})
-        self._measured = Measured(self._expansion, self._book.machine)
+        self._measured = Measured(self._expansion, self._book)
         self._molecule = given.molecule
         self.counts_by_nbody = self._expansion.counts_by_nbody()
         self.calculations = sum(self.counts_by_nbody.values())
@@ -240,13 +240,15 @@ class Run:
 
     def _decide(self, strategy: str, versions: Mapping[str, str | None]) -> dict[str, Any]:
         request, expansion, book = self.request, self._expansion, self._book
-        overhead_bytes = max(registry.get(program).memory_overhead_bytes for program in expansion.programs)
         left = self.calculations
         costs: Sequence[float] = ()
+        need_bytes = self._any_need_bytes
         if request.resume or left <= _COUNTED_ONE_BY_ONE:
-            costs = [term.cost for term in self._terms if term.label not in self._finished_before]
+            terms = [term for term in self._terms if term.label not in self._finished_before]
+            costs = [term.cost for term in terms]
             left = len(costs)
-        need_bytes = overhead_bytes + WORKING_MEMORY_BYTES
+            needs = [self._measured.need(term) for term in terms]
+            need_bytes = max((one.least_bytes if request.workers else one.memory_bytes for one in needs), default=0)
         memory_bytes, why_so_much = self._memory(need_bytes * (request.workers or 1))
         split = choose_split(
             left,
@@ -264,14 +266,16 @@ class Run:
         chemistries = [_described(expansion, chemistry, versions) for chemistry in expansion.chemistries]
         only = chemistries[0] if len(chemistries) == 1 else {}
         workers, threads, reasons, wall_s = split.workers, split.threads, list(split.reasons), None
-        self._moldable = self._mold(strategy, need_bytes)
+        share_bytes = split.memory_bytes
+        self._moldable = self._mold(strategy)
         if self._moldable is not None:
             foreseen = self._moldable.foresee()
-            if (workers, threads) != (foreseen.side_by_side, foreseen.usual_width):
+            if foreseen.memory_bytes or (workers, threads) != (foreseen.side_by_side, foreseen.usual_width):
                 workers, threads = foreseen.side_by_side, foreseen.usual_width
                 reasons = [f"{book.explain()}: up to {format_count(workers, 'calculation')} side by side"]
+                share_bytes = split.memory_bytes * split.workers // workers
             reasons += foreseen.reasons()
-            wall_s = foreseen.wall_s
+            wall_s, share_bytes = foreseen.wall_s, foreseen.memory_bytes or share_bytes
         places = cut(book.machine, book.usable, min(workers, len(book.usable) // threads), threads)
         return {
             "strategy": "as asked" if request.workers and request.threads else strategy,
@@ -279,7 +283,7 @@ class Run:
             "threads": threads,
             "cpus_usable": list(book.usable),
             "cpus_by_worker": [list(place) for place in places],
-            "memory_bytes_per_worker": split.memory_bytes * split.workers // workers,
+            "memory_bytes_per_worker": share_bytes,
             "affinity": request.affinity,
             "program": ", ".join(expansion.programs),
             "program_version": only.get("program_version"),
@@ -294,7 +298,13 @@ class Run:
             "expected_wall_s": wall_s,
         }
 
-    def _mold(self, strategy: str, need_bytes: int) -> Moldable | None:
+    @property
+    def _any_need_bytes(self) -> int:
+        """Memory of a calculation where there are too many to look at each."""
+        overheads = (registry.get(program).memory_overhead_bytes for program in self._expansion.programs)
+        return max(overheads) + WORKING_MEMORY_BYTES
+
+    def _mold(self, strategy: str) -> Moldable | None:
         """What has the calculations run at widths of their own; ``None`` where all have the same."""
         request = self.request
         many = self.calculations > _COUNTED_ONE_BY_ONE and strategy == "auto"
@@ -306,7 +316,7 @@ class Run:
             strategy,
             self._book,
             self._measured,
-            need_bytes=need_bytes,
+            need=self._measured.need,
             most_threads=request.max_total_threads,
             workers=self._warmed,
         )

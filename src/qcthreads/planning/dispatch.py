@@ -43,7 +43,8 @@ class Start:
     threads: int
     cpus: CpuSet
     memory_bytes: int
-    """What it may have: its need at least, its share of the whole where there is so much; 0: no limit."""
+    """What it may have: its need, and where that was not measured its share of the whole if there is so much; 0: no
+    limit."""
     expected_s: float | None
     """``None``: nothing is known of seconds yet."""
 
@@ -284,7 +285,7 @@ class Dispatcher:
         expected_s = self._expected_s(row, column, fresh)
         task = self._batch.tasks[row]
         granted = task.memory_bytes
-        if math.isfinite(capacity.memory_bytes):
+        if math.isfinite(capacity.memory_bytes) and not task.memory_measured:
             share = int(capacity.memory_bytes) * width // capacity.cpus
             granted = int(min(memory_bytes, max(granted, share)))
         self._waiting[row] = False

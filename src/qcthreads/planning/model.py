@@ -23,6 +23,8 @@ class Task:
     """Of memory, at the narrowest width listed; a faster run moves the same bytes in less time."""
     kind: str = ""
     """What one task takes tells of those of its own kind."""
+    memory_measured: bool = False
+    """``memory_bytes`` is what it takes: more would not help it. Else it may use more, where there is more."""
 
 
 @dataclass(frozen=True, slots=True)
