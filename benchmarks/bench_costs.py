@@ -134,7 +134,7 @@ def main() -> None:
     sizes = [size for _, _, size in held_out]
     estimates = [model.seconds(size, args.width) for size in sizes]
     attempts = watching.attempts[began + 1 :]
-    seen_now = [observed(size, one.outcome, one.usage) for size, one in zip(sizes, attempts, strict=True)]
+    seen_now = [observed(size, one) for size, one in zip(sizes, attempts, strict=True)]
     seconds = [one.wall_s for one in seen_now]
     theory = [relative_cost(kind.method, basis_functions=size.basis_functions) for size in sizes]
     scale = math.exp(statistics.median(math.log(s / t) for s, t in zip(seconds, theory, strict=True)))
@@ -150,10 +150,8 @@ def main() -> None:
     print(f"within one stated uncertainty: {100 * statistics.mean(within):.0f} % (68 % would be exact)")
     ratios = sorted(memory_grant(e) / p for p, e in zip(peaks, memory, strict=True) if e)
     off = sorted(abs(ratio - 1) for ratio in ratios)
-    print(
-        f"memory granted / peak: {ratios[0]:.3f} to {ratios[-1]:.3f}, median {statistics.median(ratios):.3f}; ", end=""
-    )
-    print(f"95th percentile of the difference {100 * off[math.ceil(0.95 * len(off)) - 1]:.1f} %")
+    print(f"memory granted / peak: {ratios[0]:.3f} to {ratios[-1]:.3f}, median {statistics.median(ratios):.3f}")
+    print(f"95th percentile of the difference: {100 * off[math.ceil(0.95 * len(off)) - 1]:.1f} %")
 
 
 if __name__ == "__main__":

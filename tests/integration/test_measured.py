@@ -107,11 +107,13 @@ def test_an_executor_plans_with_what_runs_measured_and_adds_to_it() -> None:
     assert "measured model" in reasons()
 
 
-def test_model_chemistries_have_widths_of_their_own_once_each_was_measured() -> None:
+def test_model_chemistries_have_widths_of_their_own_once_each_was_measured(tmp_path: Path) -> None:
     if find(get("xtb")) is None:
         assert os.environ.get("CI") != "true", "xtb must be installed in CI"
         pytest.skip("xtb is not installed here")
-    levels = EXAMPLES / "levels.json"
+    levels = tmp_path / "levels.json"  # of kinds that no measurements come with
+    text = (EXAMPLES / "levels.json").read_text()
+    levels.write_text(text.replace("cc-pvdz", "sto-3g").replace("GFN2-xTB", "GFN1-xTB"))
     first = run("--dry-run", given=levels)["decision"]
     assert first["expected_wall_s"] is None
     run(given=levels)
@@ -120,3 +122,12 @@ def test_model_chemistries_have_widths_of_their_own_once_each_was_measured() -> 
     assert "measured model" in "; ".join(second["reasons"])
     again = run("--strategy", "adaptive", given=levels)
     assert sum(again["statistics"]["widths"].values()) == again["statistics"]["fragments_total"]
+
+
+def test_what_comes_with_it_serves_until_something_is_measured_here() -> None:
+    options = ("--method", "mp2", "--basis", "cc-pvdz")
+    first = run(*options, "--dry-run")["decision"]
+    assert first["expected_wall_s"] > 0
+    assert "another machine" in "; ".join(first["reasons"])
+    run(*options)
+    assert "another machine" not in "; ".join(run(*options, "--dry-run")["decision"]["reasons"])

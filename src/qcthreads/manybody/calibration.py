@@ -81,6 +81,13 @@ def ladder(*, with_basis: bool) -> list[Rung]:
     return sorted(of_size.values(), key=lambda rung: (rung.size.basis_functions, rung.size.electrons))
 
 
+def widths_of(program: str, cpus: int) -> list[int]:
+    """Powers of two, and all, which is the width of one calculation at a time; as far as the program can use them."""
+    most = min(cpus, registry.get(program).useful_width or cpus)
+    widths = [2**exponent for exponent in range(most.bit_length()) if 2**exponent <= most]
+    return widths if widths[-1] == most else [*widths, most]
+
+
 def calibrate(
     kind: Kind,
     engine: LocalEngine,
@@ -148,8 +155,9 @@ class _Climb:
         if outcome.status != "finished":
             title = registry.get(self._kind.program).title
             raise CalculationError(f"{title} failed on {rung.label} with {width} threads: {outcome.error}")
-        usage = self._watching.attempts[-1].usage if self._watching else None
-        return observed(rung.size, outcome, usage)
+        if self._watching is None:
+            return Observation(rung.size, width, outcome.wall_s, outcome.peak_memory_bytes)
+        return observed(rung.size, self._watching.attempts[-1])
 
 
 def _expected_s(method: str, seen: Sequence[Observation], size: Size) -> float:

@@ -64,6 +64,8 @@ class Moldable:
     most_threads: int | None = None
     """Of all that run at the same time; ``None``: as many as are free."""
     times_s: TimesS | None = None
+    measured_on: str = ""
+    """The CPU of another machine, where the model is not of this one."""
 
     def foresee(self) -> Foreseen:
         """What a run would do if everything went as estimated; before anything starts."""
@@ -83,6 +85,7 @@ class Moldable:
             side_by_side=most,
             wall_s=table.makespan_s if in_seconds else None,
             memory_bytes=max((need.memory_bytes for need in needs), default=0) if measured else None,
+            measured_on=self.measured_on,
         )
 
     def source(self, make: Callable[[Term, int, int], Calculation]) -> Dispatched:
@@ -113,7 +116,7 @@ class Moldable:
         dispatcher = Dispatcher(
             tasks,
             self.machine.cpus_online,
-            known="seconds" if in_seconds else "sizes",
+            known="sizes" if not in_seconds else "elsewhere" if self.measured_on else "seconds",
             memory_bytes=self.memory_bytes,
             start_up_s=START_UP_S,
             worth=_WORTH.get(self.strategy, 1.0),
@@ -142,6 +145,8 @@ class Foreseen:
     """``None``: nothing is known of seconds."""
     memory_bytes: int | None
     """Of the largest, where what each takes was measured."""
+    measured_on: str = ""
+    """The CPU of another machine, where times are not of this one."""
 
     @property
     def usual_width(self) -> int:
@@ -157,6 +162,9 @@ class Foreseen:
             counts = (f"{count} with {format_count(width, 'thread')}" for width, count in self.widths.items())
             said = f"a width for each calculation, as far as can be foreseen {', '.join(counts)}"
         known = "times are those of a measured model"
+        if self.measured_on:
+            known = "times are those of a model that comes with qcthreads, measured on another machine "
+            known += f"({self.measured_on}); `qcthreads calibrate` measures this one"
         if self.wall_s is None:
             known = f"sizes are known, seconds are not; {PARALLEL_FRACTION:.0%} of the work is taken for parallel"
         memory = []
@@ -208,6 +216,7 @@ def mold(
         workers=workers or {},
         most_threads=most_threads,
         times_s=times_s,
+        measured_on="" if measured is None else measured.measured_on(),
     )
 
 

@@ -32,7 +32,7 @@ from .check import check_with_program
 from .config import strategy_name
 from .expansion import Chemistry, Expansion, Term
 from .inputs import likely_program, read_input
-from .measured import Measured
+from .measured import Measured, Need
 from .moldable import Moldable, mold
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
@@ -115,6 +115,7 @@ class Run:
         self._warmed_at: float | None = None
         self._warmed: dict[int, int] = {}
         self._moldable: Moldable | None = None
+        self._side_by_side: int | None = None
         self.planned = {}
         self._watching = Watching()
         self._reused_count = 0
@@ -168,7 +169,7 @@ class Run:
         self._expansion = Expansion.from_input(given)
         versions = {program: self._require(program) for program in self._expansion.programs}
         self._engine.limit({program: request.at_most[""] for program in versions if "" in request.at_most})
-        self._measured = Measured(self._expansion, self._book)
+        self._measured = Measured(self._expansion, self._book, request.scratch)
         self._molecule = given.molecule
         self.counts_by_nbody = self._expansion.counts_by_nbody()
         self.calculations = sum(self.counts_by_nbody.values())
@@ -242,11 +243,13 @@ class Run:
         request, expansion, book = self.request, self._expansion, self._book
         left = self.calculations
         costs: Sequence[float] = ()
+        needs: Sequence[Need] = ()
         need_bytes = self._any_need_bytes
         if request.resume or left <= _COUNTED_ONE_BY_ONE:
             terms = [term for term in self._terms if term.label not in self._finished_before]
             costs = [term.cost for term in terms]
             left = len(costs)
+            self._side_by_side = self._measured.side_by_side(terms)
             needs = [self._measured.need(term) for term in terms]
             need_bytes = max((one.least_bytes if request.workers else one.memory_bytes for one in needs), default=0)
         memory_bytes, why_so_much = self._memory(need_bytes * (request.workers or 1))
@@ -259,7 +262,7 @@ class Run:
             workers=request.workers,
             threads=request.threads,
             max_total_threads=request.max_total_threads,
-            max_workers=self._engine.at_most(expansion.programs),
+            max_workers=min(filter(None, (self._engine.at_most(expansion.programs), self._side_by_side)), default=None),
             useful_width=registry.useful_width(expansion.programs),
             explain=book.explain(),
         )
@@ -276,6 +279,7 @@ class Run:
                 share_bytes = split.memory_bytes * split.workers // workers
             reasons += foreseen.reasons()
             wall_s, share_bytes = foreseen.wall_s, foreseen.memory_bytes or share_bytes
+            workers = min(workers, self._side_by_side or workers)
         places = cut(book.machine, book.usable, min(workers, len(book.usable) // threads), threads)
         return {
             "strategy": "as asked" if request.workers and request.threads else strategy,
@@ -293,7 +297,7 @@ class Run:
             "bsse": list(expansion.bsse),
             "max_nbody": expansion.core.max_nbody,
             "reasons": [*reasons, *why_so_much],
-            "scratch_bytes": None,
+            "scratch_bytes": max((need.scratch_bytes for need in needs), default=0) * workers or None,
             "store_bytes": None if request.store is None else self.calculations * _STORED_BYTES,
             "expected_wall_s": wall_s,
         }
@@ -396,7 +400,7 @@ class Run:
         else:
             source = replace(self._moldable, terms=terms).source(made)
             self.planned = source.planned
-            outcomes = self._engine.run(source)
+            outcomes = self._engine.run(source, max_workers=self._side_by_side)
         for outcome in outcomes:
             if store is not None:
                 store.record(outcome)

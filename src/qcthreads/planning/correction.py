@@ -14,11 +14,11 @@ import numpy as np
 
 from .batch import Floats, Integers
 
-Known = Literal["seconds", "sizes", "nothing"]
+Known = Literal["seconds", "elsewhere", "sizes", "nothing"]
 
 # Standard deviations before anything has been seen, of logarithms. The scale: a calibrated cost model's median error is
-# some tens of percent, and a size without seconds says nothing of it.
-_SCALE = {"seconds": 0.3, "sizes": 1e3, "nothing": 1e3}
+# some tens of percent, of another machine a factor of two or three, and a size without seconds says nothing of it.
+_SCALE = {"seconds": 0.3, "elsewhere": 1.0, "sizes": 1e3, "nothing": 1e3}
 # The formal powers of methods are exceeded by none and undercut by a fifth where molecules are small.
 _POWER = 0.2
 # Of an assumed S(2) = 1.4, 1.08 to 1.96 was seen: anything between nothing and twice the exponent.
@@ -49,7 +49,7 @@ class Correction:
         self._precision: Floats = np.array([prior] * len(numbers))
         self._evidence: Floats = np.zeros((len(numbers), 3))
         self._found: Floats = np.zeros((len(numbers), 3))
-        self.in_seconds = known == "seconds"
+        self.in_seconds = known in ("seconds", "elsewhere")
         """Whether anything is known of seconds, and not of ratios alone."""
 
     def observe(self, row: int, column: int, time_s: float) -> float:

@@ -38,8 +38,8 @@ _CONSTANT_SHARES = (0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 0.99)
 _LARGEST_LOG = 700.0
 
 
-# PySCF that was told 1.08 times its peak computed as with all memory; told its peak, it found its integrals too large and
-# took three times as long (2.14, MP2/cc-pVDZ, 1 to 6 waters).
+# PySCF that was told 1.08 times its peak computed as with all memory; told its peak, it found its integrals too large
+# and took three times as long (2.14, MP2/cc-pVDZ, 1 to 6 waters).
 _MARGIN = 1.10
 
 
@@ -60,6 +60,8 @@ class Observation:
     wall_s: float
     peak_memory_bytes: int
     """Of all its processes; 0: not known."""
+    peak_scratch_bytes: int = 0
+    """Of its temporary files; 0: none, or not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +151,14 @@ class CostModel:
         At any widths.
     useful_width
         Beyond it the program is not faster; ``None``: not known.
+    measured_on
+        The CPU of another machine that it was measured on; empty: this one.
     """
 
     method: str
     observations: tuple[Observation, ...] = ()
     useful_width: int | None = None
+    measured_on: str = ""
 
     @cached_property
     def speedups(self) -> tuple[tuple[int, SpeedupModel], ...]:
@@ -172,12 +177,13 @@ class CostModel:
     @cached_property
     def memory_law(self) -> Law | None:
         """Peak of all processes; ``None`` before anything was observed."""
-        known = [seen for seen in self.observations if seen.peak_memory_bytes > 0]
-        if not known:
-            return None
         # Matrices of functions squared are what every method holds; integrals grow with the fourth power.
-        peaks = [float(seen.peak_memory_bytes) for seen in known]
-        return Law.fit([seen.size for seen in known], peaks, 3.0, 0.0, _MEMORY_SCATTER)
+        return _law_of_peaks((seen.size, seen.peak_memory_bytes) for seen in self.observations)
+
+    @cached_property
+    def scratch_law(self) -> Law | None:
+        """Peak of temporary files; ``None`` where none were seen."""
+        return _law_of_peaks((seen.size, seen.peak_scratch_bytes) for seen in self.observations)
 
     def share(self, size: Size, width: int) -> float:
         """Time at ``width`` / time at width 1: between measured sizes by interpolation, beyond them as the nearest."""
@@ -202,9 +208,12 @@ class CostModel:
     def memory_bytes(self, size: Size) -> Estimate | None:
         """Peak; ``None`` before anything was observed. It repeats itself: of sizes that were seen no law is needed."""
         seen = [one.peak_memory_bytes for one in self.observations if one.size == size and one.peak_memory_bytes > 0]
-        if seen:
-            return Estimate(float(median_high(seen)), math.exp(_MEMORY_SCATTER))
-        return None if self.memory_law is None else self.memory_law.estimate(size)
+        return _repeated(seen) or (None if self.memory_law is None else self.memory_law.estimate(size))
+
+    def scratch_bytes(self, size: Size) -> Estimate | None:
+        """Peak of temporary files; ``None`` where none were seen."""
+        seen = [one.peak_scratch_bytes for one in self.observations if one.size == size]
+        return _repeated(seen) or (None if self.scratch_law is None else self.scratch_law.estimate(size))
 
     def times_s(self, size: Size, widths: Iterable[int]) -> dict[int, float] | None:
         """Seconds by width, as a :class:`Task` takes them; ``None`` before anything was observed."""
@@ -222,6 +231,7 @@ class CostModel:
                     "width": seen.width,
                     "wall_s": seen.wall_s,
                     "peak_memory_bytes": seen.peak_memory_bytes,
+                    "peak_scratch_bytes": seen.peak_scratch_bytes,
                 }
                 for seen in self.observations
             ],
@@ -239,6 +249,17 @@ class CostModel:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"these data are no cost model ({error!r}): {data!r:.200}") from None
+
+
+def _repeated(peaks: Sequence[int]) -> Estimate | None:
+    return Estimate(float(median_high(peaks)), math.exp(_MEMORY_SCATTER)) if any(peaks) else None
+
+
+def _law_of_peaks(seen: Iterable[tuple[Size, int]]) -> Law | None:
+    known = [(size, float(peak)) for size, peak in seen if peak > 0]
+    if not known:
+        return None
+    return Law.fit([size for size, _ in known], [peak for _, peak in known], 3.0, 0.0, _MEMORY_SCATTER)
 
 
 def memory_grant(peak: Estimate) -> int:
@@ -280,6 +301,7 @@ def representative(observations: Iterable[Observation]) -> tuple[Observation, ..
             group[0],
             wall_s=median_low(seen.wall_s for seen in group),
             peak_memory_bytes=median_high(seen.peak_memory_bytes for seen in group),
+            peak_scratch_bytes=median_high(seen.peak_scratch_bytes for seen in group),
         )
         for group in alike.values()
     )
@@ -303,7 +325,8 @@ def _observation(row: Mapping[str, Any]) -> Observation:
     if not 0 < wall_s < math.inf:
         raise ValueError(f"wall_s is {wall_s}")
     size = Size(int(row["basis_functions"]), int(row["electrons"]))
-    return Observation(size, int(row["width"]), wall_s, int(row["peak_memory_bytes"]))
+    peaks = int(row["peak_memory_bytes"]), int(row.get("peak_scratch_bytes", 0))
+    return Observation(size, int(row["width"]), wall_s, *peaks)
 
 
 def _features(size: Size, centre: tuple[float, float]) -> tuple[float, float, float]:

@@ -72,8 +72,8 @@ class Dispatcher:
     machine_or_cpus
         As for :func:`qcthreads.planning.plan`; no more CPUs than it has will ever be free.
     known
-        What the estimates are worth: ``seconds``, as a calibrated model tells; ``sizes``, ratios from theory; or
-        ``nothing``.
+        What the estimates are worth: ``seconds``, as a calibrated model tells; ``elsewhere``, as one of another
+        machine does; ``sizes``, ratios from theory; or ``nothing``.
     memory_bytes
         For all that run at the same time; ``None``: no limit.
     start_up_s
