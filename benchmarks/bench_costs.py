@@ -20,11 +20,13 @@ from typing import Any
 from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.cost_store import CostStore, Kind
 from qcthreads.execution.engine import LocalEngine
+from qcthreads.execution.observing import Watching
 from qcthreads.leases import process_book
 from qcthreads.manybody.calibration import calibrate
+from qcthreads.manybody.measured import observed
 from qcthreads.manybody.sizes import size_of
 from qcthreads.planning import relative_cost
-from qcthreads.planning.costs import Size
+from qcthreads.planning.costs import Size, memory_grant
 from qcthreads.programs import registry
 from qcthreads.units import BOHR_TO_ANGSTROM
 
@@ -107,9 +109,10 @@ def main() -> None:
     args = parser.parse_args()
     kind = Kind(registry.known(args.program), "energy", args.method, args.basis)
     book = process_book()
-    with tempfile.TemporaryDirectory() as home, LocalEngine(book) as engine:
+    watching = Watching()
+    with tempfile.TemporaryDirectory() as home, LocalEngine(book, observer=watching) as engine:
         store = CostStore(book.machine, {"XDG_DATA_HOME": home})
-        seen = calibrate(kind, engine, sorted({1, args.width}), args.seconds)
+        seen = calibrate(kind, engine, sorted({1, args.width}), args.seconds, watching=watching)
         store.add(kind, seen)
         model = store.model(kind)
         held_out = cases(bool(kind.basis))
@@ -123,13 +126,16 @@ def main() -> None:
             )
             for number, (label, molecule, _) in enumerate([warm, *held_out])
         ]
+        began = len(watching.attempts)
         outcomes = [next(engine.run([calculation], max_workers=1)) for calculation in calculations][1:]
     for outcome in outcomes:
         if outcome.status != "finished":
             raise SystemExit(f"{outcome.label}: {outcome.error}")
     sizes = [size for _, _, size in held_out]
     estimates = [model.seconds(size, args.width) for size in sizes]
-    seconds = [outcome.wall_s for outcome in outcomes]
+    attempts = watching.attempts[began + 1 :]
+    seen_now = [observed(size, one) for size, one in zip(sizes, attempts, strict=True)]
+    seconds = [one.wall_s for one in seen_now]
     theory = [relative_cost(kind.method, basis_functions=size.basis_functions) for size in sizes]
     scale = math.exp(statistics.median(math.log(s / t) for s, t in zip(seconds, theory, strict=True)))
     print(f"{kind.program} {kind.method}/{kind.basis}, width {args.width}: {len(seen)} calculations fitted, ", end="")
@@ -137,14 +143,15 @@ def main() -> None:
     print(f"{'':34} {'median':>9} {'worst':>11}   rank correlation")
     report("calibrated model, time", [e.value for e in estimates if e], seconds)
     report("theory alone, time (scaled)", [scale * t for t in theory], seconds)
-    peaks = [float(outcome.peak_memory_bytes) for outcome in outcomes]
+    peaks = [float(one.peak_memory_bytes) for one in seen_now]
     memory = [model.memory_bytes(size) for size in sizes]
     report("calibrated model, peak memory", [e.value for e in memory if e], peaks)
     within = [abs(math.log(e.value / s)) < math.log(e.factor) for e, s in zip(estimates, seconds, strict=True) if e]
     print(f"within one stated uncertainty: {100 * statistics.mean(within):.0f} % (68 % would be exact)")
-    ratios = sorted(p / e.value for p, e in zip(peaks, memory, strict=True) if e)
-    print(f"peak memory / predicted: 5th percentile {ratios[len(ratios) // 20]:.2f}, ", end="")
-    print(f"95th {ratios[-1 - len(ratios) // 20]:.2f}")
+    ratios = sorted(memory_grant(e) / p for p, e in zip(peaks, memory, strict=True) if e)
+    off = sorted(abs(ratio - 1) for ratio in ratios)
+    print(f"memory granted / peak: {ratios[0]:.3f} to {ratios[-1]:.3f}, median {statistics.median(ratios):.3f}")
+    print(f"95th percentile of the difference: {100 * off[math.ceil(0.95 * len(off)) - 1]:.1f} %")
 
 
 if __name__ == "__main__":

@@ -124,10 +124,10 @@ def _set(spec: ProgramSpec) -> Iterator[str]:
         yield f"QCEngine's task_config: `ncores={settings.threads}`{told}."
         yield from (f"{_fact(fact)[2:]}" for fact in spec.facts if fact.topic == "harness")
     if spec.memory:
-        overhead = format_size(spec.memory_overhead_bytes)
+        less = f" less {format_size(spec.memory_overhead_bytes)}" if spec.memory_overhead_bytes else ""
         yield (
             f"Memory, per {spec.memory.scope}, in {spec.memory.unit}: {spec.memory.set_by}. Through QCEngine it is "
-            f"told the lease's less {overhead}."
+            f"told the lease's{less}."
             if spec.qcengine
             else f"Memory is told by you, per {spec.memory.scope}, in {spec.memory.unit}: {spec.memory.set_by}."
         )

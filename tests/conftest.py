@@ -1,6 +1,10 @@
-"""What holds for every test: no test fails because the machine is busy, and a Ctrl-C that a test sends arrives."""
+"""What holds for every test: no test fails because the machine is busy, a Ctrl-C that a test sends arrives, and what a
+run measures helps no other test to another plan.
+"""
 
+import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -32,3 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here) and item.path.relative_to(here).as_posix().startswith(ONCE):
             item.add_marker("once")
+
+
+MEASURED = tempfile.TemporaryDirectory(prefix="qcthreads-measured-")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Each test has a data directory of its own, made by whatever writes there first."""
+    os.environ["XDG_DATA_HOME"] = str(Path(MEASURED.name, str(abs(hash(item.nodeid)))))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcthreads.errors import InputError
-from qcthreads.planning.costs import CostModel, Observation, Size, speedups_of, thinned
+from qcthreads.planning.costs import CostModel, Observation, Size, representative, speedups_of, thinned
 from qcthreads.planning.speedup import SpeedupModel
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -146,6 +146,41 @@ def test_no_size_is_forgotten_for_another() -> None:
     assert few[0] in kept
     assert many[-1] in kept
     assert thinned(many, 1000) == tuple(many)
+
+
+def test_one_stands_for_all_that_are_alike() -> None:
+    batch = [Observation(_water(n), width, 1.0 + at, 100 + at) for n in (1, 2) for width in (1, 2) for at in range(5)]
+    kept = representative(random.Random(3).sample(batch, len(batch)))
+    assert set(kept) == {Observation(_water(n), width, 3.0, 102) for n in (1, 2) for width in (1, 2)}
+
+
+def test_a_run_that_others_disturbed_does_not_spoil_a_model() -> None:
+    measured = [Observation(_water(n, g), 1, _truth(_water(n, g)), 0) for n in (1, 2, 3, 4) for g in (0, 1, 2)]
+    disturbed = [Observation(_water(n), 1, 5 * _truth(_water(n)), 0) for n in (1, 2) for _ in range(200)]
+    model = CostModel(method="hf", observations=(*measured, *representative(disturbed)))
+    for size in (_water(1), _water(2), _water(3), _water(5)):
+        estimate = model.seconds(size)
+        assert estimate is not None
+        assert abs(math.log(estimate.value / _truth(size))) < 0.3 * math.log(5)
+
+
+def test_a_law_that_a_constant_hides_is_found_again() -> None:
+    """Resident memory: a program with its libraries, and integrals that only the larger ones show."""
+
+    def peak_bytes(size: Size) -> int:
+        return round(130e6 + 1.8 * size.basis_functions**4)
+
+    noise = random.Random(4)
+    seen = [
+        Observation(_water(n), 1, 1.0, round(peak_bytes(_water(n)) * math.exp(noise.gauss(0, 0.005))))
+        for n in (1, 2, 3, 4, 6)
+    ]
+    model = CostModel(method="mp2", observations=tuple(seen))
+    for n in (1, 2, 3, 4, 5, 6):
+        estimate = model.memory_bytes(_water(n))
+        assert estimate is not None
+        assert estimate.value == pytest.approx(peak_bytes(_water(n)), rel=0.05)
+        assert estimate.factor < 1.06
 
 
 @pytest.mark.parametrize(

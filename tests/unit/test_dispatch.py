@@ -188,6 +188,15 @@ def test_scale_power_and_speedup_are_found_from_times() -> None:
             assert correction.times_s()[row, column] == pytest.approx(correction.time_s(row, column))
 
 
+def test_a_time_tells_of_its_own_kind_alone() -> None:
+    correction = Correction(np.array([[10.0, 6.0]] * 4), "seconds", ["a", "b", "a", "b"])
+    for _ in range(20):
+        correction.observe(0, 0, 40.0)
+    assert correction.time_s(2, 0) == pytest.approx(40, rel=0.1)
+    assert correction.time_s(3, 0) == pytest.approx(10)
+    assert correction.times_s()[:, 0] == pytest.approx([40, 10, 40, 10], rel=0.1)
+
+
 def test_one_wild_time_does_not_spoil_the_estimates() -> None:
     correction = Correction(np.array([[10.0], [20.0], [40.0]] * 10), "sizes")
     for row in range(20):

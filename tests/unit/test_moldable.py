@@ -13,6 +13,7 @@ from qcthreads.host.limits import Rule, read_limits
 from qcthreads.leases import LeaseBook
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.manybody.expansion import Chemistry, Term
+from qcthreads.manybody.measured import Need
 from qcthreads.manybody.moldable import Moldable, widths_for
 from qcthreads.programs import registry
 
@@ -27,8 +28,8 @@ def moldable(costs: list[float], cpus: int, strategy: str = "adaptive", **option
         "strategy": strategy,
         "machine": synthetic_machine(nodes=1, cores=16),
         "cpus": cpus,
-        "widths": (1, 2, 4, 8, 16),
-        "need_bytes": GIB,
+        "widths": {CHEMISTRY.name: (1, 2, 4, 8, 16)},
+        "need": lambda _: Need(GIB, GIB),
         "memory_bytes": 64 * GIB,
         "workers": {},
     }
@@ -36,11 +37,11 @@ def moldable(costs: list[float], cpus: int, strategy: str = "adaptive", **option
 
 
 def test_widths_are_those_the_program_can_use() -> None:
-    assert widths_for(registry.get("mopac"), 16, registry.get("mopac").useful_width) == (1,)
-    assert widths_for(registry.get("psi4"), 16, None) == (1, 2, 3, 4, 6, 8, 12, 16)
-    assert widths_for(registry.get("psi4"), 5, None) == (1, 2, 3, 4, 5)
-    assert widths_for(registry.get("psi4"), 16, None, narrowest=4) == (4, 6, 8, 12, 16)
-    assert widths_for(registry.get("psi4"), 2, None, narrowest=4) == (4,)
+    assert widths_for(registry.get("mopac"), 16) == (1,)
+    assert widths_for(registry.get("psi4"), 16) == (1, 2, 3, 4, 6, 8, 12, 16)
+    assert widths_for(registry.get("psi4"), 5) == (1, 2, 3, 4, 5)
+    assert widths_for(registry.get("psi4"), 16, narrowest=4) == (4, 6, 8, 12, 16)
+    assert widths_for(registry.get("psi4"), 2, narrowest=4) == (4,)
 
 
 def test_many_small_ones_run_at_one_thread_and_few_large_ones_wide() -> None:
@@ -61,7 +62,7 @@ def test_memory_for_two_at_a_time_makes_them_wide() -> None:
 def test_seconds_of_a_calibrated_model_are_passed_on() -> None:
     model = moldable([1.0] * 32, 16, times_s=lambda term, widths: dict.fromkeys(widths, 60 * term.cost))
     assert model.foresee().wall_s == pytest.approx(120, abs=10)
-    assert "calibrated model" in model.foresee().reasons()[1]
+    assert "measured model" in model.foresee().reasons()[1]
 
 
 def test_the_limit_of_a_memory_group_is_followed_down_and_up_again(tmp_path: Path) -> None:

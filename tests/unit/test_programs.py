@@ -42,7 +42,7 @@ def test_qcengine_accepts_the_task_config(name, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     config = get_config(task_config=dict(settings.task_config))
     assert config.ncores == settings.threads == (1 if name in ONE_THREAD else 4)
-    assert 7.5 < config.memory < 8
+    assert 7.5 < config.memory <= 8
     assert config.scratch_directory == "/scratch"
 
 

@@ -10,8 +10,9 @@ from ..errors import InputError
 from ..execution.calculation import Progress
 from ..execution.cost_store import CostStore, Kind
 from ..execution.engine import LocalEngine
+from ..execution.observing import Watching
 from ..leases import process_book
-from ..manybody.calibration import Rung, calibrate
+from ..manybody.calibration import Rung, calibrate, widths_of
 from ..planning.costs import CostModel, Observation, Size
 from ..programs import registry
 from .render import print_json, print_table
@@ -26,10 +27,11 @@ def execute(args: Namespace) -> int:
     registry.require(spec.name)
     kind = _kind(args, spec.name)
     book = process_book()
-    widths = [width for width in _powers_of_two(len(book.usable)) if width <= (spec.useful_width or width)]
-    with LocalEngine(book, on_progress=_say) as engine:
+    widths = widths_of(spec.name, len(book.usable))
+    watching = Watching()
+    with LocalEngine(book, on_progress=_say, observer=watching) as engine:
         seconds = _SECONDS if args.seconds is None else args.seconds
-        seen = calibrate(kind, engine, widths, seconds, on_rung=_tell)
+        seen = calibrate(kind, engine, widths, seconds, watching=watching, on_rung=_tell)
     store = CostStore(book.machine)
     path = store.add(kind, seen)
     model = store.model(kind)
@@ -51,12 +53,6 @@ def _kind(args: Namespace, program: str) -> Kind:
     if args.basis and not spec.takes_basis:
         raise InputError(f"--basis {args.basis} was given, but {spec.title} has no basis sets; leave it out")
     return Kind(program, "energy", method, args.basis or "")
-
-
-def _powers_of_two(cpus: int) -> list[int]:
-    """And all of them, which is the width of one calculation at a time."""
-    widths = [2**exponent for exponent in range(cpus.bit_length()) if 2**exponent <= cpus]
-    return widths if widths[-1] == cpus else [*widths, cpus]
 
 
 def _say(event: Progress) -> None:
@@ -87,6 +83,7 @@ def _document(kind: Kind, model: CostModel, seen: list[Observation]) -> dict[str
                 "threads": one.width,
                 "wall_s": one.wall_s,
                 "peak_memory_bytes": one.peak_memory_bytes,
+                "peak_scratch_bytes": one.peak_scratch_bytes,
                 "predicted_s": _predicted(model, one.size, one.width),
             }
             for one in seen

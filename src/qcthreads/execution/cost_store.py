@@ -6,7 +6,9 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,14 @@ class Kind:
     method: str
     basis: str
     """Empty: none."""
+    keywords: str = ""
+    """As JSON; empty: the program's defaults."""
 
     @property
     def key(self) -> str:
         """In a file."""
-        return "|".join((self.driver, self.method.lower(), self.basis.lower()))
+        parts = (self.driver, self.method.lower(), self.basis.lower(), self.keywords)
+        return "|".join(parts if self.keywords else parts[:-1])
 
 
 class CostStore:
@@ -57,15 +62,22 @@ class CostStore:
 
     def path(self, program: str) -> Path:
         """The program's file; it need not be there."""
-        return self._folder / f"{re.sub('[^a-z0-9_.+-]', '_', program.lower())}.json"
+        return self._folder / file_name(program)
 
     def model(self, kind: Kind) -> CostModel:
-        """What was measured of ``kind``; a model without observations where nothing was."""
-        return CostModel(
-            method=kind.method,
-            observations=self._read(kind.program).get(kind.key, ()),
-            useful_width=registry.get(kind.program).useful_width,
-        )
+        """What was measured of ``kind`` here, with default keywords, or elsewhere, in this order.
+
+        Without observations where nothing was.
+        """
+        model = CostModel(method=kind.method, useful_width=registry.get(kind.program).useful_width)
+        default = replace(kind, keywords="").key
+        known = self._read(kind.program)
+        if seen := known.get(kind.key) or known.get(default):
+            return replace(model, observations=seen)
+        elsewhere = shipped(kind.program)
+        if default in elsewhere.observations:
+            return replace(model, observations=elsewhere.observations[default], measured_on=elsewhere.measured_on)
+        return model
 
     def add(self, kind: Kind, observations: Iterable[Observation]) -> Path:
         """Keep these, too. Of two that write at the same time one may lose what it adds; the file stays whole.
@@ -88,6 +100,31 @@ class CostStore:
         except (OSError, ValueError, InputError) as error:
             _log.warning("measured times in %s are not used: %s", path, error)
             return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """Measurements that come with qcthreads."""
+
+    measured_on: str
+    """The kind of CPU, and the day."""
+    observations: Mapping[str, tuple[Observation, ...]]
+    """By :attr:`Kind.key`."""
+
+
+@cache
+def shipped(program: str) -> Shipped:
+    """Of one program; nothing where none come with it."""
+    found = files(__package__) / "measured" / file_name(program)
+    if not found.is_file():
+        return Shipped("", {})
+    document = json.loads(found.read_text(encoding="utf-8"))
+    return Shipped(document["measured_on"], observations_of(document))
+
+
+def file_name(program: str) -> str:
+    """Of the measurements of one program."""
+    return f"{re.sub('[^a-z0-9_.+-]', '_', program.lower())}.json"
 
 
 def document_of(program: str, machine: str, known: Mapping[str, Iterable[Observation]]) -> dict[str, Any]:

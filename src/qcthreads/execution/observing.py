@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..leases import Lease
@@ -12,6 +13,8 @@ from ..monitoring.statistics import Grant, WorkerUsage
 from ..programs import registry
 from ..units import format_count
 from .calculation import Calculation, Outcome
+from .scratch import ScratchWatch
+from .supervisor import scratch_of
 
 if TYPE_CHECKING:
     from ..monitoring.run_monitor import RunMonitor
@@ -51,6 +54,8 @@ class Attempt:
     outcome: Outcome
     grant: Grant
     usage: WorkerUsage | None
+    scratch_bytes: int = 0
+    """The most that was seen in its scratch directory."""
 
 
 class Watching(Observer):
@@ -60,6 +65,8 @@ class Watching(Observer):
         self._lock = threading.Lock()
         self._attempts: list[Attempt] = []
         self._grants: dict[str, tuple[int, Grant]] = {}
+        self._scratch = ScratchWatch()
+        self._folders: dict[str, Path] = {}
         self._widths: dict[Hashable, _Width] = {}
         self._monitor: RunMonitor | None = None
 
@@ -96,6 +103,8 @@ class Watching(Observer):
         )
         with self._lock:
             self._grants[calculation.label] = worker.pid, grant
+            self._folders[calculation.label] = folder = scratch_of(worker.folder)
+        self._scratch.begin(folder)
         try:
             self.monitor.begin(worker.pid, grant)
         except OSError:
@@ -105,12 +114,22 @@ class Watching(Observer):
         """Watch it no longer, and keep what was seen."""
         with self._lock:
             pid, grant = self._grants.pop(calculation.label, (0, _no_grant(calculation, outcome)))
+            folder = self._folders.pop(calculation.label, None)
+        scratch_bytes = 0 if folder is None else self._scratch.end(folder)
         try:
             usage = self.monitor.end(pid)
         except OSError:
             usage = None
         with self._lock:
-            self._attempts.append(Attempt(calculation=calculation, outcome=outcome, grant=grant, usage=usage))
+            self._attempts.append(
+                Attempt(
+                    calculation=calculation,
+                    outcome=outcome,
+                    grant=grant,
+                    usage=usage,
+                    scratch_bytes=scratch_bytes,
+                )
+            )
             if usage is not None and outcome.status == "finished":
                 self._widths.setdefault(_alike(calculation), _Width()).add(usage)
 
@@ -134,6 +153,7 @@ class Watching(Observer):
 
     def close(self) -> None:
         """End the sampling; what was seen stays."""
+        self._scratch.close()
         with self._lock:
             monitor = self._monitor
         if monitor is not None:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CalculationError, InputError
-from ..execution.calculation import Calculation, Outcome
+from ..execution.calculation import Calculation
 from ..execution.cost_store import Kind
 from ..execution.engine import LocalEngine
+from ..execution.observing import Watching
 from ..planning.cost import relative_cost
 from ..planning.costs import CostModel, Observation, Size
 from ..programs import registry
 from ..units import BOHR_TO_ANGSTROM
+from .measured import observed
 from .sizes import size_of
 
 # Experimental geometries in angstrom (NIST Computational Chemistry Comparison and Benchmark Database, release 22).
@@ -79,6 +81,13 @@ def ladder(*, with_basis: bool) -> list[Rung]:
     return sorted(of_size.values(), key=lambda rung: (rung.size.basis_functions, rung.size.electrons))
 
 
+def widths_of(program: str, cpus: int) -> list[int]:
+    """Powers of two, and all, which is the width of one calculation at a time; as far as the program can use them."""
+    most = min(cpus, registry.get(program).useful_width or cpus)
+    widths = [2**exponent for exponent in range(most.bit_length()) if 2**exponent <= most]
+    return widths if widths[-1] == most else [*widths, most]
+
+
 def calibrate(
     kind: Kind,
     engine: LocalEngine,
@@ -87,13 +96,15 @@ def calibrate(
     *,
     memory_bytes: int = 0,
     keywords: dict[str, Any] | None = None,
+    watching: Watching | None = None,
     on_rung: Callable[[Rung, int, float], None] = lambda *_: None,
 ) -> list[Observation]:
     """Climb until the next molecule would probably not end within ``seconds``; one calculation at a time.
 
     The smallest molecule is measured however few they are. The time that workers take to start is not counted.
 
-    ``on_rung`` is told each molecule, width and wall time (s).
+    ``on_rung`` is told each molecule, width and wall time (s). ``watching``: the engine's observer, which sees the
+    memory of all processes and the time for which others kept them waiting.
 
     Raises
     ------
@@ -104,7 +115,7 @@ def calibrate(
     """
     if not seconds > 0:
         raise InputError(f"a calibration takes seconds above 0, not {seconds:g}")
-    climbing = _Climb(kind, engine, memory_bytes, keywords or {})
+    climbing = _Climb(kind, engine, memory_bytes, keywords or {}, watching)
     rungs = ladder(with_basis=bool(kind.basis))
     for width in widths:
         climbing.run(rungs[0], width)  # what a program does once for a worker is no molecule's
@@ -115,18 +126,21 @@ def calibrate(
         if seen and left_s < _expected_s(kind.method, seen, rung.size) * len(widths):
             break
         for width in widths:
-            best = min((climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH)), key=lambda outcome: outcome.wall_s)
-            seen.append(Observation(rung.size, width, best.wall_s, best.peak_memory_bytes))
+            best = min((climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH)), key=lambda one: one.wall_s)
+            seen.append(best)
             on_rung(rung, width, best.wall_s)
     return seen
 
 
 class _Climb:
-    def __init__(self, kind: Kind, engine: LocalEngine, memory_bytes: int, keywords: dict[str, Any]) -> None:
+    def __init__(
+        self, kind: Kind, engine: LocalEngine, memory_bytes: int, keywords: dict[str, Any], watching: Watching | None
+    ) -> None:
         self._kind, self._engine, self._memory_bytes, self._keywords = kind, engine, memory_bytes, keywords
+        self._watching = watching
         self._count = 0
 
-    def run(self, rung: Rung, width: int) -> Outcome:
+    def run(self, rung: Rung, width: int) -> Observation:
         self._count += 1
         model = {"method": self._kind.method} | ({"basis": self._kind.basis} if self._kind.basis else {})
         specification = {"program": self._kind.program, "driver": self._kind.driver, "model": model}
@@ -141,7 +155,9 @@ class _Climb:
         if outcome.status != "finished":
             title = registry.get(self._kind.program).title
             raise CalculationError(f"{title} failed on {rung.label} with {width} threads: {outcome.error}")
-        return outcome
+        if self._watching is None:
+            return Observation(rung.size, width, outcome.wall_s, outcome.peak_memory_bytes)
+        return observed(rung.size, self._watching.attempts[-1])
 
 
 def _expected_s(method: str, seen: Sequence[Observation], size: Size) -> float:

@@ -27,7 +27,8 @@ from ..programs.registry import useful_width
 from .check import check_with_program
 from .config import HybridParallelConfig, ParallelConfig, compute_name, strategy_name
 from .expansion import Expansion, Term, as_model, energy_of
-from .moldable import Moldable, widths_for
+from .measured import Measured, Need
+from .moldable import Moldable, mold
 from .report import grouped, headline
 from .run_tally import RunTally
 from .watched import figures, findings, sampling, within
@@ -183,6 +184,7 @@ class ParallelManyBodyExecutor:
             kept, self._kept = self._kept, None
         if kept is not None:
             kept.__exit__(None, None, None)
+            self._learn()
 
     def __enter__(self) -> Self:
         self._kept = self._new_engine().__enter__()
@@ -202,6 +204,7 @@ class ParallelManyBodyExecutor:
             for program in expansion.programs:
                 registry.known(program) if self._wrapping else registry.require(program)
         self._book: LeaseBook = process_book()
+        self._measured = None if self._compute else Measured(expansion, self._book)
         self._tally = RunTally(self._book)
         self._watching = Watching()
         self._calls: list[tuple[float, float]] = []
@@ -211,6 +214,8 @@ class ParallelManyBodyExecutor:
         self._kept = None
         self._split: Split | None = None
         self._checked = False
+        self._ran: dict[str, Term] = {}
+        self._learned = 0
         self._levels: set[int] = set()
         self._wall_s = 0.0
 
@@ -247,11 +252,22 @@ class ParallelManyBodyExecutor:
                 self._split = replace(split, reasons=reasons)
                 self._levels |= {term.nbody for term in terms}
                 self._wall_s += time.perf_counter() - began
+                self._ran |= {term.label: term for term in terms}
+            if self._kept is None:
+                self._learn()
         ordered = sorted(terms, key=lambda term: (term.nbody, term.fragments, term.ghosts))
         results = {term.label: results[term.label] for term in ordered if term.label in results}
         if failures:
             raise FragmentsFailedError(results, failures)
         return results
+
+    def _learn(self) -> None:
+        """Keep for later runs what calculations took since this was called last."""
+        with self._lock:
+            attempts, terms = self._watching.attempts[self._learned :], self._ran.values()
+            self._learned += len(attempts)
+        if self._measured is not None:
+            self._measured.keep(attempts, terms)
 
     def _check(self, engine: LocalEngine, split: Split) -> None:
         """Ask the program once, however often fragments are executed."""
@@ -284,26 +300,20 @@ class ParallelManyBodyExecutor:
 
     def _mold(self, terms: Sequence[Term], split: Split) -> Moldable | None:
         """What has the calculations run at widths of their own; ``None`` where the config asks for one width."""
-        config, book = self.config, self._book
+        config = self.config
         if not isinstance(config, HybridParallelConfig) or config.execution_mode == "serial":
             return None
-        if len(self._expansion.chemistries) > 1:  # their costs cannot be compared
-            return None
         strategy = strategy_name(config.thread_allocation_strategy)
-        spec = registry.get(self._expansion.programs[0])
-        cpus = min(len(book.usable), config.max_total_threads or len(book.usable))
-        widths = widths_for(spec, cpus, spec.useful_width, split.threads)
-        if strategy == "balanced" or len(widths) == 1:
+        if strategy == "balanced":
             return None
-        return Moldable(
-            terms=terms,
-            strategy=strategy,
-            machine=book.machine,
-            cpus=cpus,
-            widths=widths,
-            need_bytes=config.memory_limit_bytes,
-            memory_bytes=book.memory_bytes,
-            workers={},
+        return mold(
+            terms,
+            self._expansion,
+            strategy,
+            self._book,
+            self._measured,
+            need=lambda _: Need(config.memory_limit_bytes, config.memory_limit_bytes),
+            narrowest=split.threads,
             most_threads=config.max_total_threads,
         )
 

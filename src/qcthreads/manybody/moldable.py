@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 from ..execution.calculation import Calculation
 from ..execution.source import Dispatched
+from ..leases import LeaseBook
 from ..machine import Machine
 from ..planning import Task
 from ..planning.cost import PARALLEL_FRACTION, assumed_speedup
 from ..planning.dispatch import Dispatcher
+from ..programs import registry
 from ..programs.spec import ParallelModel, ProgramSpec
-from ..units import format_count
-from .expansion import Term
+from ..units import format_count, format_size
+from .expansion import Expansion, Term
+from .measured import Measured, Need
 
 # What a wider worker costs before it computes: to import QCEngine and PySCF takes 2 s of a core, Psi4 as long.
 START_UP_S = 2.0
@@ -25,7 +28,7 @@ _WORTH = {"auto": 1.10}
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 TimesS = Callable[[Term, Sequence[int]], Mapping[int, float] | None]
-"""Seconds by width as a calibrated model tells; ``None``: it does not know."""
+"""Seconds by width as a measured model tells; ``None``: it does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,28 +42,30 @@ class Moldable:
     cpus
         So many may be used.
     widths
-        Those that may be used.
-    need_bytes
-        Memory of each calculation at least.
+        By name of the model chemistry, those that may be used.
+    need
+        Memory of a calculation.
     memory_bytes
         For all that run at the same time.
     workers
         How many of each width are there already.
     times_s
-        A calibrated model; where it does not know all of them, theory's ratios serve.
+        A measured model; where it does not know all of them, theory's ratios serve.
     """
 
     terms: Sequence[Term]
     strategy: str
     machine: Machine
     cpus: int
-    widths: Sequence[int]
-    need_bytes: int
+    widths: Mapping[str, Sequence[int]]
+    need: Callable[[Term], Need]
     memory_bytes: int
     workers: Mapping[int, int]
     most_threads: int | None = None
     """Of all that run at the same time; ``None``: as many as are free."""
     times_s: TimesS | None = None
+    measured_on: str = ""
+    """The CPU of another machine, where the model is not of this one."""
 
     def foresee(self) -> Foreseen:
         """What a run would do if everything went as estimated; before anything starts."""
@@ -72,12 +77,21 @@ class Moldable:
             default=0,
         )
         first = max(table.entries, key=lambda entry: (-entry[1], entry[0]), default=(1, 0.0, 0.0))
-        return Foreseen(dict(sorted(widths.items())), first[0], most, table.makespan_s if in_seconds else None)
+        needs = [self.need(term) for term in self.terms]
+        measured = all(need.measured for need in needs)
+        return Foreseen(
+            widths=dict(sorted(widths.items())),
+            first_width=first[0],
+            side_by_side=most,
+            wall_s=table.makespan_s if in_seconds else None,
+            memory_bytes=max((need.memory_bytes for need in needs), default=0) if measured else None,
+            measured_on=self.measured_on,
+        )
 
     def source(self, make: Callable[[Term, int, int], Calculation]) -> Dispatched:
         """What an engine runs. ``make``: the calculation of a term at a width, with so much memory."""
         by_label = {term.label: term for term in self.terms}
-        least = [make(term, self.widths[0], self.need_bytes) for term in self.terms]
+        least = [make(term, self._widths(term)[0], self.need(term).memory_bytes) for term in self.terms]
         return Dispatched(
             self._dispatcher()[0],
             least,
@@ -87,16 +101,22 @@ class Moldable:
 
     def _dispatcher(self) -> tuple[Dispatcher, bool]:
         """And whether its estimates are in seconds."""
-        told = [None if self.times_s is None else self.times_s(term, self.widths) for term in self.terms]
+        told = [None if self.times_s is None else self.times_s(term, self._widths(term)) for term in self.terms]
         in_seconds = all(times_s is not None for times_s in told)
         tasks = [
-            Task(term.label, times_s if in_seconds and times_s is not None else self._relative(term), self.need_bytes)
+            Task(
+                term.label,
+                times_s if in_seconds and times_s is not None else self._relative(term),
+                self.need(term).memory_bytes,
+                kind=term.chemistry.name,
+                memory_measured=self.need(term).measured,
+            )
             for term, times_s in zip(self.terms, told, strict=True)
         ]
         dispatcher = Dispatcher(
             tasks,
             self.machine.cpus_online,
-            known="seconds" if in_seconds else "sizes",
+            known="sizes" if not in_seconds else "elsewhere" if self.measured_on else "seconds",
             memory_bytes=self.memory_bytes,
             start_up_s=START_UP_S,
             worth=_WORTH.get(self.strategy, 1.0),
@@ -105,7 +125,10 @@ class Moldable:
         return dispatcher, in_seconds
 
     def _relative(self, term: Term) -> dict[int, float]:
-        return {width: term.cost / assumed_speedup(width) for width in self.widths}
+        return {width: term.cost / assumed_speedup(width) for width in self._widths(term)}
+
+    def _widths(self, term: Term) -> Sequence[int]:
+        return self.widths[term.chemistry.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +143,10 @@ class Foreseen:
     """At most."""
     wall_s: float | None
     """``None``: nothing is known of seconds."""
+    memory_bytes: int | None
+    """Of the largest, where what each takes was measured."""
+    measured_on: str = ""
+    """The CPU of another machine, where times are not of this one."""
 
     @property
     def usual_width(self) -> int:
@@ -134,15 +161,69 @@ class Foreseen:
         else:
             counts = (f"{count} with {format_count(width, 'thread')}" for width, count in self.widths.items())
             said = f"a width for each calculation, as far as can be foreseen {', '.join(counts)}"
-        known = "times are those of a calibrated model"
+        known = "times are those of a measured model"
+        if self.measured_on:
+            known = "times are those of a model that comes with qcthreads, measured on another machine "
+            known += f"({self.measured_on}); `qcthreads calibrate` measures this one"
         if self.wall_s is None:
             known = f"sizes are known, seconds are not; {PARALLEL_FRACTION:.0%} of the work is taken for parallel"
-        return [said, f"{known}; both are corrected as times arrive, and the last ones widen over PUs that would idle"]
+        memory = []
+        if self.memory_bytes:
+            memory = [f"each has the memory that it takes by what was measured, up to {format_size(self.memory_bytes)}"]
+        return [
+            said,
+            *memory,
+            f"{known}; both are corrected as times arrive, and the last ones widen over PUs that would idle",
+        ]
 
 
-def widths_for(spec: ProgramSpec, cpus: int, useful_width: int | None, narrowest: int = 1) -> tuple[int, ...]:
+def mold(
+    terms: Sequence[Term],
+    expansion: Expansion,
+    strategy: str,
+    book: LeaseBook,
+    measured: Measured | None,
+    *,
+    need: Callable[[Term], Need],
+    narrowest: int = 1,
+    most_threads: int | None = None,
+    workers: Mapping[int, int] | None = None,
+) -> Moldable | None:
+    """``terms`` at widths of their own; ``None`` where all are to have the same.
+
+    That is so where there is no width to choose, and where there are several model chemistries whose seconds were not
+    all measured, because what theory tells of one cannot be compared with another's.
+
+    ``narrowest``: threads of each at least. ``measured``: ``None`` where what computes is not the program.
+    """
+    cpus = min(len(book.usable), most_threads or len(book.usable))
+    widths = {one.name: widths_for(registry.get(one.program), cpus, narrowest) for one in expansion.chemistries}
+    if not terms or all(len(several) == 1 for several in widths.values()):
+        return None
+    times_s = None if measured is None else measured.times_s
+    if len(widths) > 1 and (
+        times_s is None or any(times_s(term, widths[term.chemistry.name]) is None for term in terms)
+    ):
+        return None
+    return Moldable(
+        terms=terms,
+        strategy=strategy,
+        machine=book.machine,
+        cpus=cpus,
+        widths=widths,
+        need=need,
+        memory_bytes=book.memory_bytes,
+        workers=workers or {},
+        most_threads=most_threads,
+        times_s=times_s,
+        measured_on="" if measured is None else measured.measured_on(),
+    )
+
+
+def widths_for(spec: ProgramSpec, cpus: int, narrowest: int = 1) -> tuple[int, ...]:
     """The widths of a program that are worth considering on so many CPUs."""
-    most = 1 if spec.parallel_model in (ParallelModel.SERIAL, ParallelModel.GPU) else min(cpus, useful_width or cpus)
+    serial = spec.parallel_model in (ParallelModel.SERIAL, ParallelModel.GPU)
+    most = 1 if serial else min(cpus, spec.useful_width or cpus)
     listed = {width for width in (*_WIDTHS, most) if narrowest <= width <= most}
     return tuple(sorted(listed)) or (narrowest,)
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +16,6 @@ from typing import Any, Self
 from ..cpuset import CpuSet
 from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
-from ..execution.cost_store import CostStore, Kind
 from ..execution.engine import LocalEngine
 from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..execution.source import Planned
@@ -33,7 +32,8 @@ from .check import check_with_program
 from .config import strategy_name
 from .expansion import Chemistry, Expansion, Term
 from .inputs import likely_program, read_input
-from .moldable import Moldable, TimesS, widths_for
+from .measured import Measured, Need
+from .moldable import Moldable, mold
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
 from .run_tally import RunTally, mixed_versions
@@ -115,6 +115,7 @@ class Run:
         self._warmed_at: float | None = None
         self._warmed: dict[int, int] = {}
         self._moldable: Moldable | None = None
+        self._side_by_side: int | None = None
         self.planned = {}
         self._watching = Watching()
         self._reused_count = 0
@@ -168,6 +169,7 @@ class Run:
         self._expansion = Expansion.from_input(given)
         versions = {program: self._require(program) for program in self._expansion.programs}
         self._engine.limit({program: request.at_most[""] for program in versions if "" in request.at_most})
+        self._measured = Measured(self._expansion, self._book, request.scratch)
         self._molecule = given.molecule
         self.counts_by_nbody = self._expansion.counts_by_nbody()
         self.calculations = sum(self.counts_by_nbody.values())
@@ -217,6 +219,8 @@ class Run:
             self.close()
             if store is not None:
                 store.close()
+            if self._watching.attempts:
+                self._measured.keep(self._watching.attempts, self._terms)
         return self._report(tally, results, reused, _Span.until_now(time.perf_counter() - began))
 
     def _warm(self) -> None:
@@ -237,13 +241,17 @@ class Run:
 
     def _decide(self, strategy: str, versions: Mapping[str, str | None]) -> dict[str, Any]:
         request, expansion, book = self.request, self._expansion, self._book
-        overhead_bytes = max(registry.get(program).memory_overhead_bytes for program in expansion.programs)
         left = self.calculations
         costs: Sequence[float] = ()
+        needs: Sequence[Need] = ()
+        need_bytes = self._any_need_bytes
         if request.resume or left <= _COUNTED_ONE_BY_ONE:
-            costs = [term.cost for term in self._terms if term.label not in self._finished_before]
+            terms = [term for term in self._terms if term.label not in self._finished_before]
+            costs = [term.cost for term in terms]
             left = len(costs)
-        need_bytes = overhead_bytes + WORKING_MEMORY_BYTES
+            self._side_by_side = self._measured.side_by_side(terms)
+            needs = [self._measured.need(term) for term in terms]
+            need_bytes = max((one.least_bytes if request.workers else one.memory_bytes for one in needs), default=0)
         memory_bytes, why_so_much = self._memory(need_bytes * (request.workers or 1))
         split = choose_split(
             left,
@@ -254,21 +262,24 @@ class Run:
             workers=request.workers,
             threads=request.threads,
             max_total_threads=request.max_total_threads,
-            max_workers=self._engine.at_most(expansion.programs),
+            max_workers=min(filter(None, (self._engine.at_most(expansion.programs), self._side_by_side)), default=None),
             useful_width=registry.useful_width(expansion.programs),
             explain=book.explain(),
         )
         chemistries = [_described(expansion, chemistry, versions) for chemistry in expansion.chemistries]
         only = chemistries[0] if len(chemistries) == 1 else {}
         workers, threads, reasons, wall_s = split.workers, split.threads, list(split.reasons), None
-        self._moldable = self._mold(strategy, overhead_bytes)
+        share_bytes = split.memory_bytes
+        self._moldable = self._mold(strategy)
         if self._moldable is not None:
             foreseen = self._moldable.foresee()
-            if (workers, threads) != (foreseen.side_by_side, foreseen.usual_width):
+            if foreseen.memory_bytes or (workers, threads) != (foreseen.side_by_side, foreseen.usual_width):
                 workers, threads = foreseen.side_by_side, foreseen.usual_width
                 reasons = [f"{book.explain()}: up to {format_count(workers, 'calculation')} side by side"]
+                share_bytes = split.memory_bytes * split.workers // workers
             reasons += foreseen.reasons()
-            wall_s = foreseen.wall_s
+            wall_s, share_bytes = foreseen.wall_s, foreseen.memory_bytes or share_bytes
+            workers = min(workers, self._side_by_side or workers)
         places = cut(book.machine, book.usable, min(workers, len(book.usable) // threads), threads)
         return {
             "strategy": "as asked" if request.workers and request.threads else strategy,
@@ -276,7 +287,7 @@ class Run:
             "threads": threads,
             "cpus_usable": list(book.usable),
             "cpus_by_worker": [list(place) for place in places],
-            "memory_bytes_per_worker": split.memory_bytes * split.workers // workers,
+            "memory_bytes_per_worker": share_bytes,
             "affinity": request.affinity,
             "program": ", ".join(expansion.programs),
             "program_version": only.get("program_version"),
@@ -286,54 +297,33 @@ class Run:
             "bsse": list(expansion.bsse),
             "max_nbody": expansion.core.max_nbody,
             "reasons": [*reasons, *why_so_much],
-            "scratch_bytes": None,
+            "scratch_bytes": max((need.scratch_bytes for need in needs), default=0) * workers or None,
             "store_bytes": None if request.store is None else self.calculations * _STORED_BYTES,
             "expected_wall_s": wall_s,
         }
 
-    def _mold(self, strategy: str, overhead_bytes: int) -> Moldable | None:
-        """What has the calculations run at widths of their own; ``None`` where all have the same.
+    @property
+    def _any_need_bytes(self) -> int:
+        """Memory of a calculation where there are too many to look at each."""
+        overheads = (registry.get(program).memory_overhead_bytes for program in self._expansion.programs)
+        return max(overheads) + WORKING_MEMORY_BYTES
 
-        Costs of different model chemistries cannot be compared: then, too, all have the same.
-        """
-        if len(self._expansion.chemistries) > 1:
-            return None
-        spec = registry.get(self._expansion.programs[0])
-        request, book = self.request, self._book
-        cpus = min(len(book.usable), request.max_total_threads or len(book.usable))
-        widths = widths_for(spec, cpus, spec.useful_width)
+    def _mold(self, strategy: str) -> Moldable | None:
+        """What has the calculations run at widths of their own; ``None`` where all have the same."""
+        request = self.request
         many = self.calculations > _COUNTED_ONE_BY_ONE and strategy == "auto"
-        if strategy == "balanced" or request.workers or request.threads or widths == (1,) or many:
+        if strategy == "balanced" or request.workers or request.threads or many:
             return None
-        terms = [term for term in self._terms if term.label not in self._finished_before]
-        return (
-            Moldable(
-                terms=terms,
-                strategy=strategy,
-                machine=book.machine,
-                cpus=cpus,
-                widths=widths,
-                need_bytes=overhead_bytes + WORKING_MEMORY_BYTES,
-                memory_bytes=book.memory_bytes,
-                workers=self._warmed,
-                most_threads=request.max_total_threads,
-                times_s=self._measured_times(),
-            )
-            if terms
-            else None
+        return mold(
+            [term for term in self._terms if term.label not in self._finished_before],
+            self._expansion,
+            strategy,
+            self._book,
+            self._measured,
+            need=self._measured.need,
+            most_threads=request.max_total_threads,
+            workers=self._warmed,
         )
-
-    def _measured_times(self) -> TimesS | None:
-        """Seconds by width of a term, where ``qcthreads calibrate`` has measured calculations of its kind here."""
-        chemistry, expansion = self._expansion.chemistries[0], self._expansion
-        if not isinstance(chemistry.basis, str | None):
-            return None
-        kind = Kind(chemistry.program, chemistry.specification["driver"], chemistry.method, chemistry.basis or "")
-        model = CostStore(self._book.machine).model(kind)
-        if not model.observations:
-            return None
-        times_s = cache(model.times_s)  # of few sizes, thousands of terms
-        return lambda term, widths: times_s(expansion.size(term), tuple(widths))
 
     def _memory(self, need_bytes: int) -> tuple[int, tuple[str, ...]]:
         """For all workers together, what may be used; of that, where nobody asked for it, what others have not leased.
@@ -410,7 +400,7 @@ class Run:
         else:
             source = replace(self._moldable, terms=terms).source(made)
             self.planned = source.planned
-            outcomes = self._engine.run(source)
+            outcomes = self._engine.run(source, max_workers=self._side_by_side)
         for outcome in outcomes:
             if store is not None:
                 store.record(outcome)

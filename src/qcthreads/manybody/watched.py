@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
+from ..execution.calculation import Outcome
 from ..execution.labels import label_order, short_label, short_labels
 from ..execution.observing import Attempt, Watching
 from ..execution.source import Planned
@@ -169,20 +170,19 @@ def _calculated(attempt: Attempt, name: str, began_at: float, planned: Planned |
         cpu_s=outcome.cpu_s or (usage.cpu_ns / 1e9 if usage is not None else 0.0),
         run_queue_s=None if wait_ns is None else wait_ns / 1e9,
         memory_granted_bytes=attempt.grant.memory_bytes,
-        memory_peak_bytes=peak_bytes(attempt),
+        memory_peak_bytes=peak_bytes(outcome, usage),
         planned_start_s=None if planned is None else planned.start_at - began_at,
         planned_end_s=None if planned is None or planned.end_at is None else planned.end_at - began_at,
     )
 
 
-def peak_bytes(attempt: Attempt) -> int:
+def peak_bytes(outcome: Outcome, usage: WorkerUsage | None) -> int:
     """Of resident memory: as the worker tells of itself, or as seen with all its processes, whichever is more."""
-    seen = 0 if attempt.usage is None else attempt.usage.memory_peak_bytes
-    return max(attempt.outcome.peak_memory_bytes, seen)
+    return max(outcome.peak_memory_bytes, 0 if usage is None else usage.memory_peak_bytes)
 
 
 def _with_peak(attempt: Attempt, usage: WorkerUsage) -> WorkerUsage:
-    return replace(usage, memory_peak_bytes=peak_bytes(attempt))
+    return replace(usage, memory_peak_bytes=peak_bytes(attempt.outcome, usage))
 
 
 def _mean_idle(moments: Sequence[Moment], usable: int) -> float | None:
@@ -229,7 +229,7 @@ def _worker(pid: int, done: Sequence[Attempt]) -> dict[str, Any]:
         "run_queue_s": None if wait_ns is None else wait_ns / 1e9,
         "migrations": sum(usage.migrations for usage in usages) if usages else None,
         "cpus_seen": list(CpuSet(cpu for usage in usages for cpu in usage.cpus_seen)),
-        "memory_peak_bytes": max(map(peak_bytes, done)),
+        "memory_peak_bytes": max(peak_bytes(attempt.outcome, attempt.usage) for attempt in done),
     }
 
 

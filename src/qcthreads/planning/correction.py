@@ -1,23 +1,24 @@
 """What finished tasks tell about those to come: estimates corrected as times arrive; knows no task and no program.
 
 The logarithm of a time is taken for that of its estimate plus three corrections: a scale, the power with which costs
-grow, and how much of the estimated speedup is there. Bayesian linear regression finds them from the first time on; a
-time that fits to nothing counts less (Huber's weights).
+grow, and how much of the estimated speedup is there; each kind of task has its own. Bayesian linear regression finds
+them from the first time on; a time that fits to nothing counts less (Huber's weights).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from .batch import Floats, Integers
 
-Known = Literal["seconds", "sizes", "nothing"]
+Known = Literal["seconds", "elsewhere", "sizes", "nothing"]
 
 # Standard deviations before anything has been seen, of logarithms. The scale: a calibrated cost model's median error is
-# some tens of percent, and a size without seconds says nothing of it.
-_SCALE = {"seconds": 0.3, "sizes": 1e3, "nothing": 1e3}
+# some tens of percent, of another machine a factor of two or three, and a size without seconds says nothing of it.
+_SCALE = {"seconds": 0.3, "elsewhere": 1.0, "sizes": 1e3, "nothing": 1e3}
 # The formal powers of methods are exceeded by none and undercut by a fifth where molecules are small.
 _POWER = 0.2
 # Of an assumed S(2) = 1.4, 1.08 to 1.96 was seen: anything between nothing and twice the exponent.
@@ -29,9 +30,12 @@ _LEAST = 1e-9  # of the longest: what takes no time has no logarithm
 
 
 class Correction:
-    """Corrects a table of estimated times (a row for each task, a column for each width) by times observed."""
+    """Corrects a table of estimated times (a row for each task, a column for each width) by times observed.
 
-    def __init__(self, times_s: Floats, known: Known) -> None:
+    ``kinds``: of each row; ``None``: all are of one kind.
+    """
+
+    def __init__(self, times_s: Floats, known: Known, kinds: Sequence[str] | None = None) -> None:
         listed = np.isfinite(times_s)
         longest_s = float(times_s[listed].max(initial=0.0)) or 1.0
         with np.errstate(divide="ignore"):
@@ -39,31 +43,35 @@ class Correction:
         first = listed.argmax(axis=1)  # the narrowest listed
         self._narrowest: Floats = self._logs[np.arange(len(times_s)), first] if len(times_s) else np.zeros(0)
         self._centre = float(self._narrowest.max(initial=0.0))
-        self._precision: Floats = np.diag([_SCALE[known] ** -2, _POWER**-2, _SPEEDUP**-2])
-        self._evidence: Floats = np.zeros(3)
-        self._found: Floats = np.zeros(3)
-        self.in_seconds = known == "seconds"
+        numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds or [""]))}
+        self._kind: Integers = np.array([numbers[kind] for kind in kinds or [""] * len(times_s)], dtype=np.int64)
+        prior = np.diag([_SCALE[known] ** -2, _POWER**-2, _SPEEDUP**-2])
+        self._precision: Floats = np.array([prior] * len(numbers))
+        self._evidence: Floats = np.zeros((len(numbers), 3))
+        self._found: Floats = np.zeros((len(numbers), 3))
+        self.in_seconds = known in ("seconds", "elsewhere")
         """Whether anything is known of seconds, and not of ratios alone."""
 
     def observe(self, row: int, column: int, time_s: float) -> float:
         """Take one time; returns how many times longer it was than the estimate until now."""
-        features = self._features(row, column)
-        surprise = float(np.log(max(time_s, 1e-6)) - self._logs[row, column] - features @ self._found)
-        spread = float(np.sqrt(_SCATTER**2 + features @ np.linalg.solve(self._precision, features)))
+        features, kind = self._features(row, column), self._kind[row]
+        foreseen = float(features @ self._found[kind])
+        surprise = float(np.log(max(time_s, 1e-6)) - self._logs[row, column]) - foreseen
+        spread = float(np.sqrt(_SCATTER**2 + features @ np.linalg.solve(self._precision[kind], features)))
         weight = min(1.0, _HUBER * spread / max(abs(surprise), 1e-12)) / _SCATTER**2
-        self._precision = self._precision + weight * np.outer(features, features)
-        self._evidence = self._evidence + weight * features * (surprise + features @ self._found)
-        self._found = np.asarray(np.linalg.solve(self._precision, self._evidence), dtype=np.float64)
+        self._precision[kind] += weight * np.outer(features, features)
+        self._evidence[kind] += weight * features * (surprise + foreseen)
+        self._found[kind] = np.linalg.solve(self._precision[kind], self._evidence[kind])
         was_known, self.in_seconds = self.in_seconds, True
         return float(np.exp(surprise)) if was_known else 1.0
 
     def time_s(self, row: int, column: int) -> float:
         """The estimate as corrected until now."""
-        return float(np.exp(self._logs[row, column] + self._features(row, column) @ self._found))
+        return float(np.exp(self._logs[row, column] + self._features(row, column) @ self._found[self._kind[row]]))
 
     def times_s(self, rows: Integers | slice = slice(None)) -> Floats:
         """All estimates of ``rows``; infinite at widths that are not listed."""
-        scale, power, speedup = self._found.tolist()
+        scale, power, speedup = self._found[self._kind[rows]].T[:, :, None]
         narrowest = self._narrowest[rows][:, None]
         logs = self._logs[rows]
         gained = np.where(np.isfinite(logs), narrowest - logs, 0.0)

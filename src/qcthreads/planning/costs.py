@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from statistics import median
+from statistics import median, median_high, median_low
 from typing import Any, Self
 
 from ..errors import InputError
@@ -22,8 +22,9 @@ _ELECTRONS_SD = 0.7
 # Of a factor that nobody knows: e^5 either way.
 _FACTOR_SD = 5.0
 
-# Scatter of one measured time about the law, as a logarithm, before there are enough to tell.
-_SCATTER = 0.15
+# Scatter of one measurement about the law, as a logarithm, before there are enough to tell: of a time, and of a peak of
+# memory, which repeats itself to some per cent.
+_TIMES_SCATTER, _MEMORY_SCATTER = 0.15, 0.03
 _SCATTER_COUNTS_AS = 4
 
 # Beyond so many standard deviations an observation weighs less (Huber 1964: 1.345 keeps 95 % efficiency).
@@ -35,6 +36,11 @@ _CONSTANT_SHARES = (0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 0.99)
 
 # exp() of more overflows.
 _LARGEST_LOG = 700.0
+
+
+# PySCF that was told 1.08 times its peak computed as with all memory; told its peak, it found its integrals too large
+# and took three times as long (2.14, MP2/cc-pVDZ, 1 to 6 waters).
+_MARGIN = 1.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class Observation:
     wall_s: float
     peak_memory_bytes: int
     """Of all its processes; 0: not known."""
+    peak_scratch_bytes: int = 0
+    """Of its temporary files; 0: none, or not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +103,15 @@ class Law:
     laws: tuple[PowerLaw, ...]
 
     @classmethod
-    def fit(cls, sizes: Sequence[Size], values: Sequence[float], exponent: float, electrons_exponent: float) -> Self:
-        """Robust fits in logarithms that begin with theory's exponents.
+    def fit(
+        cls,
+        sizes: Sequence[Size],
+        values: Sequence[float],
+        exponent: float,
+        electrons_exponent: float,
+        scatter: float = _TIMES_SCATTER,
+    ) -> Self:
+        """Robust fits in logarithms that begin with theory's exponents, and with what values usually scatter.
 
         Raises
         ------
@@ -107,7 +122,9 @@ class Law:
             raise InputError(f"a law is fitted to one value above 0 for each size, not to {list(values)!r:.200}")
         smallest = min(values)
         shares = _CONSTANT_SHARES if len(set(sizes)) > 2 else (0.0,)
-        return cls(tuple(_fit(sizes, values, smallest * share, exponent, electrons_exponent) for share in shares))
+        return cls(
+            tuple(_fit(sizes, values, smallest * share, exponent, electrons_exponent, scatter) for share in shares)
+        )
 
     def estimate(self, size: Size) -> Estimate:
         """The median at ``size``, and how uncertain it is."""
@@ -134,11 +151,14 @@ class CostModel:
         At any widths.
     useful_width
         Beyond it the program is not faster; ``None``: not known.
+    measured_on
+        The CPU of another machine that it was measured on; empty: this one.
     """
 
     method: str
     observations: tuple[Observation, ...] = ()
     useful_width: int | None = None
+    measured_on: str = ""
 
     @cached_property
     def speedups(self) -> tuple[tuple[int, SpeedupModel], ...]:
@@ -157,11 +177,13 @@ class CostModel:
     @cached_property
     def memory_law(self) -> Law | None:
         """Peak of all processes; ``None`` before anything was observed."""
-        known = [seen for seen in self.observations if seen.peak_memory_bytes > 0]
-        if not known:
-            return None
-        # Matrices of functions squared are what every method holds; integrals kept in memory grow faster.
-        return Law.fit([seen.size for seen in known], [float(seen.peak_memory_bytes) for seen in known], 2.0, 0.0)
+        # Matrices of functions squared are what every method holds; integrals grow with the fourth power.
+        return _law_of_peaks((seen.size, seen.peak_memory_bytes) for seen in self.observations)
+
+    @cached_property
+    def scratch_law(self) -> Law | None:
+        """Peak of temporary files; ``None`` where none were seen."""
+        return _law_of_peaks((seen.size, seen.peak_scratch_bytes) for seen in self.observations)
 
     def share(self, size: Size, width: int) -> float:
         """Time at ``width`` / time at width 1: between measured sizes by interpolation, beyond them as the nearest."""
@@ -184,8 +206,14 @@ class CostModel:
         return Estimate(at_one.value * self.share(size, width), at_one.factor)
 
     def memory_bytes(self, size: Size) -> Estimate | None:
-        """Peak; ``None`` before anything was observed."""
-        return None if self.memory_law is None else self.memory_law.estimate(size)
+        """Peak; ``None`` before anything was observed. It repeats itself: of sizes that were seen no law is needed."""
+        seen = [one.peak_memory_bytes for one in self.observations if one.size == size and one.peak_memory_bytes > 0]
+        return _repeated(seen) or (None if self.memory_law is None else self.memory_law.estimate(size))
+
+    def scratch_bytes(self, size: Size) -> Estimate | None:
+        """Peak of temporary files; ``None`` where none were seen."""
+        seen = [one.peak_scratch_bytes for one in self.observations if one.size == size]
+        return _repeated(seen) or (None if self.scratch_law is None else self.scratch_law.estimate(size))
 
     def times_s(self, size: Size, widths: Iterable[int]) -> dict[int, float] | None:
         """Seconds by width, as a :class:`Task` takes them; ``None`` before anything was observed."""
@@ -203,6 +231,7 @@ class CostModel:
                     "width": seen.width,
                     "wall_s": seen.wall_s,
                     "peak_memory_bytes": seen.peak_memory_bytes,
+                    "peak_scratch_bytes": seen.peak_scratch_bytes,
                 }
                 for seen in self.observations
             ],
@@ -220,6 +249,22 @@ class CostModel:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"these data are no cost model ({error!r}): {data!r:.200}") from None
+
+
+def _repeated(peaks: Sequence[int]) -> Estimate | None:
+    return Estimate(float(median_high(peaks)), math.exp(_MEMORY_SCATTER)) if any(peaks) else None
+
+
+def _law_of_peaks(seen: Iterable[tuple[Size, int]]) -> Law | None:
+    known = [(size, float(peak)) for size, peak in seen if peak > 0]
+    if not known:
+        return None
+    return Law.fit([size for size, _ in known], [peak for _, peak in known], 3.0, 0.0, _MEMORY_SCATTER)
+
+
+def memory_grant(peak: Estimate) -> int:
+    """What a calculation is to be given: the peak expected of it, and a margin as wide as that is uncertain."""
+    return round(peak.value * max(peak.factor, _MARGIN))
 
 
 def speedups_of(observations: Iterable[Observation]) -> tuple[tuple[int, SpeedupModel], ...]:
@@ -243,6 +288,25 @@ def speedups_of(observations: Iterable[Observation]) -> tuple[tuple[int, Speedup
     return tuple(found)
 
 
+def representative(observations: Iterable[Observation]) -> tuple[Observation, ...]:
+    """One for each size and width, with the medians of all that are alike.
+
+    So a batch of a thousand counts no more than one of a few, and what disturbed some of them does not count.
+    """
+    alike: dict[tuple[Size, int], list[Observation]] = {}
+    for seen in observations:
+        alike.setdefault((seen.size, seen.width), []).append(seen)
+    return tuple(
+        replace(
+            group[0],
+            wall_s=median_low(seen.wall_s for seen in group),
+            peak_memory_bytes=median_high(seen.peak_memory_bytes for seen in group),
+            peak_scratch_bytes=median_high(seen.peak_scratch_bytes for seen in group),
+        )
+        for group in alike.values()
+    )
+
+
 def thinned(observations: Sequence[Observation], limit: int) -> tuple[Observation, ...]:
     """At most ``limit``, the newest of every size and width first, so that no size is forgotten for another."""
     if len(observations) <= limit:
@@ -261,7 +325,8 @@ def _observation(row: Mapping[str, Any]) -> Observation:
     if not 0 < wall_s < math.inf:
         raise ValueError(f"wall_s is {wall_s}")
     size = Size(int(row["basis_functions"]), int(row["electrons"]))
-    return Observation(size, int(row["width"]), wall_s, int(row["peak_memory_bytes"]))
+    peaks = int(row["peak_memory_bytes"]), int(row.get("peak_scratch_bytes", 0))
+    return Observation(size, int(row["width"]), wall_s, *peaks)
 
 
 def _features(size: Size, centre: tuple[float, float]) -> tuple[float, float, float]:
@@ -270,7 +335,12 @@ def _features(size: Size, centre: tuple[float, float]) -> tuple[float, float, fl
 
 
 def _fit(
-    sizes: Sequence[Size], values: Sequence[float], constant: float, exponent: float, electrons_exponent: float
+    sizes: Sequence[Size],
+    values: Sequence[float],
+    constant: float,
+    exponent: float,
+    electrons_exponent: float,
+    usual_scatter: float,
 ) -> PowerLaw:
     """Regression with theory as prior and Huber's weights."""
     import numpy as np
@@ -280,16 +350,19 @@ def _fit(
     rows = np.array([_features(size, centre) for size in sizes])
     whole = np.array(values)
     target = np.log(whole - constant)
+    # Of what is left above the constant, a relative error is so much of one of the whole.
+    counts = ((whole - constant) / whole) ** 2
     prior = np.array([float(np.median(target)), exponent, electrons_exponent])
     precision = np.diag([_FACTOR_SD**-2, _EXPONENT_SD**-2, _ELECTRONS_SD**-2])
-    weights, scatter = np.ones(len(values)), _SCATTER
+    weights, scatter = np.ones(len(values)), usual_scatter
     for _ in range(_REWEIGHTINGS):
-        normal = rows.T @ (weights[:, None] * rows) / scatter**2 + precision
-        right = rows.T @ (weights * target) / scatter**2 + precision @ prior
+        weighted = rows.T * (weights * counts / scatter**2)
+        normal = weighted @ rows + precision
+        right = weighted @ target + precision @ prior
         coefficients = np.linalg.solve(normal, right)
         # Of the whole, as it is predicted: that is what matters, and what constants can be compared by.
         residuals = np.log((np.exp(rows @ coefficients) + constant) / whole)
-        scatter = _scatter(residuals)
+        scatter = _scatter(residuals, usual_scatter)
         weights = 1 / np.maximum(1.0, np.abs(residuals) / (_HUBER * scatter))
     away = coefficients - prior
     # Laplace's approximation; how uncertain the coefficients are counts for a law, as a narrow fit is a lucky one.
@@ -304,10 +377,10 @@ def _fit(
     )
 
 
-def _scatter(residuals: Any) -> float:
+def _scatter(residuals: Any, usual: float) -> float:
     """Robust: half of the residuals may be anything. With few, mostly what is usual."""
     import numpy as np
 
     count = len(residuals)
     seen = 1.4826 * float(np.median(np.abs(residuals)))
-    return math.sqrt((_SCATTER_COUNTS_AS * _SCATTER**2 + count * seen**2) / (_SCATTER_COUNTS_AS + count))
+    return math.sqrt((_SCATTER_COUNTS_AS * usual**2 + count * seen**2) / (_SCATTER_COUNTS_AS + count))

@@ -43,7 +43,8 @@ class Start:
     threads: int
     cpus: CpuSet
     memory_bytes: int
-    """What it may have: its need at least, its share of the whole where there is so much; 0: no limit."""
+    """What it may have: its need, and where that was not measured its share of the whole if there is so much; 0: no
+    limit."""
     expected_s: float | None
     """``None``: nothing is known of seconds yet."""
 
@@ -71,8 +72,8 @@ class Dispatcher:
     machine_or_cpus
         As for :func:`qcthreads.planning.plan`; no more CPUs than it has will ever be free.
     known
-        What the estimates are worth: ``seconds``, as a calibrated model tells; ``sizes``, ratios from theory; or
-        ``nothing``.
+        What the estimates are worth: ``seconds``, as a calibrated model tells; ``elsewhere``, as one of another
+        machine does; ``sizes``, ratios from theory; or ``nothing``.
     memory_bytes
         For all that run at the same time; ``None``: no limit.
     start_up_s
@@ -103,7 +104,7 @@ class Dispatcher:
         self._memory_bytes = math.inf if memory_bytes is None else float(memory_bytes)
         self._batch = Batch(tasks, Capacity(len(usable), self._memory_bytes))
         self._row = {task.id: row for row, task in enumerate(self._batch.tasks)}
-        self._correction = Correction(self._batch.times_s, known)
+        self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
         self._start_up_s = start_up_s
         self._worth = worth
         self._waiting = np.ones(len(self._batch), dtype=bool)
@@ -284,7 +285,7 @@ class Dispatcher:
         expected_s = self._expected_s(row, column, fresh)
         task = self._batch.tasks[row]
         granted = task.memory_bytes
-        if math.isfinite(capacity.memory_bytes):
+        if math.isfinite(capacity.memory_bytes) and not task.memory_measured:
             share = int(capacity.memory_bytes) * width // capacity.cpus
             granted = int(min(memory_bytes, max(granted, share)))
         self._waiting[row] = False

@@ -21,6 +21,10 @@ class Task:
     memory_bytes: int = 0
     bandwidth_bytes_per_s: float = 0.0
     """Of memory, at the narrowest width listed; a faster run moves the same bytes in less time."""
+    kind: str = ""
+    """What one task takes tells of those of its own kind."""
+    memory_measured: bool = False
+    """``memory_bytes`` is what it takes: more would not help it. Else it may use more, where there is more."""
 
 
 @dataclass(frozen=True, slots=True)

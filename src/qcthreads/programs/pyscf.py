@@ -16,7 +16,8 @@ SPEC = ProgramSpec(
     input_text="pyscf.lib.num_threads({threads})",
     memory=MemorySetting("calculation", "MB", "mol.max_memory, by the harness of ours"),
     # PySCF counts what its process already holds against its memory setting.
-    memory_overhead_bytes=64 * 1024**2,
+    memory_overhead_bytes=0,
+    memory_least_bytes=0,
     python_module="pyscf",
     harness_module="qcthreads.programs.harnesses.pyscf",
     preload=("pyscf.scf", "pyscf.mp", "pyscf.df"),
@@ -38,9 +39,7 @@ SPEC = ProgramSpec(
             Known.MEASURED,
             "2.14: three runtimes in one process",
         ),
-        Fact(
-            "memory", "Its output says what it was told as max_memory: the lease's less 64 MiB.", Known.MEASURED, "2.14"
-        ),
+        Fact("memory", "Its output says what it was told as max_memory: the lease's.", Known.MEASURED, "2.14"),
         Fact("memory", "Advice, and what the process already holds counts.", Known.SOURCE, "pyscf 94d4dc83"),
         Fact(
             "binding", "Keeps the mask; unasked it takes as many threads as the mask has CPUs.", Known.MEASURED, "2.14"

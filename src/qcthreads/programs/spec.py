@@ -110,6 +110,8 @@ class ProgramSpec:
     """``None``: it has no memory setting, or none is known."""
     memory_overhead_bytes: int = 256 * 1024**2
     """Resident memory of the program and its worker beyond what its memory setting governs."""
+    memory_least_bytes: int = 256 * 1024**2
+    """Less must not be said by its memory setting; 0: any amount will do."""
     python_module: str | None = None
     distribution: str | None = None
     """The package that brings the module, where its name is another."""

@@ -1,0 +1,56 @@
+"""Measures the cost models that come with qcthreads, on this machine, and writes them into its source tree.
+
+    python benchmarks/measure_shipped.py [--seconds 60] [PROGRAM ...]
+
+Of each program, method and basis below that is installed here: the ladder of `qcthreads calibrate`, at all widths.
+Best on a machine that does nothing else. A file that is there keeps nothing of what it held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from pathlib import Path
+
+from qcthreads.execution.cost_store import Kind, document_of, file_name
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.execution.observing import Watching
+from qcthreads.host.profiles import cpu_model, write_document
+from qcthreads.leases import process_book
+from qcthreads.manybody.calibration import calibrate, widths_of
+from qcthreads.planning.costs import Observation
+from qcthreads.programs import registry
+
+WHERE = Path(__file__).parents[1] / "src" / "qcthreads" / "execution" / "measured"
+MODELS = {
+    "pyscf": (("hf", "cc-pvdz"), ("mp2", "cc-pvdz")),
+    "psi4": (("hf", "cc-pvdz"),),
+    "nwchem": (("hf", "cc-pvdz"),),
+    "xtb": (("GFN2-xTB", ""),),
+}
+
+
+def main() -> None:
+    """Measure what was named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("programs", nargs="*", default=list(MODELS), metavar="PROGRAM", help=", ".join(MODELS))
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each method and basis")
+    args = parser.parse_args()
+    book = process_book()
+    for program in args.programs:
+        if registry.find(registry.get(program)) is None:
+            print(f"{program}: not installed here, left out")
+            continue
+        known: dict[str, list[Observation]] = {}
+        for method, basis in MODELS[program]:
+            kind, watching = Kind(program, "energy", method, basis), Watching()
+            with LocalEngine(book, observer=watching) as engine:
+                widths = widths_of(program, len(book.usable))
+                known[kind.key] = calibrate(kind, engine, widths, args.seconds, watching=watching)
+            print(f"{program} {method} {basis}: {len(known[kind.key])} calculations", flush=True)
+        on = f"{cpu_model() or 'an unnamed CPU'}, {datetime.date.today().isoformat()}"
+        write_document(WHERE / file_name(program), document_of(program, on, known), "it cannot be kept in")
+
+
+if __name__ == "__main__":
+    main()

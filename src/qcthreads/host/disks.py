@@ -1,0 +1,45 @@
+"""The file system that a directory is on: what is free there, and whether it is memory; reads only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .sysfs import read_text
+
+_IN_MEMORY = ("tmpfs", "ramfs")
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystem:
+    """Where files go."""
+
+    kind: str
+    """As the kernel calls it; empty: not known."""
+    free_bytes: int
+
+    @property
+    def in_memory(self) -> bool:
+        """What is written there takes memory, and no disk."""
+        return self.kind in _IN_MEMORY
+
+
+def file_system(directory: Path) -> FileSystem:
+    """Of a directory that is there. Raises OSError where it cannot be looked at."""
+    free_bytes = shutil.disk_usage(directory).free
+    if sys.platform != "linux":
+        return FileSystem("", free_bytes)
+    return FileSystem(kind_of(directory.stat().st_dev, read_text("/", "proc/self/mountinfo") or ""), free_bytes)
+
+
+def kind_of(device: int, mountinfo: str) -> str:
+    """Of the file system with this device number; see proc_pid_mountinfo(5). Empty where it is not listed."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in mountinfo.splitlines():
+        mount, _, rest = line.partition(" - ")
+        if rest and mount.split()[2:3] == [wanted]:
+            return rest.split()[0]
+    return ""

@@ -1,0 +1,178 @@
+"""What terms were measured to take on this machine, and what a run adds to that; plans nothing and runs nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import MachineError, OversubscriptionError
+from ..execution.cost_store import CostStore, Kind
+from ..execution.labels import short_label
+from ..execution.observing import WORKING_MEMORY_BYTES, Attempt
+from ..host.disks import FileSystem, file_system
+from ..leases import LeaseBook
+from ..planning.costs import CostModel, Observation, Size, memory_grant, representative
+from ..programs import registry
+from ..units import format_size
+from .expansion import Chemistry, Expansion, Term
+from .watched import peak_bytes
+
+_log = logging.getLogger("qcthreads")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Memory of one calculation."""
+
+    memory_bytes: int
+    """What it is planned with."""
+    least_bytes: int
+    """With less it cannot run."""
+    measured: bool = False
+    """It takes what it is planned with, and more would not help it."""
+    scratch_bytes: int = 0
+    """Of temporary files on a disk; those in memory are in the memory."""
+
+
+class Measured:
+    """The cost models of an expansion's model chemistries on this machine.
+
+    Parameters
+    ----------
+    expansion
+        Says which model chemistry and size a term has.
+    book
+        Of the machine whose measurements count, and of the memory that may be used.
+    scratch
+        Where temporary files will be; ``None``: where ``tempfile`` puts them.
+    """
+
+    def __init__(self, expansion: Expansion, book: LeaseBook, scratch: Path | None = None) -> None:
+        self._expansion = expansion
+        self._scratch = scratch or Path(tempfile.gettempdir())
+        self._memory_bytes = book.memory_bytes
+        self._store = CostStore(book.machine)
+        self._models: dict[str, CostModel | None] = {}
+        self._needs: dict[tuple[str, Size], Need] = {}
+        self._times_s: dict[tuple[str, Size, tuple[int, ...]], Mapping[int, float] | None] = {}
+
+    def times_s(self, term: Term, widths: Sequence[int]) -> Mapping[int, float] | None:
+        """Seconds by width; ``None``: nothing of its kind was measured."""
+        size = self._expansion.size(term)
+        key = term.chemistry.name, size, tuple(widths)  # of few sizes, thousands of terms
+        if key not in self._times_s:
+            model = self._model(term.chemistry)
+            self._times_s[key] = None if model is None else model.times_s(size, widths)
+        return self._times_s[key]
+
+    def measured_on(self) -> str:
+        """The CPU of another machine that something was measured on; empty: all that is known is of this one."""
+        models = (self._model(chemistry) for chemistry in self._expansion.chemistries)
+        return next((model.measured_on for model in models if model is not None and model.measured_on), "")
+
+    def need(self, term: Term) -> Need:
+        """The memory of a calculation: as measured, else what its program takes at least.
+
+        A program that has a memory setting is given no less than that may say, and does with all there is where it
+        would take more. Raises OversubscriptionError, with the calculation's name, where one without would not fit.
+        """
+        key = term.chemistry.name, self._expansion.size(term)
+        if key not in self._needs:
+            self._needs[key] = self._with_scratch(self._need(term, key[1]), term, key[1])
+        return self._needs[key]
+
+    def _with_scratch(self, need: Need, term: Term, size: Size) -> Need:
+        model = self._model(term.chemistry)
+        peak = None if model is None else model.scratch_bytes(size)
+        if peak is None:
+            return need
+        files_bytes, where = memory_grant(peak), self._file_system
+        free_bytes, what = where.free_bytes, where.kind or "its file system"
+        if where.in_memory:
+            free_bytes, what = min(free_bytes, self._memory_bytes - need.least_bytes), f"{what}, in memory"
+        if peak.value > free_bytes:
+            raise OversubscriptionError(
+                f"calculation {short_label(term.label)} writes {format_size(round(peak.value))} of temporary files by "
+                f"what was measured, but {format_size(max(0, free_bytes))} are left in {self._scratch} ({what}); name "
+                "another directory with --scratch"
+            )
+        if not where.in_memory:
+            return replace(need, scratch_bytes=files_bytes)
+        planned_bytes = min(need.memory_bytes + files_bytes, self._memory_bytes)
+        return replace(need, memory_bytes=planned_bytes, least_bytes=need.least_bytes + round(peak.value))
+
+    @cached_property
+    def _file_system(self) -> FileSystem:
+        return file_system(self._scratch)
+
+    def side_by_side(self, terms: Iterable[Term]) -> int | None:
+        """As many as their temporary files have room for on their disk; ``None``: no limit that is known of."""
+        largest_bytes = max((self.need(term).scratch_bytes for term in terms), default=0)
+        return max(1, self._file_system.free_bytes // largest_bytes) if largest_bytes else None
+
+    def _need(self, term: Term, size: Size) -> Need:
+        spec, model = registry.get(term.chemistry.program), self._model(term.chemistry)
+        any_size = spec.memory_overhead_bytes + WORKING_MEMORY_BYTES
+        peak = None if model is None else model.memory_bytes(size)
+        if model is None or peak is None:
+            return Need(any_size, any_size)
+        granted = memory_grant(peak)
+        if model.measured_on:  # of other versions, perhaps: what a large one needs, and more where there is more
+            return Need(max(any_size, min(granted, self._memory_bytes)), any_size)
+        if spec.memory is not None:
+            least = spec.memory_overhead_bytes + spec.memory_least_bytes
+            return Need(max(least, min(granted, self._memory_bytes)), least, measured=True)
+        if peak.value > self._memory_bytes:
+            raise OversubscriptionError(
+                f"calculation {short_label(term.label)} takes {format_size(round(peak.value))} of memory by what was "
+                f"measured here, but {format_size(self._memory_bytes)} may be used; allow more memory, or compute it "
+                "where there is more"
+            )
+        granted = min(granted, self._memory_bytes)
+        return Need(granted, granted, measured=True)
+
+    def keep(self, attempts: Iterable[Attempt], terms: Iterable[Term]) -> None:
+        """Add what a run measured, one for all that are alike. Where it cannot be kept, a log line."""
+        by_label = {term.label: term for term in terms}
+        seen: dict[Kind, list[Observation]] = {}
+        for attempt in attempts:
+            term = by_label.get(attempt.outcome.label)
+            kind = None if term is None else kind_of(term.chemistry)
+            if term is None or kind is None or attempt.outcome.status != "finished":
+                continue
+            seen.setdefault(kind, []).append(observed(self._expansion.size(term), attempt))
+        for kind, observations in seen.items():
+            try:
+                self._store.add(kind, representative(observations))
+            except MachineError as error:
+                _log.warning("what this run measured does not help the next one: %s", error)
+                return
+
+    def _model(self, chemistry: Chemistry) -> CostModel | None:
+        if chemistry.name not in self._models:
+            kind = kind_of(chemistry)
+            self._models[chemistry.name] = None if kind is None else self._store.model(kind)
+        return self._models[chemistry.name]
+
+
+def kind_of(chemistry: Chemistry) -> Kind | None:
+    """What its calculations have in common for one model; ``None`` where the basis is no name."""
+    if not isinstance(chemistry.basis, str | None):
+        return None
+    told = chemistry.specification
+    keywords = json.dumps(told.get("keywords") or {}, sort_keys=True) if told.get("keywords") else ""
+    return Kind(chemistry.program, told["driver"], chemistry.method, chemistry.basis or "", keywords)
+
+
+def observed(size: Size, attempt: Attempt) -> Observation:
+    """A calculation as cost models take it: without the time for which its threads waited for CPUs that others used."""
+    outcome, usage = attempt.outcome, attempt.usage
+    waited_s = 0.0 if usage is None or usage.wait_ns is None else usage.wait_ns / 1e9 / outcome.threads
+    # It cannot have computed faster than all its threads at once.
+    wall_s = max(outcome.wall_s - waited_s, min(outcome.wall_s, outcome.cpu_s / outcome.threads))
+    return Observation(size, outcome.threads, wall_s, peak_bytes(outcome, usage), attempt.scratch_bytes)

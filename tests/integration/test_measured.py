@@ -1,0 +1,133 @@
+"""What a run measured helps the next one plan, by the command, the executor and after Ctrl-C; real calculations."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyscf", reason="it computes")
+
+from qcthreads import HybridParallelConfig, ParallelManyBodyExecutor
+from qcthreads.errors import QCThreadsError
+from qcthreads.execution.cost_store import CostStore, Kind
+from qcthreads.execution.store import open_store
+from qcthreads.host import read_machine
+from qcthreads.host.limits import read_limits
+from qcthreads.manybody.inputs import read_input
+from qcthreads.manybody.request import RunRequest
+from qcthreads.planning.costs import CostModel
+from qcthreads.programs.registry import find, get
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+WATER = EXAMPLES / "water4.xyz"
+KIND = Kind("pyscf", "energy", "hf", "sto-3g")
+
+pytestmark = pytest.mark.skipif(len(read_limits().cpus) < 2, reason="with one CPU there is no width to choose")
+
+
+def command(*options: str, given: Path = WATER) -> list[str]:
+    return [sys.executable, "-m", "qcthreads", "run", str(given), "--json", *options]
+
+
+def run(*options: str, given: Path = WATER) -> dict[str, Any]:
+    done = subprocess.run(command(*options, given=given), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def model(kind: Kind = KIND) -> CostModel:
+    return CostStore(read_machine()).model(kind)
+
+
+def test_a_second_run_knows_seconds_from_the_first() -> None:
+    options = ("--method", "hf", "--basis", "sto-3g")
+    assert run(*options, "--dry-run")["decision"]["expected_wall_s"] is None
+    first = run(*options)
+    expected_s = run(*options, "--dry-run")["decision"]["expected_wall_s"]
+    serial_s = first["statistics"]["calculations_wall_s"]
+    # It cannot be told how busy the machine is then and now: a guess without measurements would be far off.
+    assert 0.1 * serial_s < expected_s < 2 * serial_s + 10
+    sizes = {(seen.size.basis_functions, seen.size.electrons) for seen in model().observations}
+    assert sizes == {(24, 10), (48, 20)}
+    assert all(seen.peak_memory_bytes > 50 * 1024**2 for seen in model().observations)
+
+
+def test_keywords_make_another_kind_and_begin_with_what_defaults_took() -> None:
+    run("--method", "hf", "--basis", "sto-3g", "--keywords", '{"conv_tol": 1e-6}', "--max-nbody", "1")
+    told = Kind("pyscf", "energy", "hf", "sto-3g", '{"conv_tol": 1e-06}')
+    assert not model().observations
+    assert model(told).observations
+    run("--method", "hf", "--basis", "sto-3g", "--max-nbody", "1")
+    other = Kind("pyscf", "energy", "hf", "sto-3g", '{"conv_tol": 1e-08}')
+    assert model(other).observations == model().observations != model(told).observations
+
+
+def test_what_had_ended_before_ctrl_c_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "run.store"
+    options = ("--method", "mp2", "--basis", "cc-pvdz", "--max-nbody", "3", "--workers", "1", "--store", str(path))
+    with subprocess.Popen(command(*options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and ended(path) < 2:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    assert process.returncode == 4
+    assert len(model(Kind("pyscf", "energy", "mp2", "cc-pvdz")).observations) >= 2
+
+
+def ended(path: Path) -> int:
+    """How many calculations a store has the results of."""
+    if not path.exists():
+        return 0
+    try:
+        with open_store(path) as store:
+            return len(store.finished())
+    except QCThreadsError:  # it is being made
+        return 0
+
+
+def test_an_executor_plans_with_what_runs_measured_and_adds_to_it() -> None:
+    request = RunRequest(input=WATER, method="hf", basis="sto-3g", max_nbody=2)
+    config = HybridParallelConfig(max_workers=2, thread_allocation_strategy="adaptive")
+
+    def reasons() -> str:
+        made = ParallelManyBodyExecutor.from_manybodyinput(read_input(WATER, request), config)
+        return "; ".join(made.extras["qcthreads"]["reasons"])
+
+    assert "seconds are not" in reasons()
+    assert model().observations
+    assert "measured model" in reasons()
+
+
+def test_model_chemistries_have_widths_of_their_own_once_each_was_measured(tmp_path: Path) -> None:
+    if find(get("xtb")) is None:
+        assert os.environ.get("CI") != "true", "xtb must be installed in CI"
+        pytest.skip("xtb is not installed here")
+    levels = tmp_path / "levels.json"  # of kinds that no measurements come with
+    text = (EXAMPLES / "levels.json").read_text()
+    levels.write_text(text.replace("cc-pvdz", "sto-3g").replace("GFN2-xTB", "GFN1-xTB"))
+    first = run("--dry-run", given=levels)["decision"]
+    assert first["expected_wall_s"] is None
+    run(given=levels)
+    second = run("--dry-run", given=levels)["decision"]
+    assert second["expected_wall_s"] > 0
+    assert "measured model" in "; ".join(second["reasons"])
+    again = run("--strategy", "adaptive", given=levels)
+    assert sum(again["statistics"]["widths"].values()) == again["statistics"]["fragments_total"]
+
+
+def test_what_comes_with_it_serves_until_something_is_measured_here() -> None:
+    options = ("--method", "mp2", "--basis", "cc-pvdz")
+    first = run(*options, "--dry-run")["decision"]
+    assert first["expected_wall_s"] > 0
+    assert "another machine" in "; ".join(first["reasons"])
+    run(*options)
+    assert "another machine" not in "; ".join(run(*options, "--dry-run")["decision"]["reasons"])

@@ -1,0 +1,141 @@
+"""Memory and temporary files as they were measured: grants near to peaks, a limit that kills, refusals by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyscf", reason="it computes")
+
+from qcthreads.errors import OversubscriptionError
+from qcthreads.execution.cost_store import CostStore, Kind
+from qcthreads.host import read_machine
+from qcthreads.host.disks import file_system
+from qcthreads.host.limits import read_limits
+from qcthreads.manybody.run import Run, RunReport, RunRequest
+from qcthreads.planning.costs import Observation, Size
+from qcthreads.programs.registry import find, get
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+GROUP = Path("/sys/fs/cgroup/memory/qcthreads-test")
+MIB = 1024**2
+
+pytestmark = pytest.mark.skipif(len(read_limits().cpus) < 2, reason="with one CPU there is no width to choose")
+
+
+def run(**options: Any) -> RunReport:
+    request = RunRequest(method="hf", basis="cc-pvdz", busy="ignore", **options)
+    return Run(request).execute()
+
+
+def test_after_a_run_grants_are_near_to_peaks() -> None:
+    given = {"input": EXAMPLES / "water4.xyz", "max_nbody": 3}
+    run(**given)
+    calculations = run(**given).record.calculations
+    ratios = sorted(one.memory_granted_bytes / one.memory_peak_bytes for one in calculations if one.group != "0")
+    assert len(ratios) == 14
+    within = [1.0 <= ratio <= 1.15 for ratio in ratios]
+    assert sum(within) >= 0.9 * len(within), ratios
+
+
+# Three of five waters each, which take some 350 MiB, and one of one: two side by side are most of what there is.
+LARGE = ("--fragments", "1-15;16-30;31-45;46-48", "--method", "hf", "--basis", "cc-pvdz", "--max-nbody", "1")
+
+
+@pytest.fixture
+def limit() -> Iterator[None]:
+    if not os.access(GROUP.parent / "cgroup.procs", os.W_OK):
+        pytest.skip("needs the right to make a memory group (cgroup v1)")
+    GROUP.mkdir(exist_ok=True)  # a run that was killed left it
+    (GROUP / "memory.limit_in_bytes").write_text(str(900 * MIB))
+    yield
+    GROUP.rmdir()
+
+
+@pytest.mark.usefixtures("limit")
+def test_as_many_run_side_by_side_as_a_limit_that_kills_has_room_for() -> None:
+    command = [sys.executable, "-m", "qcthreads", "run", str(EXAMPLES / "water16.xyz"), *LARGE, "--busy", "ignore"]
+    subprocess.run([*command, "--json"], capture_output=True, check=True, timeout=300)
+    inside = f'echo $$ > {GROUP}/cgroup.procs && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", inside, "sh", *command, "--json"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    told = dict(line.split() for line in (GROUP / "memory.oom_control").read_text().splitlines())
+    assert told["oom_kill"] == "0"
+    assert int((GROUP / "memory.max_usage_in_bytes").read_text()) > 0.6 * 900 * MIB  # one of them alone: 425 MB
+    assert document["statistics"]["peak_workers"] == 2
+    assert document["decision"]["memory_bytes_per_worker"] < 450 * MIB
+
+
+def test_what_alone_takes_more_than_there_is_is_refused_by_name_before_anything_starts() -> None:
+    if find(get("xtb")) is None:
+        assert os.environ.get("CI") != "true", "xtb must be installed in CI"
+        pytest.skip("xtb is not installed here")
+    kind = Kind("xtb", "energy", "GFN2-xTB", "")
+    CostStore(read_machine()).add(kind, [Observation(Size(10 * n, 10 * n), 1, 0.1, n * 800 * MIB) for n in (1, 2)])
+    request = RunRequest(input=EXAMPLES / "water4.xyz", program="xtb", method="GFN2-xTB", memory_bytes=1000 * MIB)
+    with pytest.raises(OversubscriptionError, match=r"calculation 1\+2 takes .* measured here, but 1000 MiB"):
+        Run(request)
+
+
+def measured(scratch_bytes: int) -> None:
+    """As if earlier runs had seen temporary files: 20 MiB of a monomer, so much of a dimer."""
+    seen = [
+        Observation(Size(24, 10), 1, 0.1, 130 * MIB, 20 * MIB),
+        Observation(Size(48, 20), 1, 0.3, 140 * MIB, scratch_bytes),
+    ]
+    CostStore(read_machine()).add(Kind("pyscf", "energy", "hf", "cc-pvdz"), seen)
+
+
+def request(scratch: Path) -> RunRequest:
+    return RunRequest(input=EXAMPLES / "water4.xyz", method="hf", basis="cc-pvdz", max_nbody=2, scratch=scratch)
+
+
+def test_temporary_files_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
+    measured(2**60)
+    with pytest.raises(
+        OversubscriptionError, match=r"calculation 1\+2 writes 1.*EiB? .*or 1,?0?.*|calculation 1\+2 writes"
+    ):
+        Run(request(tmp_path))
+
+
+def test_few_run_side_by_side_where_the_disk_has_room_for_few(tmp_path: Path) -> None:
+    measured(round(0.6 * shutil.disk_usage(tmp_path).free))
+    if file_system(tmp_path).in_memory:
+        pytest.skip("temporary files are in memory here")
+    decision = Run(request(tmp_path)).decision
+    assert decision["workers"] == 1
+    assert decision["scratch_bytes"] > 0.6 * 0.9 * shutil.disk_usage(tmp_path).free
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no tmpfs to write to")
+def test_temporary_files_in_memory_count_as_memory() -> None:
+    measured(300 * MIB)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        decision = Run(request(Path(folder))).decision
+    assert 1.1 * 440 * MIB * 0.99 < decision["memory_bytes_per_worker"] < 1.15 * 440 * MIB
+    assert decision["scratch_bytes"] is None
+
+
+@pytest.mark.psi4
+def test_what_a_program_writes_is_seen(tmp_path: Path) -> None:
+    if find(get("psi4")) is None:
+        assert os.environ.get("CI") != "true", "psi4 must be installed in CI"
+        pytest.skip("psi4 is not installed here")
+    given = RunRequest(
+        input=EXAMPLES / "water4.xyz", program="psi4", method="mp2", basis="cc-pvdz", max_nbody=1, scratch=tmp_path
+    )
+    Run(given).execute()
+    seen = CostStore(read_machine()).model(Kind("psi4", "energy", "mp2", "cc-pvdz")).observations
+    assert max(one.peak_scratch_bytes for one in seen) > 100_000
