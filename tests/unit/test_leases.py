@@ -162,6 +162,18 @@ def test_waiting_is_first_come_first_served() -> None:
     assert order == ["wide", "narrow"]
 
 
+def test_who_waits_for_leases_of_this_process_alone_is_told_of_nobody() -> None:
+    book = book_of(synthetic_machine(cores=2))
+    told: list[str] = []
+    held = book.acquire(len(book.usable))
+    giving_back = threading.Timer(1.5, held.release)  # he would be told after a second
+    giving_back.start()
+    with book.acquire(1, on_wait=told.append) as waited:
+        assert (told, waited.waited_for) == ([], "")
+        assert waited.waited_s > 1.0
+    giving_back.join()
+
+
 def test_timeout_and_cancel_leave_the_queue_right() -> None:
     book = book_of(synthetic_machine(cores=2))
     held = book.acquire(2)

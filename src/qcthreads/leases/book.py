@@ -180,7 +180,8 @@ class LeaseBook:
         cancel
             When set, waiting ends with StopRequestedError; whoever sets it calls :meth:`wake`.
         on_wait
-            Called when it has waited for a second, once, with who holds what it lacks.
+            Called when it has waited for a second, once, with who holds what it lacks; not where only leases of this
+            process do, whose end is this process's own affair.
 
         Raises
         ------
@@ -458,7 +459,8 @@ class LeaseBook:
                     return claim
                 freed = self.ledger.examine()
                 also = self._also(claim)
-                waited_for = waited_for or short.holders(also)
+                if not waited_for and not short.is_our_own(also):
+                    waited_for = short.holders(also)
                 if freed:
                     continue
                 if cancel is not None and cancel.is_set():
@@ -467,10 +469,10 @@ class LeaseBook:
                     )
                 if over:
                     raise LeaseNotNowError(short.explain(timeout, also))
-                tell = waiter.due(time.monotonic() - began)
-                if tell is not None:
+                waited_s = time.monotonic() - began
+                if waited_for and (tell := waiter.due(waited_s)) is not None:
                     tell(waited_for)
-                limits_s = (left, self.ledger.longest_sleep_s, waiter.told_in(time.monotonic() - began))
+                limits_s = (left, self.ledger.longest_sleep_s, waiter.told_in(waited_s) if waited_for else None)
                 with contextlib.suppress(Empty):
                     woken.get(timeout=min((s for s in limits_s if s is not None), default=None))
         finally:  # also on KeyboardInterrupt; whoever is next in line may fit now

@@ -42,7 +42,7 @@ class Lease:
     waited_s
         How many seconds it took to come free.
     waited_for
-        Who held what was waited for, in words; empty where nothing was.
+        Who held what was waited for, in words; empty where nothing was, or only what this process itself held.
     notes
         Which CPUs were avoided, and why.
     """

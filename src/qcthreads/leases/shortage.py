@@ -33,6 +33,10 @@ class Shortage:
     all_taken: Sequence[tuple[str, int]] = ()
     """What only so many leases may have at once, and have: its name and how many."""
 
+    def is_our_own(self, also: Sequence[str] = ()) -> bool:
+        """Only leases of this process are in the way, neither those of others nor ``also`` these."""
+        return bool(self.own) and not self.others and not also
+
     def holders(self, also: Iterable[str] = ()) -> str:
         """Who holds what is lacking, and ``also`` these."""
         said = []
