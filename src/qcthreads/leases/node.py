@@ -84,7 +84,11 @@ def lease(
     near: CpuSet | None = None,
     exclusive_cores: bool = True,
 ) -> Lease:
-    """Lease PUs of this process's own limits that nobody else on the node holds; see :meth:`LeaseBook.acquire`."""
+    """Lease PUs of this process's own limits that nobody else on the node holds; see :meth:`LeaseBook.acquire`.
+
+    It binds nothing by itself, for any thread may use it: what is started by its ``popen``, or within its ``bound()``,
+    is bound to it. It is held for as long as somebody refers to it.
+    """
     return process_book().acquire(
         threads, memory_bytes, gpus, wait=wait, timeout=timeout, near=near, exclusive_cores=exclusive_cores
     )
