@@ -49,7 +49,9 @@ def main() -> None:
                 known[kind.key] = calibrate(kind, engine, widths, args.seconds, watching=watching)
             print(f"{program} {method} {basis}: {len(known[kind.key])} calculations", flush=True)
         on = f"{cpu_model() or 'an unnamed CPU'}, {datetime.date.today().isoformat()}"
-        write_document(WHERE / file_name(program), document_of(program, on, known), "it cannot be kept in")
+        path = WHERE / file_name(program)
+        write_document(path, document_of(program, on, known), "it cannot be kept in")
+        path.chmod(0o644)  # for whoever installs it for others
 
 
 if __name__ == "__main__":

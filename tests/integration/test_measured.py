@@ -80,7 +80,9 @@ def test_what_had_ended_before_ctrl_c_is_kept(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
     assert process.returncode == 4
-    assert len(model(Kind("pyscf", "energy", "mp2", "cc-pvdz")).observations) >= 2
+    kept = model(Kind("pyscf", "energy", "mp2", "cc-pvdz"))
+    assert not kept.measured_on
+    assert (72, 30) in {(seen.size.basis_functions, seen.size.electrons) for seen in kept.observations}
 
 
 def ended(path: Path) -> int:

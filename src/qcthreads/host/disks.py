@@ -32,14 +32,15 @@ def file_system(directory: Path) -> FileSystem:
     free_bytes = shutil.disk_usage(directory).free
     if sys.platform != "linux":
         return FileSystem("", free_bytes)
-    return FileSystem(kind_of(directory.stat().st_dev, read_text("/", "proc/self/mountinfo") or ""), free_bytes)
+    device = directory.stat().st_dev
+    mounts = read_text("/", "proc/self/mountinfo") or ""
+    return FileSystem(kind_of(f"{os.major(device)}:{os.minor(device)}", mounts), free_bytes)
 
 
-def kind_of(device: int, mountinfo: str) -> str:
+def kind_of(device: str, mountinfo: str) -> str:
     """Of the file system with this device number; see proc_pid_mountinfo(5). Empty where it is not listed."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in mountinfo.splitlines():
         mount, _, rest = line.partition(" - ")
-        if rest and mount.split()[2:3] == [wanted]:
+        if rest and mount.split()[2:3] == [device]:
             return rest.split()[0]
     return ""

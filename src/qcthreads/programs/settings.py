@@ -30,8 +30,8 @@ def settings_for(
     threads
         Width of the lease: threads, or ranks of an MPI program.
     memory_bytes
-        The lease's memory. The program is told this less ``spec.memory_overhead_bytes``. None or 0: it is told nothing,
-        and QCEngine lets it take 90 % of what is free.
+        The lease's memory. A program with a memory setting is told this less ``spec.memory_overhead_bytes``. None or 0:
+        it is told nothing, and QCEngine lets it take 90 % of what is free.
     scratch
         Directory for the program's temporary files.
     ranks
@@ -142,6 +142,8 @@ def _task_config(
 
 
 def _told_memory_gib(spec: ProgramSpec, memory_bytes: int) -> float:
+    if spec.memory is None:  # QCEngine wants a number, and nobody reads it
+        return round(memory_bytes / 1024**3, 6)
     told_bytes = memory_bytes - spec.memory_overhead_bytes
     if told_bytes <= 0:
         raise MachineError(
