@@ -1,6 +1,6 @@
 """What `qcthreads run` chooses by itself against what one could have chosen, on real programs.
 
-    python benchmarks/bench_auto.py [--rounds 15] [--part split|served|bound]
+    python benchmarks/bench_auto.py [--rounds 15] [--part split|served|bound|efficiency]
 
 split
     `auto` against the best static split, found by a sweep first; then both in interleaved pairs.
@@ -9,6 +9,9 @@ served
 bound
     Runs against the lower bound that follows from their own measured times: nothing with these times can end sooner.
     Cold: a whole command, start-up included. Warm: a second call of an executor that keeps its workers.
+efficiency
+    CPU time / (threads x wall time) over the calculations of a run, as it says itself, with what `auto` chose: the
+    embedded engine, and Psi4 from Debian.
 """
 
 from __future__ import annotations
@@ -33,6 +36,22 @@ JOBS = {
     "water16, HF/6-31g, 2 bodies": (str(EXAMPLES / "water16.xyz"), "--method", "hf", "--basis", "6-31g"),
     "benzene dimer, HF/6-31g*, 2 bodies": SKEWED,
 }
+# All examples; those of several levels have no second call here.
+BOUNDED = JOBS | {
+    "ions and water, HF/6-31g, 2 bodies": (
+        str(EXAMPLES / "mixed.xyz"), "--charges", "1,-1,0,0,0,0,0,1", "--method", "hf", "--basis", "6-31g",
+    ),
+    "ammonium and water, HF/6-31g": (str(EXAMPLES / "ammonium_water.psi4"), "--method", "hf", "--basis", "6-31g"),
+    "water4_cp.json": (str(EXAMPLES / "water4_cp.json"),),
+    "levels.json": (str(EXAMPLES / "levels.json"),),
+}  # fmt: skip
+EFFICIENT = {
+    "embedded: water4, MP2/cc-pvdz, 3 bodies": MANY,
+    "Psi4: water4, HF/cc-pvdz, 3 bodies": (
+        str(EXAMPLES / "water4.xyz"), "--program", "psi4", "--method", "hf", "--basis", "cc-pvdz", "--max-nbody", "3",
+        "--keywords", '{"scf_type": "pk"}',
+    ),
+}  # fmt: skip
 
 
 def main() -> None:
@@ -82,16 +101,35 @@ def bound(rounds: int) -> None:
     """The median of the rounds, of each job."""
     print("\nwall time / lower bound from the run's own times; median of the rounds\n")
     print("| job | cold | warm |\n|---|---|---|")
-    for name, job in JOBS.items():
+    for name, job in BOUNDED.items():
+        contenders = {"cold": command(job), "warm": [sys.executable, __file__, "--warm", *job]}
+        if name == "levels.json":
+            del contenders["warm"]
         cold, warm = [], []
         for _ in range(max(1, rounds // 5)):
-            one = timing.interleave({"cold": command(job), "warm": [sys.executable, __file__, "--warm", *job]}, 1)
+            one = timing.interleave(contenders, 1)
             cold.append(one["cold"].wall_s[0] / lower_bound_s(json.loads(one["cold"].stdout)["fragments"]))
-            warm.append(json.loads(one["warm"].stdout))
-        print(f"| {name} | {sorted(cold)[len(cold) // 2]:.3f} | {sorted(warm)[len(warm) // 2]:.3f} |", flush=True)
+            warm += [json.loads(timings.stdout) for which, timings in one.items() if which == "warm"]
+        told_warm = f"{sorted(warm)[len(warm) // 2]:.3f}" if warm else "-"
+        print(f"| {name} | {sorted(cold)[len(cold) // 2]:.3f} | {told_warm} |", flush=True)
 
 
-PARTS = {"split": split, "served": served, "bound": bound}
+def efficiency(rounds: int) -> None:
+    """The median of the rounds, of each program."""
+    print("\nthread efficiency; median of the rounds, least and most\n")
+    print("| run | widths | efficiency | least | most |\n|---|---|---|---|---|")
+    for name, job in EFFICIENT.items():
+        found = []
+        for _ in range(max(1, rounds // 3)):
+            one = timing.interleave({name: command(job)}, 1)[name]
+            statistics = json.loads(one.stdout)["statistics"]
+            found.append(statistics["thread_efficiency"])
+        found.sort()
+        figures = " | ".join(f"{figure:.3f}" for figure in (found[len(found) // 2], found[0], found[-1]))
+        print(f"| {name} | {statistics['widths']} | {figures} |", flush=True)
+
+
+PARTS = {"split": split, "served": served, "bound": bound, "efficiency": efficiency}
 
 
 def command(job: Sequence[str], workers: int | None = None, threads: int | None = None) -> list[str]:
@@ -127,16 +165,23 @@ def warm_ratio(job: Sequence[str]) -> float:
     from qcthreads import HybridParallelConfig, ParallelManyBodyExecutor
 
     _, expansion = prepared(job)
-    program = expansion.program
+    (chemistry,) = expansion.chemistries
     config = HybridParallelConfig(
         max_workers=len(os.sched_getaffinity(0)),
         enable_thread_affinity=True,
         thread_allocation_strategy="auto",
-        qc_program=program,
-        basis_set=expansion.basis,
+        qc_program=chemistry.program,
+        basis_set=chemistry.basis_name,
     )
-    core = expansion.core
-    core.levels = dict.fromkeys(core.levels, expansion.method)
+    given = expansion.core
+    core = type(given)(
+        given.molecule,
+        given.bsse_type,
+        dict.fromkeys(given.levels, chemistry.method),
+        return_total_data=given.return_total_data,
+        supersystem_ie_only=False,
+        embedding_charges={},
+    )
     with ParallelManyBodyExecutor(core, config) as executor:
         executor.execute_full_calculation()
         began_s = time.perf_counter()
