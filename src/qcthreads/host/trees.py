@@ -8,8 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
+from ..light import dataclass
 from . import processes
 
 MARK = "QCTHREADS_WORKER"
