@@ -250,7 +250,7 @@ def _holder(book: LeaseBook, width: int, memory_bytes: int) -> tuple[int, IO[str
     pid = os.fork()
     if pid == 0:
         lease = book.acquire(width, memory_bytes, timeout=60)
-        os.write(told, json.dumps([list(lease.cpus), sorted(lease.draws)]).encode() + b"\n")
+        os.write(told, json.dumps([list(lease.cpus), sorted(lease.hold.draws)]).encode() + b"\n")
         signal.pause()
     os.close(told)
     return pid, os.fdopen(tells)
