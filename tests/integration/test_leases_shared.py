@@ -121,6 +121,17 @@ def test_what_runs_under_the_lease_of_a_dead_process_keeps_it_until_it_ends(plac
     assert everything_is_free(place, book)
 
 
+@pytest.mark.timeout(60)
+def test_what_a_dead_process_held_is_seen_to_be_free_once_it_is_dead(place: Path) -> None:
+    book = book_in(place, MACHINE)
+    with other(holds(place, 2, 2**20)) as holder:
+        holder.said()
+        cpus, memory_bytes = book.free()
+        assert (len(cpus), memory_bytes) == (PUS - 2, book.memory_bytes - 2**20)
+        holder.kill()
+    assert book.free() == (book.usable, book.memory_bytes)
+
+
 def test_what_has_closed_its_files_is_ended_where_its_driver_wanted_that(place: Path) -> None:
     book = book_in(place, MACHINE)
     with other(starts(place, keeps_locks=False, orphans="end")) as driver:

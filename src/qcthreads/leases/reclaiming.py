@@ -56,6 +56,7 @@ class Reclaiming:
                 if holding.owner.uid == processes.owner(os.getpid()):  # else anybody could name a lease that lives
                     remove_nested(holding.mark)
             self._ended = frozenset(holding.name for holding in over)
+            self._dead = tuple(holding for holding in dead if holding not in over)  # once is enough to say so
             return bool(over)
 
     def ended(self, still_dead: Callable[[str], bool]) -> list[str]:
