@@ -17,6 +17,8 @@ else:
         """As ``dataclasses.dataclass``."""
         if cls is None:
             return lambda cls: dataclass(cls, frozen=frozen, slots=slots, kw_only=kw_only)
+        if hasattr(cls, "__post_init__"):
+            raise TypeError(f"{cls.__name__} has a __post_init__, which is not for light dataclasses")
         names = tuple(cls.__annotations__)
         defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
         without = {"__dict__", "__weakref__", *(defaults if slots else ())}
@@ -63,13 +65,18 @@ else:
         return inspect.signature(_twin(cls))
 
     class _WhenAsked:
-        """An attribute of a class that is made when somebody asks for it."""
+        """An attribute of a class that is made when somebody asks for it first."""
 
         def __init__(self, make):
             self._make = make
 
+        def __set_name__(self, _, name):
+            self._name = name
+
         def __get__(self, _, cls):
-            return self._make(cls)
+            made = self._make(cls)
+            setattr(cls, self._name, made)
+            return made
 
     class _Light:
         __slots__ = ()

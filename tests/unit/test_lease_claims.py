@@ -43,7 +43,9 @@ def claim(threads: int, memory_gib: int = 0, *, candidates: int = ALL, siblings:
 
 
 def room(free: int = ALL, memory_taken_gib: int = 0) -> Room:
-    return Room(free, drawn={"memory": memory_taken_gib * GIB}, found={"memory": 32 * GIB})
+    room = Room(free)
+    room.take(0, (), {"memory": (memory_taken_gib * GIB, 32 * GIB)})
+    return room
 
 
 def width_left(there: Room) -> int:

@@ -580,8 +580,8 @@ class LeaseBook:
             # Never less than at first: what has been taken since is, for the most part, what runs under our own leases.
             found = {pool: max(holds, now.get(pool, 0)) for pool, holds in first.items()}
             self._memory_pools = {**found, **self._own_pool}
-        draws = {pool: (claim.memory_bytes, holds) for pool, holds in self._memory_pools.items()}
-        return replace(claim, draws={**claim.draws, **draws})
+        draws = {**claim.draws, **{pool: (claim.memory_bytes, holds) for pool, holds in self._memory_pools.items()}}
+        return claim if draws == claim.draws else replace(claim, draws=draws)
 
     def _beside_others(self, claim: Claim) -> Claim:
         """Within a turn: ``claim`` less the PUs that others keep busy, or rather without them."""

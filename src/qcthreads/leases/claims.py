@@ -49,24 +49,37 @@ class Claim:
     """His memory comes from these nodes or from nowhere."""
 
 
-@dataclass(frozen=True, slots=True)
+# Of the next two one is made for every lease, and a constructor written out is three times as fast as a dataclass's.
+
+
 class Grant:
     """What a claim is given. ``reserved``: the PUs that nobody else gets, ``cpus`` and what ``siblings`` add."""
 
-    cpus: int
-    reserved: int
-    gpus: tuple[int, ...]
-    draws: Mapping[str, tuple[int, int]]
+    __slots__ = ("cpus", "draws", "gpus", "reserved")
+
+    def __init__(self, cpus: int, reserved: int, gpus: tuple[int, ...], draws: Mapping[str, tuple[int, int]]) -> None:
+        self.cpus = cpus
+        self.reserved = reserved
+        self.gpus = gpus
+        self.draws = draws
 
 
-@dataclass(slots=True)
 class Room:
     """What is free. A pool nobody draws on is full; each is as large as the largest that anybody found it."""
 
-    free: int
-    gpus_taken: set[int] = field(default_factory=set)
-    drawn: dict[str, int] = field(default_factory=dict)
-    found: dict[str, int] = field(default_factory=dict)
+    __slots__ = ("drawn", "found", "free", "gpus_taken")
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.gpus_taken: set[int] = set()
+        self.drawn: dict[str, int] = {}
+        self.found: dict[str, int] = {}
+
+    def copy(self) -> Room:
+        """Of which may be taken, and nothing of this one."""
+        copied = Room(self.free)
+        copied.gpus_taken, copied.drawn, copied.found = {*self.gpus_taken}, {**self.drawn}, {**self.found}
+        return copied
 
     def take(self, reserved: int, gpus: tuple[int, ...], draws: Mapping[str, tuple[int, int]]) -> None:
         """A lease, or what is set aside for one."""
@@ -110,7 +123,7 @@ def grant(machine: Machine, room: Room, claim: Claim) -> Grant | None:
 
 def grant_each(machine: Machine, room: Room, claim: Claim, places: Iterable[CpuSet]) -> list[Grant]:
     """What ``claim`` gets of ``room`` on each of these disjoint sets of PUs; empty where one of them gets nothing."""
-    left = replace(room, gpus_taken=set(room.gpus_taken), drawn=dict(room.drawn), found=dict(room.found))
+    left = room.copy()
     granted = []
     for cpus in places:
         made = grant(machine, left, replace(claim, candidates=cpus.bits, preferred=cpus.bits))

@@ -195,7 +195,7 @@ class Lease:
     __aexit__ = __exit__  # without which Python itself says what it lacks
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # of one whose making was interrupted
+        if getattr(self, "_unreleased", None):  # none where its making was interrupted
             self.release()
 
     def __repr__(self) -> str:
