@@ -16,6 +16,7 @@ from typing import Any, Self
 from ..cpuset import CpuSet
 from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
+from ..execution.cost_store import never_failing
 from ..execution.engine import LocalEngine
 from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..execution.source import Planned
@@ -219,8 +220,9 @@ class Run:
             self.close()
             if store is not None:
                 store.close()
-            if self._watching.attempts:
-                self._measured.keep(self._watching.attempts, self._terms)
+            if self.request.learn and self._watching.attempts:
+                with never_failing():
+                    self._measured.keep(self._watching.attempts, self._terms)
         return self._report(tally, results, reused, _Span.until_now(time.perf_counter() - began))
 
     def _warm(self) -> None:
