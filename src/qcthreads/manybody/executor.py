@@ -22,6 +22,7 @@ from ..execution.observing import Watching
 from ..execution.source import Dispatched
 from ..execution.wrapping import Wrapping
 from ..leases import LeaseBook, process_book
+from ..monitoring.findings import OF_AN_EXECUTOR
 from ..planning import Split, choose_split
 from ..programs import registry
 from ..programs.registry import useful_width
@@ -155,7 +156,7 @@ class ParallelManyBodyExecutor:
                 "sampling": sampling(monitor),
                 "findings": [
                     {"kind": finding.kind, "message": finding.message}
-                    for finding in findings(attempts, moments, usable)
+                    for finding in findings(attempts, moments, usable, OF_AN_EXECUTOR)
                 ],
                 **told,
             }
