@@ -25,10 +25,18 @@ class Timings:
 
 
 def run_once(command: Sequence[str], into: Timings) -> None:
-    """Run ``command`` to its end; note its wall seconds and the CPU seconds of its tree, as ``wait4`` counts them."""
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+    """Run ``command`` to its end; note its wall seconds and the CPU seconds of its tree, as ``wait4`` counts them.
+
+    Each has a data directory of its own, so that none plans with what another has measured.
+    """
+    with (
+        tempfile.TemporaryFile("w+") as stdout,
+        tempfile.TemporaryFile("w+") as stderr,
+        tempfile.TemporaryDirectory() as data,
+    ):
+        environ = {**os.environ, "XDG_DATA_HOME": data}
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environ)
         _, status, usage = os.wait4(process.pid, 0)
         elapsed = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,14 @@ import pytest
 
 pytest.importorskip("pyscf", reason="it computes")
 
-from qcthreads import HybridParallelConfig, ParallelManyBodyExecutor
+from qcelemental.models.v2 import Molecule
+from qcmanybody import ManyBodyCore
+
+from qcthreads import HybridParallelConfig, ParallelConfig, ParallelManyBodyExecutor
 from qcthreads.errors import QCThreadsError
+from qcthreads.execution.calculation import Outcome
 from qcthreads.execution.cost_store import CostStore, Kind
+from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.store import open_store
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
@@ -107,6 +113,53 @@ def test_an_executor_plans_with_what_runs_measured_and_adds_to_it() -> None:
     assert "seconds are not" in reasons()
     assert model().observations
     assert "measured model" in reasons()
+
+
+def noble(**options: Any) -> tuple[ParallelManyBodyExecutor, list[Any]]:
+    """Of two atoms of helium and one of neon, and its dimers."""
+    molecule = Molecule.from_data("He 0 0 0\n--\nHe 0 0 3\n--\nNe 0 0 6")
+    core = ManyBodyCore(molecule, ["nocp"], {1: "hf", 2: "hf"}, return_total_data=True, supersystem_ie_only=False,
+                        embedding_charges={})  # fmt: skip
+    dimers = [one for one in core.iterate_molecules() if len(one[2].symbols) == 2]
+    return ParallelManyBodyExecutor(core, ParallelConfig(qc_program="pyscf", **options)), dimers
+
+
+def sizes() -> set[tuple[int, int]]:
+    return {(seen.size.basis_functions, seen.size.electrons) for seen in model().observations}
+
+
+def test_an_executor_learns_from_calls_that_go_on_while_another_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor, dimers = noble()
+    run_them = LocalEngine.run
+
+    def run_while_another_ends(*given: Any, **options: Any) -> Iterator[Outcome]:
+        for outcome in run_them(*given, **options):
+            executor._learn()
+            yield outcome
+
+    monkeypatch.setattr(LocalEngine, "run", run_while_another_ends)
+    executor.execute_level_parallel(2, dimers)
+    assert sizes() == {(10, 4), (19, 12)}
+
+
+def test_single_fragments_are_learned_from_together_when_their_executor_is_closed() -> None:
+    executor, dimers = noble()
+    for dimer in dimers:
+        executor.execute_fragment(dimer)
+        assert not sizes()
+    executor.close()
+    assert sizes() == {(10, 4), (19, 12)}
+    many = len(model().observations)
+    executor.close()
+    assert len(model().observations) == many
+
+
+def test_who_does_not_want_measurements_kept_gets_no_file() -> None:
+    executor, dimers = noble(learn=False)
+    executor.execute_level_parallel(2, dimers)
+    executor.close()
+    run("--method", "hf", "--basis", "sto-3g", "--max-nbody", "1", "--no-learn")
+    assert not CostStore(read_machine()).path("pyscf").exists()
 
 
 def test_model_chemistries_have_widths_of_their_own_once_each_was_measured(tmp_path: Path) -> None:

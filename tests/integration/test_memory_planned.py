@@ -117,6 +117,17 @@ def test_few_run_side_by_side_where_the_disk_has_room_for_few(tmp_path: Path) ->
     decision = Run(request(tmp_path)).decision
     assert decision["workers"] == 1
     assert decision["scratch_bytes"] > 0.6 * 0.9 * shutil.disk_usage(tmp_path).free
+    assert "up to 1 calculation side by side, as many as there is room for temporary files" in decision["reasons"][0]
+
+
+def test_of_very_many_few_run_side_by_side_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qcthreads.manybody.run._COUNTED_ONE_BY_ONE", 1)
+    measured(round(0.6 * shutil.disk_usage(tmp_path).free))
+    if file_system(tmp_path).in_memory:
+        pytest.skip("temporary files are in memory here")
+    decision = Run(request(tmp_path)).decision
+    assert decision["workers"] == 1
+    assert decision["scratch_bytes"] > 0.6 * 0.9 * shutil.disk_usage(tmp_path).free
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no tmpfs to write to")

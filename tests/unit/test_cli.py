@@ -214,7 +214,7 @@ def test_options_of_run_reach_the_request(tmp_path: Path) -> None:
         ),
         *("--workers", "4", "--threads", "2", "--max-total-threads", "8", "--memory", "2GiB", "--cpus", "0-3,8"),
         *("--leave", "1", "--no-affinity", "--scratch", "/tmp", "--store", "s", "--resume", "--retries", "1"),
-        *("--timeout", "2.5"),
+        *("--timeout", "2.5", "--no-learn"),
     )
     assert asked == RunRequest(
         input=Path("in.xyz"),
@@ -239,6 +239,7 @@ def test_options_of_run_reach_the_request(tmp_path: Path) -> None:
         resume=True,
         retries=1,
         timeout_s=2.5,
+        learn=False,
     )
 
 

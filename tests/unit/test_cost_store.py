@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from qcthreads.errors import MachineError
 from qcthreads.execution import cost_store
-from qcthreads.execution.cost_store import CostStore, Kind, shipped
+from qcthreads.execution.cost_store import CostStore, Kind, never_failing, shipped
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.planning.costs import Observation, Size
 
@@ -39,16 +41,95 @@ def test_another_machine_has_times_of_its_own(store: CostStore, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 99, "models": {}}', '{"format": 1, "models": {"a": [{}]}}']
+    "text",
+    ["", "{", "[]", '{"format": 99, "models": {}}', '{"format": 1, "models": {"a": 1}}', "[" * 100_000, "\xe9"],
+    ids=["empty", "cut off", "a list", "another format", "no rows", "deep", "not UTF-8"],
 )
-def test_a_broken_file_is_named_and_written_anew(store: CostStore, text: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_not_understood_is_named_and_left_alone(
+    store: CostStore, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path = store.add(KIND, SEEN)
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with caplog.at_level(logging.WARNING):
         assert not store.model(KIND).observations
     assert str(path) in caplog.text
+    with pytest.raises(MachineError, match=r"remove the file") as refused:
+        store.add(KIND, SEEN[:1])
+    assert str(path) in str(refused.value)
+    assert path.read_text(encoding="latin-1") == text
+    path.unlink()
     store.add(KIND, SEEN[:1])
     assert store.model(KIND).observations == tuple(SEEN[:1])
+
+
+def test_a_file_that_cannot_be_read_now_is_left_alone(store: CostStore) -> None:
+    path = store.path("pyscf")
+    path.mkdir(parents=True)
+    assert not store.model(KIND).observations
+    with pytest.raises(MachineError, match="cannot be added"):
+        store.add(KIND, SEEN)
+
+
+UNSOUND = {
+    "wall_s": (0.0, -1.0, "Infinity", "NaN", 10**400),
+    "width": (0, -1, 10**30),
+    "basis_functions": (0, -5, 10**400),
+    "electrons": (-1, "many"),
+    "peak_memory_bytes": (-1, 10**400, float("inf")),
+    "peak_scratch_bytes": (-1, float("inf"), None),
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, told in UNSOUND.items() for value in told])
+def test_what_cannot_have_been_measured_is_told_of_and_costs_nothing_else(
+    store: CostStore, field: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = store.add(KIND, SEEN)
+    document = json.loads(path.read_text())
+    (rows,) = document["models"].values()
+    rows[1][field] = value
+    path.write_text(json.dumps(document))
+    with caplog.at_level(logging.WARNING):
+        model = store.model(KIND)
+    assert f"1 of the measured times in {path}" in caplog.text
+    assert model.observations == (SEEN[0], SEEN[2])
+    assert model.seconds(Size(60, 25)) is not None
+    store.add(KIND, SEEN[1:2])
+    assert set(store.model(KIND).observations) == set(SEEN)
+
+
+@pytest.mark.parametrize("wall_s", [0.0, -0.1, float("inf"), float("nan")])
+def test_what_cannot_have_been_measured_is_not_written(store: CostStore, wall_s: float) -> None:
+    store.add(KIND, [SEEN[0], replace(SEEN[1], wall_s=wall_s), SEEN[2]])
+    assert store.model(KIND).observations == (SEEN[0], SEEN[2])
+
+
+ADDING = """
+import sys
+from qcthreads.execution.cost_store import CostStore, Kind
+from qcthreads.machine.synthetic import synthetic_machine
+from qcthreads.planning.costs import Observation, Size
+
+store = CostStore(synthetic_machine(cores=4), {"XDG_DATA_HOME": sys.argv[1]})
+for number in range(20):
+    store.add(Kind("pyscf", "energy", sys.argv[2], "sto-3g"), [Observation(Size(24, 10), 1, 1.0 + number, 1)])
+"""
+
+
+def test_of_those_that_write_at_the_same_time_none_loses_anything(store: CostStore, tmp_path: Path) -> None:
+    methods = ("hf", "mp2", "ccsd")
+    writers = [subprocess.Popen([sys.executable, "-c", ADDING, str(tmp_path), method]) for method in methods]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
+    kept = [store.model(Kind("pyscf", "energy", method, "sto-3g")).observations for method in methods]
+    assert [len(observations) for observations in kept] == [20, 20, 20]
+
+
+def test_whatever_goes_wrong_while_a_run_learns_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), never_failing():
+        raise ZeroDivisionError("of a model")
+    assert "does not help the next one: of a model" in caplog.text
+    with pytest.raises(KeyboardInterrupt), never_failing():
+        raise KeyboardInterrupt
 
 
 def test_where_nothing_can_be_written_it_says_what_to_do(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,33 @@ def test_what_is_held_is_what_du_says(tmp_path: Path) -> None:
     assert held_bytes(tmp_path / "nothing") == 0
 
 
+COMING_AND_GOING = """
+import os, sys
+print(flush=True)
+while True:
+    for number in range(20):
+        open(f"{sys.argv[1]}/gone{number}", "w").close()
+    for number in range(20):
+        os.unlink(f"{sys.argv[1]}/gone{number}")
+"""
+
+
+def test_files_that_vanish_hide_no_others(tmp_path: Path) -> None:
+    for number in range(100):
+        (tmp_path / f"integrals{number}").write_bytes(b"x" * 4096)
+    at_rest = held_bytes(tmp_path)
+    arguments = [sys.executable, "-c", COMING_AND_GOING, str(tmp_path)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            counted = [held_bytes(tmp_path) for _ in range(500)]
+        finally:
+            process.kill()
+    assert at_rest >= 100 * 4096
+    assert min(counted) >= at_rest
+
+
 def test_files_that_are_gone_at_the_end_were_seen(tmp_path: Path) -> None:
     watch = ScratchWatch()
     watch.begin(tmp_path)
@@ -53,4 +83,48 @@ def test_files_that_are_gone_at_the_end_were_seen(tmp_path: Path) -> None:
     file.unlink()
     assert watch.end(tmp_path) >= 2_000_000
     assert watch.end(tmp_path) < 2_000_000
+    watch.close()
+
+
+def looking() -> int:
+    return sum(thread.name == "qcthreads-scratch" for thread in threading.enumerate())
+
+
+def until(done: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 60
+    while not done() and time.monotonic() < end:
+        time.sleep(0.05)
+    return done()
+
+
+def test_who_ends_ends_the_looking_of_no_other(tmp_path: Path) -> None:
+    before = looking()
+    watch = ScratchWatch()
+    own, others = tmp_path / "own", tmp_path / "others"
+    for folder in (own, others):
+        folder.mkdir()
+        watch.begin(folder)
+    own.rmdir()  # its run was stopped, so that nobody says that it has ended
+    watch.close()
+    (others / "integrals").write_bytes(b"x" * 2_000_000)
+    assert until(lambda: watch.peak(others) >= 2_000_000)
+    watch.end(others)
+    watch.close()
+    assert until(lambda: looking() == before)
+
+
+def test_it_looks_however_often_it_was_closed_meanwhile(tmp_path: Path) -> None:
+    watch = ScratchWatch()
+    with ThreadPoolExecutor(2) as pool:
+        closing = pool.submit(lambda: [watch.close() for _ in range(2000)])
+        folders = [tmp_path / str(number) for number in range(100)]
+        for folder in folders:
+            folder.mkdir()
+            watch.begin(folder)
+            if folder != folders[-1]:
+                watch.end(folder)
+        closing.result()
+    (folders[-1] / "integrals").write_bytes(b"x" * 2_000_000)
+    assert until(lambda: watch.peak(folders[-1]) >= 2_000_000)
+    watch.end(folders[-1])
     watch.close()

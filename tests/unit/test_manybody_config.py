@@ -25,6 +25,7 @@ def test_the_specified_fields_and_defaults():
         "at_most": None,
         "setup": None,
         "wrap": None,
+        "learn": True,
     }
     own = [field.name for field in dataclasses.fields(HybridParallelConfig)][len(dataclasses.fields(ParallelConfig)) :]
     hybrid = dataclasses.asdict(HybridParallelConfig())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import ProcessGoneError
 from qcthreads.host.processes import descendants
 from qcthreads.host.sampling import TimesSource
-from qcthreads.monitoring.findings import judge, merged
+from qcthreads.manybody.config import HybridParallelConfig
+from qcthreads.monitoring.findings import OF_AN_EXECUTOR, judge, merged
 from qcthreads.monitoring.sampler import BackgroundSampler
 from qcthreads.monitoring.statistics import Grant, ThreadUsageStats
 from qcthreads.monitoring.tally import Tally
@@ -128,6 +131,17 @@ def test_threads_that_do_nothing_are_found(source: TimesSource) -> None:
     in_a_run = merged([("a dimer", grant(threads_asked=4), stats.workers[0])])
     message = next(finding.message for finding in in_a_run if finding.kind == "ignored-width")
     assert message.endswith("give each calculation 1 thread by --threads")
+    # By an executor, whose configuration did.
+    by_an_executor = merged([("a dimer", grant(threads_asked=4), stats.workers[0])], OF_AN_EXECUTOR)
+    message = next(finding.message for finding in by_an_executor if finding.kind == "ignored-width")
+    assert message.endswith("give each calculation 1 thread by qc_threads_per_fragment")
+
+
+def test_an_executor_is_advised_in_the_words_of_its_configuration() -> None:
+    told = " ".join(asdict(OF_AN_EXECUTOR).values())
+    assert "--" not in told
+    names = set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", told)) - {"scratch_directory"}
+    assert names < {field.name for field in fields(HybridParallelConfig)}
 
 
 def test_fewer_threads_than_given_are_found() -> None:

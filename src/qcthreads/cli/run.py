@@ -105,6 +105,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--retries", metavar="N", type=_positive(int, zero=True), default=0, help="tries after a failure (default: 0)"
     )
     how.add_argument("--timeout", metavar="SECONDS", type=_positive(float), help="longest time for one calculation")
+    how.add_argument("--no-learn", action="store_true", help="do not keep what calculations took for later runs")
 
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
@@ -177,6 +178,7 @@ def request_of(args: Namespace) -> RunRequest:
         busy=args.busy,
         smt=args.smt,
         affinity=not args.no_affinity,
+        learn=not args.no_learn,
         at_most=args.at_most,
         wrapping=Wrapping.of(args.setup, args.wrap),
         scratch=args.scratch,

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, MachineError
 from ..host.profiles import cpu_model, data_directory, fingerprint, write_document
 from ..machine import Machine
 from ..planning.costs import CostModel, Observation, thinned
 from ..programs import registry
 
+if sys.platform == "win32":
+    from ..host.windows_locks import FileLocks
+else:
+    from ..host.locks import FileLocks
+
 FORMAT = 1
-"""A file of another format is not read."""
+"""A file of another format is neither read nor written."""
 
 # Of each program, method and basis: 300 kB of JSON, and a fit in 0.1 s.
 _KEPT = 400
+
+# To read and to write a file takes some milliseconds.
+_PATIENCE_S = 10.0
+# No size, width or number of bytes is larger, and every float and every array of numpy can hold it.
+_LARGEST = 2**62
 
 _log = logging.getLogger("qcthreads")
 
@@ -80,26 +93,40 @@ class CostStore:
         return model
 
     def add(self, kind: Kind, observations: Iterable[Observation]) -> Path:
-        """Keep these, too. Of two that write at the same time one may lose what it adds; the file stays whole.
+        """Keep these, too, but for what cannot have been measured.
 
-        Raises MachineError where it cannot be written.
+        Raises MachineError where the file cannot be written, or holds what is not understood: that is left as it is.
         """
         path = self.path(kind.program)
-        known = self._read(kind.program)
-        known[kind.key] = thinned([*known.get(kind.key, ()), *observations], _KEPT)
-        document = document_of(kind.program, cpu_model(), known)
-        write_document(path, document, "measured times cannot be kept in")
+        new = [seen for seen in observations if _is_sound(seen)]
+        with _one_at_a_time(path):
+            try:
+                known = _known(path)
+            except (OSError, InputError) as error:
+                raise MachineError(
+                    f"measured times cannot be added to {path}: {error}; put that right, or remove the file"
+                ) from error
+            known[kind.key] = thinned([*known.get(kind.key, ()), *new], _KEPT)
+            document = document_of(kind.program, cpu_model(), known)
+            write_document(path, document, "measured times cannot be kept in")
         return path
 
     def _read(self, program: str) -> dict[str, tuple[Observation, ...]]:
         path = self.path(program)
         try:
-            return observations_of(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, InputError) as error:
+            return _known(path)
+        except (OSError, InputError) as error:
             _log.warning("measured times in %s are not used: %s", path, error)
             return {}
+
+
+@contextlib.contextmanager
+def never_failing() -> Iterator[None]:
+    """For who keeps what a run measured: whatever goes wrong is a line in the log, as the run has its results."""
+    try:
+        yield
+    except Exception as error:
+        _log.warning("what this run measured does not help the next one: %s", error, exc_info=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +162,63 @@ def document_of(program: str, machine: str, known: Mapping[str, Iterable[Observa
     return {"format": FORMAT, "program": program, "measured_on": machine, "models": models}
 
 
-def observations_of(document: Any) -> dict[str, tuple[Observation, ...]]:
-    """The inverse. InputError where it cannot be such."""
-    if (
-        not isinstance(document, dict)
-        or document.get("format") != FORMAT
-        or not isinstance(document.get("models"), dict)
-    ):
+def observations_of(document: Any, name: object = "") -> dict[str, tuple[Observation, ...]]:
+    """The inverse, without those that cannot have been measured; these are told of by the file's ``name``.
+
+    InputError where it cannot be such a document.
+    """
+    models = document.get("models") if isinstance(document, dict) and document.get("format") == FORMAT else None
+    if not isinstance(models, dict) or not all(isinstance(rows, list) for rows in models.values()):
         raise InputError(f"it is no file of measured times of format {FORMAT}")
-    return {
-        str(key): CostModel.from_json({"method": "", "useful_width": None, "observations": rows}).observations
-        for key, rows in document["models"].items()
-    }
+    read = {key: [_observation(row) for row in rows] for key, rows in models.items()}
+    unsound = sum(seen is None for found in read.values() for seen in found)
+    if unsound:
+        _log.warning("%d of the measured times in %s cannot be true, and are not used", unsound, name)
+    return {key: tuple(seen for seen in found if seen is not None) for key, found in read.items()}
+
+
+def _observation(row: Any) -> Observation | None:
+    """``None``: it cannot have been measured."""
+    try:
+        (seen,) = CostModel.from_json({"method": "", "useful_width": None, "observations": [row]}).observations
+    except (InputError, OverflowError):
+        return None
+    return seen if _is_sound(seen) else None
+
+
+def _is_sound(seen: Observation) -> bool:
+    """Whether models can be fitted to it."""
+    counts = seen.size.electrons, seen.peak_memory_bytes, seen.peak_scratch_bytes
+    return (
+        0 < seen.wall_s < _LARGEST
+        and all(0 < count < _LARGEST for count in (seen.size.basis_functions, seen.width))
+        and all(0 <= count < _LARGEST for count in counts)
+    )
+
+
+def _known(path: Path) -> dict[str, tuple[Observation, ...]]:
+    """Nothing where there is no file; OSError, and InputError where it is not understood."""
+    try:
+        return observations_of(json.loads(path.read_text(encoding="utf-8")), path)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise InputError(str(error)) from None
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Of all who write this file; where its file system has no locks, and after some seconds, nobody is kept out."""
+    locks, name = None, f"{path.name}.lock"
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        locks = FileLocks(path.parent, create=True)
+        end = time.monotonic() + _PATIENCE_S
+        while not locks.try_lock(name) and time.monotonic() < end:
+            time.sleep(0.005)
+    try:
+        yield
+    finally:
+        if locks is not None:
+            locks.unlock(name)
+            locks.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -16,16 +17,15 @@ class ScratchWatch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._peaks: dict[Path, int] = {}
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._ended: threading.Event | None = None
 
     def begin(self, folder: Path) -> None:
         """Look into ``folder`` from now on."""
         with self._lock:
             self._peaks[folder] = 0
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._look, name="qcthreads-scratch", daemon=True)
-                self._thread.start()
+            if self._ended is None:
+                self._ended = threading.Event()
+                threading.Thread(target=self._look, args=(self._ended,), name="qcthreads-scratch", daemon=True).start()
 
     def peak(self, folder: Path) -> int:
         """Bytes at most, until now."""
@@ -39,16 +39,15 @@ class ScratchWatch:
             return max(now, self._peaks.pop(folder, 0))
 
     def close(self) -> None:
-        """End the thread, until the next begins."""
+        """End the looking, until the next begins, but while directories are there that others still have watched."""
         with self._lock:
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            self._ended.set()
-            thread.join()
-            self._ended.clear()
+            self._peaks = {folder: peak for folder, peak in self._peaks.items() if folder.is_dir()}
+            if not self._peaks and self._ended is not None:
+                self._ended.set()
+                self._ended = None
 
-    def _look(self) -> None:
-        while not self._ended.wait(_EVERY_S):
+    def _look(self, ended: threading.Event) -> None:
+        while not ended.wait(_EVERY_S):
             with self._lock:
                 folders = list(self._peaks)
             for folder in folders:
@@ -60,15 +59,16 @@ class ScratchWatch:
 
 def held_bytes(folder: Path) -> int:
     """Of all files below; of those that vanish meanwhile nothing."""
-    total = 0
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    total += held_bytes(Path(entry.path))
-                else:
-                    told = entry.stat(follow_symlinks=False)
-                    total += getattr(told, "st_blocks", -(-told.st_size // 512)) * 512
-    except OSError:
-        pass
-    return total
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return sum(map(_bytes_of, entries))
+    return 0
+
+
+def _bytes_of(entry: os.DirEntry[str]) -> int:
+    with contextlib.suppress(OSError):
+        if entry.is_dir(follow_symlinks=False):
+            return held_bytes(Path(entry.path))
+        told = entry.stat(follow_symlinks=False)
+        blocks: int = getattr(told, "st_blocks", -(-told.st_size // 512))
+        return blocks * 512
+    return 0

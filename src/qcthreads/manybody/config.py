@@ -60,6 +60,8 @@ class ParallelConfig:
     setup, wrap
         What a login shell does before each worker (``"module load psi4"``), and words that it is put behind (``"conda
         run --no-capture-output -n env"``): programs are then looked for in there.
+    learn
+        Keep what calculations took, for later runs on this machine to plan with.
 
     Raises
     ------
@@ -79,6 +81,7 @@ class ParallelConfig:
     at_most: dict[str, int] | None = field(default=None, kw_only=True)
     setup: str | None = field(default=None, kw_only=True)
     wrap: str | None = field(default=None, kw_only=True)
+    learn: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         _positive_int("max_workers", self.max_workers)
@@ -91,6 +94,7 @@ class ParallelConfig:
         if self.basis_set is not None and (not isinstance(self.basis_set, str) or not self.basis_set.strip()):
             raise InputError(f"basis_set: {self.basis_set!r}; give the name of a basis set, or None for no basis set")
         _bool("use_qcengine", self.use_qcengine)
+        _bool("learn", self.learn)
         if not self.use_qcengine and self.compute is None:
             raise InputError(
                 "use_qcengine=False needs compute=: an importable function, or its name 'module:function', that takes "

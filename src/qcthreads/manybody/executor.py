@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import CalculationError, InputError
 from ..execution.calculation import Calculation
+from ..execution.cost_store import never_failing
 from ..execution.engine import LocalEngine
 from ..execution.observing import Watching
 from ..execution.source import Dispatched
 from ..execution.wrapping import Wrapping
 from ..leases import LeaseBook, process_book
+from ..monitoring.findings import OF_AN_EXECUTOR
 from ..planning import Split, choose_split
 from ..programs import registry
 from ..programs.registry import useful_width
@@ -59,7 +61,8 @@ class ParallelManyBodyExecutor:
 
     A fragment is what :meth:`ManyBodyCore.iterate_molecules` yields: (model chemistry, label, molecule). The name of
     a model chemistry of the core is the method, or ``"method/basis"``; where it names no basis, ``config.basis_set`` is
-    used. Outside a ``with`` statement each call starts its workers and ends them; inside one they are kept.
+    used. Outside a ``with`` statement each call starts its workers and ends them; inside one they are kept. What was
+    measured is kept for later runs by :meth:`close`, and outside a ``with`` by each call of several fragments.
 
     Parameters
     ----------
@@ -93,7 +96,11 @@ class ParallelManyBodyExecutor:
         executor = cls.__new__(cls)
         executor.config = config or ParallelConfig()
         executor._prepare(Expansion.from_input(given))
-        made = executor._expansion.result(executor.execute_full_calculation())
+        try:
+            results = executor.execute_full_calculation()
+        finally:
+            executor.close()
+        made = executor._expansion.result(results)
         extras = {**made.extras, "qcthreads": executor.get_execution_statistics()}
         return made.model_copy(update={"extras": extras})
 
@@ -149,7 +156,7 @@ class ParallelManyBodyExecutor:
                 "sampling": sampling(monitor),
                 "findings": [
                     {"kind": finding.kind, "message": finding.message}
-                    for finding in findings(attempts, moments, usable)
+                    for finding in findings(attempts, moments, usable, OF_AN_EXECUTOR)
                 ],
                 **told,
             }
@@ -179,12 +186,12 @@ class ParallelManyBodyExecutor:
         return True
 
     def close(self) -> None:
-        """End the workers that a ``with`` statement kept."""
+        """End the workers that a ``with`` statement kept, and keep what was measured for later runs."""
         with self._lock:
             kept, self._kept = self._kept, None
         if kept is not None:
             kept.__exit__(None, None, None)
-            self._learn()
+        self._learn()
 
     def __enter__(self) -> Self:
         self._kept = self._new_engine().__enter__()
@@ -236,6 +243,8 @@ class ParallelManyBodyExecutor:
             workers, reasons = self.config.max_workers, tuple(moldable.foresee().reasons())
         results: dict[str, AtomicResult] = {}
         failures: dict[str, str] = {}
+        with self._lock:  # before any of them ends in another thread's sight
+            self._ran |= {term.label: term for term in terms}
         began = time.perf_counter()
         try:
             with self._call(), self._engine() as engine:
@@ -252,8 +261,7 @@ class ParallelManyBodyExecutor:
                 self._split = replace(split, reasons=reasons)
                 self._levels |= {term.nbody for term in terms}
                 self._wall_s += time.perf_counter() - began
-                self._ran |= {term.label: term for term in terms}
-            if self._kept is None:
+            if self._kept is None and len(terms) > 1:  # one alone would have the file written for each
                 self._learn()
         ordered = sorted(terms, key=lambda term: (term.nbody, term.fragments, term.ghosts))
         results = {term.label: results[term.label] for term in ordered if term.label in results}
@@ -264,10 +272,11 @@ class ParallelManyBodyExecutor:
     def _learn(self) -> None:
         """Keep for later runs what calculations took since this was called last."""
         with self._lock:
-            attempts, terms = self._watching.attempts[self._learned :], self._ran.values()
+            attempts, terms = self._watching.attempts[self._learned :], tuple(self._ran.values())
             self._learned += len(attempts)
-        if self._measured is not None:
-            self._measured.keep(attempts, terms)
+        if self._measured is not None and self.config.learn and attempts:
+            with never_failing():
+                self._measured.keep(attempts, terms)
 
     def _check(self, engine: LocalEngine, split: Split) -> None:
         """Ask the program once, however often fragments are executed."""

@@ -75,6 +75,11 @@ class Measured:
         models = (self._model(chemistry) for chemistry in self._expansion.chemistries)
         return next((model.measured_on for model in models if model is not None and model.measured_on), "")
 
+    def writes_files(self) -> bool:
+        """Whether temporary files were seen of any of its calculations."""
+        models = (self._model(chemistry) for chemistry in self._expansion.chemistries)
+        return any(seen.peak_scratch_bytes for model in models if model is not None for seen in model.observations)
+
     def need(self, term: Term) -> Need:
         """The memory of a calculation: as measured, else what its program takes at least.
 

@@ -47,3 +47,5 @@ class RunRequest:
     resume: bool = False
     retries: int = 0
     timeout_s: float | None = None
+    learn: bool = True
+    """Keep what calculations took, for later runs on this machine to plan with."""

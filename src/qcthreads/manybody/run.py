@@ -16,6 +16,7 @@ from typing import Any, Self
 from ..cpuset import CpuSet
 from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
+from ..execution.cost_store import never_failing
 from ..execution.engine import LocalEngine
 from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..execution.source import Planned
@@ -219,8 +220,9 @@ class Run:
             self.close()
             if store is not None:
                 store.close()
-            if self._watching.attempts:
-                self._measured.keep(self._watching.attempts, self._terms)
+            if self.request.learn and self._watching.attempts:
+                with never_failing():
+                    self._measured.keep(self._watching.attempts, self._terms)
         return self._report(tally, results, reused, _Span.until_now(time.perf_counter() - began))
 
     def _warm(self) -> None:
@@ -245,12 +247,15 @@ class Run:
         costs: Sequence[float] = ()
         needs: Sequence[Need] = ()
         need_bytes = self._any_need_bytes
-        if request.resume or left <= _COUNTED_ONE_BY_ONE:
+        one_by_one = request.resume or left <= _COUNTED_ONE_BY_ONE
+        terms: Sequence[Term] = ()
+        if one_by_one or self._measured.writes_files():
             terms = [term for term in self._terms if term.label not in self._finished_before]
-            costs = [term.cost for term in terms]
-            left = len(costs)
             self._side_by_side = self._measured.side_by_side(terms)
             needs = [self._measured.need(term) for term in terms]
+        if one_by_one:
+            costs = [term.cost for term in terms]
+            left = len(costs)
             need_bytes = max((one.least_bytes if request.workers else one.memory_bytes for one in needs), default=0)
         memory_bytes, why_so_much = self._memory(need_bytes * (request.workers or 1))
         split = choose_split(
@@ -273,13 +278,15 @@ class Run:
         self._moldable = self._mold(strategy)
         if self._moldable is not None:
             foreseen = self._moldable.foresee()
-            if foreseen.memory_bytes or (workers, threads) != (foreseen.side_by_side, foreseen.usual_width):
-                workers, threads = foreseen.side_by_side, foreseen.usual_width
+            side_by_side = min(foreseen.side_by_side, self._side_by_side or foreseen.side_by_side)
+            if foreseen.memory_bytes or (workers, threads) != (side_by_side, foreseen.usual_width):
+                workers, threads = side_by_side, foreseen.usual_width
                 reasons = [f"{book.explain()}: up to {format_count(workers, 'calculation')} side by side"]
+                if workers < foreseen.side_by_side:
+                    reasons[0] += ", as many as there is room for temporary files"
                 share_bytes = split.memory_bytes * split.workers // workers
             reasons += foreseen.reasons()
             wall_s, share_bytes = foreseen.wall_s, foreseen.memory_bytes or share_bytes
-            workers = min(workers, self._side_by_side or workers)
         places = cut(book.machine, book.usable, min(workers, len(book.usable) // threads), threads)
         return {
             "strategy": "as asked" if request.workers and request.threads else strategy,

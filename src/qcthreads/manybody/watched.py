@@ -13,7 +13,7 @@ from ..execution.observing import Attempt, Watching
 from ..execution.source import Planned
 from ..host.limits import Limits, Rule
 from ..leases import LeaseBook
-from ..monitoring.findings import merged
+from ..monitoring.findings import OF_A_RUN, Advice, merged
 from ..monitoring.metrics import RunNow
 from ..monitoring.record import Calculated
 from ..monitoring.statistics import Finding, Moment, WorkerUsage, ratio, sum_known
@@ -82,21 +82,24 @@ def sampling(monitor: RunMonitor) -> dict[str, Any] | None:
     }
 
 
-def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int) -> list[Finding]:
+def findings(
+    attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int, advice: Advice = OF_A_RUN
+) -> list[Finding]:
     """What was found about calculations, each kind once, and about the run as a whole."""
-    found = merged(
+    watched = (
         (short_label(attempt.outcome.label), attempt.grant, _with_peak(attempt, attempt.usage))
         for attempt in attempts
         if attempt.usage is not None
     )
+    found = merged(watched, advice)
     # Where threads of the run are ready, and others have the CPU, more workers would not help.
     wanted = _mean(moments, lambda moment: moment.cpus_busy + (moment.cpus_waited_for or 0.0))
     if wanted is not None and moments[-1].at_s >= _LONG_RUN_S and usable - wanted > _IDLE_SHARE * usable:
         found.append(
             Finding(
                 kind="idle",
-                message=f"{usable - wanted:.1f} of {usable} usable PUs had nothing to do on average: use more workers, "
-                "or let --strategy auto decide; at the end the longest calculation may have run alone",
+                message=f"{usable - wanted:.1f} of {usable} usable PUs had nothing to do on average: {advice.idle}; "
+                "at the end the longest calculation may have run alone",
             )
         )
     return found

@@ -44,6 +44,7 @@ class Advice:
     leave_cpus_out: str
     scratch: str
     memory: str
+    idle: str
 
 
 OF_A_LEASE = Advice(
@@ -55,6 +56,7 @@ OF_A_LEASE = Advice(
     leave_cpus_out="leave these CPUs out",
     scratch="give it a faster scratch directory",
     memory="tell the program less, or use fewer workers",
+    idle="use more workers",
 )
 """For who chose the width."""
 
@@ -66,8 +68,22 @@ OF_A_RUN = Advice(
     leave_cpus_out="leave these CPUs out by --cpus",
     scratch="give a faster directory by --scratch",
     memory="leave it more by fewer --workers, or a larger --memory",
+    idle="use more workers, or let --strategy auto decide",
 )
 """For who left the widths to a run."""
+
+OF_AN_EXECUTOR = Advice(
+    too_many="look for a setting of its own in its keywords, or give each calculation {threads} by "
+    "qc_threads_per_fragment",
+    width="give each calculation {threads} by qc_threads_per_fragment",
+    fewer_threads="give each fewer by qc_threads_per_fragment, so that more run side by side",
+    other_cpus="lower max_workers, or start this process on other CPUs by taskset",
+    leave_cpus_out="start this process on other CPUs by taskset",
+    scratch='give a faster directory by qcengine_config={"scratch_directory": ...}',
+    memory="leave it more by a larger memory_limit_mb",
+    idle='raise max_workers, or let thread_allocation_strategy="auto" decide',
+)
+"""For who wrote the configuration of an executor."""
 
 
 def findings_of(grant: Grant, usage: WorkerUsage) -> Iterator[Finding]:
@@ -98,14 +114,14 @@ def judge(
     yield from _memory(who, grant, usage, advice)
 
 
-def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]]) -> list[Finding]:
+def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]], advice: Advice = OF_A_RUN) -> list[Finding]:
     """Everything found about many calculations, each with its name: one finding of each kind, told of the longest."""
     found: dict[CalculationFinding, list[tuple[int, str]]] = {}
     total = total_ns = 0
     for name, grant, usage in watched:
         total += 1
         total_ns += usage.wall_ns
-        for kind, message in judge(name, grant, usage, OF_A_RUN):
+        for kind, message in judge(name, grant, usage, advice):
             found.setdefault(kind, []).append((usage.wall_ns, message))
     findings = []
     for kind, told in found.items():
