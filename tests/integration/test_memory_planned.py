@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,31 @@ pytestmark = pytest.mark.skipif(len(read_limits().cpus) < 2, reason="with one CP
 
 
 def run(**options: Any) -> RunReport:
-    request = RunRequest(method="hf", basis="cc-pvdz", busy="ignore", **options)
-    return Run(request).execute()
+    return Run(RunRequest(input=EXAMPLES / "water4.xyz", max_nbody=3, busy="ignore", **options)).execute()
 
 
-def test_after_a_run_grants_are_near_to_peaks() -> None:
-    given = {"input": EXAMPLES / "water4.xyz", "max_nbody": 3}
-    run(**given)
-    calculations = run(**given).record.calculations
-    ratios = sorted(one.memory_granted_bytes / one.memory_peak_bytes for one in calculations if one.group != "0")
-    assert len(ratios) == 14
-    within = [1.0 <= ratio <= 1.15 for ratio in ratios]
-    assert sum(within) >= 0.9 * len(within), ratios
+def test_after_a_run_grants_are_near_to_peaks_where_no_setting_held_them_back() -> None:
+    if find(get("xtb")) is None:
+        assert os.environ.get("CI") != "true", "xtb must be installed in CI"
+        pytest.skip("xtb is not installed here")
+    run(program="xtb")
+    calculations = run(program="xtb").record.calculations
+    assert len(calculations) == 14
+    # Of calculations of some milliseconds, the worker and the program are not always seen together.
+    within = [0.9 <= one.memory_granted_bytes / one.memory_peak_bytes <= 2.0 for one in calculations]
+    assert sum(within) >= 0.9 * len(within), [(one.memory_granted_bytes, one.memory_peak_bytes) for one in calculations]
+
+
+def test_what_little_memory_held_back_is_granted_its_share_afterwards() -> None:
+    """PySCF without room for its integrals takes less, and longer."""
+    options = {"method": "hf", "basis": "cc-pvdz", "workers": 2, "threads": 1}
+    held_back = run(**options, memory_bytes=512 * MIB).record.calculations
+    del options["workers"], options["threads"]
+    calculations = run(**options, memory_bytes=2048 * MIB).record.calculations
+    assert max(one.memory_granted_bytes for one in held_back) <= 256 * MIB
+    assert min(one.memory_granted_bytes / one.threads for one in calculations) > 0.9 * 2048 * MIB / len(
+        read_limits().cpus
+    )
 
 
 # Three of five waters each, which take some 350 MiB, and one of one: two side by side are most of what there is.
@@ -133,10 +147,14 @@ def test_of_very_many_few_run_side_by_side_as_well(tmp_path: Path, monkeypatch: 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no tmpfs to write to")
 def test_temporary_files_in_memory_count_as_memory() -> None:
     measured(300 * MIB)
+    two = {"memory_bytes": 500 * MIB, "workers": 2}
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         decision = Run(request(Path(folder))).decision
-    assert 1.1 * 440 * MIB * 0.99 < decision["memory_bytes_per_worker"] < 1.15 * 440 * MIB
-    assert decision["scratch_bytes"] is None
+        assert decision["scratch_bytes"] is None
+        with pytest.raises(OversubscriptionError, match="2 workers x 300 MiB"):
+            Run(replace(request(Path(folder)), **two))
+    if not file_system(EXAMPLES).in_memory:
+        assert Run(replace(request(EXAMPLES), **two)).decision["workers"] == 2
 
 
 @pytest.mark.psi4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -90,6 +91,48 @@ def test_one_observation_sets_the_scale_and_theory_the_slope() -> None:
     assert double.factor > at_hand.factor > 1
 
 
+def _peaks(peaks_mib: dict[int, float]) -> CostModel:
+    """xtb's size is its electrons."""
+    seen = [Observation(Size(n, n), 1, 1.0, round(peak * 1024**2)) for n, peak in peaks_mib.items()]
+    return CostModel(method="gfn2-xtb", observations=tuple(seen))
+
+
+def _peak_mib(peaks_mib: dict[int, float], n: int) -> tuple[float, float]:
+    estimate = _peaks(peaks_mib).memory_bytes(Size(n, n))
+    assert estimate is not None
+    return estimate.value / 1024**2, estimate.factor
+
+
+def test_memory_of_one_size_is_mostly_what_is_resident_whatever_the_size() -> None:
+    """xtb takes 82 MiB for one water and 83 for three; the cubic law alone says 17 GiB for six, and 3 for one."""
+    above, factor = _peak_mib({10: 82}, 60)
+    assert above / factor < 83 < above < 1000
+    assert _peak_mib({30: 83}, 10)[0] == pytest.approx(82, rel=0.1)
+    large, _ = _peak_mib({200: 8000}, 400)
+    assert large == pytest.approx(8 * 8000, rel=0.2)
+
+
+def test_between_sizes_memory_is_between_theirs_and_of_a_size_it_is_the_highest_seen_at_any_width() -> None:
+    assert 100 <= _peak_mib({10: 100, 100: 101}, 90)[0] <= 101
+    seen = [Observation(Size(24, 10), width, 1.0, peak) for width, peak in ((1, 96), (2, 281), (1, 90))]
+    estimate = CostModel(method="hf", observations=tuple(seen)).memory_bytes(Size(24, 10))
+    assert estimate is not None
+    assert (estimate.value, estimate.source) == (281, "seen")
+
+
+def test_of_another_machine_seconds_are_taken_but_no_speedups() -> None:
+    """As measured on one whose other CPUs were busy."""
+    seen = [Observation(_water(n), width, width * n**3.0, 0) for n in (1, 2, 3) for width in (1, 2, 4)]
+    here = CostModel(method="hf", observations=tuple(seen))
+    elsewhere = replace(here, measured_on="a laptop")
+    assert here.share(_water(20), 4) == pytest.approx(4)
+    for width in (1, 2, 4, 32):
+        assert elsewhere.share(_water(20), width) == SpeedupModel().share(width)
+    estimate = elsewhere.seconds(_water(3))
+    assert estimate is not None
+    assert estimate.value == pytest.approx(27, rel=0.2)
+
+
 def test_nothing_observed_is_no_number() -> None:
     model = CostModel(method="mp2")
     assert model.seconds(Size(50, 10)) is None
@@ -151,7 +194,7 @@ def test_no_size_is_forgotten_for_another() -> None:
 def test_one_stands_for_all_that_are_alike() -> None:
     batch = [Observation(_water(n), width, 1.0 + at, 100 + at) for n in (1, 2) for width in (1, 2) for at in range(5)]
     kept = representative(random.Random(3).sample(batch, len(batch)))
-    assert set(kept) == {Observation(_water(n), width, 3.0, 102) for n in (1, 2) for width in (1, 2)}
+    assert set(kept) == {Observation(_water(n), width, 3.0, 104) for n in (1, 2) for width in (1, 2)}
 
 
 def test_a_run_that_others_disturbed_does_not_spoil_a_model() -> None:

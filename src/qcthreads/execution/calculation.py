@@ -23,12 +23,19 @@ class Calculation:
     input: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
     threads: int = 1
     memory_bytes: int = 0
+    files_bytes: int = 0
+    """Of these, for temporary files that are in memory; the program is not told of them."""
     gpus: int | None = None
     """``None``: one where the program computes on GPUs and there are any; others see none."""
     timeout_s: float | None = None
     compute: str | None = None
     task_config: Mapping[str, Any] = field(default_factory=dict)
     """The user's own additions to QCEngine's task_config; they win over what the program's record says."""
+
+    @property
+    def told_bytes(self) -> int | None:
+        """The memory that its program may compute with; ``None``: no limit."""
+        return self.memory_bytes - self.files_bytes if self.memory_bytes else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

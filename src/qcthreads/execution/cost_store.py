@@ -85,8 +85,10 @@ class CostStore:
         model = CostModel(method=kind.method, useful_width=registry.get(kind.program).useful_width)
         default = replace(kind, keywords="").key
         known = self._read(kind.program)
-        if seen := known.get(kind.key) or known.get(default):
+        if seen := known.get(kind.key):
             return replace(model, observations=seen)
+        if seen := known.get(default):
+            return replace(model, observations=seen, other_keywords=True)
         elsewhere = shipped(kind.program)
         if default in elsewhere.observations:
             return replace(model, observations=elsewhere.observations[default], measured_on=elsewhere.measured_on)

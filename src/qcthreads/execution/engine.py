@@ -204,7 +204,7 @@ class LocalEngine:
             registry.known(calculation.program) if self._wrapping else registry.require(calculation.program)
         else:
             _check_function(calculation.compute)
-        settings = settings_for(spec, calculation.threads, calculation.memory_bytes or None)
+        settings = settings_for(spec, calculation.threads, calculation.told_bytes)
         if calculation.compute is not None:
             # The caller's own function: that nothing is known about it goes without saying.
             settings = replace(settings, notes=())
@@ -580,7 +580,7 @@ class _Job:
     def settings_in(self, scratch: Path) -> Settings:
         """The settings for a worker that keeps its temporary files in ``scratch``."""
         spec = registry.get(self.calculation.program)
-        return settings_for(spec, self.calculation.threads, self.calculation.memory_bytes or None, str(scratch))
+        return settings_for(spec, self.calculation.threads, self.calculation.told_bytes, str(scratch))
 
     def warming(self) -> dict[str, Any]:
         """What a worker is sent that is to be ready for the first calculation."""

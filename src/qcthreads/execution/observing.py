@@ -144,7 +144,8 @@ class Watching(Observer):
         memory_bytes = calculation.memory_bytes
         if memory_bytes:
             overhead = registry.get(calculation.program).memory_overhead_bytes + WORKING_MEMORY_BYTES
-            memory_bytes = min(memory_bytes, max(memory_bytes // calculation.threads, overhead, width.peak_bytes))
+            needed_bytes = max(memory_bytes // calculation.threads, overhead, width.peak_bytes)
+            memory_bytes = min(memory_bytes, needed_bytes + calculation.files_bytes)
         said = (
             f"{calculation.program} ignores its width: of {calculation.threads} threads one worked in each of "
             f"{format_count(width.calculations, 'calculation')}; the rest get one PU each"

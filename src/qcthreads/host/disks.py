@@ -19,7 +19,8 @@ class FileSystem:
 
     kind: str
     """As the kernel calls it; empty: not known."""
-    free_bytes: int
+    free_bytes: int | None
+    """``None``: not known, as where the kernel counts nothing (ramfs, a tmpfs without limit)."""
 
     @property
     def in_memory(self) -> bool:
@@ -29,7 +30,8 @@ class FileSystem:
 
 def file_system(directory: Path) -> FileSystem:
     """Of a directory that is there. Raises OSError where it cannot be looked at."""
-    free_bytes = shutil.disk_usage(directory).free
+    usage = shutil.disk_usage(directory)
+    free_bytes = usage.free if usage.total else None
     if sys.platform != "linux":
         return FileSystem("", free_bytes)
     device = directory.stat().st_dev

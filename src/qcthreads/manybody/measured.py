@@ -34,9 +34,15 @@ class Need:
     least_bytes: int
     """With less it cannot run."""
     measured: bool = False
-    """It takes what it is planned with, and more would not help it."""
+    """It takes what it is planned with, and more would not help it: it has no setting that could have held it back."""
     scratch_bytes: int = 0
     """Of temporary files on a disk; those in memory are in the memory."""
+    files_bytes: int = 0
+    """Of the memory, for temporary files."""
+
+    def files_bytes_of(self, memory_bytes: int) -> int:
+        """For temporary files where it is granted so much: the program comes first."""
+        return min(self.files_bytes, max(0, memory_bytes - (self.memory_bytes - self.files_bytes)))
 
 
 class Measured:
@@ -81,10 +87,11 @@ class Measured:
         return any(seen.peak_scratch_bytes for model in models if model is not None for seen in model.observations)
 
     def need(self, term: Term) -> Need:
-        """The memory of a calculation: as measured, else what its program takes at least.
+        """The memory of a calculation: as measured of its size here, else what its program takes at least.
 
         A program that has a memory setting is given no less than that may say, and does with all there is where it
-        would take more. Raises OversubscriptionError, with the calculation's name, where one without would not fit.
+        would take more. Raises OversubscriptionError, with the calculation's name, where one without would not fit by
+        what was measured of its very size.
         """
         key = term.chemistry.name, self._expansion.size(term)
         if key not in self._needs:
@@ -93,14 +100,15 @@ class Measured:
 
     def _with_scratch(self, need: Need, term: Term, size: Size) -> Need:
         model = self._model(term.chemistry)
-        peak = None if model is None else model.scratch_bytes(size)
-        if peak is None:
+        peak = None if model is None or model.borrowed else model.scratch_bytes(size)
+        if peak is None or peak.source == "law":
             return need
         files_bytes, where = memory_grant(peak), self._file_system
         free_bytes, what = where.free_bytes, where.kind or "its file system"
         if where.in_memory:
-            free_bytes, what = min(free_bytes, self._memory_bytes - need.least_bytes), f"{what}, in memory"
-        if peak.value > free_bytes:
+            left_bytes = self._memory_bytes - need.least_bytes
+            free_bytes, what = left_bytes if free_bytes is None else min(free_bytes, left_bytes), f"{what}, in memory"
+        if peak.source == "seen" and free_bytes is not None and peak.value > free_bytes:
             raise OversubscriptionError(
                 f"calculation {short_label(term.label)} writes {format_size(round(peak.value))} of temporary files by "
                 f"what was measured, but {format_size(max(0, free_bytes))} are left in {self._scratch} ({what}); name "
@@ -108,8 +116,14 @@ class Measured:
             )
         if not where.in_memory:
             return replace(need, scratch_bytes=files_bytes)
-        planned_bytes = min(need.memory_bytes + files_bytes, self._memory_bytes)
-        return replace(need, memory_bytes=planned_bytes, least_bytes=need.least_bytes + round(peak.value))
+        least_bytes = round(peak.value) if peak.source == "seen" else 0
+        files_bytes = max(0, min(files_bytes, self._memory_bytes - need.memory_bytes))
+        return replace(
+            need,
+            memory_bytes=need.memory_bytes + files_bytes,
+            least_bytes=need.least_bytes + least_bytes,
+            files_bytes=files_bytes,
+        )
 
     @cached_property
     def _file_system(self) -> FileSystem:
@@ -118,28 +132,29 @@ class Measured:
     def side_by_side(self, terms: Iterable[Term]) -> int | None:
         """As many as their temporary files have room for on their disk; ``None``: no limit that is known of."""
         largest_bytes = max((self.need(term).scratch_bytes for term in terms), default=0)
-        return max(1, self._file_system.free_bytes // largest_bytes) if largest_bytes else None
+        if not largest_bytes or self._file_system.free_bytes is None:
+            return None
+        return max(1, self._file_system.free_bytes // largest_bytes)
 
     def _need(self, term: Term, size: Size) -> Need:
         spec, model = registry.get(term.chemistry.program), self._model(term.chemistry)
         any_size = spec.memory_overhead_bytes + WORKING_MEMORY_BYTES
-        peak = None if model is None else model.memory_bytes(size)
-        if model is None or peak is None:
+        peak = None if model is None or model.borrowed else model.memory_bytes(size)
+        if peak is None or peak.source == "law":
             return Need(any_size, any_size)
-        granted = memory_grant(peak)
-        if model.measured_on:  # of other versions, perhaps: what a large one needs, and more where there is more
-            return Need(max(any_size, min(granted, self._memory_bytes)), any_size)
-        if spec.memory is not None:
+        granted = min(memory_grant(peak), self._memory_bytes)
+        if peak.source == "between":
+            granted = max(granted, any_size)
+        if spec.memory is not None:  # it may have done with little: it is planned with its peak, and granted its share
             least = spec.memory_overhead_bytes + spec.memory_least_bytes
-            return Need(max(least, min(granted, self._memory_bytes)), least, measured=True)
-        if peak.value > self._memory_bytes:
+            return Need(max(least, granted), least)
+        if peak.source == "seen" and peak.value > self._memory_bytes:
             raise OversubscriptionError(
                 f"calculation {short_label(term.label)} takes {format_size(round(peak.value))} of memory by what was "
                 f"measured here, but {format_size(self._memory_bytes)} may be used; allow more memory, or compute it "
                 "where there is more"
             )
-        granted = min(granted, self._memory_bytes)
-        return Need(granted, granted, measured=True)
+        return Need(granted, granted if peak.source == "seen" else any_size, measured=True)
 
     def keep(self, attempts: Iterable[Attempt], terms: Iterable[Term]) -> None:
         """Add what a run measured, one for all that are alike. Where it cannot be kept, a log line."""

@@ -390,7 +390,11 @@ class Run:
 
         def made(term: Term, threads: int, memory_bytes: int) -> Calculation:
             return self._expansion.calculation(
-                term, threads=threads, memory_bytes=memory_bytes, timeout_s=request.timeout_s
+                term,
+                threads=threads,
+                memory_bytes=memory_bytes,
+                files_bytes=self._measured.need(term).files_bytes_of(memory_bytes),
+                timeout_s=request.timeout_s,
             )
 
         terms = [term for term in self._terms if term.label not in results]

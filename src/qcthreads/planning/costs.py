@@ -7,8 +7,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from statistics import median, median_high, median_low
-from typing import Any, Self
+from statistics import median, median_low
+from typing import Any, Literal, Self
 
 from ..errors import InputError
 from .cost import scaling_exponent
@@ -34,6 +34,10 @@ _REWEIGHTINGS = 8
 # Shares of the smallest value that may be a constant: start-up of the program, its code and libraries in memory.
 _CONSTANT_SHARES = (0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 0.99)
 
+# What programs hold before they compute, with their libraries: xtb 82 MiB, NWChem 91, PySCF 132, Psi4 158. The
+# logarithm's standard deviation.
+_RESIDENT_BYTES, _RESIDENT_SD = 128 * 1024**2, 0.5
+
 # exp() of more overflows.
 _LARGEST_LOG = 700.0
 
@@ -49,6 +53,10 @@ class Size:
 
     basis_functions: int
     electrons: int
+
+    def within(self, other: Size) -> bool:
+        """Whether ``other`` is as large or larger, so that it takes no less."""
+        return self.basis_functions <= other.basis_functions and self.electrons <= other.electrons
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,9 @@ class Estimate:
 
     value: float
     factor: float
+    source: Literal["law", "between", "seen"] = "law"
+    """It was seen of that very size, or lies between what was seen of a smaller and of a larger one; else only the law
+    says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +121,11 @@ class Law:
         exponent: float,
         electrons_exponent: float,
         scatter: float = _TIMES_SCATTER,
+        resident: float = 0.0,
     ) -> Self:
         """Robust fits in logarithms that begin with theory's exponents, and with what values usually scatter.
+
+        ``resident``: about what the constant is; 0: not known, and there is none before three sizes tell of it.
 
         Raises
         ------
@@ -121,10 +135,11 @@ class Law:
         if not values or len(sizes) != len(values) or not all(0 < value < math.inf for value in values):
             raise InputError(f"a law is fitted to one value above 0 for each size, not to {list(values)!r:.200}")
         smallest = min(values)
-        shares = _CONSTANT_SHARES if len(set(sizes)) > 2 else (0.0,)
-        return cls(
-            tuple(_fit(sizes, values, smallest * share, exponent, electrons_exponent, scatter) for share in shares)
-        )
+        shares = _CONSTANT_SHARES if resident or len(set(sizes)) > 2 else (0.0,)
+        laws = [_fit(sizes, values, smallest * share, exponent, electrons_exponent, scatter) for share in shares]
+        if resident:
+            laws = [replace(law, log_evidence=law.log_evidence + _log_prior(law.constant, resident)) for law in laws]
+        return cls(tuple(laws))
 
     def estimate(self, size: Size) -> Estimate:
         """The median at ``size``, and how uncertain it is."""
@@ -152,23 +167,36 @@ class CostModel:
     useful_width
         Beyond it the program is not faster; ``None``: not known.
     measured_on
-        The CPU of another machine that it was measured on; empty: this one.
+        The CPU of another machine that it was measured on; empty: this one. Nothing is taken from it but seconds.
+    other_keywords
+        It was measured with other keywords than it is asked for.
     """
 
     method: str
     observations: tuple[Observation, ...] = ()
     useful_width: int | None = None
     measured_on: str = ""
+    other_keywords: bool = False
+
+    @property
+    def borrowed(self) -> bool:
+        """It tells nothing of memory and files: other versions and other keywords may take other amounts."""
+        return bool(self.measured_on) or self.other_keywords
 
     @cached_property
     def speedups(self) -> tuple[tuple[int, SpeedupModel], ...]:
-        """By number of basis functions: of every size that ran at width 1 and at others. Small ones scale less."""
-        return speedups_of(self.observations)
+        """By number of basis functions: of every size that ran at width 1 and at others. Small ones scale less.
+
+        None of another machine: its PUs and its memory are others, and what was busy there is not known.
+        """
+        return () if self.measured_on else speedups_of(self.observations)
 
     @cached_property
     def seconds_law(self) -> Law | None:
         """At width 1; ``None`` before anything was observed."""
         known = [seen for seen in self.observations if seen.wall_s > 0]
+        if self.measured_on:
+            known = [seen for seen in known if seen.width == 1] or known
         if not known:
             return None
         at_one_s = [seen.wall_s / self.share(seen.size, seen.width) for seen in known]
@@ -177,13 +205,20 @@ class CostModel:
     @cached_property
     def memory_law(self) -> Law | None:
         """Peak of all processes; ``None`` before anything was observed."""
-        # Matrices of functions squared are what every method holds; integrals grow with the fourth power.
-        return _law_of_peaks((seen.size, seen.peak_memory_bytes) for seen in self.observations)
+        return _law_of_peaks(self._memory_peaks, _RESIDENT_BYTES)
 
     @cached_property
     def scratch_law(self) -> Law | None:
         """Peak of temporary files; ``None`` where none were seen."""
-        return _law_of_peaks((seen.size, seen.peak_scratch_bytes) for seen in self.observations)
+        return _law_of_peaks(self._scratch_peaks)
+
+    @cached_property
+    def _memory_peaks(self) -> dict[Size, int]:
+        return _highest((seen.size, seen.peak_memory_bytes) for seen in self.observations)
+
+    @cached_property
+    def _scratch_peaks(self) -> dict[Size, int]:
+        return _highest((seen.size, seen.peak_scratch_bytes) for seen in self.observations)
 
     def share(self, size: Size, width: int) -> float:
         """Time at ``width`` / time at width 1: between measured sizes by interpolation, beyond them as the nearest."""
@@ -206,14 +241,12 @@ class CostModel:
         return Estimate(at_one.value * self.share(size, width), at_one.factor)
 
     def memory_bytes(self, size: Size) -> Estimate | None:
-        """Peak; ``None`` before anything was observed. It repeats itself: of sizes that were seen no law is needed."""
-        seen = [one.peak_memory_bytes for one in self.observations if one.size == size and one.peak_memory_bytes > 0]
-        return _repeated(seen) or (None if self.memory_law is None else self.memory_law.estimate(size))
+        """Peak at any width; ``None`` before anything was observed. Of sizes that were seen, the highest seen."""
+        return _peak(size, self._memory_peaks, self.memory_law)
 
     def scratch_bytes(self, size: Size) -> Estimate | None:
         """Peak of temporary files; ``None`` where none were seen."""
-        seen = [one.peak_scratch_bytes for one in self.observations if one.size == size]
-        return _repeated(seen) or (None if self.scratch_law is None else self.scratch_law.estimate(size))
+        return _peak(size, self._scratch_peaks, self.scratch_law)
 
     def times_s(self, size: Size, widths: Iterable[int]) -> dict[int, float] | None:
         """Seconds by width, as a :class:`Task` takes them; ``None`` before anything was observed."""
@@ -251,15 +284,43 @@ class CostModel:
             raise InputError(f"these data are no cost model ({error!r}): {data!r:.200}") from None
 
 
-def _repeated(peaks: Sequence[int]) -> Estimate | None:
-    return Estimate(float(median_high(peaks)), math.exp(_MEMORY_SCATTER)) if any(peaks) else None
+def _highest(seen: Iterable[tuple[Size, int]]) -> dict[Size, int]:
+    """By size, at any width: a program that had little memory did with it, and of wide ones each process adds to it."""
+    highest: dict[Size, int] = {}
+    for size, peak in seen:
+        if peak > 0:
+            highest[size] = max(peak, highest.get(size, 0))
+    return highest
 
 
-def _law_of_peaks(seen: Iterable[tuple[Size, int]]) -> Law | None:
-    known = [(size, float(peak)) for size, peak in seen if peak > 0]
-    if not known:
+def _law_of_peaks(peaks: Mapping[Size, int], resident_bytes: float = 0.0) -> Law | None:
+    if not peaks:
         return None
-    return Law.fit([size for size, _ in known], [peak for _, peak in known], 3.0, 0.0, _MEMORY_SCATTER)
+    # Matrices of functions squared are what every method holds; integrals grow with the fourth power.
+    values = [float(peak) for peak in peaks.values()]
+    return Law.fit(list(peaks), values, 3.0, 0.0, _MEMORY_SCATTER, resident_bytes)
+
+
+def _peak(size: Size, peaks: Mapping[Size, int], law: Law | None) -> Estimate | None:
+    """As seen; else as the law says, but no less than smaller ones took, and no more than larger ones."""
+    repeats = math.exp(_MEMORY_SCATTER)
+    if size in peaks:
+        return Estimate(float(peaks[size]), repeats, "seen")
+    if law is None:
+        return None
+    found = law.estimate(size)
+    smaller = max((peak for seen, peak in peaks.items() if seen.within(size)), default=None)
+    larger = min((peak for seen, peak in peaks.items() if size.within(seen)), default=None)
+    value, factor = max(found.value, smaller or 0), found.factor
+    if larger is not None:
+        value = min(value, larger)
+        factor = min(factor, larger / value * repeats)
+    return Estimate(value, factor, "law" if smaller is None or larger is None else "between")
+
+
+def _log_prior(constant: float, resident: float) -> float:
+    """Of a law without a constant: as of one that is a hundredth of what is resident."""
+    return -0.5 * (math.log(max(constant / resident, 0.01)) / _RESIDENT_SD) ** 2
 
 
 def memory_grant(peak: Estimate) -> int:
@@ -289,7 +350,7 @@ def speedups_of(observations: Iterable[Observation]) -> tuple[tuple[int, Speedup
 
 
 def representative(observations: Iterable[Observation]) -> tuple[Observation, ...]:
-    """One for each size and width, with the medians of all that are alike.
+    """One for each size and width, with the median of the times and the highest peaks of all that are alike.
 
     So a batch of a thousand counts no more than one of a few, and what disturbed some of them does not count.
     """
@@ -300,8 +361,8 @@ def representative(observations: Iterable[Observation]) -> tuple[Observation, ..
         replace(
             group[0],
             wall_s=median_low(seen.wall_s for seen in group),
-            peak_memory_bytes=median_high(seen.peak_memory_bytes for seen in group),
-            peak_scratch_bytes=median_high(seen.peak_scratch_bytes for seen in group),
+            peak_memory_bytes=max(seen.peak_memory_bytes for seen in group),
+            peak_scratch_bytes=max(seen.peak_scratch_bytes for seen in group),
         )
         for group in alike.values()
     )

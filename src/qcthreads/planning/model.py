@@ -24,7 +24,7 @@ class Task:
     kind: str = ""
     """What one task takes tells of those of its own kind."""
     memory_measured: bool = False
-    """``memory_bytes`` is what it takes: more would not help it. Else it may use more, where there is more."""
+    """``memory_bytes`` is what it takes: more would not help it. Else it is granted more, where its share is more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,171 @@
+"""Memory and temporary files that calculations are planned with: what was measured helps, and is never in the way."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("qcmanybody", reason="the expansion is QCManyBody's")
+
+from qcthreads.errors import OversubscriptionError
+from qcthreads.execution.cost_store import CostStore, shipped
+from qcthreads.execution.observing import WORKING_MEMORY_BYTES
+from qcthreads.host.disks import file_system
+from qcthreads.host.limits import Limits
+from qcthreads.leases import LeaseBook
+from qcthreads.machine.synthetic import synthetic_machine
+from qcthreads.manybody.expansion import Expansion
+from qcthreads.manybody.inputs import build_input, molecule_from_xyz
+from qcthreads.manybody.measured import Measured, Need, kind_of
+from qcthreads.manybody.moldable import mold
+from qcthreads.planning.costs import Observation, Size
+from qcthreads.programs import registry
+
+WATER = Path(__file__).parents[2] / "examples" / "water16.xyz"
+MIB, GIB = 1024**2, 1024**3
+MONOMER, DIMER = Size(24, 10), Size(48, 20)
+MACHINE = synthetic_machine(nodes=1, cores=16)
+MODELS = {"pyscf": ("hf", "cc-pvdz"), "nwchem": ("hf", "cc-pvdz"), "psi4": ("hf", "cc-pvdz"), "xtb": ("gfn2-xtb", None)}
+
+
+def expansion(program: str, keywords: dict[str, object] | None = None) -> Expansion:
+    """Of 16 waters and their pairs."""
+    method, basis = MODELS[program]
+    molecule = molecule_from_xyz(WATER.read_text(), name=str(WATER))
+    made = build_input(molecule, program=program, method=method, basis=basis, max_nbody=2, keywords=keywords)
+    return Expansion.from_input(made)
+
+
+def book(memory_bytes: int) -> LeaseBook:
+    return LeaseBook(MACHINE, Limits(MACHINE.cpus_online, len(MACHINE.cpus_online), None, memory_bytes, ()))
+
+
+def learnt(whole: Expansion, seen: Sequence[Observation]) -> None:
+    kind = kind_of(whole.chemistries[0])
+    assert kind is not None
+    CostStore(MACHINE).add(kind, seen)
+
+
+def any_size(program: str) -> int:
+    """What calculations of which nothing is known are planned with."""
+    return registry.get(program).memory_overhead_bytes + WORKING_MEMORY_BYTES
+
+
+def planned(whole: Expansion, memory_bytes: int, scratch: Path) -> dict[Size, Need]:
+    """By size."""
+    measured = Measured(whole, book(memory_bytes), scratch)
+    return {whole.size(term): measured.need(term) for term in whole.terms()}
+
+
+@pytest.mark.parametrize("program", MODELS)
+def test_what_comes_with_it_neither_refuses_nor_takes_more_than_a_share(program: str, tmp_path: Path) -> None:
+    whole = expansion(program)
+    assert Measured(whole, book(GIB)).measured_on() == shipped(program).measured_on
+    assert set(planned(whole, GIB, tmp_path).values()) == {Need(any_size(program), any_size(program))}
+
+
+def test_what_other_keywords_took_neither_refuses_nor_takes_more_than_a_share(tmp_path: Path) -> None:
+    learnt(expansion("pyscf"), [Observation(MONOMER, 1, 1.0, 10**15, 10**15)])
+    whole = expansion("pyscf", {"conv_tol": 1e-6})
+    assert set(planned(whole, GIB, tmp_path).values()) == {Need(any_size("pyscf"), any_size("pyscf"))}
+
+
+@pytest.mark.parametrize("seen", [Size(5, 5), Size(40, 40)], ids=["smaller", "larger"])
+def test_a_size_beyond_those_seen_is_planned_as_if_nothing_was_measured(seen: Size, tmp_path: Path) -> None:
+    whole = expansion("xtb")
+    learnt(whole, [Observation(seen, 1, 1.0, 800 * MIB, 1)])
+    assert set(planned(whole, GIB, tmp_path).values()) == {Need(any_size("xtb"), any_size("xtb"))}
+
+
+def test_between_sizes_seen_no_more_is_planned_than_the_larger_took(tmp_path: Path) -> None:
+    whole = expansion("xtb")
+    learnt(whole, [Observation(Size(n, n), 1, 1.0, peak * MIB) for n, peak in ((10, 300), (40, 700))])
+    needs = planned(whole, 8 * GIB, tmp_path)
+    assert needs[Size(10, 10)].memory_bytes == pytest.approx(330 * MIB, rel=0.01)
+    assert any_size("xtb") <= needs[Size(20, 20)].memory_bytes <= 1.1 * 700 * MIB
+    assert needs[Size(20, 20)].least_bytes == any_size("xtb")
+
+
+def test_a_size_that_was_seen_not_to_fit_is_refused(tmp_path: Path) -> None:
+    whole = expansion("xtb")
+    learnt(whole, [Observation(Size(20, 20), 1, 1.0, 3 * GIB)])
+    with pytest.raises(OversubscriptionError, match=r"measured here, but 2\.0 GiB|measured here, but 2 GiB"):
+        planned(whole, 2 * GIB, tmp_path)
+
+
+def test_the_peak_of_a_run_that_had_little_memory_is_not_all_that_the_next_is_granted(tmp_path: Path) -> None:
+    """PySCF that is told of little computes without its integrals in memory: less, and three times as slowly."""
+    whole, node = expansion("pyscf"), book(64 * GIB)
+    learnt(whole, [Observation(size, 1, 1.0, 140 * MIB) for size in (MONOMER, DIMER)])
+    measured = Measured(whole, node, tmp_path)
+    moldable = mold(whole.terms(), whole, "adaptive", node, measured, need=measured.need)
+    assert moldable is not None
+    source = moldable.source(
+        lambda term, threads, memory: whole.calculation(term, threads=threads, memory_bytes=memory)
+    )
+    first = source.next(node.usable, node.memory_bytes)
+    assert first is not None
+    assert first.memory_bytes >= node.memory_bytes * first.threads // len(node.usable)
+    learnt(whole, [Observation(MONOMER, 1, 0.3, 400 * MIB), Observation(MONOMER, 1, 1.0, 140 * MIB)])
+    assert planned(whole, 64 * GIB, tmp_path)[MONOMER].memory_bytes == pytest.approx(440 * MIB, rel=0.01)
+
+
+def test_wide_calculations_are_planned_with_what_wide_ones_took(tmp_path: Path) -> None:
+    whole = expansion("xtb")
+    seen = {1: 96, 2: 281, 4: 100}
+    learnt(whole, [Observation(Size(10, 10), width, 1.0, peak * MIB) for width, peak in seen.items()])
+    assert planned(whole, 8 * GIB, tmp_path)[Size(10, 10)].memory_bytes == pytest.approx(1.1 * 281 * MIB, rel=0.01)
+
+
+SCRATCH = Path("/dev/shm")
+in_memory = pytest.mark.skipif(
+    not SCRATCH.is_dir() or not file_system(SCRATCH).in_memory, reason="there is no tmpfs to write to"
+)
+
+
+@in_memory
+def test_a_file_system_that_counts_nothing_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the kernel tells of ramfs, and of a tmpfs without limit: 0 blocks, 0 of them free."""
+    uncounted = SimpleNamespace(total=0, used=0, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: uncounted)
+    assert file_system(SCRATCH).free_bytes is None
+    whole = expansion("pyscf")
+    learnt(whole, [Observation(size, 1, 1.0, 140 * MIB, 300 * MIB) for size in (MONOMER, DIMER)])
+    assert planned(whole, 8 * GIB, SCRATCH)[MONOMER].memory_bytes == pytest.approx(1.1 * 440 * MIB, rel=0.01)
+    with pytest.raises(OversubscriptionError, match="in memory"):
+        planned(whole, 256 * MIB, SCRATCH)
+
+
+@in_memory
+def test_the_memory_of_temporary_files_is_not_the_programs() -> None:
+    whole = expansion("pyscf")
+    learnt(whole, [Observation(MONOMER, 1, 1.0, 140 * MIB, 100 * MIB)])
+    need = planned(whole, 8 * GIB, SCRATCH)[MONOMER]
+    term = next(term for term in whole.terms() if whole.size(term) == MONOMER)
+    for granted, told in ((need.memory_bytes, 154 * MIB), (GIB, GIB - 110 * MIB), (100 * MIB, 100 * MIB)):
+        files = need.files_bytes_of(granted)
+        made = whole.calculation(term, threads=1, memory_bytes=granted, files_bytes=files)
+        assert made.told_bytes == pytest.approx(told, rel=0.01)
+
+
+def test_few_large_ones_are_wide_by_what_comes_with_it(tmp_path: Path) -> None:
+    """The speedups of the machine it was measured on, where other CPUs were busy, would have all at one thread."""
+    whole = expansion("pyscf")
+    node = book(64 * GIB)
+    measured = Measured(whole, node, tmp_path)
+    few = [term for term in whole.terms() if whole.size(term) == DIMER][:4]
+    moldable = mold(few, whole, "auto", node, measured, need=measured.need)
+    assert moldable is not None
+    large = replace(moldable, times_s=lambda term, widths: thousandfold(measured.times_s(term, widths)))
+    assert min(large.foresee().widths) > 1
+
+
+def thousandfold(times_s: Mapping[int, float] | None) -> dict[int, float]:
+    """As of molecules beside which the start of a worker is nothing."""
+    assert times_s is not None
+    return {width: 1000 * time_s for width, time_s in times_s.items()}
