@@ -26,7 +26,8 @@ ONCE = (
     *(f"native/test_{name}.py" for name in ("build", "c", "cross")),
     "programs/",
     *(f"unit/test_{name}.py" for name in ("cli_leases", "costs", "dispatch", "expansion", "inputs")),
-    *(f"unit/test_{name}" for name in ("lease_instructions", "moldable", "needs", "planning", "profiles", "report", "store")),
+    *(f"unit/test_{name}" for name in ("lease_instructions", "moldable", "needs", "planning", "profiles", "report")),
+    "unit/test_store",
 )
 
 

@@ -131,7 +131,7 @@ def test_few_run_side_by_side_where_the_disk_has_room_for_few(tmp_path: Path) ->
     decision = Run(request(tmp_path)).decision
     assert decision["workers"] == 1
     assert decision["scratch_bytes"] > 0.6 * 0.9 * shutil.disk_usage(tmp_path).free
-    assert "up to 1 calculation side by side, as many as there is room for temporary files" in decision["reasons"][0]
+    assert "up to 1 side by side, as many as there is room for temporary files" in decision["reasons"][0]
 
 
 def test_of_very_many_few_run_side_by_side_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,7 +281,7 @@ class Run:
             side_by_side = min(foreseen.side_by_side, self._side_by_side or foreseen.side_by_side)
             if foreseen.memory_bytes or (workers, threads) != (side_by_side, foreseen.usual_width):
                 workers, threads = side_by_side, foreseen.usual_width
-                reasons = [f"{book.explain()}: up to {format_count(workers, 'calculation')} side by side"]
+                reasons = [f"{book.explain()}, {format_count(left, 'calculation')}: up to {workers} side by side"]
                 if workers < foreseen.side_by_side:
                     reasons[0] += ", as many as there is room for temporary files"
                 share_bytes = split.memory_bytes * split.workers // workers
