@@ -50,6 +50,10 @@ class LeaseError(MachineError):
     """A lease cannot be given: it can never fit, or did not come free in time."""
 
 
+class LeaseTooLargeError(LeaseError):
+    """A lease of more than there is, or is any more: to wait for it is of no use."""
+
+
 class LeaseNotNowError(LeaseError):
     """A lease that can be given, but not now: who waits for it gets it."""
 

@@ -400,6 +400,29 @@ def test_a_command_that_leaves_its_lease_is_told_of() -> None:
     assert re.search(r"\((sleep|taskset)\) may run on CPUs 1, outside the lease of 0", done.stderr)
 
 
+BUSY_THREADS = """
+import hashlib, os, threading, time
+os.sched_setaffinity(0, [1])
+def work():
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        hashlib.sha256(bytes(2**22))
+threads = [threading.Thread(target=work) for _ in range(40)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@linux
+@needs_two
+def test_a_command_with_many_threads_that_leaves_its_lease_is_told_of() -> None:
+    done = run("--cpus", "0", "--", sys.executable, "-c", BUSY_THREADS)
+    assert done.returncode == 0
+    assert "may run on CPUs 1, outside the lease of 0" in done.stderr
+
+
 @linux
 @needs_two
 def test_who_went_outside_and_came_back_is_not_told_of() -> None:

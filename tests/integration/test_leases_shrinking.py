@@ -16,11 +16,12 @@ from contenders import book_in
 from others import until
 
 from qcthreads.cpuset import CpuSet
-from qcthreads.errors import LeaseError
+from qcthreads.errors import LeaseError, LeaseNotNowError
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
-from qcthreads.leases import Lease
+from qcthreads.leases import Lease, LeaseBook
 from qcthreads.leases.place import find_place
+from qcthreads.leases.shared import SharedLedger
 from qcthreads.leases.snapshot import read_book
 from qcthreads.machine.synthetic import synthetic_machine
 
@@ -41,14 +42,36 @@ sys.stdin.read()
 """
 
 
+RUNS = """
+import sys
+from qcthreads.execution.calculation import Calculation
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.execution.source import Dispatched
+from qcthreads.leases.node import node_book
+from qcthreads.planning import Task
+from qcthreads.planning.dispatch import Dispatcher
+
+def made(label, threads, memory_bytes):
+    return Calculation(label=label, program="none", input={}, threads=threads, compute="json:dumps")
+
+print("asks", flush=True)
+book, tasks = node_book(), [Task("f0", {1: 10.0, 2: 1.0})]
+with LocalEngine(book) as engine:
+    dispatcher = Dispatcher(tasks, book.machine.cpus_online, known="seconds")
+    for outcome in engine.run(Dispatched(dispatcher, [made("f0", 1, 0)], made)):
+        print(outcome.threads, outcome.cpus, flush=True)
+sys.stdin.read()
+"""
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     return tmp_path / "book"
 
 
 @contextlib.contextmanager
-def waiter(place: Path, width: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", WAITS, str(width)]
+def waiter(place: Path, width: int, script: str = WAITS) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", script, str(width)]
     environment = {**os.environ, "QCTHREADS_LEASES": str(place)}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -97,6 +120,45 @@ def test_who_waits_for_more_than_is_left_to_it_is_told(place: Path) -> None:
         assert said.startswith("2 CPUs were asked for")
         assert str(goes) in said
         assert asked_for(place) == []
+
+
+def test_a_calculation_that_fits_no_longer_while_it_waits_is_run_with_fewer_threads(place: Path) -> None:
+    stays = next(iter(read_limits().cpus))
+    book = book_in(place, read_machine())
+    held = book.acquire_cpus(book.usable)
+    with waiter(place, 2, RUNS) as process:
+        until(lambda: len(asked_for(place)) == 1)
+        narrow(process, stays)
+        until(lambda: asked_for(place) == [CpuSet([stays])])
+        held.release()
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"1 {stays}\n"
+
+
+def test_a_mask_that_a_thread_has_chosen_itself_is_no_loss(place: Path) -> None:
+    stays = next(iter(read_limits().cpus))
+    ledger = SharedLedger(find_place({"QCTHREADS_LEASES": str(place)}))
+    book, others = LeaseBook(read_machine(), read_limits(), ledger=ledger), book_in(place, read_machine())
+    held, got = others.acquire_cpus(others.usable), []
+
+    def wait() -> None:
+        os.sched_setaffinity(0, [stays])
+        got.append(book.acquire(2, exclusive_cores=False).cpus)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    until(lambda: len(asked_for(place)) == 1 or not thread.is_alive())
+    held.release()
+    thread.join()
+    assert [len(cpus) for cpus in got] == [2]
+
+
+def test_who_does_not_wait_asks_for_no_limits(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = SharedLedger(find_place({"QCTHREADS_LEASES": str(place)}))
+    book = LeaseBook(read_machine(), read_limits(), ledger=ledger)
+    monkeypatch.setattr("qcthreads.leases.book.read_limits", lambda: pytest.fail("it takes half a millisecond"))
+    with book.acquire_cpus(book.usable), pytest.raises(LeaseNotNowError):
+        book.acquire(1, wait=False)
 
 
 def test_a_cpu_that_left_the_book_is_not_leased_to_who_waits_at_it(place: Path) -> None:

@@ -11,6 +11,14 @@ import sys
 
 import pytest
 
+from qcthreads.cpuset import CpuSet
+from qcthreads.execution.calculation import Calculation
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.execution.wrapping import Wrapping
+from qcthreads.host import read_machine
+from qcthreads.host.limits import read_limits
+from qcthreads.leases import LeaseBook
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the wrappers are Linux's")
 
 CPUS = sorted(os.sched_getaffinity(0))
@@ -201,3 +209,15 @@ def test_an_executor_puts_its_workers_behind_what_its_configuration_says(alone):
     made = ParallelManyBodyExecutor.from_manybodyinput(given, config)
     assert (alone / "began").read_text() == "up\n"
     assert made.return_result == pytest.approx(plain.return_result, abs=1e-9)
+
+
+def test_what_keeps_a_worker_from_its_folder_is_not_said_of_the_wrapper(tmp_path):
+    (tmp_path / "file").touch()
+    book = LeaseBook(read_machine(), read_limits(), cpus=CpuSet(CPUS[:1]))
+    given = Calculation(label="f0", program="none", input={}, threads=1, compute="json:dumps")
+    with LocalEngine(book, wrapping=Wrapping(wrap=("env", "-i"))) as engine:
+        engine._folder = tmp_path / "file"  # in which nobody makes a folder, root neither
+        (outcome,) = engine.run([given])
+    assert outcome.status == "failed"
+    assert "a worker could not be started" in outcome.error
+    assert "Not a directory" in outcome.error

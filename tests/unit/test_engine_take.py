@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError
 from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.engine import LocalEngine, _Job, _Run
@@ -72,6 +73,33 @@ def test_what_fits_no_longer_is_said_not_waited_for() -> None:
     book.follow(MACHINE, replace(LIMITS, memory_bytes=4 * GIB), 4 * GIB)
     with pytest.raises(LeaseError, match=r"1 calculation can no longer run here.*and 4 GiB of memory"):
         take(book, source)
+
+
+@pytest.mark.parametrize("lost", ["cpus", "memory"])
+def test_what_fits_no_longer_while_it_waits_in_line_goes_back_to_the_source(lost: str) -> None:
+    ledger = Ledger()
+    ours, others = (LeaseBook(MACHINE, LIMITS, ledger=ledger) for _ in range(2))
+    source = source_of(Task("f0", {1: 40.0, 4: 10.0}))
+    less = replace(LIMITS, cpus=CpuSet([0, 1]), cpu_count=2)
+    if lost == "memory":
+        rules = (LIMITS.rules[0], replace(MEMORY, memory_bytes=4 * GIB))
+        less = replace(LIMITS, memory_bytes=4 * GIB, rules=rules)
+    memory_bytes = 8 * GIB if lost == "cpus" else 4 * GIB
+    with others.acquire(4), LocalEngine(ours) as engine:
+        run = _Once(deque(), 1, source=source)
+        taken = engine._take(run, source)
+        assert taken is not None
+        job, lease = taken
+        assert (job.calculation.threads, job.calculation.memory_bytes, lease) == (4, 8 * GIB, None)
+        ours.follow(MACHINE, less, memory_bytes)
+        assert engine._lease_in_line(run, source, job) is None
+        assert (source.waiting, source.running, source.widths, source.planned) == (1, 0, {}, {})
+        again = engine._take(run, source)
+    assert again is not None
+    calculation = again[0].calculation
+    assert calculation.threads == (1 if lost == "cpus" else 4)
+    assert calculation.memory_bytes <= memory_bytes
+    assert (source.waiting, source.running) == (0, 1)
 
 
 class OnePuEach(Observer):

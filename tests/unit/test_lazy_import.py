@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import qcthreads
+from qcthreads.host import native_status
 from qcthreads.host.build_info import CODE_FLAGS
 
 
@@ -62,3 +63,9 @@ def test_what_the_extension_is_told_of_inspect_is_what_inspect_says() -> None:
     code = "from qcthreads import host\nhost.native_status()\nimport inspect\n"
     code += "print(inspect.__name__, inspect.CO_NEWLOCALS)\n"
     assert _python(code) == f"inspect {inspect.CO_NEWLOCALS}\n"
+
+
+@pytest.mark.skipif(not native_status()[0], reason=native_status()[1])
+def test_an_extension_that_asks_for_more_of_inspect_is_told_by_inspect() -> None:
+    code = "from qcthreads.host import build_info\nbuild_info.CODE_FLAGS.pop('CO_GENERATOR')\n"
+    assert _python(f"{code}print(*build_info.native_status())") == "True in use\n"

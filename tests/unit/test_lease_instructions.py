@@ -16,6 +16,7 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError, MachineError
 from qcthreads.host.limits import Limits, Rule
 from qcthreads.leases import Lease, LeaseBook
+from qcthreads.leases import book as book_module
 from qcthreads.leases.ledger import Ledger
 from qcthreads.leases.place import find_place, share
 from qcthreads.machine.synthetic import synthetic_machine
@@ -139,6 +140,34 @@ def test_an_interrupt_at_any_point_loses_no_lease_and_no_turn(
             pass
         assert not list((ledger.place.path / "records").iterdir()) if shared else True
         at += 1 + (at > 100) * STEP // 4
+    assert at > 20
+
+
+def test_an_interrupt_while_it_is_taken_unlocks_nothing_that_another_thread_has_got(
+    ledger: SharedLedger, interrupted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads have the same files open: a lock that one takes again is given up by whoever else unlocks it."""
+    book, at, happened, got = book_of(ledger), 1, True, list[Lease]()
+    undo = book_module._undo
+
+    def after_another_thread(made: Sequence[Lease]) -> None:
+        monkeypatch.setattr(book_module, "_undo", undo)
+        with contextlib.suppress(LeaseError):
+            got.append(book.acquire(8, wait=False))
+        undo(made)
+
+    while happened:
+        monkeypatch.setattr(book_module, "_undo", after_another_thread)
+        with contextlib.suppress(KeyboardInterrupt), interrupted(at, ("shared.py", "locks.py")) as reached:
+            book.acquire_cpus(CpuSet([3, 7])).release()
+        happened = bool(reached)
+        for lease in got:
+            held = holders_of_locks(ledger.place.path / "locks")
+            assert {f"cpu{cpu}" for cpu in lease.cpus} <= held.keys() or sys.platform != "linux"
+            lease.release()
+        got.clear()
+        assert book.held() == ()
+        at += 1
     assert at > 20
 
 

@@ -333,7 +333,11 @@ def test_an_entry_point_that_is_no_record_says_so(tmp_path):
         ("psi4", "psi4 -n4 w.dat", None),
         ("psi4", "psi4 --nthread=4 w.dat", None),
         ("psi4", "./relax.sh w.dat", None),  # which says it itself
+        ("psi4", "nice -n 10 psi4 w.dat", "`psi4 -n 4 input.dat`"),
+        ("psi4", "nice -n 10 psi4 -n 4 w.dat", None),
         ("molpro", "molpro w.com", "`molpro -n 4 -t 1 input.com`"),
+        ("molpro", "molpro -t 4 w.com", "`molpro -n 4 -t 1 input.com`"),
+        ("molpro", "molpro -n4 w.com", None),
         ("nwchem", "nwchem w.nw", "`mpirun -np 4 nwchem input.nw`"),
         ("nwchem", "mpirun nwchem w.nw", None),
         ("nwchem", "srun /opt/bin/nwchem w.nw", None),

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError, InputError, LeaseError, MachineError, StopRequestedError
+from ..errors import BindingError, InputError, LeaseError, LeaseTooLargeError, MachineError, StopRequestedError
 from ..host import get_host
 from ..leases import Lease, LeaseBook, has_outer_lease
 from ..programs import precedence, registry
@@ -30,7 +30,7 @@ from .changing import ChangingLimits
 from .labels import short_label
 from .observing import Observer
 from .source import Source
-from .supervisor import Worker, WorkerEndedError, end_all, scratch_of
+from .supervisor import NoGreetingError, Worker, WorkerEndedError, end_all, scratch_of
 from .wrapping import Wrapping
 
 # Windows cannot interrupt a wait for a lock; a second later is soon enough for Ctrl-C.
@@ -285,7 +285,10 @@ class LocalEngine:
                     taken = self._take(run, run.source)
                     if taken is None:
                         break
-                    self._supervise(run, *taken)
+                    job, lease = taken
+                    lease = lease or self._lease_in_line(run, run.source, job)
+                    if lease is not None:
+                        self._supervise(run, job, lease)
                     continue
                 try:
                     job = run.jobs.popleft()
@@ -337,6 +340,15 @@ class LocalEngine:
         try:
             return self._lease(run, job, wait=False)
         except LeaseError:  # somebody was faster
+            return None
+
+    def _lease_in_line(self, run: _Run, source: Source, job: _Job) -> Lease | None:
+        """The lease that ``job`` waits for; ``None`` where it fits no longer, and the source has it back."""
+        try:
+            return self._lease(run, job)
+        except LeaseTooLargeError:
+            with run.turn:
+                source.returned(job.calculation)
             return None
 
     def _narrowed(self, run: _Run, job: _Job) -> _Job:
@@ -447,7 +459,7 @@ class LocalEngine:
             settings = job.settings_in(scratch_of(folder))
             try:
                 worker = Worker(settings, folder, bound, nodes, lease, self._wrapping)
-            except WorkerEndedError as error:
+            except NoGreetingError as error:
                 if self._passed or run.stopped.is_set():
                     raise
                 # It would keep every calculation from starting; later on, it is one that failed.

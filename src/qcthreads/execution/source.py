@@ -32,6 +32,9 @@ class Source(Protocol):
     def narrowed(self, calculation: Calculation) -> None:
         """What runs for the one of that label, which was given out last, with fewer threads."""
 
+    def returned(self, calculation: Calculation) -> None:
+        """One that was given out fits no longer, and waits again: it may have fewer threads, or less memory."""
+
     def ended(self, outcome: Outcome) -> None:
         """What became of one."""
 
@@ -111,11 +114,13 @@ class Dispatched:
         """The dispatcher counts and learns what really runs."""
         label, threads = calculation.label, calculation.threads
         expected_s = self._dispatcher.narrowed(label, threads, calculation.memory_bytes)
-        before = self._threads[label]
-        self.widths[before] -= 1
-        if not self.widths[before]:
-            del self.widths[before]
+        self._uncount(label)
         self._count(label, threads, expected_s)
+
+    def returned(self, calculation: Calculation) -> None:
+        """The dispatcher has it wait again."""
+        self._dispatcher.returned(calculation.label)
+        self._uncount(calculation.label)
 
     def ended(self, outcome: Outcome) -> None:
         """Its time corrects the estimates of those to come."""
@@ -128,6 +133,13 @@ class Dispatched:
         self.planned[label] = Planned(now, None if expected_s is None else now + expected_s)
         self._threads[label] = threads
         self.widths[threads] = self.widths.get(threads, 0) + 1
+
+    def _uncount(self, label: str) -> None:
+        threads = self._threads.pop(label)
+        del self.planned[label]
+        self.widths[threads] -= 1
+        if not self.widths[threads]:
+            del self.widths[threads]
 
     def _now_s(self) -> float:
         now_s = self._clock()

@@ -37,6 +37,10 @@ class WorkerEndedError(Exception):
     """The worker ended, or was ended, before it answered; the message says how."""
 
 
+class NoGreetingError(WorkerEndedError):
+    """It was started, and ended before it was ready: what it is put behind may be why."""
+
+
 class Worker:
     """One worker process with its own scratch directory and log in ``folder``; used by one thread at a time.
 
@@ -59,7 +63,7 @@ class Worker:
     Raises
     ------
     WorkerEndedError
-        It could not be started.
+        It could not be started; NoGreetingError where it ended at once.
     """
 
     pid: int
@@ -190,7 +194,7 @@ class Worker:
                 wire.send(self._requests, start)
                 answer = wire.receive(self._replies)
         if answer is None:
-            raise WorkerEndedError(self._how_it_ended("a worker could not be started: it", 0))
+            raise NoGreetingError(self._how_it_ended("a worker could not be started: it", 0))
         self._take_binding(answer["bound"], answer["lost"], answer["refused"])
         if answer["memory_refused"] is not None:
             why = answer["memory_refused"]

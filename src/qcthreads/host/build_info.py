@@ -27,7 +27,10 @@ def native_status() -> tuple[bool, str]:
     if sys.platform not in ("linux", "darwin", "win32"):
         return False, f"there is none for {sys.platform}"
     try:
-        with _light_inspect():
+        try:
+            with _light_inspect():
+                from . import _native
+        except AttributeError:  # made by a Cython that asks for more of `inspect`
             from . import _native  # noqa: F401
     except ImportError as error:
         return False, _written_reason() or f"not built: {error}"

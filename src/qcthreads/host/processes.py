@@ -12,7 +12,7 @@ import time
 from ..cpuset import CpuSet
 from ..errors import InputError
 
-_WORKING_SHARE = 0.05  # of its process's CPU time: a thread with less waits
+_WORKING_SHARE = 0.05  # of the CPU time of its process's busiest thread: one with less waits
 
 if sys.platform == "linux":
 
@@ -68,7 +68,7 @@ if sys.platform == "linux":
     def masks_of_working_threads(pid: int) -> dict[int, CpuSet]:
         """The CPUs that each of its threads may use that works: those of MPI that wait have masks of their own."""
         ticks = {thread: _ticks(pid, f"task/{thread}/stat") for thread in _threads(pid)}
-        least = _WORKING_SHARE * sum(ticks.values())
+        least = _WORKING_SHARE * max(ticks.values(), default=0)
         working = [thread for thread, used in ticks.items() if used >= least]
         masks = {thread: _status(pid, b"Cpus_allowed_list", f"task/{thread}/status") for thread in working}
         return {int(thread): CpuSet.parse(mask.decode()) for thread, mask in masks.items() if mask}

@@ -21,6 +21,7 @@ from ..errors import (
     InputError,
     LeaseError,
     LeaseNotNowError,
+    LeaseTooLargeError,
     OversubscriptionError,
     StopRequestedError,
 )
@@ -35,7 +36,7 @@ from .claims import Claim, Grant, Room, sum_bits
 from .door import PATIENCE_S
 from .hold import Hold
 from .lease import Lease
-from .ledger import Ledger, Waiter, is_bound, note
+from .ledger import Ledger, Waiter, note
 from .pools import cpu_pools, memory_pools, node_pools
 from .shortage import Shortage
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from ..host.gpus import Gpu
 
 _MOST_CLAIMS = 256
+_READ_LIMITS_S = 1.0
 _READ_MEMORY_S = 0.1  # to read it takes a quarter of a millisecond, more than all the rest of a lease
 _LEAST_PATIENCE_S = 0.1  # at the door, however short the time: the turns of a hundred others
 _numbers = itertools.count(1)
@@ -304,23 +306,23 @@ class LeaseBook:
         )
 
     def check(self, threads: int, memory_bytes: int = 0, gpus: int = 0) -> None:
-        """Raise LeaseError, with the numbers, when such a lease could not even be given by an empty book."""
+        """Raise LeaseTooLargeError, with the numbers, when such a lease could not even be given by an empty book."""
         _check_count("threads", threads)
         _check_count("bytes of memory", memory_bytes, least=0)
         _check_count("GPUs", gpus, least=0)
         if threads > len(self.usable):
-            raise LeaseError(
+            raise LeaseTooLargeError(
                 f"{threads} threads were asked for, but {self.explain()}; "
                 f"ask for at most {format_count(len(self.usable), 'thread')}"
             )
         if memory_bytes > self._most_bytes:
-            raise LeaseError(
+            raise LeaseTooLargeError(
                 f"{format_size(memory_bytes)} of memory were asked for, but {format_size(self._most_bytes)} are to be "
                 "given out in all; ask for less"
             )
         if gpus > len(self.gpus):
             there = f"{len(self.gpus)} are given out in all; ask for fewer" if self.gpus else "none is given out here"
-            raise LeaseError(f"a lease of {format_count(gpus, 'GPU')} was asked for, but {there}")
+            raise LeaseTooLargeError(f"a lease of {format_count(gpus, 'GPU')} was asked for, but {there}")
 
     def free(self) -> tuple[CpuSet, int]:
         """PUs and memory that leases could be given of now, nobody being overtaken who waits."""
@@ -446,12 +448,14 @@ class LeaseBook:
         """What is ``asked`` in the end, until the lease is ``made``; LeaseError when there is no more waiting."""
         woken: SimpleQueue[None] = SimpleQueue()
         waiter = Waiter(asked(), lambda: woken.put(None), on_wait)
+        taken_away = _TakenAway() if self.limits.live and timeout != 0 else None
         waited_for = ""
         try:
             while True:
                 left = None if timeout is None else timeout - (time.monotonic() - began)
                 over = left is not None and left <= 0
-                waiter.claim = claim = self._look_around(self._still_allowed(asked()))
+                allowed = asked() if taken_away is None else taken_away.without(asked())
+                waiter.claim = claim = self._look_around(allowed)
                 patience_s = PATIENCE_S if not timeout or left is None else _patience(left)
                 short = self.ledger.in_turn(lambda: self._look(claim, made, waiter, over), patience_s)  # noqa: B023
                 if short is None:
@@ -551,23 +555,6 @@ class LeaseBook:
                 return lost
         return ""
 
-    def _still_allowed(self, claim: Claim) -> Claim:
-        """``claim`` of somebody who waits, less the PUs that this thread may use no longer.
-
-        LeaseError where too few are left. The mask of a lease that the thread works under is no limit of what it asks.
-        """
-        if not self.limits.live or is_bound(self.ledger):
-            return claim
-        gone = self.limits.cpus.bits & ~read_limits().cpus.bits
-        left = _less(claim, gone)
-        if left.candidates.bit_count() < claim.threads:
-            raise LeaseError(
-                f"{format_count(claim.threads, 'CPU')} were asked for, but while they were waited for CPUs "
-                f"{CpuSet.from_bits(gone)} were taken from this process; left are "
-                f"{CpuSet.from_bits(left.candidates) or 'none'}: ask for fewer"
-            )
-        return left
-
     def _look_around(self, claim: Claim) -> Claim:
         """``claim`` with what has changed without anybody's telling; outside a turn, for it takes long."""
         if self._busy != "ignore":
@@ -657,6 +644,32 @@ class LeaseBook:
         """Who else is in the way of ``claim``, in words: strays, and who keeps busy what it waits for."""
         busy = self.ledger.strangers & claim.candidates if self._busy == "wait" else 0
         return [*self.ledger.explain_busy(CpuSet.from_bits(busy)), *self.ledger.strays()]
+
+
+class _TakenAway:
+    """The PUs that the calling thread may use no longer, of those it might use when it began to wait.
+
+    A mask that it had by then, its lease's or one that its user chose, is no limit of what it asks.
+    """
+
+    def __init__(self) -> None:
+        self._first = read_limits().cpus.bits
+        self._gone = 0
+        self._read_at = time.monotonic()
+
+    def without(self, claim: Claim) -> Claim:
+        """``claim`` less these, as of the last second. LeaseTooLargeError where too few are left."""
+        if time.monotonic() - self._read_at >= _READ_LIMITS_S:
+            self._read_at = time.monotonic()
+            self._gone = self._first & ~read_limits().cpus.bits
+        left = _less(claim, self._gone)
+        if left.candidates.bit_count() < claim.threads:
+            raise LeaseTooLargeError(
+                f"{format_count(claim.threads, 'CPU')} were asked for, but while they were waited for CPUs "
+                f"{CpuSet.from_bits(self._gone)} were taken from this process; left are "
+                f"{CpuSet.from_bits(left.candidates) or 'none'}: ask for fewer"
+            )
+        return left
 
 
 def _less(claim: Claim, gone: int) -> Claim:

@@ -168,15 +168,18 @@ class SharedLedger(Ledger):
 
     def take(self, hold: Hold) -> str:
         """Give out ``hold``: all of it, or nothing where one is returned that cannot be had after all, as ``cpu3``."""
-        hold.locks = (*map(CPU_LOCK, hold.reserved), *map(GPU_LOCK, hold.gpus))
         hold.name = f"l{hold.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
         self._own[hold.name] = hold  # whatever happens from here on, to give it back undoes
+        super().take(hold)  # nor does another thread take it until then, whose locks the same files would be
+        hold.locks = (*map(CPU_LOCK, hold.reserved), *map(GPU_LOCK, hold.gpus))
         taken = self._lock_all(hold.locks)
         if taken:
+            hold.locks = ()
+            del self._held[hold.lease_id]
             del self._own[hold.name]
             return taken
         self._tell(hold)
-        return super().take(hold)
+        return ""
 
     def suspect(self) -> None:
         """Note who seems to be dead: a tried lock tells, and a record that nobody has open."""

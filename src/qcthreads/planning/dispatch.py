@@ -144,11 +144,7 @@ class Dispatcher:
 
     def narrowed(self, task_id: str, width: int, memory_bytes: int) -> float | None:
         """A task that has just started has that width instead; the seconds that are expected now, as far as known."""
-        one = self._running.get(task_id)
-        if one is None:
-            raise InputError(f"task {task_id!r} has not started, or has ended before; tell it between the two")
-        self._workers[one.width] -= one.fresh
-        del self._running[task_id]
+        one = self._undone(task_id)
         fresh = self._idle(width) <= 0
         self._workers[width] = self._workers.get(width, 0) + fresh
         listed = (self._batch.widths[one.row] == width) & np.isfinite(self._batch.times_s[one.row])
@@ -156,6 +152,12 @@ class Dispatcher:
         column = int(listed.argmax()) if known else one.column
         self._running[task_id] = _Started(one.row, column, width, memory_bytes, one.since_s, fresh, known)
         return self._expected_s(one.row, column, fresh) if known else None
+
+    def returned(self, task_id: str) -> None:
+        """A task that was to start could not, and waits again."""
+        self._waiting[self._undone(task_id).row] = True
+        self._left += 1
+        self._looked = None
 
     def ended(self, task_id: str, now_s: float, *, took_s: float | None = None, failed: bool = False) -> None:
         """A task has ended; of one that failed the time tells nothing.
@@ -184,6 +186,13 @@ class Dispatcher:
         deadline_s, layout = self._deadline(self._batch.retimed(rows, times_s, capacity), ())
         order = [row for row, _ in reversed(self._line)]
         return start(layout, order, deadline_s)
+
+    def _undone(self, task_id: str) -> _Started:
+        one = self._running.pop(task_id, None)
+        if one is None:
+            raise InputError(f"task {task_id!r} has not started, or has ended before; tell it between the two")
+        self._workers[one.width] -= one.fresh
+        return one
 
     def _stale(self, capacity: Capacity) -> bool:
         """Whether to look at those that wait anew: at most every hundredth of them, until few are left."""

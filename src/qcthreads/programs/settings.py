@@ -76,25 +76,26 @@ def check_threads(threads: int) -> None:
 
 def untold(spec: ProgramSpec, settings: Settings, command: Sequence[str]) -> str | None:
     """That ``command`` does not tell the program its width, where nothing else can; ``None``: it does, or need not."""
-    if settings.threads == 1 or not any(_name(word) == spec.executable for word in command):
+    names = [PurePath(word).name for word in command]
+    if settings.threads == 1 or spec.executable not in names:
         return None
     write = f"write `{spec.command.format(threads=settings.threads // settings.ranks, ranks=settings.ranks)}`"
-    if spec.parallel_model is ParallelModel.MPI and not any(_name(word) in launchers.COMMANDS for word in command):
+    if spec.parallel_model is ParallelModel.MPI and not any(name in launchers.COMMANDS for name in names):
         return f"the width of {spec.title} is its number of MPI processes, and this command starts one: {write}"
-    if spec.width_options and not any(_gives(word, spec.width_options) for word in command):
+    given = command[names.index(spec.executable) + 1 :]  # what comes before are options of something else
+    if spec.width_options and not any(_gives(word, spec.width_options) for word in given):
         known = " or ".join(spec.width_options)
         other = f", unless its input says {settings.threads}" if spec.input_text else ""
         return f"{spec.title} is told its width by {known}, and this command has none: 1 works{other}; {write}"
     return None
 
 
-def _name(word: str) -> str:
-    return PurePath(word).name
-
-
 def _gives(word: str, options: Sequence[str]) -> bool:
     """Whether ``word`` is one of ``options``, with its value or without."""
-    return any(word.partition("=")[0] == option or word.removeprefix(option).isdigit() for option in options)
+    return any(
+        word.partition("=")[0] == option or (word.startswith(option) and word[len(option) :].isdigit())
+        for option in options
+    )
 
 
 def _useful(spec: ProgramSpec, threads: int) -> tuple[int, list[str]]:
