@@ -163,8 +163,8 @@ def test_what_a_program_writes_is_seen(tmp_path: Path) -> None:
         assert os.environ.get("CI") != "true", "psi4 must be installed in CI"
         pytest.skip("psi4 is not installed here")
     given = RunRequest(
-        input=EXAMPLES / "water4.xyz", program="psi4", method="mp2", basis="cc-pvdz", max_nbody=1, scratch=tmp_path
-    )
+        input=EXAMPLES / "water4.xyz", program="psi4", method="mp2", basis="aug-cc-pvtz", max_nbody=1, scratch=tmp_path
+    )  # takes longer than the time between two looks
     Run(given).execute()
-    seen = CostStore(read_machine()).model(Kind("psi4", "energy", "mp2", "cc-pvdz")).observations
+    seen = CostStore(read_machine()).model(Kind("psi4", "energy", "mp2", "aug-cc-pvtz")).observations
     assert max(one.peak_scratch_bytes for one in seen) > 100_000

@@ -108,7 +108,7 @@ def test_children_that_ended_are_counted(tmp_path: Path) -> None:
 
 def test_more_threads_than_omp_num_threads_is_a_finding() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = monitor("--", sys.executable, "-c", BURN.format(threads=3, cpu_s=0.3), env=environment)
+    done = monitor("--", sys.executable, "-c", BURN.format(threads=3, cpu_s=1.0), env=environment)
     assert "threads: 1 asked (OMP_NUM_THREADS), 3 worked side by side" in done.stderr
     assert "was given 1 thread, but 3 worked; tell every threading runtime its width" in done.stderr
 
