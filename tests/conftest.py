@@ -20,14 +20,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # which others are left, and what asks no operating system.
 ONCE = (
     *(f"integration/test_{name}.py" for name in ("calibrate", "callers_variables", "cli_run", "leases_beside_others")),
-    *(f"integration/test_{name}.py" for name in ("leases_shared", "leases_users", "manybody", "multi_level")),
-    *(f"integration/test_{name}.py" for name in ("peer_suites", "report_page", "run_beside", "run_shared")),
-    *(f"integration/test_{name}.py" for name in ("run_widths", "trace_perfetto", "wrapping")),
+    *(f"integration/test_{name}.py" for name in ("leases_shared", "leases_users", "manybody", "measured")),
+    *(f"integration/test_{name}.py" for name in ("memory_planned", "multi_level", "peer_suites", "report_page", "run_beside")),
+    *(f"integration/test_{name}.py" for name in ("run_shared", "run_widths", "trace_perfetto", "wrapping")),
     *(f"native/test_{name}.py" for name in ("build", "c", "cross")),
     "programs/",
     *(f"unit/test_{name}.py" for name in ("cli_leases", "costs", "dispatch", "expansion", "inputs")),
     *(f"unit/test_{name}" for name in ("lease_instructions", "moldable", "needs", "planning", "profiles", "report")),
-    "unit/test_store",
+    *(f"unit/test_{name}" for name in ("programs", "store")),
 )
 
 
