@@ -21,8 +21,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ONCE = (
     *(f"integration/test_{name}.py" for name in ("calibrate", "callers_variables", "cli_run", "leases_beside_others")),
     *(f"integration/test_{name}.py" for name in ("leases_shared", "leases_users", "manybody", "measured")),
-    *(f"integration/test_{name}.py" for name in ("memory_planned", "multi_level", "peer_suites", "report_page", "run_beside")),
-    *(f"integration/test_{name}.py" for name in ("run_shared", "run_widths", "trace_perfetto", "wrapping")),
+    *(f"integration/test_{name}.py" for name in ("memory_planned", "multi_level", "peer_suites", "report_page")),
+    *(f"integration/test_{name}.py" for name in ("run_beside", "run_shared", "run_widths", "trace_perfetto", "wrapping")),
     *(f"native/test_{name}.py" for name in ("build", "c", "cross")),
     "programs/",
     *(f"unit/test_{name}.py" for name in ("cli_leases", "costs", "dispatch", "expansion", "inputs")),
