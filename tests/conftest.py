@@ -19,15 +19,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nothing in them knows whether there is an extension: other programs, other users, other platforms, whole runs of
 # which others are left, and what asks no operating system.
 ONCE = (
+    "programs/",
+    *(f"native/test_{name}.py" for name in ("build", "c", "cross")),
+    *(f"unit/test_{name}" for name in ("cli_leases", "costs", "dispatch", "expansion", "inputs", "lease_instructions")),
+    *(f"unit/test_{name}" for name in ("moldable", "needs", "planning", "profiles", "programs", "report", "store")),
     *(f"integration/test_{name}.py" for name in ("calibrate", "callers_variables", "cli_run", "leases_beside_others")),
     *(f"integration/test_{name}.py" for name in ("leases_shared", "leases_users", "manybody", "measured")),
     *(f"integration/test_{name}.py" for name in ("memory_planned", "multi_level", "peer_suites", "report_page")),
-    *(f"integration/test_{name}.py" for name in ("run_beside", "run_shared", "run_widths", "trace_perfetto", "wrapping")),
-    *(f"native/test_{name}.py" for name in ("build", "c", "cross")),
-    "programs/",
-    *(f"unit/test_{name}.py" for name in ("cli_leases", "costs", "dispatch", "expansion", "inputs")),
-    *(f"unit/test_{name}" for name in ("lease_instructions", "moldable", "needs", "planning", "profiles", "report")),
-    *(f"unit/test_{name}" for name in ("programs", "store")),
+    *(f"integration/test_{name}.py" for name in ("run_beside", "run_shared", "run_widths", "trace_perfetto")),
+    "integration/test_wrapping.py",
 )
 
 
