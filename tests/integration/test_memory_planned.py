@@ -124,24 +124,25 @@ def test_temporary_files_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> 
         Run(request(tmp_path))
 
 
-def test_few_run_side_by_side_where_the_disk_has_room_for_few(tmp_path: Path) -> None:
-    measured(round(0.6 * shutil.disk_usage(tmp_path).free))
-    if file_system(tmp_path).in_memory:
+def decided_with_room_for_one(folder: Path) -> dict[str, Any]:
+    """What a run decides whose calculations each fill more than half of the disk."""
+    measured(round(0.6 * shutil.disk_usage(folder).free))
+    if file_system(folder).in_memory:
         pytest.skip("temporary files are in memory here")
-    decision = Run(request(tmp_path)).decision
+    decision = Run(request(folder)).decision
     assert decision["workers"] == 1
-    assert decision["scratch_bytes"] > 0.6 * 0.9 * shutil.disk_usage(tmp_path).free
+    assert decision["scratch_bytes"] > 0.6 * 0.9 * shutil.disk_usage(folder).free
+    return decision
+
+
+def test_few_run_side_by_side_where_the_disk_has_room_for_few(tmp_path: Path) -> None:
+    decision = decided_with_room_for_one(tmp_path)
     assert "up to 1 side by side, as many as there is room for temporary files" in decision["reasons"][0]
 
 
 def test_of_very_many_few_run_side_by_side_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qcthreads.manybody.run._COUNTED_ONE_BY_ONE", 1)
-    measured(round(0.6 * shutil.disk_usage(tmp_path).free))
-    if file_system(tmp_path).in_memory:
-        pytest.skip("temporary files are in memory here")
-    decision = Run(request(tmp_path)).decision
-    assert decision["workers"] == 1
-    assert decision["scratch_bytes"] > 0.6 * 0.9 * shutil.disk_usage(tmp_path).free
+    decided_with_room_for_one(tmp_path)
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no tmpfs to write to")

@@ -18,8 +18,8 @@ from patterns import ends_later_than
 from qcthreads.planning import Task, plan
 from qcthreads.planning.bounds import lower_bound
 
-# Of tasks 4 to a CPU and more the makespan is near the bound; what keeps these away is not the planner alone: memory,
-# widths of which no two fit side by side (9 of 16 CPUs), and one large task or two to a CPU.
+# Of tasks 4 to a CPU and more the makespan is near the bound, but not of these: memory, widths of which no two fit side
+# by side (9 of 16 CPUs), and one large task or two to a CPU. Whether bound or plan is to blame is not known for all.
 NEAR_THE_BOUND = [family for family in FAMILIES if family not in (*MEMORY_TIGHT, odd_widths, bimodal)]
 
 

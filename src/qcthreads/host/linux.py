@@ -83,9 +83,8 @@ class LinuxHost(MemoryPolicies):
 
     def read_machine(self, sysroot: str | None = None) -> Machine:
         """The machine, from the live system or from a recorded tree holding ``sys/`` and ``proc/``."""
-        from .linux_machine import (
-            read_linux_machine,  # with all of the machine's types, which those who only bind never need
-        )
+        # With all of the machine's types, which those who only bind never need.
+        from .linux_machine import read_linux_machine
 
         return read_linux_machine(self, sysroot, read_facts)
 
