@@ -68,7 +68,7 @@ def fuzz(clang: str, name: str, seconds: int, timeout_s: int) -> bool:
     sources = [HERE / source, ROOT / "csrc" / "linux_topology.c"]
     subprocess.run([clang, *FLAGS, *flags, *sources, "-o", program], check=True)
     limits = [f"-max_total_time={seconds}", f"-timeout={timeout_s}", "-max_len=8192"]
-    told = ["-print_final_stats=1", "-verbosity=1", f"-artifact_prefix={BUILD}/{name}-"]
+    told = ["-print_final_stats=1", "-verbosity=0", f"-artifact_prefix={BUILD}/{name}-"]
     done = subprocess.run(
         [program, *limits, *told, corpus], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
