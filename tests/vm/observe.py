@@ -34,6 +34,7 @@ BUSY_S = 0.3
 WORK_BYTES = 16 * 1024**2  # of a calculation, beside what its worker needs itself
 PORTION_BYTES = 1024**2
 HOTPLUG_MORE_S = 60  # on a busy machine, until CPUs have gone and come between readings
+PATIENT_S = 600  # for what other processes of a slow guest do first
 LOOKED_S = 1.5  # by then a run has looked again at what may be used
 CGROUPS = Path("/sys/fs/cgroup")
 SWITCH_CPUS = """
@@ -230,11 +231,11 @@ def shared(word: str) -> dict[str, Any]:
     except QCThreadsError as error:
         refused = str(error)
     os.kill(holders[0][0], signal.SIGKILL)
-    after_kill = book.acquire(rest, timeout=60)
+    after_kill = book.acquire(rest, timeout=PATIENT_S)
     for pid, _ in holders[1:]:
         os.kill(pid, signal.SIGKILL)
     after_kill.release()
-    everything = book.acquire(len(book.usable), count * mib << 20, timeout=60)
+    everything = book.acquire(len(book.usable), count * mib << 20, timeout=PATIENT_S)
     return {
         "held": held,
         "pids": [pid for pid, _ in holders],
@@ -249,7 +250,7 @@ def _holder(book: LeaseBook, width: int, memory_bytes: int) -> tuple[int, IO[str
     tells, told = os.pipe()
     pid = os.fork()
     if pid == 0:
-        lease = book.acquire(width, memory_bytes, timeout=60)
+        lease = book.acquire(width, memory_bytes, timeout=PATIENT_S)
         os.write(told, json.dumps([list(lease.cpus), sorted(lease.hold.draws)]).encode() + b"\n")
         signal.pause()
     os.close(told)

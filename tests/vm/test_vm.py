@@ -110,7 +110,7 @@ def observe(topology: Topology, *words: str) -> Seen:
         topology,
         environment={"PYTHONPATH": os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE)])},
         folder=HERE,
-        timeout_s=400,
+        timeout_s=900,
     )
     try:
         done = boot()
