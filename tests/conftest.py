@@ -26,8 +26,7 @@ ONCE = (
     *(f"integration/test_{name}.py" for name in ("calibrate", "callers_variables", "cli_run", "leases_beside_others")),
     *(f"integration/test_{name}.py" for name in ("leases_shared", "leases_users", "manybody", "measured")),
     *(f"integration/test_{name}.py" for name in ("memory_planned", "multi_level", "peer_suites", "report_page")),
-    *(f"integration/test_{name}.py" for name in ("run_beside", "run_shared", "run_widths", "trace_perfetto")),
-    "integration/test_wrapping.py",
+    *(f"integration/test_{name}" for name in ("leases_shown", "run", "trace_perfetto", "wrapping")),
 )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from others import until
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError, ProgramNotFoundError, StopRequestedError
@@ -504,10 +505,16 @@ def test_an_iterator_that_is_collected_in_a_driver_ends_its_run(
 
 
 def test_stop_reaches_those_who_wait_for_a_lease(book: LeaseBook) -> None:
+    def stop_once_it_waits() -> None:
+        until(lambda: book.ledger._waiting)
+        engine.stop()
+
     with book.acquire(len(book.usable)), LocalEngine(book) as engine:
-        threading.Timer(0.2, engine.stop).start()
+        stopper = threading.Thread(target=stop_once_it_waits)
+        stopper.start()
         with pytest.raises(StopRequestedError):
             list(engine.run([calculation("look")]))
+        stopper.join()
 
 
 def test_an_error_of_the_listener_ends_the_run(book: LeaseBook) -> None:

@@ -163,13 +163,14 @@ def test_memory_for_one_at_a_time_is_kept_to(engine: LocalEngine, book: LeaseBoo
         assert later.started_at >= one.started_at + one.wall_s - 0.05
 
 
-def test_a_run_that_is_stopped_while_drivers_wait_for_the_source_ends(engine: LocalEngine, book: LeaseBook) -> None:
+def test_a_run_that_is_stopped_while_drivers_wait_for_the_source_ends(book: LeaseBook) -> None:
     need = book.memory_bytes * 2 // 3
     source = source_of([Task(f"f{number}", {1: 1.0}, need) for number in range(4)], book, sleep_s=30)
-    outcomes = engine.run(source)
-    threading.Timer(1.5, engine.stop).start()
-    with pytest.raises(StopRequestedError):
-        list(outcomes)
+    with (
+        LocalEngine(book, on_progress=lambda _: threading.Timer(0.5, engine.stop).start()) as engine,
+        pytest.raises(StopRequestedError),
+    ):
+        list(engine.run(source))
 
 
 def test_pus_that_others_give_back_are_used(engine: LocalEngine, book: LeaseBook) -> None:

@@ -62,7 +62,15 @@ def test_what_little_memory_held_back_is_granted_its_share_afterwards() -> None:
 
 
 # Three of five waters each, which take some 350 MiB, and one of one: two side by side are most of what there is.
-LARGE = ("--fragments", "1-15;16-30;31-45;46-48", "--method", "hf", "--basis", "cc-pvdz", "--max-nbody", "1")
+LARGE = ("--method", "hf", "--basis", "cc-pvdz", "--max-nbody", "1", "--busy", "ignore", "--json")
+WATER16 = EXAMPLES / "water16.xyz"
+
+
+def first_atoms(of: Path, count: int, path: Path) -> Path:
+    """A file of them alone."""
+    lines = of.read_text().splitlines()
+    path.write_text("\n".join([str(count), *lines[1 : 2 + count], ""]))
+    return path
 
 
 @pytest.fixture
@@ -76,13 +84,13 @@ def limit() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("limit")
-def test_as_many_run_side_by_side_as_a_limit_that_kills_has_room_for() -> None:
-    command = [sys.executable, "-m", "qcthreads", "run", str(EXAMPLES / "water16.xyz"), *LARGE, "--busy", "ignore"]
-    subprocess.run([*command, "--json"], capture_output=True, check=True, timeout=300)
-    inside = f'echo $$ > {GROUP}/cgroup.procs && exec "$@"'
-    done = subprocess.run(
-        ["sh", "-c", inside, "sh", *command, "--json"], capture_output=True, text=True, timeout=300, check=False
-    )
+def test_as_many_run_side_by_side_as_a_limit_that_kills_has_room_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "qcthreads", "run", *LARGE]
+    one_of_each = [first_atoms(WATER16, 18, tmp_path / "two.xyz"), "--fragments", "1-15;16-18"]
+    subprocess.run([*command, *one_of_each], capture_output=True, check=True, timeout=600)
+    inside = ["sh", "-c", f'echo $$ > {GROUP}/cgroup.procs && exec "$@"', "sh"]
+    all_of_them = [WATER16, "--fragments", "1-15;16-30;31-45;46-48"]
+    done = subprocess.run([*inside, *command, *all_of_them], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     told = dict(line.split() for line in (GROUP / "memory.oom_control").read_text().splitlines())
@@ -163,8 +171,9 @@ def test_what_a_program_writes_is_seen(tmp_path: Path) -> None:
     if find(get("psi4")) is None:
         assert os.environ.get("CI") != "true", "psi4 must be installed in CI"
         pytest.skip("psi4 is not installed here")
+    two = first_atoms(WATER16, 6, tmp_path / "two.xyz")
     given = RunRequest(
-        input=EXAMPLES / "water4.xyz", program="psi4", method="mp2", basis="aug-cc-pvtz", max_nbody=1, scratch=tmp_path
+        input=two, program="psi4", method="mp2", basis="aug-cc-pvtz", max_nbody=1, scratch=tmp_path
     )  # takes longer than the time between two looks
     Run(given).execute()
     seen = CostStore(read_machine()).model(Kind("psi4", "energy", "mp2", "aug-cc-pvtz")).observations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -41,8 +42,8 @@ json.dump({"energy": float(result.return_result), "properties": result.propertie
 """
 
 
-@pytest.fixture
-def document():
+@pytest.fixture(scope="module")
+def given():
     for program in PROGRAMS.values():
         if find(get(program)) is None:
             assert os.environ.get("CI") != "true", f"{program} must be installed in CI"
@@ -74,8 +75,13 @@ def document():
 
 
 @pytest.fixture
-def serial(document):
-    return _serial(document)
+def document(given):
+    return copy.deepcopy(given)
+
+
+@pytest.fixture(scope="module")
+def serial(given):
+    return _serial(given)
 
 
 def _serial(document):
@@ -167,7 +173,7 @@ def test_the_executor_gives_the_same_on_made_up_cpus(document, serial):
             {"p4": 3, "py": 6, "x": 7},
             "supersystem GFN2-xTB (xtb)",
         ),
-        ({"2": "p4", "supersystem": "py"}, ["cp", "nocp"], None, "1+2-body hf/6-31g (psi4), supersystem hf/sto-3g"),
+        ({"2": "py", "supersystem": "p4"}, ["cp", "nocp"], None, "1+2-body hf/sto-3g (pyscf), supersystem hf/6-31g"),
     ],
     ids=["three programs", "counterpoise"],
 )

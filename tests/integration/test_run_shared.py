@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere masks cannot be read or set")
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "water4.xyz"
-_BUSY_S = 0.05  # of 0.1: an idle worker uses none
+_BUSY_S = 0.03  # of 0.2: to end a calculation takes less
 
 
 def start(tmp_path: Path, name: str, strategy: str = "auto") -> subprocess.Popen[str]:
@@ -31,9 +31,12 @@ def start(tmp_path: Path, name: str, strategy: str = "auto") -> subprocess.Popen
 
 
 def working(drivers: list[subprocess.Popen[str]]) -> dict[int, frozenset[int]]:
-    """Masks of the workers that computed during a tenth of a second, and were bound all the while."""
+    """Masks of the workers that computed all the time between two looks, and were bound to the same CPUs at both.
 
-    def look() -> dict[int, tuple[float, frozenset[int]]]:
+    Between two calculations a worker waits for the next, which the system counts.
+    """
+
+    def look() -> dict[int, tuple[float, tuple[int, frozenset[int]]]]:
         found = {}
         for driver in drivers:
             try:
@@ -42,20 +45,20 @@ def working(drivers: list[subprocess.Popen[str]]) -> dict[int, frozenset[int]]:
                 continue
             for worker in children:
                 try:
-                    times = worker.cpu_times()
-                    found[worker.pid] = (times.user + times.system, frozenset(worker.cpu_affinity()))
+                    times, waits = worker.cpu_times(), worker.num_ctx_switches().voluntary
+                    found[worker.pid] = (times.user + times.system, (waits, frozenset(worker.cpu_affinity())))
                 except psutil.NoSuchProcess:
                     continue
         return found
 
     before = look()
-    time.sleep(0.1)
+    time.sleep(0.2)
     after = look()
     every = frozenset(os.sched_getaffinity(0))
     return {
-        pid: mask
-        for pid, (cpu_s, mask) in after.items()
-        if pid in before and before[pid][1] == mask != every and cpu_s - before[pid][0] > _BUSY_S
+        pid: state[1]
+        for pid, (cpu_s, state) in after.items()
+        if pid in before and before[pid][1] == state and state[1] != every and cpu_s - before[pid][0] > _BUSY_S
     }
 
 

@@ -26,9 +26,11 @@ def energy(said):
 
 
 @pytest.fixture
-def cp2k(needs, run_in, tmp_path):
-    """One run of a command, in a folder of its own."""
+def cp2k(needs, run_in, tmp_path, monkeypatch):
+    """One run of a command, in a folder of its own; who waits sleeps, and keeps no CPU from whom it waits for."""
     needs("cp2k")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    monkeypatch.setenv("OMPI_MCA_mpi_yield_when_idle", "1")
 
     def run(command, width, ranks=1, cpus=()):
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}-{cpus}"

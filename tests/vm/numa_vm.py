@@ -17,6 +17,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -376,6 +377,7 @@ def main() -> int:
     if not args.command:
         parser.error("no command; write it after --")
     topology = Topology.parse(args.topology, args.nodes, args.memory_nodes, args.mem, args.offline)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the guest ends, too
     environment = dict(item.partition("=")[::2] for item in args.env)
     done = run(args.command, topology, environment=environment, timeout_s=args.timeout)
     sys.stdout.buffer.write(done.stdout)
