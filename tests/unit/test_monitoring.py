@@ -21,7 +21,7 @@ from qcthreads.errors import ProcessGoneError
 from qcthreads.host.processes import descendants
 from qcthreads.host.sampling import TimesSource
 from qcthreads.manybody.config import HybridParallelConfig
-from qcthreads.monitoring.findings import OF_AN_EXECUTOR, judge, merged
+from qcthreads.monitoring.findings import OF_A_RUN, OF_AN_EXECUTOR, judge, merged
 from qcthreads.monitoring.sampler import BackgroundSampler
 from qcthreads.monitoring.statistics import Grant, ThreadUsageStats
 from qcthreads.monitoring.tally import Tally
@@ -128,7 +128,7 @@ def test_threads_that_do_nothing_are_found(source: TimesSource) -> None:
     )
     assert message.endswith("ask for 1 thread")
     # In a run, whose strategy chose the width, by an option of `run`.
-    in_a_run = merged([("a dimer", grant(threads_asked=4), stats.workers[0])])
+    in_a_run = merged([("a dimer", grant(threads_asked=4), stats.workers[0])], OF_A_RUN)
     message = next(finding.message for finding in in_a_run if finding.kind == "ignored-width")
     assert message.endswith("give each calculation 1 thread by --threads")
     # By an executor, whose configuration did.

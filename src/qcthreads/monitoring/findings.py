@@ -81,7 +81,7 @@ OF_AN_EXECUTOR = Advice(
     leave_cpus_out="start this process on other CPUs by taskset",
     scratch='give a faster directory by qcengine_config={"scratch_directory": ...}',
     memory="leave it more by a larger memory_limit_mb",
-    idle='raise max_workers, or let thread_allocation_strategy="auto" decide',
+    idle='raise max_workers, or let HybridParallelConfig(thread_allocation_strategy="auto") decide',
 )
 """For who wrote the configuration of an executor."""
 
@@ -114,7 +114,7 @@ def judge(
     yield from _memory(who, grant, usage, advice)
 
 
-def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]], advice: Advice = OF_A_RUN) -> list[Finding]:
+def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]], advice: Advice) -> list[Finding]:
     """Everything found about many calculations, each with its name: one finding of each kind, told of the longest."""
     found: dict[CalculationFinding, list[tuple[int, str]]] = {}
     total = total_ns = 0
