@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,14 @@ def test_threads_that_share_a_cpu_wait_for_it() -> None:
     # Two threads on one CPU: whatever else runs there, together they wait at least as long as one of them runs.
     assert stats.wait_s > 0.8 * stats.cpu_s / 2
     assert "contended" in kinds(stats)
+    # In a run, cut into pieces that are too short to be judged each.
+    used = stats.workers[0]
+    assert used.wait_ns is not None
+    pieces = used.wall_ns // 25_000_000
+    piece = replace(used, wall_ns=used.wall_ns // pieces, cpu_ns=used.cpu_ns // pieces, wait_ns=used.wait_ns // pieces)
+    (found,) = merged([("a dimer", grant(threads_asked=2, leased=lease), piece)] * pieces, OF_A_RUN)
+    assert found.kind == "contended"
+    assert found.message.startswith(f"{pieces} calculations of less than 50 ms waited for a CPU ")
 
 
 def test_descendants_count_with_the_worker() -> None:
