@@ -146,7 +146,7 @@ def _value(name: str, value: Any) -> str:
         short = all(isinstance(item, int | float) for item in value)
         return ", ".join(_value(name, item) for item in value) if short else _list(_value(name, item) for item in value)
     if value is None:
-        return "not known"
+        return "not told"
     if isinstance(value, int | float) and not isinstance(value, bool):
         if "_bytes" in name:
             return format_size(value)
