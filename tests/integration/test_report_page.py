@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +200,16 @@ def test_it_prints(opened: Page, tmp_path: Path) -> None:
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     assert opened.complaints == []
     opened.until("document.querySelector('#timeline .main-svg').getBoundingClientRect().width > 1100")  # as before
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler-utils) reads what was printed")
+def test_every_printed_page_of_the_table_has_its_headings(opened: Page, tmp_path: Path) -> None:
+    opened.pdf(tmp_path / "report.pdf")
+    command = ["pdftotext", "-layout", str(tmp_path / "report.pdf"), "-"]
+    pages = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\f")
+    of_table = [page for page in pages if re.search(r"finished +[\d.]+ +[\d.]+", page)]
+    assert len(of_table) >= 2
+    assert all("real / planned" in page for page in of_table)
 
 
 def test_nothing_hostile_runs(page: Page, record: RunRecord, tmp_path: Path) -> None:
