@@ -198,6 +198,9 @@ def test_threads_that_share_a_cpu_wait_for_it() -> None:
     # Two threads on one CPU: whatever else runs there, together they wait at least as long as one of them runs.
     assert stats.wait_s > 0.8 * stats.cpu_s / 2
     assert "contended" in kinds(stats)
+    # Who gets so little of a CPU that none of its threads seems to work does not sleep.
+    starved = replace(stats.workers[0], threads_working=0)
+    assert "undersubscribed" not in dict(judge("a dimer", grant(threads_asked=2, leased=lease), starved))
     # In a run, cut into pieces that are too short to be judged each.
     used = stats.workers[0]
     assert used.wait_ns is not None

@@ -168,7 +168,7 @@ def _threads(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[Cal
             "oversubscribed",
             f"{given} {worked} worked; {advice.too_many.format(threads=so_many)}",
         )
-    elif worked == 0:
+    elif worked == 0 and not _wants_to_run(usage):
         yield "undersubscribed", f"{given} none worked: it waits or sleeps"
     elif worked == 1 < asked:
         yield (
@@ -176,7 +176,7 @@ def _threads(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[Cal
             f"{given} 1 worked: the program ignores its width, or this calculation does not thread; "
             f"{advice.width.format(threads=so_many)}",
         )
-    elif worked < asked:
+    elif 0 < worked < asked:
         yield "undersubscribed", f"{given} {worked} worked; {advice.width.format(threads=so_many)}"
 
 
@@ -190,15 +190,16 @@ def _imbalanced(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[
 
 
 def _contended(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
-    wanted_ns = usage.cpu_ns + (usage.wait_ns or 0)
-    if usage.wait_share is None or wanted_ns < _WANTED_SHARE * usage.wall_ns:
-        return
-    if usage.wait_share > _CONTENDED_SHARE:
+    if usage.wait_share is not None and usage.wait_share > _CONTENDED_SHARE and _wants_to_run(usage):
         yield (
             "contended",
             f"{who} waited for a CPU {usage.wait_share:.0%} of the time that threads wanted to run: more threads than "
             f"CPUs, their own or other people's, run on {usage.cpus_allowed}; {advice.other_cpus}",
         )
+
+
+def _wants_to_run(usage: WorkerUsage) -> bool:
+    return usage.cpu_ns + (usage.wait_ns or 0) >= _WANTED_SHARE * usage.wall_ns
 
 
 def _others(who: str, grant: Grant, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
