@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from qcelemental.models.v2 import AtomicResult, Molecule
@@ -15,6 +16,7 @@ from qcmanybody.v2 import ManyBodyComputer
 import qcthreads.programs.harnesses.pyscf  # noqa: F401 (QCManyBody's own driver finds PySCF by it)
 from qcthreads import HybridParallelConfig, ParallelConfig, ParallelManyBodyExecutor
 from qcthreads.errors import InputError, OversubscriptionError, ProgramNotFoundError
+from qcthreads.host.limits import read_limits
 from qcthreads.manybody.executor import FragmentsFailedError
 from qcthreads.manybody.inputs import build_input
 
@@ -188,6 +190,41 @@ def test_a_pause_between_calls_is_nobodys_idleness(tmp_path, monkeypatch, kept):
     assert len(told) >= 2
     assert told[-1]["at_s"] <= statistics["parallel_time"]
     assert [one["at_s"] for one in told] == sorted(one["at_s"] for one in told)
+
+
+@pytest.mark.skipif(len(read_limits().cpus) < 2, reason="needs two CPUs")
+def test_a_call_that_ends_ends_the_sampling_of_no_other(tmp_path, monkeypatch):
+    waits = f"""
+import pathlib, time
+
+def energy(given, really=energy):
+    here = pathlib.Path({str(tmp_path)!r})
+    if "Ar" in given["molecule"]["symbols"]:
+        (here / "began").touch()
+        while not (here / "over").exists():
+            time.sleep(0.05)
+    return really(given)
+"""
+    (tmp_path / "waiting_pairs.py").write_text(PAIRS + waits)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    core = core_of("Ar 0 0 0\n--\nHe 0 0 3\nunits bohr", "pairs", max_nbody=1)
+    config = ParallelConfig(
+        use_qcengine=False, compute="waiting_pairs:energy", memory_limit_mb=400, timeout_seconds=120
+    )
+    executor = ParallelManyBodyExecutor(core, config)
+    waiting, short = core.iterate_molecules()
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(executor.execute_fragment, waiting)
+        while not (tmp_path / "began").exists() and not call.done():
+            time.sleep(0.05)
+        executor.execute_fragment(short)
+        (tmp_path / "over").touch()
+        call.result()
+    statistics = executor.get_execution_statistics()
+    assert statistics["watched"] == 2
+    assert statistics["sampling"]["detailed"] > 0
+    executor.execute_fragment(short)
+    assert executor.get_execution_statistics()["sampling"]["detailed"] > statistics["sampling"]["detailed"]
 
 
 def test_a_failing_fragment_does_not_stop_the_others(tmp_path, monkeypatch):

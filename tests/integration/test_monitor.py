@@ -146,11 +146,14 @@ def test_a_running_process_is_watched_until_it_ends_or_the_watching_is_stopped(t
     report = tmp_path / "report.json"
     with subprocess.Popen([sys.executable, "-c", BURN.format(threads=1, cpu_s=60)]) as burner:
         command = [*MONITOR, "--interval", "0.1", "--json-file", str(report), "--pid", str(burner.pid)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
-            wait_until_it_watches(watching.pid, burner.pid)
-            time.sleep(0.5)
-            watching.send_signal(signal.SIGINT)
-            _, told = watching.communicate()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
+                wait_until_it_watches(watching.pid, burner.pid)
+                time.sleep(0.5)
+                watching.send_signal(number)
+                _, told = watching.communicate()
+            assert watching.returncode == 0
+            assert "1 worked side by side" in told
         assert burner.poll() is None
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as watching:
             wait_until_it_watches(watching.pid, burner.pid)
@@ -158,7 +161,6 @@ def test_a_running_process_is_watched_until_it_ends_or_the_watching_is_stopped(t
             burner.kill()
             burner.wait()
             assert watching.wait(timeout=60) == 0
-    assert "1 worked side by side" in told
     seen = json.loads(report.read_text())
     assert seen["command"] is None
     assert seen["exit_status"] is None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ import chromium
 import pytest
 from chromium import Page
 from made_runs import made_run
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from qcthreads.monitoring import report
 from qcthreads.monitoring.record import RunRecord
@@ -87,6 +91,42 @@ def test_the_plots_are_drawn_without_a_complaint_or_a_request(opened: Page, reco
         assert len(fills) >= 2, name
 
 
+def test_plotly_is_inflated_to_what_is_installed_and_the_page_is_half_as_large(opened: Page, tmp_path: Path) -> None:
+    script = get_plotlyjs()
+    assert opened.ask("Plotly.version") == get_plotlyjs_version()
+    assert opened.ask(f"[...document.scripts].some((script) => script.textContent === {json.dumps(script)})")
+    assert (tmp_path / "report.html").stat().st_size < len(script) / 2
+
+
+def test_without_a_script_it_says_so_and_tells_the_rest(page: Page, record: RunRecord, tmp_path: Path) -> None:
+    report.write(record, tmp_path / "report.html")
+    page.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        page.open((tmp_path / "report.html").as_uri())
+        words = page.ask("document.body.innerText")
+    finally:
+        page.call("Emulation.setScriptExecutionDisabled", value=False)
+    assert "drawn by a script, which this browser does not run" in words
+    assert record.findings[0].message in words
+
+
+def test_a_browser_too_old_to_inflate_is_told_so_and_has_the_table(
+    page: Page, record: RunRecord, tmp_path: Path
+) -> None:
+    report.write(record, tmp_path / "report.html")
+    older = page.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.DecompressionStream")
+    try:
+        page.complaints.clear()
+        page.open((tmp_path / "report.html").as_uri())
+        assert "too old" in page.ask("timeline.textContent")
+        assert len(column(page, "calculation")) == 50
+        page.ask("document.getElementById('theme').click()")
+        page.pdf(tmp_path / "report.pdf")
+        assert page.complaints == []
+    finally:
+        page.call("Page.removeScriptToEvaluateOnNewDocument", identifier=older["identifier"])
+
+
 def test_a_click_on_a_heading_sorts_and_another_one_turns_it_round(opened: Page, record: RunRecord) -> None:
     sort_by(opened, "wall, s")
     shortest = sorted(one.wall_s for one in record.calculations)
@@ -160,6 +200,16 @@ def test_it_prints(opened: Page, tmp_path: Path) -> None:
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     assert opened.complaints == []
     opened.until("document.querySelector('#timeline .main-svg').getBoundingClientRect().width > 1100")  # as before
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler-utils) reads what was printed")
+def test_every_printed_page_of_the_table_has_its_headings(opened: Page, tmp_path: Path) -> None:
+    opened.pdf(tmp_path / "report.pdf")
+    command = ["pdftotext", "-layout", str(tmp_path / "report.pdf"), "-"]
+    pages = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\f")
+    of_table = [page for page in pages if re.search(r"finished +[\d.]+ +[\d.]+", page)]
+    assert len(of_table) >= 2
+    assert all("real / planned" in page for page in of_table)
 
 
 def test_nothing_hostile_runs(page: Page, record: RunRecord, tmp_path: Path) -> None:

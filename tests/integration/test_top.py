@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,22 @@ def test_what_may_not_be_seen_is_a_dash(start: Start) -> None:
     (row,) = lease_rows(unseen)
     assert row[4:8] == ("-/1", "-", "-", "-")
     assert any("?" in line for line in frame(read_machine(), unseen, 80, SIGNS))
+
+
+def test_a_command_is_told_without_its_directory_and_a_worker_by_what_it_computes_for(start: Start) -> None:
+    start(*SLEEPS)
+    now = looked()
+    (lease,) = now.leases
+    worker = "/usr/bin/python3 -P -m qcthreads.execution.worker 13"
+    for command, run, shown in (
+        ("/usr/bin/sleep 600", "water.xyz", "sleep 600"),
+        ("sleep", "", "sleep"),
+        (worker, "water.xyz", "water.xyz"),
+        (worker, "", "python3 -P -m qcthreads.execution.worker 13"),
+    ):
+        held = replace(lease.held, holding=replace(lease.held.holding, run=run))
+        (row,) = lease_rows(replace(now, leases=(replace(lease, runs=command, held=held),)))
+        assert row[-1] == shown
 
 
 def test_letters_and_signs_that_ascii_can_say(start: Start) -> None:

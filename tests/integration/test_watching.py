@@ -19,6 +19,7 @@ from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
 from qcthreads.leases import LeaseBook
 from qcthreads.manybody.watched import calculated, figures, findings
+from qcthreads.monitoring.findings import OF_A_RUN
 from qcthreads.monitoring.statistics import Moment
 
 TASKS = """
@@ -210,7 +211,7 @@ def test_a_program_that_threads_keeps_its_width(engine: LocalEngine, watching: W
 @linux_only
 def test_what_many_calculations_do_is_one_finding(engine: LocalEngine, watching: Watching) -> None:
     outcomes = run(engine, *(calculation("burn", f"c{n}", team=3, cpu_s=0.3) for n in range(5)), max_workers=1)
-    found = {finding.kind: finding.message for finding in findings(watching.attempts, (), 1)}
+    found = {finding.kind: finding.message for finding in findings(watching.attempts, (), 1, OF_A_RUN)}
     assert found["oversubscribed"].endswith("(and so in 5 of 5 calculations)")
     assert "was given 1 thread, but 3 worked" in found["oversubscribed"]
     # Three threads in turn on one CPU: each waits while the two others run.
@@ -240,10 +241,10 @@ def test_cpus_that_the_run_waits_for_are_not_idle() -> None:
     def over_20_s(busy: float, waited_for: float) -> list[Moment]:
         return [Moment(at_s=at_s, cpus_busy=busy, cpus_waited_for=waited_for, memory_bytes=0) for at_s in (10.0, 20.0)]
 
-    (alone,) = findings([], over_20_s(0.5, 0.1), 2)
+    (alone,) = findings([], over_20_s(0.5, 0.1), 2, OF_A_RUN)
     assert (alone.kind, alone.message[:53]) == ("idle", "1.4 of 2 usable PUs had nothing to do on average: use")
-    assert findings([], over_20_s(0.5, 1.4), 2) == []
-    assert findings([], over_20_s(1.9, 0.0), 2) == []
+    assert findings([], over_20_s(0.5, 1.4), 2, OF_A_RUN) == []
+    assert findings([], over_20_s(1.9, 0.0), 2, OF_A_RUN) == []
 
 
 def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngine, watching: Watching) -> None:

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from qcthreads.execution import scratch
 from qcthreads.execution.scratch import ScratchWatch, held_bytes
 from qcthreads.host.disks import file_system
 
@@ -72,15 +74,33 @@ def test_files_that_vanish_hide_no_others(tmp_path: Path) -> None:
     assert min(counted) >= at_rest
 
 
-def test_files_that_are_gone_at_the_end_were_seen(tmp_path: Path) -> None:
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often each directory was looked into."""
+    counted: Counter[Path] = Counter()
+
+    def look(folder: Path) -> int:
+        held = held_bytes(folder)
+        counted[folder] += 1
+        return held
+
+    monkeypatch.setattr(scratch, "held_bytes", look)
+    return counted
+
+
+def fill_for_a_while(folder: Path, looked: Counter[Path]) -> None:
+    """Until one look has begun and ended meanwhile, and what it found is kept: the next but one has ended."""
+    file = folder / "integrals"
+    file.write_bytes(b"x" * 2_000_000)
+    before = looked[folder]
+    assert until(lambda: looked[folder] >= before + 3)
+    file.unlink()
+
+
+def test_files_that_are_gone_at_the_end_were_seen(tmp_path: Path, looked: Counter[Path]) -> None:
     watch = ScratchWatch()
     watch.begin(tmp_path)
-    file = tmp_path / "integrals"
-    file.write_bytes(b"x" * 2_000_000)
-    end = time.monotonic() + 60
-    while watch.peak(tmp_path) < 2_000_000 and time.monotonic() < end:
-        time.sleep(0.05)
-    file.unlink()
+    fill_for_a_while(tmp_path, looked)
     assert watch.end(tmp_path) >= 2_000_000
     assert watch.end(tmp_path) < 2_000_000
     watch.close()
@@ -97,7 +117,7 @@ def until(done: Callable[[], bool]) -> bool:
     return done()
 
 
-def test_who_ends_ends_the_looking_of_no_other(tmp_path: Path) -> None:
+def test_who_ends_ends_the_looking_of_no_other(tmp_path: Path, looked: Counter[Path]) -> None:
     before = looking()
     watch = ScratchWatch()
     own, others = tmp_path / "own", tmp_path / "others"
@@ -106,14 +126,13 @@ def test_who_ends_ends_the_looking_of_no_other(tmp_path: Path) -> None:
         watch.begin(folder)
     own.rmdir()  # its run was stopped, so that nobody says that it has ended
     watch.close()
-    (others / "integrals").write_bytes(b"x" * 2_000_000)
-    assert until(lambda: watch.peak(others) >= 2_000_000)
-    watch.end(others)
+    fill_for_a_while(others, looked)
+    assert watch.end(others) >= 2_000_000
     watch.close()
     assert until(lambda: looking() == before)
 
 
-def test_it_looks_however_often_it_was_closed_meanwhile(tmp_path: Path) -> None:
+def test_it_looks_however_often_it_was_closed_meanwhile(tmp_path: Path, looked: Counter[Path]) -> None:
     watch = ScratchWatch()
     with ThreadPoolExecutor(2) as pool:
         closing = pool.submit(lambda: [watch.close() for _ in range(2000)])
@@ -124,7 +143,6 @@ def test_it_looks_however_often_it_was_closed_meanwhile(tmp_path: Path) -> None:
             if folder != folders[-1]:
                 watch.end(folder)
         closing.result()
-    (folders[-1] / "integrals").write_bytes(b"x" * 2_000_000)
-    assert until(lambda: watch.peak(folders[-1]) >= 2_000_000)
-    watch.end(folders[-1])
+    fill_for_a_while(folders[-1], looked)
+    assert watch.end(folders[-1]) >= 2_000_000
     watch.close()

@@ -6,6 +6,7 @@ written by hand.
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -172,6 +173,72 @@ def test_made_up_counter_that_has_no_number(word: str, made_up: Path) -> None:
     assert watch.report().reason == f"the counter cannot be read: the kernel says '{word}'"
     with pytest.raises(NotMeasurableError, match=f"the kernel says '{word}'"):
         open_traffic_counter(str(made_up))
+
+
+def test_made_up_group_that_the_hardware_follows_only_where_it_has_run(made_up_kernel: Path) -> None:
+    """As AMD's CPUs do: until a thread has run there the kernel writes a word."""
+    watch = BandwidthWatch(str(made_up_kernel))
+    (group,) = (made_up_kernel / RESCTRL / "mon_groups").iterdir()
+    count(group, "Unavailable", "Unavailable")
+    assert watch.report().bytes_per_s == 0.0  # nothing is in it
+    watch.watch(os.getpid())
+    assert watch.report().reason == "the counter cannot be read: the kernel says 'Unavailable'"
+    count(group, 10**9, "Unavailable")
+    first = watch.report()
+    assert first.bytes_per_s
+    assert first.scope == "processes"
+    count(group, "Unavailable", 10**9)  # it has gone to the other; what it did here stays counted
+    assert watch.report().bytes_per_s
+
+
+def test_made_up_group_without_a_counter_counts_the_node(made_up_kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where counters are assigned to groups, and none is left."""
+    mkdir = Path.mkdir
+
+    def make(path: Path, *arguments: int, **options: bool) -> None:
+        mkdir(path, *arguments, **options)
+        if path.parent.name == "mon_groups":
+            count(path, "Unassigned", "Unassigned")
+
+    monkeypatch.setattr(Path, "mkdir", make)
+    assert open_traffic_counter(str(made_up_kernel)).scope == "node"
+    assert not list((made_up_kernel / RESCTRL / "mon_groups").iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EBUSY])
+def test_made_up_hardware_that_can_count_no_more_groups_counts_the_node(
+    number: int, made_up_kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: int, **__: bool) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    counter = open_traffic_counter(str(made_up_kernel))
+    assert (counter.scope, counter.read_bytes()) == ("node", 3000)
+
+
+def test_made_up_cache_that_serves_two_nodes_counts_once(made_up: Path) -> None:
+    """With sub-NUMA clusters the files of the nodes lie below that of their sum."""
+    below = made_up / RESCTRL / "mon_data/mon_L3_00/mon_sub_L3_00"
+    below.mkdir()
+    (below / "mbm_total_bytes").write_text("600\n")
+    assert open_traffic_counter(str(made_up), group=False).read_bytes() == 3000
+
+
+def test_made_up_counter_that_was_configured_anew_is_read_again(made_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first reading after that is a word, the next a number."""
+    counter = open_traffic_counter(str(made_up), group=False)
+    count(made_up / RESCTRL, "Unavailable", 2000)
+    read_text = Path.read_text
+
+    def read(path: Path, encoding: str | None = None) -> str:
+        text = read_text(path, encoding)
+        if text == "Unavailable\n":
+            path.write_text("5000\n")
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert counter.read_bytes() == 7000
 
 
 def test_made_up_resctrl_without_bandwidth(made_up: Path) -> None:

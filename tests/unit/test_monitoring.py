@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from qcthreads.errors import ProcessGoneError
 from qcthreads.host.processes import descendants
 from qcthreads.host.sampling import TimesSource
 from qcthreads.manybody.config import HybridParallelConfig
-from qcthreads.monitoring.findings import OF_AN_EXECUTOR, judge, merged
+from qcthreads.monitoring.findings import OF_A_RUN, OF_AN_EXECUTOR, judge, merged
 from qcthreads.monitoring.sampler import BackgroundSampler
 from qcthreads.monitoring.statistics import Grant, ThreadUsageStats
 from qcthreads.monitoring.tally import Tally
@@ -128,7 +128,7 @@ def test_threads_that_do_nothing_are_found(source: TimesSource) -> None:
     )
     assert message.endswith("ask for 1 thread")
     # In a run, whose strategy chose the width, by an option of `run`.
-    in_a_run = merged([("a dimer", grant(threads_asked=4), stats.workers[0])])
+    in_a_run = merged([("a dimer", grant(threads_asked=4), stats.workers[0])], OF_A_RUN)
     message = next(finding.message for finding in in_a_run if finding.kind == "ignored-width")
     assert message.endswith("give each calculation 1 thread by --threads")
     # By an executor, whose configuration did.
@@ -198,6 +198,17 @@ def test_threads_that_share_a_cpu_wait_for_it() -> None:
     # Two threads on one CPU: whatever else runs there, together they wait at least as long as one of them runs.
     assert stats.wait_s > 0.8 * stats.cpu_s / 2
     assert "contended" in kinds(stats)
+    # Who gets so little of a CPU that none of its threads seems to work does not sleep.
+    starved = replace(stats.workers[0], threads_working=0)
+    assert "undersubscribed" not in dict(judge("a dimer", grant(threads_asked=2, leased=lease), starved))
+    # In a run, cut into pieces that are too short to be judged each.
+    used = stats.workers[0]
+    assert used.wait_ns is not None
+    pieces = used.wall_ns // 25_000_000
+    piece = replace(used, wall_ns=used.wall_ns // pieces, cpu_ns=used.cpu_ns // pieces, wait_ns=used.wait_ns // pieces)
+    (found,) = merged([("a dimer", grant(threads_asked=2, leased=lease), piece)] * pieces, OF_A_RUN)
+    assert found.kind == "contended"
+    assert found.message.startswith(f"{pieces} calculations of less than 50 ms waited for a CPU ")
 
 
 def test_descendants_count_with_the_worker() -> None:

@@ -25,6 +25,7 @@ _EPILOG = """examples:
   qcthreads monitor -- psi4 water.dat
   qcthreads monitor --threads 4 --json-file water.json -- ./relax.sh water.inp
   qcthreads monitor --pid 4711    # until it ends, or Ctrl-C
+  timeout 60 qcthreads monitor --pid 4711
 
 N, or else OMP_NUM_THREADS, or else the number of CPUs that it may use, is what the threads that worked are held
 against. What was seen is told on standard error at the end.
@@ -87,12 +88,13 @@ def _asked(args: Namespace) -> tuple[int | None, str]:
 
 
 def _watch(watcher: Watcher, pid: int) -> Observation:
-    """Until it ends; Ctrl-C ends the watching, not the process."""
-    before = signal.signal(signal.SIGINT, lambda *_: watcher.stop())
+    """Until it ends; Ctrl-C and SIGTERM end the watching, not the process."""
+    before = {number: signal.signal(number, lambda *_: watcher.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return watcher.watch(pid)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _print(command: Sequence[str], seen: Observation, why: str) -> None:

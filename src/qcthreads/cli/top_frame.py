@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from ..machine import Machine
 from ..monitoring.live import LeaseNow, Now
@@ -16,6 +17,7 @@ from .topo_picture import rows_of
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 LEASE_COLUMNS = ("", "user", "pid", "CPUs", "work", "eff", "wait", "memory", "age", "runs")
+_WORKER = "-m qcthreads.execution.worker"  # as execution.supervisor starts it
 THREAD_COLUMNS = ("", "pid", "tid", "state", "CPU", "busy", "wait")
 
 
@@ -107,7 +109,7 @@ def lease_rows(now: Now) -> Iterator[tuple[str, ...]]:
             percent(lease.wait_share).replace(" ", ""),
             _memory(lease),
             _age(now.at_s - held.since_s),
-            lease.runs if held.state == "running" else f"({held.state}) {lease.runs}",
+            _runs(lease) if held.state == "running" else f"({held.state}) {_runs(lease)}",
         )
 
 
@@ -160,6 +162,14 @@ def _memory(lease: LeaseNow) -> str:
     granted = lease.held.holding.memory_bytes
     used = format_size(lease.memory_bytes)
     return f"{used} {100 * ratio(lease.memory_bytes, granted):.0f}%" if granted else used
+
+
+def _runs(lease: LeaseNow) -> str:
+    """What a person knows it by: a command without its directory; of a worker of ours, what it computes for."""
+    if _WORKER in lease.runs and lease.held.holding.run:
+        return lease.held.holding.run
+    program, blank, rest = lease.runs.partition(" ")
+    return f"{PurePath(program).name}{blank}{rest}"
 
 
 def _age(age_s: float) -> str:

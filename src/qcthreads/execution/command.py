@@ -155,13 +155,13 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
         except OSError as error:
             raise _not_started(prepared.command[0], error) from error
     lease.hold.children.append(foreground)  # type: ignore[arg-type]  # all it is asked is poll()
-    seen = _Seen(lease.cpus if bound else None)
-    foreground.wait(seen.look)
+    masks = _Masks(lease.cpus if bound else None)
+    foreground.wait(masks.look)
     wall_s = time.monotonic() - began
     strays = _outlast(request, foreground, lease, say)
     assert foreground.exit_code is not None
     cpu_s, peak_memory_bytes = _usage()
-    mismatches = [*_lost(lease, bound), *seen.outside(), *_beyond(lease, peak_memory_bytes)]
+    mismatches = [*_lost(lease, bound), *masks.outside(), *_beyond(lease, peak_memory_bytes)]
     for mismatch in mismatches:
         say(mismatch)
     return Outcome(
@@ -280,7 +280,7 @@ def _not_started(name: str, error: OSError) -> MachineError:
     return kind(f"{name} cannot be started: {error.strerror}; does the interpreter exist that its first line names?")
 
 
-class _Seen:
+class _Masks:
     """Processes of the command that may run outside the lease: masks are read, which costs nobody anything.
 
     As last seen: libpsm2, where Open MPI loads it, goes to CPU 0 for a moment and back.

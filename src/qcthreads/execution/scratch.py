@@ -27,11 +27,6 @@ class ScratchWatch:
                 self._ended = threading.Event()
                 threading.Thread(target=self._look, args=(self._ended,), name="qcthreads-scratch", daemon=True).start()
 
-    def peak(self, folder: Path) -> int:
-        """Bytes at most, until now."""
-        with self._lock:
-            return self._peaks.get(folder, 0)
-
     def end(self, folder: Path) -> int:
         """Bytes at most, with what is there now; looks into it no longer."""
         now = held_bytes(folder)

@@ -234,14 +234,14 @@ def _alone(bench: _Bench, widths: Sequence[int], repeats: int) -> tuple[Measured
         bench.say(f"starts a worker of width {width}")
         with bench.lease(width) as lease:
             workers[width] = bench.worker(width, lease)
-    seen: dict[int, list[_Seen]] = {width: [] for width in widths}
+    seen: dict[int, list[_Repeat]] = {width: [] for width in widths}
     for number in range(repeats):
         for width in widths if number % 2 == 0 else reversed(widths):
             bench.say(f"round {number + 1} of {repeats}, width {width}")
             with bench.lease(width) as lease:
                 workers[width].hold(lease)
                 workers[width].rebind(lease.cpus)
-                seen[width].append(_Seen(lease.cpus, *bench.measure(workers[width], width)))
+                seen[width].append(_Repeat(lease.cpus, *bench.measure(workers[width], width)))
     return tuple(_summed(bench, width, seen[width]) for width in widths)
 
 
@@ -249,16 +249,16 @@ def _two_at_once(bench: _Bench, width: int, repeats: int) -> tuple[tuple[Measure
     """What each of them did; and by round their wall time / that of one alone right before."""
     bench.say(f"starts two workers of width {width}")
     leases = _two_leases(bench, width)
-    seen: list[list[_Seen]] = [[], []]
+    seen: list[list[_Repeat]] = [[], []]
     ratios = []
     with leases[0], leases[1], ThreadPoolExecutor(2) as pool:
         workers = [bench.worker(width, lease) for lease in leases]
         for number in range(repeats):
             bench.say(f"round {number + 1} of {repeats}, two at the same time, of width {width}")
-            alone = _Seen(leases[0].cpus, *bench.measure(workers[0], width))
+            alone = _Repeat(leases[0].cpus, *bench.measure(workers[0], width))
             done = pool.map(lambda worker: bench.measure(worker, width), workers)
             for one, lease, measured in zip(seen, leases, done, strict=True):
-                one.append(_Seen(lease.cpus, *measured))
+                one.append(_Repeat(lease.cpus, *measured))
             ratios.append(statistics.mean(one[-1].wall_s for one in seen) / alone.wall_s)
     return tuple(_summed(bench, width, one) for one in seen), tuple(ratios)
 
@@ -281,7 +281,7 @@ def _two_leases(bench: _Bench, width: int) -> tuple[Lease, Lease]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _Repeat:
     """One measurement."""
 
     leased: CpuSet
@@ -291,7 +291,7 @@ class _Seen:
     energy: float | None
 
 
-def _summed(bench: _Bench, width: int, seen: Sequence[_Seen]) -> Measured:
+def _summed(bench: _Bench, width: int, seen: Sequence[_Repeat]) -> Measured:
     """All repeats; of the counts what was seen most often, of what must not be, the worst."""
     worst = max(seen, key=lambda one: one.work.outside_share(one.leased))
     return Measured(

@@ -22,6 +22,11 @@ Source = Literal["resctrl", "uncore"]
 
 _PREFIX = "qcthreads-"
 _FILE = "mbm_total_bytes"
+
+# What the kernel writes where the hardware lacks a number for the moment: once after the counters were configured anew.
+_NOT_NOW = "Unavailable"
+_READINGS = 2
+
 _numbers = itertools.count(1)
 
 
@@ -93,7 +98,7 @@ class ResctrlNode:
 
     def read_bytes(self) -> int:
         """Of all groups that there are now."""
-        return sum(_read_group(group) for group in self._groups())
+        return sum(map(_counted_everywhere, self._groups()))
 
     def _groups(self) -> Iterator[Path]:
         yield self._resctrl
@@ -119,6 +124,8 @@ class ResctrlGroup:
         _remove_left_behind(groups)
         self._path = groups / f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
         self._path.mkdir()
+        self._counted: dict[Path, int] = {}
+        self._joined = False
         try:
             self.read_bytes()
         except OSError:
@@ -126,14 +133,23 @@ class ResctrlGroup:
             raise
 
     def read_bytes(self) -> int:
-        """Of the group."""
-        return _read_group(self._path)
+        """Of the group.
+
+        Where the hardware has no counter for it in a domain (AMD's have few, and give them to what runs there), it
+        counts as when it was last read.
+        """
+        now = {file: _counted(file) for file in _files(self._path)}
+        self._counted |= {file: count for file, count in now.items() if count is not None}
+        if self._joined and set(now.values()) == {None} and not any(self._counted.values()):
+            raise _no_number(_NOT_NOW, self._path)
+        return sum(self._counted.values())
 
     def add(self, tids: Iterable[int]) -> None:
         """Move those of these threads that live into the group. Raises OSError where one may not be moved."""
         for tid in tids:
             try:
                 (self._path / "tasks").write_text(f"{tid}\n", encoding="ascii")
+                self._joined = True
             except OSError as error:
                 if error.errno != errno.ESRCH:
                     raise
@@ -167,14 +183,35 @@ def _remove_left_behind(groups: Path) -> None:
                 group.rmdir()
 
 
-def _read_group(group: Path) -> int:
-    """Of all its domains; OSError where one has no number (the kernel writes a word then), or there are none."""
-    total, files = 0, list((group / "mon_data").glob(f"*/{_FILE}"))
-    for file in files:
-        text = file.read_text(encoding="ascii").strip()
-        if not text.isdecimal():
-            raise OSError(errno.ENODATA, f"the kernel says {text!r}", str(file))
-        total += int(text)
+def _files(group: Path) -> list[Path]:
+    """One of each domain; where a cache serves several nodes, the sum that stands above them. OSError: none."""
+    files = sorted((group / "mon_data").glob(f"*/{_FILE}"))
     if not files:
         raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), str(group / "mon_data"))
+    return files
+
+
+def _counted_everywhere(group: Path) -> int:
+    """In all domains together; OSError where one has no number."""
+    total = 0
+    for file in _files(group):
+        count = _counted(file)
+        if count is None:
+            raise _no_number(_NOT_NOW, file)
+        total += count
     return total
+
+
+def _counted(file: Path) -> int | None:
+    """``None`` where the hardware does not count now; OSError where the kernel has another word than that."""
+    for _ in range(_READINGS):
+        text = file.read_text(encoding="ascii").strip()
+        if text.isdecimal():
+            return int(text)
+        if text != _NOT_NOW:
+            raise _no_number(text, file)
+    return None
+
+
+def _no_number(text: str, path: Path) -> OSError:
+    return OSError(errno.ENODATA, f"the kernel says {text!r}", str(path))

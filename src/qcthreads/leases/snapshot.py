@@ -139,7 +139,7 @@ def read_book(place: Place, *, patience_s: float = _PATIENCE_S, thorough: bool =
                 f"the book of leases in {place.path} cannot be read: {error.filename}: {error.strerror}; "
                 "`qcthreads doctor` says what is wrong with it"
             ) from error
-    seen = _Seen(
+    seen = _View(
         processes.boot_id(),
         processes.pid_namespace(),
         {**holders_of_locks(place.locks), **holders_of_locks(place.records)},
@@ -168,7 +168,7 @@ class _Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _View:
     """Whom this process can see: the namespace that it is in, and by lock who took it."""
 
     boot: str
@@ -237,7 +237,7 @@ def _locked(locks: FileLocks, untold: Iterable[str]) -> list[str]:
     return sorted(name for name in untold if name != DOOR and not _is_free(locks, name))
 
 
-def _held(holding: Holding, dead: bool, since_s: float, seen: _Seen) -> Held:
+def _held(holding: Holding, dead: bool, since_s: float, seen: _View) -> Held:
     owner = holding.owner
     outlived = seen.is_here(owner) and not _is_holder(owner)
     return Held(
@@ -276,7 +276,7 @@ def _with_survivors(lease: Held, found: Iterable[Stray]) -> Held:
     return replace(lease, state="strays" if alive and lease.state == "dead" else lease.state, survivors=survivors)
 
 
-def _queue(leases: Sequence[Held], waiting: Sequence[Waiting], seen: _Seen) -> tuple[Queued, ...]:
+def _queue(leases: Sequence[Held], waiting: Sequence[Waiting], seen: _View) -> tuple[Queued, ...]:
     held = [lease for lease in leases if lease.state != "dead"]
     room = Room(-1)
     for lease in held:

@@ -23,6 +23,7 @@ from ..execution.source import Planned
 from ..execution.store import Store, open_store
 from ..leases import node_book
 from ..machine.placement import split as cut
+from ..monitoring.findings import OF_A_RUN
 from ..monitoring.metrics import RunNow
 from ..monitoring.record import RunRecord
 from ..monitoring.statistics import Finding
@@ -492,7 +493,7 @@ class Run:
             findings=(
                 *tally.findings(affinity=self.request.affinity),
                 *others,
-                *findings(attempts, moments, usable),
+                *findings(attempts, moments, usable, OF_A_RUN),
             ),
         )
 

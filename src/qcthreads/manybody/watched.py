@@ -13,7 +13,7 @@ from ..execution.observing import Attempt, Watching
 from ..execution.source import Planned
 from ..host.limits import Limits, Rule
 from ..leases import LeaseBook
-from ..monitoring.findings import OF_A_RUN, Advice, merged
+from ..monitoring.findings import Advice, merged
 from ..monitoring.metrics import RunNow
 from ..monitoring.record import Calculated
 from ..monitoring.statistics import Finding, Moment, WorkerUsage, ratio, sum_known
@@ -82,9 +82,7 @@ def sampling(monitor: RunMonitor) -> dict[str, Any] | None:
     }
 
 
-def findings(
-    attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int, advice: Advice = OF_A_RUN
-) -> list[Finding]:
+def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int, advice: Advice) -> list[Finding]:
     """What was found about calculations, each kind once, and about the run as a whole."""
     watched = (
         (short_label(attempt.outcome.label), attempt.grant, _with_peak(attempt, attempt.usage))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from ..cpuset import CpuSet
 from ..units import format_count, format_size
-from .statistics import CalculationFinding, Finding, FindingKind, Grant, WorkerUsage
+from .statistics import CalculationFinding, Finding, FindingKind, Grant, WorkerUsage, ratio, sum_known
 
 # Below this, a worker that just began, or a look that follows at once on another, would be called idle.
 _ENOUGH_TO_JUDGE_NS = 50_000_000
@@ -81,7 +82,7 @@ OF_AN_EXECUTOR = Advice(
     leave_cpus_out="start this process on other CPUs by taskset",
     scratch='give a faster directory by qcengine_config={"scratch_directory": ...}',
     memory="leave it more by a larger memory_limit_mb",
-    idle='raise max_workers, or let thread_allocation_strategy="auto" decide',
+    idle='raise max_workers, or let HybridParallelConfig(thread_allocation_strategy="auto") decide',
 )
 """For who wrote the configuration of an executor."""
 
@@ -114,23 +115,48 @@ def judge(
     yield from _memory(who, grant, usage, advice)
 
 
-def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]], advice: Advice = OF_A_RUN) -> list[Finding]:
-    """Everything found about many calculations, each with its name: one finding of each kind, told of the longest."""
-    found: dict[CalculationFinding, list[tuple[int, str]]] = {}
+def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]], advice: Advice) -> list[Finding]:
+    """Everything found about many calculations, each with its name: one finding of each kind, told of the longest.
+
+    Those that are too short to judge each are judged together, as far as waiting for a CPU goes.
+    """
+    found: dict[CalculationFinding, list[tuple[int, int, str]]] = {}
+    short: list[WorkerUsage] = []
     total = total_ns = 0
     for name, grant, usage in watched:
         total += 1
         total_ns += usage.wall_ns
+        if usage.wall_ns < _ENOUGH_TO_JUDGE_NS:
+            short.append(usage)
         for kind, message in judge(name, grant, usage, advice):
-            found.setdefault(kind, []).append((usage.wall_ns, message))
+            found.setdefault(kind, []).append((usage.wall_ns, 1, message))
+    if sum(usage.wall_ns for usage in short) >= _ENOUGH_TO_JUDGE_NS:
+        together = _summed(short)
+        who = f"{format_count(len(short), 'calculation')} of less than {_ENOUGH_TO_JUDGE_NS // 1_000_000} ms"
+        for kind, message in _contended(who, together, advice):
+            found.setdefault(kind, []).append((together.wall_ns, len(short), message))
     findings = []
     for kind, told in found.items():
-        if kind in _NEVER_ALLOWED or sum(wall_ns for wall_ns, _ in told) >= _WORTH_TELLING_SHARE * total_ns:
-            message = max(told)[1]
-            if len(told) > 1:
-                message += f" (and so in {len(told)} of {format_count(total, 'calculation')})"
+        if kind in _NEVER_ALLOWED or sum(wall_ns for wall_ns, _, _ in told) >= _WORTH_TELLING_SHARE * total_ns:
+            _, count, message = max(told)
+            all_told = sum(count for _, count, _ in told)
+            if all_told > count:
+                message += f" (and so in {all_told} of {format_count(total, 'calculation')})"
             findings.append(Finding(kind=kind, message=message))
     return findings
+
+
+def _summed(usages: Sequence[WorkerUsage]) -> WorkerUsage:
+    """As far as their times go, as if they were one; the rest is the first one's."""
+    cpu_ns, wait_ns = sum(usage.cpu_ns for usage in usages), sum_known(usage.wait_ns for usage in usages)
+    return replace(
+        usages[0],
+        wall_ns=sum(usage.wall_ns for usage in usages),
+        cpu_ns=cpu_ns,
+        wait_ns=wait_ns,
+        wait_share=None if wait_ns is None else ratio(wait_ns, wait_ns + cpu_ns),
+        cpus_allowed=CpuSet(cpu for usage in usages for cpu in usage.cpus_allowed),
+    )
 
 
 def _threads(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
@@ -142,7 +168,7 @@ def _threads(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[Cal
             "oversubscribed",
             f"{given} {worked} worked; {advice.too_many.format(threads=so_many)}",
         )
-    elif worked == 0:
+    elif worked == 0 and not _wants_to_run(usage):
         yield "undersubscribed", f"{given} none worked: it waits or sleeps"
     elif worked == 1 < asked:
         yield (
@@ -150,7 +176,7 @@ def _threads(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[Cal
             f"{given} 1 worked: the program ignores its width, or this calculation does not thread; "
             f"{advice.width.format(threads=so_many)}",
         )
-    elif worked < asked:
+    elif 0 < worked < asked:
         yield "undersubscribed", f"{given} {worked} worked; {advice.width.format(threads=so_many)}"
 
 
@@ -164,15 +190,16 @@ def _imbalanced(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[
 
 
 def _contended(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
-    wanted_ns = usage.cpu_ns + (usage.wait_ns or 0)
-    if usage.wait_share is None or wanted_ns < _WANTED_SHARE * usage.wall_ns:
-        return
-    if usage.wait_share > _CONTENDED_SHARE:
+    if usage.wait_share is not None and usage.wait_share > _CONTENDED_SHARE and _wants_to_run(usage):
         yield (
             "contended",
-            f"{who} waited for a CPU {usage.wait_share:.0%} of the time that it wanted to run: more threads than CPUs, "
-            f"its own or other people's, run on {usage.cpus_allowed}; {advice.other_cpus}",
+            f"{who} waited for a CPU {usage.wait_share:.0%} of the time that threads wanted to run: more threads than "
+            f"CPUs, their own or other people's, run on {usage.cpus_allowed}; {advice.other_cpus}",
         )
+
+
+def _wants_to_run(usage: WorkerUsage) -> bool:
+    return usage.cpu_ns + (usage.wait_ns or 0) >= _WANTED_SHARE * usage.wall_ns
 
 
 def _others(who: str, grant: Grant, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:

@@ -105,7 +105,7 @@ class _Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _HolderNow:
     """Of a holder's processes, by number."""
 
     threads: Mapping[int, list[ThreadNow]]
@@ -168,7 +168,7 @@ class Live:
         holder = self._seen(mark, leases[0])
         if holder is None:
             return [_unseen(lease) for lease in leases]
-        seen = _Seen(_thread_shares(holder), _process_shares(holder), _memory(holder.sample))
+        seen = _HolderNow(_thread_shares(holder), _process_shares(holder), _memory(holder.sample))
         lease_of = {pid: _lease_of(pid, leases) for pid in seen.memory}
         return [_lease_now(lease, [pid for pid in lease_of if lease_of[pid] is lease], seen) for lease in leases]
 
@@ -255,7 +255,7 @@ def _lease_of(pid: int, leases: list[Held]) -> Held | None:
     return leases[0] if len(leases) == 1 else None
 
 
-def _lease_now(lease: Held, pids: list[int], seen: _Seen) -> LeaseNow:
+def _lease_now(lease: Held, pids: list[int], seen: _HolderNow) -> LeaseNow:
     threads = [thread for pid in pids for thread in seen.threads.get(pid, ())]
     busiest = max(pids, key=lambda pid: seen.busy[pid], default=None)
     return LeaseNow(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from ..host import processes
 from ..host.cpu_times import busy_ns
 from ..host.sampling import RecorderCounts, Sample, TimesSource
 from .bandwidth import BandwidthWatch
@@ -70,7 +71,7 @@ class RunMonitor:
     def counts(self) -> RecorderCounts | None:
         """What the sampling has done and cost so far; ``None`` before it began."""
         with self._lock:
-            return self._sampler.counts if self._sampler else self._counts
+            return _sum(self._counts, self._sampler.counts) if self._sampler else self._counts
 
     @property
     def bandwidth(self) -> BandwidthUsage:
@@ -114,23 +115,26 @@ class RunMonitor:
             return replace(used, threads=(), moments=())
 
     def close(self) -> None:
-        """End the sampling; the moments stay. It begins anew with the next calculation."""
+        """End the sampling, but while workers live that others still have watched; the moments stay.
+
+        It begins anew with the next calculation.
+        """
         with self._lock:
-            sampler, self._sampler = self._sampler, None
-            thread, self._thread = self._thread, None
-            bandwidth, self._bandwidth = self._bandwidth, None
+            self._watched = {pid: one for pid, one in self._watched.items() if processes.lives(pid)}
+            sampler, thread = self._sampler, self._thread
+            if sampler is None or self._watched:
+                return
+            self._sampler = None
             self._ended.set()
-        if bandwidth is not None:
-            self._moved = bandwidth.report()
-            bandwidth.close()
-        if sampler is None or thread is None:
-            return
-        thread.join()
-        sampler.stop()
-        with self._lock:
-            self._drain(sampler)
-            self._counts = sampler.counts
-            self._watched, self._root_of, self._gone, self._before, self._before_ns = {}, {}, set(), {}, 0
+            self._tell_bandwidth()
+            try:
+                sampler.stop()
+            finally:
+                self._drain(sampler)
+                self._counts = _sum(self._counts, sampler.counts)
+                self._root_of, self._gone, self._before, self._before_ns = {}, set(), {}, 0
+        if thread is not None:
+            thread.join()
 
     def _running(self) -> BackgroundSampler:
         if self._sampler is None:
@@ -142,6 +146,12 @@ class RunMonitor:
             )
             self._thread.start()
         return self._sampler
+
+    def _tell_bandwidth(self) -> None:
+        if self._bandwidth is not None:
+            self._moved = self._bandwidth.report()
+            self._bandwidth.close()
+            self._bandwidth = None
 
     def _first_look(self, sampler: BackgroundSampler, pid: int) -> Sample:
         """Anew where a process of this number was watched that has ended."""
@@ -161,6 +171,8 @@ class RunMonitor:
     def _drain_often(self, sampler: BackgroundSampler, ended: threading.Event) -> None:
         while not ended.wait(_DRAIN_EVERY_S):
             with self._lock:
+                if ended.is_set():
+                    return
                 self._drain(sampler)
                 for pid in self._gone - self._watched.keys():
                     self._forget(sampler, pid)
@@ -220,6 +232,12 @@ class RunMonitor:
             busy = busy_ns()
             self._busy = now_ns, busy
         return busy
+
+
+def _sum(before: RecorderCounts | None, now: RecorderCounts) -> RecorderCounts:
+    if before is None:
+        return now
+    return RecorderCounts(**{name: count + getattr(before, name) for name, count in asdict(now).items()})
 
 
 def _ended(sample: Sample, root: int) -> bool:

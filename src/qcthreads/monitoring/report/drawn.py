@@ -13,8 +13,10 @@ from ...machine import Machine, Region
 from ..record import Calculated, RunRecord
 from ..statistics import Moment
 
-# Points of a curve: as many as a wide screen has pixels for them.
+# Points of a curve: as many as a wide screen has pixels for them, and no closer than the sampler looks; that a lease is
+# passed on between two calculations of milliseconds is no dip that anybody should see.
 _POINTS = 1500
+_CLOSEST_S = 0.1
 
 # Dots of planned against real times lie on a grid so fine, and are drawn once where they lie on one another.
 _CELLS = 250
@@ -122,8 +124,8 @@ def _planned_s(one: Calculated) -> float | None:
 def _curves(record: RunRecord) -> dict[str, Any]:
     """Curves over time: of every moment that was seen, and of what was leased."""
     moments = _thinned(record.moments)
-    points = min(_POINTS, max(50, 4 * len(record.calculations)))
     wall_s = record.wall_s
+    points = max(50, min(_POINTS, 4 * len(record.calculations), round(wall_s / _CLOSEST_S)))
     leased = [(one.start_s, one.end_s, float(len(one.cpus))) for one in record.calculations]
     granted = [(one.start_s, one.end_s, float(one.memory_granted_bytes)) for one in record.calculations]
     waited = [moment.cpus_waited_for for moment in moments]

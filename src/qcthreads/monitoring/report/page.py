@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -19,7 +21,7 @@ from .drawn import drawn
 
 
 def page(record: RunRecord, plotly_script: str) -> str:
-    """The whole page; ``plotly_script`` becomes part of it."""
+    """The whole page; ``plotly_script`` becomes part of it, compressed."""
     here = files(__package__)
     began = datetime.fromtimestamp(record.began_at, UTC)
     return Template((here / "page.html").read_text("utf-8")).substitute(
@@ -35,7 +37,7 @@ def page(record: RunRecord, plotly_script: str) -> str:
         statistics=_mapping(record.statistics),
         footer=f"qcthreads {escape(__version__)}",
         data=_in_script(drawn(record)),
-        plotly=plotly_script,
+        plotly=base64.b64encode(zlib.compress(plotly_script.encode("utf-8"), 9)).decode("ascii"),
         script=(here / "page.js").read_text("utf-8"),
     )
 
@@ -144,7 +146,7 @@ def _value(name: str, value: Any) -> str:
         short = all(isinstance(item, int | float) for item in value)
         return ", ".join(_value(name, item) for item in value) if short else _list(_value(name, item) for item in value)
     if value is None:
-        return "not known"
+        return "not told"
     if isinstance(value, int | float) and not isinstance(value, bool):
         if "_bytes" in name:
             return format_size(value)
