@@ -35,8 +35,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qcth
 GUEST = Path(__file__).with_name("guest")
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 MODULES = {"virtiofs": ["virtiofs"], "9p": ["9pnet_virtio", "9p"]}
-# With a stable clock the kernel patches its code while all CPUs wake, and QEMU before 8.1 may go on with the old code for
-# ever (int3, again and again): one boot in five hangs. Without, it patches nothing there.
+# With a stable clock the kernel patches its code while all CPUs wake, and QEMU 7.2 may go on with what it translated of
+# the old code for ever (int3, again and again): one boot in five hung. Without, nothing is patched there.
 KERNEL_OPTIONS = (
     "console=ttyS0 panic=-1 rdinit=/init tsc=unstable no_timer_check nokaslr mitigations=off random.trust_cpu=on "
     "nowatchdog rcupdate.rcu_cpu_stall_suppress=1 audit=0 cgroup_no_v1=all cryptomgr.notests 8250.nr_uarts=1 quiet"
