@@ -14,9 +14,11 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from ..cpuset import CpuSet
 from ..errors import InputError, LeaseError, MachineError
 from ..light import dataclass
 
@@ -152,6 +154,12 @@ def is_shared(path: Path) -> bool:
         return bool((path / RECORDS).lstat().st_mode & stat.S_ISVTX)
     except OSError:
         return False
+
+
+@lru_cache
+def cpu_locks(bits: int) -> tuple[str, ...]:
+    """What is locked for the PUs of these bits; kept, for leases of the same PUs come again and again."""
+    return tuple(map(CPU_LOCK, CpuSet.from_bits(bits)))
 
 
 def lock_names() -> list[str]:

@@ -24,7 +24,7 @@ from .claims import sum_bits
 from .door import PATIENCE_S, enter
 from .ledger import Ledger, Waiter, ledgers, warn
 from .listener import Listener
-from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, find_place, make, remove_nested
+from .place import DOOR, GPU_LOCK, Place, cpu_locks, find_place, make, remove_nested
 from .pools import MACHINE_MEMORY
 from .reclaiming import Reclaiming, is_any_free
 from .records import Holding, Waiting
@@ -124,6 +124,8 @@ class SharedLedger(Ledger):
 
     def queue(self) -> list[Waiter | Waiting]:
         """All who wait and live, the first first; not those who are stopped, for whom nothing is kept meanwhile."""
+        if not self._tickets:
+            return super().queue()
         told = [ticket for ticket in tuple(self._tickets.values()) if self._lives(ticket.name)]
         told = [ticket for ticket in told if self._records.silent_s(ticket.name) < _SILENT_S]
         return sorted([*self._waiting, *told], key=lambda one: one.name)
@@ -171,7 +173,7 @@ class SharedLedger(Ledger):
         hold.name = f"l{hold.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
         self._own[hold.name] = hold  # whatever happens from here on, to give it back undoes
         super().take(hold)  # nor does another thread take it until then, whose locks the same files would be
-        hold.locks = (*map(CPU_LOCK, hold.reserved), *map(GPU_LOCK, hold.gpus))
+        hold.locks = (*cpu_locks(hold.reserved.bits), *map(GPU_LOCK, hold.gpus))
         taken = self._lock_all(hold.locks)
         if taken:
             hold.locks = ()
@@ -304,7 +306,7 @@ class SharedLedger(Ledger):
     def _look(self) -> None:
         """Read what is new among the records, and tell again of what is ours and was removed."""
         there = self._records.names()
-        strange = there - self._own.keys()
+        strange = there.difference(self._own)
         if strange == self._strange and len(there) - len(strange) == len(self._own):
             return
         for known in (self._holdings, self._tickets):
@@ -340,13 +342,15 @@ class SharedLedger(Ledger):
 
     def _tell(self, hold: Hold) -> None:
         """Write the record; without it the lease holds its PUs all the same, and its memory is not known to others."""
-        with contextlib.suppress(OSError):
-            before = self._told.pop(hold.name, None)
-            if before is not None:
-                os.close(before)
+        before = self._told.pop(hold.name, None)
+        if before is not None:
+            os.close(before)
+        try:
             told = self._records.announce(hold.name, records.encode(records.lease_body(hold), self._me))
-            if told is not None:
-                self._told[hold.name] = told
+        except OSError:
+            return
+        if told is not None:
+            self._told[hold.name] = told
 
     def _lives(self, ticket: str) -> bool:
         """Whether who waits still holds his ticket; else it is removed."""
