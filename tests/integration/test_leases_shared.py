@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contenders import TOTAL_BYTES, book_in, close, kill_many, start
+from contenders import BOOK, CPUS, MEMORY, TOTAL_BYTES, Observer, book_in, close, kill_many, start
 from others import Other, Say, other, state_of, until
 
 from qcthreads.cpuset import CpuSet
@@ -301,6 +301,7 @@ def test_whoever_is_killed_nobody_is_trampled_and_nothing_is_lost(place: Path, m
     contenders, observer = kill_many(place, machine, KILLS // 2)
     print(f"{contenders.kills} kills, {len(observer.seen)} workers seen in {observer.looks} looks")
     assert observer.overlaps == []
+    assert observer.escaped == []
     assert observer.most_bytes <= TOTAL_BYTES
     assert not contenders.faults.exists(), contenders.faults.read_text()
     assert observer.seen  # he looked, and there was something to see; how much is a matter of the load
@@ -309,6 +310,32 @@ def test_whoever_is_killed_nobody_is_trampled_and_nothing_is_lost(place: Path, m
         assert lease.cpus == book.usable
     assert not list((place / "records").iterdir())
     assert holders_of_locks(place / "locks") == {}
+
+
+def test_the_observer_sees_who_shares_a_cpu_and_who_may_run_elsewhere(place: Path) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one CPU")
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    told = {**os.environ, BOOK: str(place), MEMORY: "0"}
+
+    def bound_to(cpu: int, said: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["taskset", "-c", str(cpu), "sleep", "600"], env={**told, CPUS: str(said)})
+
+    sleepers = [bound_to(first, first), bound_to(second, second)]
+    try:
+        until(lambda: all(comm(sleeper.pid) == "sleep" for sleeper in sleepers))
+        observer = Observer(place)
+        observer.look()
+        assert (len(observer.seen), observer.overlaps, observer.escaped) == (2, [], [])
+        sleepers.append(bound_to(first, second))
+        until(lambda: comm(sleepers[-1].pid) == "sleep")
+        observer.look()
+        assert len(observer.escaped) == 1
+        assert len(observer.overlaps) == 2  # by what it says, and by where it is
+    finally:
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait()
 
 
 # What the system refuses
