@@ -25,7 +25,7 @@ from contenders import BOOK, CPUS, MEMORY, TOTAL_BYTES, Observer, book_in, close
 from others import Other, Say, other, state_of, until
 
 from qcthreads.cpuset import CpuSet
-from qcthreads.errors import LeaseError, StopRequestedError
+from qcthreads.errors import BookShutError, LeaseError, StopRequestedError
 from qcthreads.host import read_machine
 from qcthreads.host.locks import holders_of_locks
 from qcthreads.leases import Lease, LeaseBook, records, shared
@@ -454,6 +454,27 @@ def test_the_directory_may_be_removed_while_leases_are_held(place: Path) -> None
         book.acquire(PUS, wait=False)
     with other(holds(place, PUS - 3, TOTAL_BYTES - GIB)) as holder:
         assert held.cpus.isdisjoint(CpuSet.parse(holder.said()))
+    held.release()
+    assert everything_is_free(place, book)
+
+
+def test_what_is_held_is_locked_again_after_somebody_stood_in_the_new_door(place: Path) -> None:
+    import shutil
+
+    book = book_in(place, MACHINE)
+    held = book.acquire(3)
+    shutil.rmtree(place)
+
+    def stands_in_the_door(say: Say) -> None:
+        book_in(place, MACHINE).ledger.in_turn(lambda: (say("in"), signal.pause()))
+
+    with other(stands_in_the_door) as first:
+        assert first.said() == "in"
+        with pytest.raises(BookShutError):
+            book.ledger.in_turn(lambda: None, 0.0)
+    book.ledger.in_turn(lambda: None)
+    locked = holders_of_locks(place / "locks")
+    assert {f"cpu{cpu}" for cpu in held.cpus} == locked.keys()
     held.release()
     assert everything_is_free(place, book)
 

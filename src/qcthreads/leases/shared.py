@@ -61,6 +61,8 @@ class SharedLedger(Ledger):
         self._me = _myself(self.mark)
         self._locks: FileLocks
         self._folder: Folder | None = None
+        self._begun_again = False
+        """What is held has not been locked yet in this directory."""
         self._fresh = True
         """Nobody has looked yet for what the dead have left."""
         self._holdings: dict[str, Holding] = {}
@@ -96,13 +98,12 @@ class SharedLedger(Ledger):
     def _turn(self, act: Callable[[], _Said], said: list[_Said]) -> bool:
         """Whether the door could be entered; the lock is nobody's while others wait at the door."""
         with self._lock:
-            again = self._folder is None or self._folder.gone
-            if again:
+            if self._folder is None or self._folder.gone:
                 self._open()
             try:  # from here on: an interrupt that comes with the lock would leave the door shut
                 if not self._try_lock(DOOR):
                     return False
-                if again:
+                if self._begun_again:
                     self._lock_again()
                 self._count_given_back()
                 self._look()
@@ -246,6 +247,7 @@ class SharedLedger(Ledger):
     def _open(self) -> None:
         """At first, after a fork, and when a logout, say, has removed the directory: then all is told again."""
         folder, self._folder = self._folder, None
+        self._begun_again = True
         if folder is not None:
             warn("the book of leases in %s was removed; it is begun again", self.place.path)
             self._locks.close()
@@ -266,6 +268,7 @@ class SharedLedger(Ledger):
         for hold in tuple(self._own.values()):
             if sum(map(self._try_lock, hold.locks)) < len(hold.locks):
                 warn("CPUs %s are also held by others, who began before it could be told of again", hold.cpus)
+        self._begun_again = False
 
     @property
     def _records(self) -> Folder:
