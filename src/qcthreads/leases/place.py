@@ -81,6 +81,11 @@ def find_place(environ: Mapping[str, str] | None = None, *, create: bool = True)
     named = environ.get(VARIABLE, "")
     if named == "process":
         return Place("process", None, f"{VARIABLE}=process")
+    if named and not Path(named).is_absolute():
+        raise InputError(
+            f"{VARIABLE}={named} would be another directory wherever somebody works: write it from the root, as "
+            f"{Path(named).absolute()}"
+        )
     outer, refusals = environ.get(LEASE_VARIABLE, ""), []
     if outer and records_of(outer, environ):
         return _within(outer, environ, create=create)
@@ -302,7 +307,7 @@ def _within(outer: str, environ: Mapping[str, str], *, create: bool) -> Place:
 
 def _homes(environ: Mapping[str, str]) -> list[Path]:
     named, given = environ.get(VARIABLE), environ.get("XDG_RUNTIME_DIR")
-    homes = [Path(named)] if named else [Path(given, "qcthreads")] if given else []
+    homes = [Path(named)] if named else [Path(given, "qcthreads")] if given and Path(given).is_absolute() else []
     if sys.platform == "win32":
         local = environ.get("LOCALAPPDATA")
         return [*homes, *([Path(local, "qcthreads")] if local else [])]
