@@ -28,6 +28,7 @@ from qcthreads.leases.shared import SharedLedger
 from qcthreads.machine import Machine
 
 BOOK, CPUS, MEMORY = "QCT_TEST_BOOK", "QCT_TEST_CPUS", "QCT_TEST_MEMORY"
+RESERVED = "QCT_TEST_RESERVED"
 CLOSES_FILES = """
 for file in /proc/$$/fd/*; do
   file=${file##*/}
@@ -94,7 +95,12 @@ def start(lease: Lease, seconds: str, *, keeps_locks: bool) -> subprocess.Popen[
 
     Not where it cannot be bound: then its mask says that it runs elsewhere, under a lease of another.
     """
-    told = {BOOK: _book_of(lease), CPUS: str(lease.cpus), MEMORY: str(lease.memory_bytes)}
+    told = {
+        BOOK: _book_of(lease),
+        CPUS: str(lease.cpus),
+        RESERVED: str(lease.reserved),
+        MEMORY: str(lease.memory_bytes),
+    }
     command = ["sleep", seconds] if keeps_locks else ["bash", "-c", CLOSES_FILES, "bash", seconds]
     if lease.cpus <= HERE:
         return lease.popen(command, env={**os.environ, **told}, start_new_session=True)
@@ -125,13 +131,13 @@ class Observer:
         self.looks += 1
         by_cpu: dict[int, tuple[int, str]] = {}
         memory: dict[tuple[int, str], int] = {}
-        for pid, started, cpus, memory_bytes in workers(self.book):
+        for pid, started, cpus, reserved, memory_bytes in workers(self.book):
             memory[pid, started] = memory_bytes
             self.seen.add((pid, started))
             runs_on = places_of(pid) if cpus <= HERE else cpus
             if runs_on != cpus and start_of(pid) == started:
                 self.escaped.append(f"{_described(pid)} has a lease of CPUs {cpus} and runs on {runs_on}")
-            for cpu in cpus | runs_on:
+            for cpu in reserved | runs_on:
                 other = by_cpu.setdefault(cpu, (pid, started))
                 if other != (pid, started):
                     if start_of(other[0]) == other[1]:
@@ -142,8 +148,8 @@ class Observer:
         self.most_bytes = max(self.most_bytes, total)
 
 
-def workers(book: Path) -> Iterator[tuple[int, str, CpuSet, int]]:
-    """Every live process that works under a lease of ``book``: number, start, CPUs, memory."""
+def workers(book: Path) -> Iterator[tuple[int, str, CpuSet, CpuSet, int]]:
+    """Every live process that works under a lease of ``book``: number, start, CPUs, those nobody else has, memory."""
     wanted = f"{BOOK}={book}\0".encode()
     for name in os.listdir("/proc"):  # noqa: PTH208
         if not name.isdigit():
@@ -157,7 +163,7 @@ def workers(book: Path) -> Iterator[tuple[int, str, CpuSet, int]]:
             continue
         started = start_of(int(name))
         if started is not None:
-            yield int(name), started, CpuSet.parse(said[CPUS]), int(said[MEMORY])
+            yield int(name), started, CpuSet.parse(said[CPUS]), CpuSet.parse(said[RESERVED]), int(said[MEMORY])
 
 
 def places_of(pid: int) -> CpuSet:

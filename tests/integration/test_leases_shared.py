@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contenders import BOOK, CPUS, MEMORY, TOTAL_BYTES, Observer, book_in, close, kill_many, start
+from contenders import BOOK, CPUS, MEMORY, RESERVED, TOTAL_BYTES, Observer, book_in, close, kill_many, start
 from others import Other, Say, other, state_of, until
 
 from qcthreads.cpuset import CpuSet
@@ -319,7 +319,9 @@ def test_the_observer_sees_who_shares_a_cpu_and_who_may_run_elsewhere(place: Pat
     told = {**os.environ, BOOK: str(place), MEMORY: "0"}
 
     def bound_to(cpu: int, said: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(["taskset", "-c", str(cpu), "sleep", "600"], env={**told, CPUS: str(said)})
+        return subprocess.Popen(
+            ["taskset", "-c", str(cpu), "sleep", "600"], env={**told, CPUS: str(said), RESERVED: str(said)}
+        )
 
     sleepers = [bound_to(first, first), bound_to(second, second)]
     try:
