@@ -92,10 +92,10 @@ def body(content: Mapping[str, Any]) -> str:
 
 def lease_body(hold: Hold) -> str:
     """What is told of a lease, beside its owner."""
-    draws = _to_json(hold.draws) if hold.draws else "{}"
+    draws = ",".join([f"{_quoted(pool)}:[{amount},{holds}]" for pool, (amount, holds) in hold.draws.items()])
     return (
         f'"cpus":"{_listed(hold.cpus.bits)}","reserved":"{_listed(hold.reserved.bits)}","gpus":{list(hold.gpus)},'
-        f'"memory_bytes":{hold.memory_bytes},"draws":{draws},"orphans":"{hold.orphans}",'
+        f'"memory_bytes":{hold.memory_bytes},"draws":{{{draws}}},"orphans":"{hold.orphans}",'
         f'"run":{_quoted(hold.book.run)}'
     )
 
