@@ -120,9 +120,11 @@ def print_kills(place: Path, kills: int) -> None:
     with book.acquire(len(book.usable), TOTAL_BYTES, timeout=60):
         lost = 0
     left = len(list((place / "records").iterdir()))
+    started = place.with_suffix(".started").stat().st_size
     print(
-        f"{contenders.kills} kills among 16 processes in {wall_s:.0f} s, {len(observer.seen)} workers seen in "
-        f"{observer.looks} looks: {len(observer.overlaps)} overlaps, {lost} CPUs lost, {left} records left"
+        f"{contenders.kills} kills among 16 processes in {wall_s:.0f} s, {len(observer.seen)} of {started} workers "
+        f"seen in {observer.looks} looks: {len(observer.overlaps)} overlaps, {len(observer.escaped)} elsewhere than "
+        f"leased, {lost} CPUs lost, {left} records left"
     )
 
 

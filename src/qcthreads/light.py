@@ -35,7 +35,12 @@ else:
 
     def replace(one, /, **changes):
         """As ``dataclasses.replace``."""
-        return type(one)(**{name: getattr(one, name) for name in one._names} | changes)
+        made, put = object.__new__(type(one)), object.__setattr__
+        for name in one._names:
+            put(made, name, changes.pop(name) if name in changes else getattr(one, name))
+        if changes:
+            raise TypeError(f"{type(one).__name__}() got unexpected arguments: {', '.join(changes)}")
+        return made
 
     class _Made:
         """A default that is made for each object."""

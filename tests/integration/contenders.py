@@ -1,13 +1,15 @@
 """Processes that contend for leases and are killed at random moments, and an observer that looks at what runs where.
 
-Everything that works under a lease is a real process with the CPUs and the memory of its lease in its environment (and
-in its mask, where the machine has these CPUs); the observer reads /proc and knows nothing of locks and records.
+Everything that works under a lease is a real process with the CPUs and the memory of its lease in its environment, and
+bound to these CPUs where the machine has them. The observer reads /proc and knows nothing of locks and records. Of CPUs
+that are not here he believes what the environment says; of others he reads every thread's mask and last CPU.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -26,6 +28,7 @@ from qcthreads.leases.shared import SharedLedger
 from qcthreads.machine import Machine
 
 BOOK, CPUS, MEMORY = "QCT_TEST_BOOK", "QCT_TEST_CPUS", "QCT_TEST_MEMORY"
+RESERVED = "QCT_TEST_RESERVED"
 CLOSES_FILES = """
 for file in /proc/$$/fd/*; do
   file=${file##*/}
@@ -33,6 +36,7 @@ for file in /proc/$$/fd/*; do
 done
 exec sleep "$1"
 """
+HERE = CpuSet(range(os.cpu_count() or 1))
 _PF_EXITING = 0x4  # linux/sched.h
 TOTAL_BYTES = 64 * 1024**3
 
@@ -66,6 +70,8 @@ def contend(directory: Path, machine: Machine, seed: int) -> None:
         width = rng.choice([1, 1, 1, 2, max(1, most // 2), most])
         lease = book.acquire(width, rng.randint(0, 20) * TOTAL_BYTES // 40, exclusive_cores=rng.random() < 0.5)
         child = start(lease, f"{rng.random() * 0.02:.4f}", keeps_locks=rng.random() < 0.7)
+        with directory.with_suffix(".started").open("a") as out:
+            out.write(".")
         if rng.random() < 0.8:
             child.wait()
         lease.release()
@@ -89,9 +95,14 @@ def start(lease: Lease, seconds: str, *, keeps_locks: bool) -> subprocess.Popen[
 
     Not where it cannot be bound: then its mask says that it runs elsewhere, under a lease of another.
     """
-    told = {BOOK: _book_of(lease), CPUS: str(lease.cpus), MEMORY: str(lease.memory_bytes)}
+    told = {
+        BOOK: _book_of(lease),
+        CPUS: str(lease.cpus),
+        RESERVED: str(lease.reserved),
+        MEMORY: str(lease.memory_bytes),
+    }
     command = ["sleep", seconds] if keeps_locks else ["bash", "-c", CLOSES_FILES, "bash", seconds]
-    if lease.cpus <= CpuSet(range(os.cpu_count() or 1)):
+    if lease.cpus <= HERE:
         return lease.popen(command, env={**os.environ, **told}, start_new_session=True)
     command = ["sleep", seconds]
     environment = {**os.environ, **lease.environment, **told}
@@ -107,6 +118,8 @@ class Observer:
 
     book: Path
     overlaps: list[str] = field(default_factory=list)
+    escaped: list[str] = field(default_factory=list)
+    """What may run, or ran last, elsewhere than its lease says."""
     looks: int = 0
     seen: set[tuple[int, str]] = field(default_factory=set)
     most_bytes: int = 0
@@ -118,10 +131,13 @@ class Observer:
         self.looks += 1
         by_cpu: dict[int, tuple[int, str]] = {}
         memory: dict[tuple[int, str], int] = {}
-        for pid, started, cpus, memory_bytes in workers(self.book):
+        for pid, started, cpus, reserved, memory_bytes in workers(self.book):
             memory[pid, started] = memory_bytes
             self.seen.add((pid, started))
-            for cpu in cpus:
+            runs_on = places_of(pid) if cpus <= HERE else cpus
+            if runs_on != cpus and start_of(pid) == started:
+                self.escaped.append(f"{_described(pid)} has a lease of CPUs {cpus} and runs on {runs_on}")
+            for cpu in reserved | runs_on:
                 other = by_cpu.setdefault(cpu, (pid, started))
                 if other != (pid, started):
                     if start_of(other[0]) == other[1]:
@@ -132,22 +148,33 @@ class Observer:
         self.most_bytes = max(self.most_bytes, total)
 
 
-def workers(book: Path) -> Iterator[tuple[int, str, CpuSet, int]]:
-    """Every live process that works under a lease of ``book``: number, start, CPUs, memory."""
+def workers(book: Path) -> Iterator[tuple[int, str, CpuSet, CpuSet, int]]:
+    """Every live process that works under a lease of ``book``: number, start, CPUs, those nobody else has, memory."""
     wanted = f"{BOOK}={book}\0".encode()
     for name in os.listdir("/proc"):  # noqa: PTH208
         if not name.isdigit():
             continue
         try:
             environment = Path(f"/proc/{name}/environ").read_bytes()
-            if wanted not in environment or Path(f"/proc/{name}/comm").read_text() != "sleep\n":
+            if wanted not in environment:
                 continue
             said = dict(part.partition("=")[::2] for part in environment.decode().split("\0") if part)
         except (OSError, UnicodeDecodeError):
             continue
         started = start_of(int(name))
         if started is not None:
-            yield int(name), started, CpuSet.parse(said[CPUS]), int(said[MEMORY])
+            yield int(name), started, CpuSet.parse(said[CPUS]), CpuSet.parse(said[RESERVED]), int(said[MEMORY])
+
+
+def places_of(pid: int) -> CpuSet:
+    """Where the threads of ``pid`` may run, as the kernel has it, and where they ran last; none when it has ended."""
+    cpus = CpuSet()
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            (allowed,) = re.findall(r"^Cpus_allowed_list:\t(.*)$", (thread / "status").read_text(), re.MULTILINE)
+            last = (thread / "stat").read_text().rpartition(")")[2].split()[36]
+            cpus |= CpuSet.parse(allowed) | CpuSet([int(last)])
+    return cpus
 
 
 def start_of(pid: int) -> str | None:

@@ -97,6 +97,13 @@ def test_the_mark_of_a_lease_that_is_over_keeps_nobody_out_of_the_book(tmp_path:
     assert f"{LEASE_VARIABLE}={lease.mark} names no lease" in outside.why
 
 
+def test_a_book_is_nowhere_that_depends_on_the_working_directory() -> None:
+    with pytest.raises(InputError, match="write it from the root"):
+        find_place({"QCTHREADS_LEASES": "book"})
+    given, none = (find_place(environ, create=False) for environ in ({"XDG_RUNTIME_DIR": "run"}, {}))
+    assert given == none  # as the XDG specification wants it
+
+
 def test_a_logout_closes_no_files_but_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole runtime directory goes, with the book in it."""
     monkeypatch.delenv("QCTHREADS_LEASES", raising=False)

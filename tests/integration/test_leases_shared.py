@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contenders import TOTAL_BYTES, book_in, close, kill_many, start
+from contenders import BOOK, CPUS, MEMORY, RESERVED, TOTAL_BYTES, Observer, book_in, close, kill_many, start
 from others import Other, Say, other, state_of, until
 
 from qcthreads.cpuset import CpuSet
-from qcthreads.errors import LeaseError, StopRequestedError
+from qcthreads.errors import BookShutError, LeaseError, StopRequestedError
 from qcthreads.host import read_machine
 from qcthreads.host.locks import holders_of_locks
 from qcthreads.leases import Lease, LeaseBook, records, shared
@@ -301,6 +301,7 @@ def test_whoever_is_killed_nobody_is_trampled_and_nothing_is_lost(place: Path, m
     contenders, observer = kill_many(place, machine, KILLS // 2)
     print(f"{contenders.kills} kills, {len(observer.seen)} workers seen in {observer.looks} looks")
     assert observer.overlaps == []
+    assert observer.escaped == []
     assert observer.most_bytes <= TOTAL_BYTES
     assert not contenders.faults.exists(), contenders.faults.read_text()
     assert observer.seen  # he looked, and there was something to see; how much is a matter of the load
@@ -309,6 +310,34 @@ def test_whoever_is_killed_nobody_is_trampled_and_nothing_is_lost(place: Path, m
         assert lease.cpus == book.usable
     assert not list((place / "records").iterdir())
     assert holders_of_locks(place / "locks") == {}
+
+
+def test_the_observer_sees_who_shares_a_cpu_and_who_may_run_elsewhere(place: Path) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one CPU")
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    told = {**os.environ, BOOK: str(place), MEMORY: "0"}
+
+    def bound_to(cpu: int, said: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["taskset", "-c", str(cpu), "sleep", "600"], env={**told, CPUS: str(said), RESERVED: str(said)}
+        )
+
+    sleepers = [bound_to(first, first), bound_to(second, second)]
+    try:
+        until(lambda: all(comm(sleeper.pid) == "sleep" for sleeper in sleepers))
+        observer = Observer(place)
+        observer.look()
+        assert (len(observer.seen), observer.overlaps, observer.escaped) == (2, [], [])
+        sleepers.append(bound_to(first, second))
+        until(lambda: comm(sleepers[-1].pid) == "sleep")
+        observer.look()
+        assert len(observer.escaped) == 1
+        assert len(observer.overlaps) == 2  # by what it says, and by where it is
+    finally:
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait()
 
 
 # What the system refuses
@@ -427,6 +456,27 @@ def test_the_directory_may_be_removed_while_leases_are_held(place: Path) -> None
         book.acquire(PUS, wait=False)
     with other(holds(place, PUS - 3, TOTAL_BYTES - GIB)) as holder:
         assert held.cpus.isdisjoint(CpuSet.parse(holder.said()))
+    held.release()
+    assert everything_is_free(place, book)
+
+
+def test_what_is_held_is_locked_again_after_somebody_stood_in_the_new_door(place: Path) -> None:
+    import shutil
+
+    book = book_in(place, MACHINE)
+    held = book.acquire(3)
+    shutil.rmtree(place)
+
+    def stands_in_the_door(say: Say) -> None:
+        book_in(place, MACHINE).ledger.in_turn(lambda: (say("in"), signal.pause()))
+
+    with other(stands_in_the_door) as first:
+        assert first.said() == "in"
+        with pytest.raises(BookShutError):
+            book.ledger.in_turn(lambda: None, 0.0)
+    book.ledger.in_turn(lambda: None)
+    locked = holders_of_locks(place / "locks")
+    assert {f"cpu{cpu}" for cpu in held.cpus} == locked.keys()
     held.release()
     assert everything_is_free(place, book)
 

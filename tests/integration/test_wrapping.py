@@ -12,12 +12,14 @@ import sys
 import pytest
 
 from qcthreads.cpuset import CpuSet
+from qcthreads.errors import MachineError
 from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.wrapping import Wrapping
 from qcthreads.host import read_machine
-from qcthreads.host.limits import read_limits
+from qcthreads.host.limits import Limits, Rule, read_limits
 from qcthreads.leases import LeaseBook
+from qcthreads.machine.synthetic import synthetic_machine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the wrappers are Linux's")
 
@@ -195,6 +197,46 @@ def test_a_run_whose_setup_or_wrapper_fails_ends_before_anything_starts(alone, o
     assert done.returncode == 3, done.stderr
     assert "error: no worker starts behind" in done.stderr
     assert done.stderr.count("the licence server is down") == 1
+
+
+def limits_of(count):
+    cpus = CpuSet(range(count))
+    rule = Rule("mask", "/proc/self/status", cpus=cpus, tightest=True)
+    return Limits(cpus, count, None, 2**30, (rule,))
+
+
+# Numbers its starts, and runs the worker or not by what follows.
+NUMBERED = 'n=1; until mkdir {folder}/$n 2>/dev/null; do n=$((n + 1)); done; {rule}; exec "$@"'
+
+
+def outcomes_behind(folder, rule, workers):
+    """Of calculations behind a wrapper that knows the how manieth start it is: twice as many as workers."""
+    book = LeaseBook(synthetic_machine(cores=workers), limits_of(workers))
+    wrap = ("sh", "-c", NUMBERED.format(folder=folder, rule=rule), "sh")
+    given = [
+        Calculation(label=f"f{number}", program="none", input={}, threads=1, compute="builtins:dict")
+        for number in range(2 * workers)
+    ]
+    with LocalEngine(book, affinity=False, wrapping=Wrapping(wrap=wrap)) as engine:
+        return [outcome.status for outcome in engine.run(given)]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_worker_that_ends_at_its_first_start_costs_a_second_try(tmp_path, workers):
+    assert outcomes_behind(tmp_path, "[ $n -gt 1 ] || exit 1", workers) == ["finished"] * 2 * workers
+    assert (tmp_path / "2").is_dir()
+
+
+def test_a_run_goes_on_where_one_worker_starts_while_others_end(tmp_path):
+    """The first is not ready before all tries of the second have failed."""
+    rule = f"[ $n -gt 1 ] && exit 1; until [ -d {tmp_path}/3 ]; do sleep 0.01; done"
+    assert "finished" in outcomes_behind(tmp_path, rule, 2)
+
+
+def test_a_run_ends_where_every_worker_has_failed_twice(tmp_path):
+    with pytest.raises(MachineError, match="no worker starts behind"):
+        outcomes_behind(tmp_path, "exit 1", 3)
+    assert len(list(tmp_path.iterdir())) >= 2  # less where one had failed before the others began
 
 
 def test_an_executor_puts_its_workers_behind_what_its_configuration_says(alone):

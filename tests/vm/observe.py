@@ -221,8 +221,7 @@ def leases(word: str) -> list[list[int]]:
 def shared(word: str) -> dict[str, Any]:
     """``COUNTxWIDTHxMIB``: leases of so many processes beside each other, and what another gets when one is killed."""
     count, width, mib = map(int, word.split("x"))
-    machine, limits = get_host().read_machine(), read_limits()
-    book = LeaseBook(machine, limits, ledger=SharedLedger(find_place({"QCTHREADS_LEASES": tempfile.mkdtemp()})))
+    book, _ = _shared_book()
     rest = len(book.usable) - (count - 1) * width
     holders = [_holder(book, width, mib << 20) for _ in range(count)]
     held = [json.loads(told.readline()) for _, told in holders]
@@ -243,6 +242,41 @@ def shared(word: str) -> dict[str, Any]:
         "after_kill": list(after_kill.cpus),
         "everything": list(everything.cpus),
     }
+
+
+def shrinking(cpus: str) -> dict[str, Any]:
+    """What two processes get that wait for leases while the cpuset of their group is left ``cpus``."""
+    book, place = _shared_book()
+    holder, told = _holder(book, len(book.usable), 0)
+    held, _ = json.loads(told.readline())
+    few, many = _waiter(book, 2), _waiter(book, len(book.usable))
+    while len(list(place.glob("records/w*"))) < 2:
+        time.sleep(0.05)
+    _own_group().joinpath("cpuset.cpus").write_text(cpus)
+    refused = json.loads(many.readline())  # with all of it held as before
+    os.kill(holder, signal.SIGKILL)
+    return {"held": held, "refused": refused, "granted": json.loads(few.readline())}
+
+
+def _waiter(book: LeaseBook, width: int) -> IO[str]:
+    """A process that waits for a lease, and tells what it got and where it may run then."""
+    tells, told = os.pipe()
+    if os.fork() == 0:
+        try:
+            with book.acquire(width, timeout=120) as lease, lease.bound() as mask:
+                said: Any = [list(lease.cpus), list(mask)]
+        except QCThreadsError as error:
+            said = str(error)
+        os.write(told, json.dumps(said).encode() + b"\n")
+        os._exit(0)
+    os.close(told)
+    return os.fdopen(tells)
+
+
+def _shared_book() -> tuple[LeaseBook, Path]:
+    place = Path(tempfile.mkdtemp())
+    ledger = SharedLedger(find_place({"QCTHREADS_LEASES": str(place)}))
+    return LeaseBook(get_host().read_machine(), read_limits(), ledger=ledger), place
 
 
 def _holder(book: LeaseBook, width: int, memory_bytes: int) -> tuple[int, IO[str]]:
@@ -369,7 +403,7 @@ def hungry(word: str) -> dict[str, Any]:
 
     count, percent = (int(number) for number in word.split(":"))
     book = LeaseBook(get_host().read_machine(), read_limits())
-    group = CGROUPS / Path("/proc/self/cgroup").read_text().strip().partition("::/")[2]
+    group = _own_group()
     limit = int((group / "memory.max").read_text())
     granted = limit * percent // 100 // count
     jobs = [
@@ -421,6 +455,10 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
+def _own_group() -> Path:
+    return CGROUPS / Path("/proc/self/cgroup").read_text().strip().partition("::/")[2]
+
+
 def cgroup(word: str) -> None:
     """``FOLDER:FILE=VALUE``: make the group and write the file; ``FOLDER:`` moves this process there."""
     folder, _, assignment = word.partition(":")
@@ -445,6 +483,7 @@ _OBSERVERS = {
         hotplug,
         leases,
         shared,
+        shrinking,
         split,
         workers,
         cgroup,

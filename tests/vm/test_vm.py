@@ -50,6 +50,7 @@ GUESTS = {
         *["cgroup=outer:cpu.max=250000 100000", "cgroup=outer:memory.max=300M", "cgroup=outer/inner:cpuset.mems=1"],
         *["cgroup=outer/inner:cpuset.cpus=1-2,4-5,7", "cgroup=outer/inner:", "machine", "limits"],
         *["binding=0-1", "pages=bind:0-1", "pages=bind:0", "leases=1,1"],
+        *["cgroup=shrinks:cpuset.cpus=1-2,4-5,7", "cgroup=shrinks:", "shrinking=2,4-5"],
     ),
     "full": (FULL, "cgroup=full:memory.max=720M", "cgroup=full:", "hungry=2:80"),
     "memory_only": (
@@ -357,6 +358,13 @@ def test_in_a_cpuset_only_its_cpus_and_nodes_are_given(offline):
     taken = [cpus[0] for cpus in offline["leases"][1]]
     assert set(taken) <= {1, 2, 4, 7}  # one PU per core
     assert len(set(taken)) == 2
+
+
+def test_who_waits_while_his_cpuset_shrinks_gets_of_what_is_left_or_is_told(offline):
+    (found,) = offline["shrinking"]
+    assert found["held"] == [1, 2, 4, 7]
+    assert found["granted"] == [[2, 4], [2, 4]]
+    assert found["refused"].startswith("4 CPUs were asked for, but while they were waited for CPUs 1,7 were taken")
 
 
 def test_248_cpus_on_8_nodes(large):

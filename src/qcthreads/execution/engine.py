@@ -86,6 +86,8 @@ class LocalEngine:
         self._retries = retries
         self._wrapping = wrapping or Wrapping()
         self._passed = not self._wrapping  # whether a worker has started behind it
+        self._starts = threading.Condition()
+        self._starting = 0
         self._at_most: dict[str, int] = {}
         self.limit(at_most or {})
         self._on_progress = on_progress or (lambda _: None)
@@ -119,7 +121,7 @@ class LocalEngine:
         StopRequestedError
             While iterating, when :meth:`stop` was called before the last one ended.
         MachineError
-            While iterating: the setup or wrapper lets not even the first worker start.
+            While iterating: the setup or wrapper lets no worker start, each tried twice.
         """
         if max_workers is not None and max_workers < 1:
             raise InputError(f"the number of workers is {max_workers}; it must be at least 1")
@@ -454,23 +456,49 @@ class LocalEngine:
                 worker = None
         if worker is None:
             self._make_room(run, job.settings.threads)
-            folder = self._next_folder()
-            bound = cpus if self._affinity else None
-            settings = job.settings_in(scratch_of(folder))
-            try:
-                worker = Worker(settings, folder, bound, nodes, lease, self._wrapping)
-            except NoGreetingError as error:
-                if self._passed or run.stopped.is_set():
-                    raise
-                # It would keep every calculation from starting; later on, it is one that failed.
-                raise MachineError(f"no worker starts behind the setup or wrapper that was given: {error}") from None
-            self._passed = True
+            worker = self._start(run, job, lease)
         run.busy.add(worker)
         if run.stopped.is_set():  # whoever stopped us may have looked at the busy ones before this was one
             run.busy.discard(worker)
             worker.end()
             raise StopRequestedError("stopped while its worker started")
         return worker
+
+    def _start(self, run: _Run, job: _Job, lease: Lease) -> Worker:
+        """A new worker. MachineError where no worker has ever been ready, and of those that start now none will be."""
+        try:
+            return self._try_twice(run, job, lease)
+        except NoGreetingError as error:
+            with self._starts:
+                self._starts.wait_for(lambda: self._passed or not self._starting)
+            if self._passed or run.stopped.is_set():
+                raise
+            # It would keep every calculation from starting; later on, it is one that failed.
+            raise MachineError(f"no worker starts behind the setup or wrapper that was given: {error}") from None
+
+    def _try_twice(self, run: _Run, job: _Job, lease: Lease) -> Worker:
+        """One that ends before it is ready is started once more: a module that was not there may be a moment later."""
+        with self._starts:
+            self._starting += 1
+        try:
+            try:
+                worker = self._new_worker(job, lease)
+            except NoGreetingError:
+                if run.stopped.is_set():
+                    raise
+                worker = self._new_worker(job, lease)
+            self._passed = True
+            return worker
+        finally:
+            with self._starts:
+                self._starting -= 1
+                self._starts.notify_all()
+
+    def _new_worker(self, job: _Job, lease: Lease) -> Worker:
+        folder = self._next_folder()
+        bound = lease.cpus if self._affinity else None
+        settings = job.settings_in(scratch_of(folder))
+        return Worker(settings, folder, bound, self._memory_nodes(lease), lease, self._wrapping)
 
     def _memory_nodes(self, lease: Lease) -> NodeSet | None:
         """The nodes to prefer for ``lease``; ``None`` where there is no choice to make."""

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
@@ -192,10 +193,7 @@ class LeaseBook:
             who holds what it lacks.
         """
         _check_timeout(timeout)
-
-        def asked() -> Claim:
-            return self._claim(threads, memory_bytes, gpus, near, exclusive_cores, slots or {})
-
+        asked = partial(self._claim, threads, memory_bytes, gpus, near, exclusive_cores, slots or {})
         claim = asked()
         made: list[Lease] = []
         began = time.monotonic()
@@ -377,8 +375,9 @@ class LeaseBook:
     ) -> Claim:
         asked = (threads, memory_bytes, gpus, near, exclusive_cores, *slots.items())
         known = self._claims  # now, for when limits change meanwhile there are others
-        if asked in known:
-            return known[asked]
+        claim = known.get(asked)
+        if claim is not None:
+            return claim
         self.check(threads, memory_bytes, gpus)
         claim = self._new_claim(threads, memory_bytes, gpus, near, exclusive_cores, slots)
         if len(known) < _MOST_CLAIMS:  # executors ask for the same again and again
@@ -588,7 +587,8 @@ class LeaseBook:
         return replace(claim, preferred=next(enough, claim.candidates & ~strangers))
 
     def _granted(self, claim: Claim, found: Grant) -> Lease:
-        cpus, reserved = CpuSet.from_bits(found.cpus), CpuSet.from_bits(found.reserved)
+        cpus = CpuSet.from_bits(found.cpus)
+        reserved = cpus if found.reserved == found.cpus else CpuSet.from_bits(found.reserved)
         return Lease(Hold(self, cpus, reserved, claim.memory_bytes, found.gpus, found.draws))
 
     def _settled(self, look: Callable[[], Room]) -> Room:

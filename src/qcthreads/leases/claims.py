@@ -103,21 +103,21 @@ class Room:
 
 def grant(machine: Machine, room: Room, claim: Claim) -> Grant | None:
     """What ``claim`` gets of ``room``; ``None`` where it does not fit. Nothing is taken."""
-    if any(amount > room.left(pool, holds) for pool, (amount, holds) in claim.draws.items()):
+    if claim.draws and any(amount > room.left(pool, holds) for pool, (amount, holds) in claim.draws.items()):
         return None
-    gpus = tuple(gpu for gpu in claim.gpu_candidates if gpu not in room.gpus_taken)[: claim.gpus]
+    gpus = _free_gpus(room, claim)
     if len(gpus) < claim.gpus:
         return None
     free = usable(machine, room, claim)
     if free.bit_count() < claim.threads:
         return None
     cpus = _choose(machine, room, claim, free)
-    draws = dict(claim.draws)
+    draws = claim.draws
     if claim.nodes and claim.memory_bytes:
         spread = _spread(machine, room, claim, cpus)
         if spread is None:
             return None
-        draws.update(spread)
+        draws = {**draws, **spread}
     return Grant(cpus, cpus | _siblings(machine, cpus) & claim.siblings, gpus, draws)
 
 
@@ -150,7 +150,7 @@ def set_aside(machine: Machine, room: Room, claim: Claim) -> None:
     if free.bit_count() > claim.threads:
         free = _choose(machine, room, claim, free)
     free |= _half_free(machine, room, claim, claim.threads - free.bit_count())
-    gpus = tuple(gpu for gpu in claim.gpu_candidates if gpu not in room.gpus_taken)[: claim.gpus]
+    gpus = _free_gpus(room, claim)
     draws = {pool: (min(amount, room.left(pool, holds)), holds) for pool, (amount, holds) in claim.draws.items()}
     room.take(free | _siblings(machine, free) & claim.siblings, gpus, draws)
 
@@ -169,6 +169,13 @@ def in_the_way(room: Room, claim: Claim, held: Iterable[_Part]) -> Iterator[_Par
     for one in held:
         if one.reserved.bits & cpus or gpus & set(one.gpus) or pools & one.draws.keys():
             yield one
+
+
+def _free_gpus(room: Room, claim: Claim) -> tuple[int, ...]:
+    """As many as ``claim`` asks for, or fewer."""
+    if not claim.gpus:
+        return ()
+    return tuple(gpu for gpu in claim.gpu_candidates if gpu not in room.gpus_taken)[: claim.gpus]
 
 
 def _half_free(machine: Machine, room: Room, claim: Claim, missing: int) -> int:

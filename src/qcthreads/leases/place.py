@@ -14,9 +14,11 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from ..cpuset import CpuSet
 from ..errors import InputError, LeaseError, MachineError
 from ..light import dataclass
 
@@ -79,6 +81,11 @@ def find_place(environ: Mapping[str, str] | None = None, *, create: bool = True)
     named = environ.get(VARIABLE, "")
     if named == "process":
         return Place("process", None, f"{VARIABLE}=process")
+    if named and not Path(named).is_absolute():
+        raise InputError(
+            f"{VARIABLE}={named} would be another directory wherever somebody works: write it from the root, as "
+            f"{Path(named).absolute()}"
+        )
     outer, refusals = environ.get(LEASE_VARIABLE, ""), []
     if outer and records_of(outer, environ):
         return _within(outer, environ, create=create)
@@ -152,6 +159,12 @@ def is_shared(path: Path) -> bool:
         return bool((path / RECORDS).lstat().st_mode & stat.S_ISVTX)
     except OSError:
         return False
+
+
+@lru_cache
+def cpu_locks(bits: int) -> tuple[str, ...]:
+    """What is locked for the PUs of these bits; kept, for leases of the same PUs come again and again."""
+    return tuple(map(CPU_LOCK, CpuSet.from_bits(bits)))
 
 
 def lock_names() -> list[str]:
@@ -294,7 +307,7 @@ def _within(outer: str, environ: Mapping[str, str], *, create: bool) -> Place:
 
 def _homes(environ: Mapping[str, str]) -> list[Path]:
     named, given = environ.get(VARIABLE), environ.get("XDG_RUNTIME_DIR")
-    homes = [Path(named)] if named else [Path(given, "qcthreads")] if given else []
+    homes = [Path(named)] if named else [Path(given, "qcthreads")] if given and Path(given).is_absolute() else []
     if sys.platform == "win32":
         local = environ.get("LOCALAPPDATA")
         return [*homes, *([Path(local, "qcthreads")] if local else [])]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..cpuset import CpuSet
 from ..host import processes
-from .place import CPU_LOCK, remove_nested
+from .place import cpu_locks, remove_nested
 from .records import Holding
 from .strays import Stray, Strays
 
@@ -61,14 +62,15 @@ class Reclaiming:
 
     def ended(self, still_dead: Callable[[str], bool]) -> list[str]:
         """Within the turn after that: the names of the records to be removed."""
+        if not self._ended:
+            return []
         names, self._ended = self._ended, frozenset()
         return [name for name in names if still_dead(name)]
 
 
-def is_any_free(locks: FileLocks, cpus: Iterable[int]) -> bool:
+def is_any_free(locks: FileLocks, cpus: CpuSet) -> bool:
     """Whether one of the locks of ``cpus`` is nobody's, not ours either: who lives holds the locks of all."""
-    for cpu in cpus:
-        name = CPU_LOCK(cpu)
+    for name in cpu_locks(cpus.bits):
         try:
             free = locks.try_lock(name)
         except FileNotFoundError:  # no such PU is here, and so nobody has it, whatever is told

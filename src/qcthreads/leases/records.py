@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from binascii import crc32
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
@@ -91,14 +92,20 @@ def body(content: Mapping[str, Any]) -> str:
 
 def lease_body(hold: Hold) -> str:
     """What is told of a lease, beside its owner."""
-    draws = _to_json(hold.draws) if hold.draws else "{}"
-    cpus = str(hold.cpus)
-    reserved = cpus if hold.reserved == hold.cpus else str(hold.reserved)
+    draws = ",".join([f"{_quoted(pool)}:[{amount},{holds}]" for pool, (amount, holds) in hold.draws.items()])
     return (
-        f'"cpus":"{cpus}","reserved":"{reserved}","gpus":{list(hold.gpus)},'
-        f'"memory_bytes":{hold.memory_bytes},"draws":{draws},"orphans":"{hold.orphans}",'
-        f'"run":{_to_json(hold.book.run)}'
+        f'"cpus":"{_listed(hold.cpus.bits)}","reserved":"{_listed(hold.reserved.bits)}","gpus":{list(hold.gpus)},'
+        f'"memory_bytes":{hold.memory_bytes},"draws":{{{draws}}},"orphans":"{hold.orphans}",'
+        f'"run":{_quoted(hold.book.run)}'
     )
+
+
+@lru_cache  # leases of the same PUs, and for the same, come again and again
+def _listed(bits: int) -> str:
+    return str(CpuSet.from_bits(bits))
+
+
+_quoted = lru_cache(_to_json)
 
 
 def claim_body(claim: Claim) -> str:

@@ -24,7 +24,7 @@ from .claims import sum_bits
 from .door import PATIENCE_S, enter
 from .ledger import Ledger, Waiter, ledgers, warn
 from .listener import Listener
-from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, find_place, make, remove_nested
+from .place import DOOR, GPU_LOCK, Place, cpu_locks, find_place, make, remove_nested
 from .pools import MACHINE_MEMORY
 from .reclaiming import Reclaiming, is_any_free
 from .records import Holding, Waiting
@@ -61,6 +61,8 @@ class SharedLedger(Ledger):
         self._me = _myself(self.mark)
         self._locks: FileLocks
         self._folder: Folder | None = None
+        self._begun_again = False
+        """What is held has not been locked yet in this directory."""
         self._fresh = True
         """Nobody has looked yet for what the dead have left."""
         self._holdings: dict[str, Holding] = {}
@@ -96,13 +98,12 @@ class SharedLedger(Ledger):
     def _turn(self, act: Callable[[], _Said], said: list[_Said]) -> bool:
         """Whether the door could be entered; the lock is nobody's while others wait at the door."""
         with self._lock:
-            again = self._folder is None or self._folder.gone
-            if again:
+            if self._folder is None or self._folder.gone:
                 self._open()
             try:  # from here on: an interrupt that comes with the lock would leave the door shut
                 if not self._try_lock(DOOR):
                     return False
-                if again:
+                if self._begun_again:
                     self._lock_again()
                 self._count_given_back()
                 self._look()
@@ -124,6 +125,8 @@ class SharedLedger(Ledger):
 
     def queue(self) -> list[Waiter | Waiting]:
         """All who wait and live, the first first; not those who are stopped, for whom nothing is kept meanwhile."""
+        if not self._tickets:
+            return super().queue()
         told = [ticket for ticket in tuple(self._tickets.values()) if self._lives(ticket.name)]
         told = [ticket for ticket in told if self._records.silent_s(ticket.name) < _SILENT_S]
         return sorted([*self._waiting, *told], key=lambda one: one.name)
@@ -171,7 +174,7 @@ class SharedLedger(Ledger):
         hold.name = f"l{hold.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
         self._own[hold.name] = hold  # whatever happens from here on, to give it back undoes
         super().take(hold)  # nor does another thread take it until then, whose locks the same files would be
-        hold.locks = (*map(CPU_LOCK, hold.reserved), *map(GPU_LOCK, hold.gpus))
+        hold.locks = (*cpu_locks(hold.reserved.bits), *map(GPU_LOCK, hold.gpus))
         taken = self._lock_all(hold.locks)
         if taken:
             hold.locks = ()
@@ -244,6 +247,7 @@ class SharedLedger(Ledger):
     def _open(self) -> None:
         """At first, after a fork, and when a logout, say, has removed the directory: then all is told again."""
         folder, self._folder = self._folder, None
+        self._begun_again = True
         if folder is not None:
             warn("the book of leases in %s was removed; it is begun again", self.place.path)
             self._locks.close()
@@ -264,6 +268,7 @@ class SharedLedger(Ledger):
         for hold in tuple(self._own.values()):
             if sum(map(self._try_lock, hold.locks)) < len(hold.locks):
                 warn("CPUs %s are also held by others, who began before it could be told of again", hold.cpus)
+        self._begun_again = False
 
     @property
     def _records(self) -> Folder:
@@ -304,7 +309,7 @@ class SharedLedger(Ledger):
     def _look(self) -> None:
         """Read what is new among the records, and tell again of what is ours and was removed."""
         there = self._records.names()
-        strange = there - self._own.keys()
+        strange = there.difference(self._own)
         if strange == self._strange and len(there) - len(strange) == len(self._own):
             return
         for known in (self._holdings, self._tickets):
@@ -340,13 +345,15 @@ class SharedLedger(Ledger):
 
     def _tell(self, hold: Hold) -> None:
         """Write the record; without it the lease holds its PUs all the same, and its memory is not known to others."""
-        with contextlib.suppress(OSError):
-            before = self._told.pop(hold.name, None)
-            if before is not None:
-                os.close(before)
+        before = self._told.pop(hold.name, None)
+        if before is not None:
+            os.close(before)
+        try:
             told = self._records.announce(hold.name, records.encode(records.lease_body(hold), self._me))
-            if told is not None:
-                self._told[hold.name] = told
+        except OSError:
+            return
+        if told is not None:
+            self._told[hold.name] = told
 
     def _lives(self, ticket: str) -> bool:
         """Whether who waits still holds his ticket; else it is removed."""

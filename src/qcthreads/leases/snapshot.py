@@ -18,7 +18,7 @@ from ..host import processes
 from . import claims, records
 from .claims import Room
 from .door import enter
-from .place import CPU_LOCK, DOOR, GPU_LOCK, Place
+from .place import CPU_LOCK, DOOR, GPU_LOCK, Place, cpu_locks
 from .reclaiming import is_any_free
 from .records import Holding, Owner, Waiting
 from .strays import Stray, Strays
@@ -228,7 +228,7 @@ def _is_free(locks: FileLocks, name: str) -> bool:
 
 
 def _locks_of(holding: Holding) -> Iterator[str]:
-    yield from map(CPU_LOCK, holding.reserved)
+    yield from cpu_locks(holding.reserved.bits)
     yield from map(GPU_LOCK, holding.gpus)
 
 

@@ -102,6 +102,8 @@ class Region:
     bits: int
     cores: tuple[int, ...]
     """Every core's PUs, in order of the lowest PU."""
+    firsts: int
+    """The lowest PU of every core."""
     parts: tuple[Region, ...]
     """Disjoint, and together the whole region; none in the narrowest, which are LLC domains where these are known."""
 
@@ -177,11 +179,12 @@ class Machine:
 
 def _region(bits: int, cores: tuple[int, ...], levels: list[list[int]]) -> Region:
     own = tuple(core for core in cores if core & bits)
+    firsts = sum(core & -core for core in own)
     for depth, level in enumerate(levels):
         parts = _disjoint(bits, level)
         if len(parts) > 1:
-            return Region(bits, own, tuple(_region(part, own, levels[depth + 1 :]) for part in parts))
-    return Region(bits, own, ())
+            return Region(bits, own, firsts, tuple(_region(part, own, levels[depth + 1 :]) for part in parts))
+    return Region(bits, own, firsts, ())
 
 
 def _disjoint(bits: int, level: list[int]) -> list[int]:

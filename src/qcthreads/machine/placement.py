@@ -92,7 +92,7 @@ def _lowest(bits: int) -> int:
 
 
 def _one_per_core(region: Region, bits: int) -> int:
-    if len(region.cores) == region.bits.bit_count():
+    if not bits & ~region.firsts:
         return bits
     first = 0
     for core in region.cores:
