@@ -35,6 +35,9 @@ TASKS = """
 
     def fail(input):
         raise ValueError("not this one")
+
+    def fill(input):
+        return {"last": bytearray(b"x") * input["bytes"] and 1}
 """
 CPUSET = Path("/sys/fs/cgroup/cpuset/qcthreads-test")
 
@@ -114,6 +117,37 @@ def test_a_large_calculation_is_really_given_two_threads_and_small_ones_one(
     assert source.widths[2] >= 1
     assert source.planned.keys() == outcomes.keys()
     never_on_one_pu(list(outcomes.values()))
+
+
+def test_what_really_took_more_memory_than_it_was_granted_raises_what_is_granted_to_the_next(
+    engine: LocalEngine, book: LeaseBook
+) -> None:
+    told_bytes, taken_bytes = 2**20, 100 * 2**20
+    tasks = [Task(f"f{number}", {1: 1.0}, told_bytes, memory_measured=True) for number in range(5)]
+
+    def made(label: str, threads: int, memory_bytes: int) -> Calculation:
+        return Calculation(
+            label=label,
+            program="none",
+            input={"bytes": taken_bytes},
+            threads=threads,
+            compute="tasks:fill",
+            memory_bytes=memory_bytes,
+            timeout_s=60,
+        )
+
+    dispatcher = Dispatcher(tasks, book.machine.cpus_online, memory_bytes=2**30)
+    granted: list[int] = []
+
+    def noted(label: str, threads: int, memory_bytes: int) -> Calculation:
+        granted.append(memory_bytes)
+        return made(label, threads, memory_bytes)
+
+    source = Dispatched(dispatcher, [made(task.id, 1, told_bytes) for task in tasks], noted)
+    outcomes = list(engine.run(source))
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 5
+    assert granted[:2] == [told_bytes] * 2
+    assert all(taken_bytes < one < 2 * taken_bytes for one in granted[2:]), granted
 
 
 def test_no_more_idle_workers_are_kept_than_have_the_pus_twice_over(engine: LocalEngine, book: LeaseBook) -> None:

@@ -170,6 +170,50 @@ def test_memory_that_moves_a_little_is_no_reason_to_look_again_but_what_fits_by_
     assert looks == [1000, 1010, 940]
 
 
+def test_what_took_more_memory_than_it_was_granted_raises_the_need_of_those_as_large_of_its_kind() -> None:
+    large = [Task(f"large{number}", {1: 9.0}, 100, kind="a", memory_measured=True) for number in range(5, 0, -1)]
+    others = [
+        Task("other", {1: 6.0}, 100, kind="b", memory_measured=True),
+        Task("small", {1: 3.0}, 100, kind="a", memory_measured=True),
+    ]
+    dispatcher = Dispatcher([*large, *others], 8, memory_bytes=300)
+
+    def started() -> dict[str, int]:
+        free = CpuSet(range(dispatcher.running, 8))
+        return {one.id: one.memory_bytes for one in iter(lambda: dispatcher.next(1.0, free), None)}
+
+    assert started() == {"large1": 100, "large2": 100, "large3": 100}
+    dispatcher.ended("large1", 1.0, took_s=9.0, peak_bytes=100)  # as much as it was granted
+    assert started() == {"large4": 100}
+    dispatcher.ended("large2", 1.0, took_s=9.0, peak_bytes=180)
+    assert started() == {"other": 100}  # the 198 that a large one needs are not there
+    dispatcher.ended("large3", 1.0, took_s=9.0, peak_bytes=60)
+    assert started() == {"small": 100}
+    dispatcher.ended("small", 1.0, took_s=3.0, peak_bytes=60)
+    dispatcher.ended("other", 1.0, took_s=6.0, peak_bytes=60)
+    assert started() == {"large5": 198}
+
+
+def test_what_took_more_memory_than_there_is_has_all_of_it_and_runs_alone() -> None:
+    tasks = [Task(f"f{number}", {1: 9.0}, 100, memory_measured=True) for number in range(4)]
+    dispatcher = Dispatcher(tasks, 4, memory_bytes=200)
+    cpus = CpuSet(range(4))
+    first, second = dispatcher.next(0.0, cpus), dispatcher.next(0.0, cpus)
+    assert first is not None
+    assert second is not None
+    dispatcher.ended(first.id, 1.0, peak_bytes=500)
+    assert dispatcher.next(1.0, cpus) is None
+    dispatcher.ended(second.id, 2.0, peak_bytes=500)
+    third = dispatcher.next(2.0, cpus, 150.0)  # others have taken some
+    assert third is not None
+    assert third.memory_bytes == 150
+    assert dispatcher.next(2.0, cpus, 0.0) is None
+    dispatcher.ended(third.id, 3.0, peak_bytes=500)
+    fourth = dispatcher.next(3.0, cpus)
+    assert fourth is not None
+    assert fourth.memory_bytes == 200
+
+
 def test_scale_power_and_speedup_are_found_from_times() -> None:
     widths = [1, 2, 4]
     sizes = [1.0, 2.0, 4.0, 8.0, 16.0]

@@ -5,6 +5,7 @@ How good the plans are is held against an exact solver in test_planning_quality.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -342,3 +343,16 @@ def test_assumed_speedup_is_amdahls_law() -> None:
     assert assumed_speedup(1) == 1.0
     assert assumed_speedup(2) == pytest.approx(11.19 / 8.02, rel=0.01)
     assert assumed_speedup(10**6, 0.5) == pytest.approx(2.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_whether_garbage_is_collected_is_as_it_was_also_after_a_refusal(enabled: bool) -> None:
+    (gc.enable if enabled else gc.disable)()
+    try:
+        plan([Task("a", {1: 1.0})], 1)
+        assert gc.isenabled() == enabled
+        with pytest.raises(InputError):
+            plan([Task("a", {})], 1)
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()

@@ -123,10 +123,15 @@ class Dispatched:
         self._uncount(calculation.label)
 
     def ended(self, outcome: Outcome) -> None:
-        """Its time corrects the estimates of those to come."""
+        """Its time corrects the estimates of those to come, and its memory what they need."""
         del self._threads[outcome.label]
-        failed = outcome.status == "failed"
-        self._dispatcher.ended(outcome.label, self._now_s(), took_s=outcome.wall_s, failed=failed)
+        self._dispatcher.ended(
+            outcome.label,
+            self._now_s(),
+            took_s=outcome.wall_s,
+            peak_bytes=outcome.peak_memory_bytes,
+            failed=outcome.status == "failed",
+        )
 
     def _count(self, label: str, threads: int, expected_s: float | None) -> None:
         now = time.time()

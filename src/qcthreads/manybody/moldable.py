@@ -71,17 +71,16 @@ class Moldable:
         """What a run would do if everything went as estimated; before anything starts."""
         dispatcher, in_seconds = self._dispatcher()
         table = dispatcher.forecast(self.cpus)
-        widths = Counter(width for width, _, _ in table.entries)
+        runs = list(zip(table.starts_s, table.ends_s, table.widths, strict=True))
         most = max(
-            (sum(start_s <= at_s < end_s for _, start_s, end_s in table.entries) for at_s in _starts(table.entries)),
-            default=0,
+            (sum(start_s <= at_s < end_s for start_s, end_s, _ in runs) for at_s in _some(table.starts_s)), default=0
         )
-        first = max(table.entries, key=lambda entry: (-entry[1], entry[0]), default=(1, 0.0, 0.0))
+        first = max(runs, key=lambda run: (-run[0], run[2]), default=(0.0, 0.0, 1))
         needs = [self.need(term) for term in self.terms]
         measured = all(need.measured for need in needs)
         return Foreseen(
-            widths=dict(sorted(widths.items())),
-            first_width=first[0],
+            widths=dict(sorted(Counter(table.widths).items())),
+            first_width=first[2],
             side_by_side=most,
             wall_s=table.makespan_s if in_seconds else None,
             memory_bytes=max((need.memory_bytes for need in needs), default=0) if measured else None,
@@ -228,6 +227,6 @@ def widths_for(spec: ProgramSpec, cpus: int, narrowest: int = 1) -> tuple[int, .
     return tuple(sorted(listed)) or (narrowest,)
 
 
-def _starts(entries: Sequence[tuple[int, float, float]]) -> list[float]:
+def _some(starts_s: Sequence[float]) -> list[float]:
     """Some of the times at which something starts: that many run at once is seen at the first ones."""
-    return sorted({start_s for _, start_s, _ in entries})[:16]
+    return sorted(set(starts_s))[:16]

@@ -145,6 +145,11 @@ class Batch(Sequence[Task]):
         return self._table[1]
 
     @cached_property
+    def alike(self) -> bool:
+        """Whether all list the same widths, and may use each of them."""
+        return bool((self.widths == self.widths[:1]).all() and np.isfinite(self.times_s).all())
+
+    @cached_property
     def shortest_s(self) -> Floats:
         """Each task's time at its best width."""
         shortest_s: Floats = self.times_s.min(axis=1)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from .batch import Floats, Integers
 
@@ -26,6 +27,7 @@ _SPEEDUP = 0.5
 # Of two molecules of one size, one needs a few iterations more.
 _SCATTER = 0.2
 _HUBER = 2.0  # standard deviations, beyond which a time counts less
+_SAME = 1e-9  # costs of one size differ by rounding alone
 _LEAST = 1e-9  # of the longest: what takes no time has no logarithm
 
 
@@ -68,6 +70,12 @@ class Correction:
     def time_s(self, row: int, column: int) -> float:
         """The estimate as corrected until now."""
         return float(np.exp(self._logs[row, column] + self._features(row, column) @ self._found[self._kind[row]]))
+
+    def as_large(self, row: int) -> npt.NDArray[np.bool_]:
+        """Which rows are of the same kind, and cost as much or more by what was thought before anything was seen."""
+        as_large: npt.NDArray[np.bool_] = self._narrowest >= self._narrowest[row] - _SAME
+        as_large &= self._kind == self._kind[row]
+        return as_large
 
     def times_s(self, rows: Integers | slice = slice(None)) -> Floats:
         """All estimates of ``rows``; infinite at widths that are not listed."""

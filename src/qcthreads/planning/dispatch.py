@@ -21,6 +21,7 @@ from ..machine.placement import compact
 from .batch import Batch, Floats, Integers
 from .bounds import bounds_of
 from .correction import Correction, Known
+from .costs import Estimate, memory_grant
 from .model import Capacity, Running, Task, usable_of
 from .timetable import Layout, Timetable, start
 
@@ -105,6 +106,8 @@ class Dispatcher:
         self._batch = Batch(tasks, Capacity(len(usable), self._memory_bytes))
         self._row = {task.id: row for row, task in enumerate(self._batch.tasks)}
         self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
+        self._told_needs = self._batch.memory_bytes.copy()
+        self._seen_needs = self._batch.memory_bytes.copy()
         self._start_up_s = start_up_s
         self._worth = worth
         self._waiting = np.ones(len(self._batch), dtype=bool)
@@ -159,20 +162,32 @@ class Dispatcher:
         self._left += 1
         self._looked = None
 
-    def ended(self, task_id: str, now_s: float, *, took_s: float | None = None, failed: bool = False) -> None:
+    def ended(
+        self, task_id: str, now_s: float, *, took_s: float | None = None, peak_bytes: int = 0, failed: bool = False
+    ) -> None:
         """A task has ended; of one that failed the time tells nothing.
 
         ``took_s``: without the start of its worker; ``None``: since it started, less ``start_up_s`` where it had one.
+        ``peak_bytes``: of its memory; 0: not known.
         """
         one = self._running.pop(task_id, None)
         if one is None:
             raise InputError(f"task {task_id!r} has not started, or has ended before; tell each end once")
+        if peak_bytes > one.memory_bytes > 0:
+            self._raise_needs(one, peak_bytes)
         if failed or not one.listed:
             return
         if took_s is None:
             took_s = now_s - one.since_s - (self._start_up_s if one.fresh else 0.0)
         longer = self._correction.observe(one.row, one.column, took_s)
         self._far += not 1 / _FAR < longer < _FAR
+
+    def _raise_needs(self, one: _Started, peak_bytes: int) -> None:
+        """It took more than it was granted, and so will those of its kind that are as large."""
+        needed_bytes = memory_grant(Estimate(peak_bytes, 1.0, "seen"))
+        as_large = self._correction.as_large(one.row)
+        self._seen_needs[as_large] = np.maximum(self._seen_needs[as_large], needed_bytes)
+        self._looked = None
 
     def forecast(self, cpus: int) -> Timetable:
         """When which task runs on so many CPUs, as far as can be told, in the order of the tasks that were given.
@@ -215,6 +230,9 @@ class Dispatcher:
 
     def _look(self, now_s: float, capacity: Capacity) -> None:
         """Choose widths and order for all that wait."""
+        # What was seen to take more than there is has all of it.
+        needs = np.maximum(self._told_needs, np.minimum(self._seen_needs, capacity.memory_bytes))
+        self._batch.memory_bytes[:] = needs
         rows = np.flatnonzero(self._waiting)
         times_s = self._times_s(rows, capacity)
         fits = np.isfinite(times_s).any(axis=1) & (self._batch.memory_bytes[rows] <= capacity.memory_bytes)
@@ -293,7 +311,7 @@ class Dispatcher:
         self._workers[width] = self._workers.get(width, 0) + fresh
         expected_s = self._expected_s(row, column, fresh)
         task = self._batch.tasks[row]
-        granted = task.memory_bytes
+        granted = int(self._batch.memory_bytes[row])
         if math.isfinite(capacity.memory_bytes) and not task.memory_measured:
             share = int(capacity.memory_bytes) * width // capacity.cpus
             granted = int(min(memory_bytes, max(granted, share)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..cpuset import CpuSet
 from ..errors import InputError
@@ -45,9 +46,8 @@ class Running:
     memory_bytes: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """One task, placed: where and when."""
+class Placement(NamedTuple):
+    """One task, placed: where and when. A tuple, since there may be a hundred thousand."""
 
     id: str
     start_s: float

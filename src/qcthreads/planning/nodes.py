@@ -181,7 +181,7 @@ class _Schedule:
         return found
 
     def _rate(self, task: int, time_s: float) -> int:
-        return self._layout.rate(self._layout.needs[task][1], time_s)
+        return self._layout.rate(float(self._layout.moved_s[task]), time_s)
 
     def _change(self, task: int, place: CpuSet, sign: int) -> None:
         """Give back (1) or take (-1) what a task has."""

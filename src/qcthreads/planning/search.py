@@ -30,7 +30,7 @@ _FIRST = 3  # ways that are tried before the first is bisected
 _BUDGET, _MOST = 6_000_000, 1_500
 _COST: dict[_LayOut, int] = {pack: 1, start: 2, insert: 2}  # of a layout, measured
 # Never fewer: the first ways, with one bisection; of very many tasks, where any order will do, two ways alone.
-_FEWEST, _FEWEST_OF_MANY, _MANY = _BISECTIONS + 2, 3, 10_000
+_FEWEST, _FEWEST_OF_MANY, _MANY = _BISECTIONS + 2, 2, 10_000
 _INSERT_UP_TO = 128  # tasks; beyond, a quadratic layout costs more than it gains
 _PATIENCE = 10  # layouts, after which the best order is gone back to
 _SHORTER = 0.997  # the next deadline to be tried, as a part of the best makespan
@@ -49,13 +49,16 @@ class _Way:
     """Since the makespan was last as short as that."""
 
 
-def shortest(batch: Batch) -> Timetable:
-    """The best timetable found for the batch within its capacity."""
+def shortest(batch: Batch, uniform: Sequence[Workers] | None = None) -> Timetable:
+    """The best timetable found for the batch within its capacity; ``uniform``: its workers, where they are there."""
     if not len(batch):
-        return Timetable((), (), 0.0)
+        return Timetable((), (), (), (), 0.0)
     bounds = bounds_of(batch)
     search = _Search(batch, max(bound_s for bound_s, _ in bounds))
-    uniform = promising(batch) if math.isinf(batch.capacity.bandwidth_bytes_per_s) else []
+    if math.isfinite(batch.capacity.bandwidth_bytes_per_s):
+        uniform = []  # they do not count it
+    elif uniform is None:
+        uniform = promising(batch)
     search.give_out(workers for workers in uniform if workers.bound_s <= search.close_s)  # none can do much better
     search.run(_ways(batch, bounds))
     search.give_out(workers for workers in uniform if workers.bound_s > search.close_s)
@@ -105,7 +108,7 @@ class _Search:
         self._batch = batch
         self._bound_s = bound_s
         self.close_s = bound_s * CLOSE
-        self.best = Timetable([], [], math.inf)
+        self.best = Timetable((), (), (), (), math.inf)
         fewest = _FEWEST if len(batch) <= _MANY else _FEWEST_OF_MANY
         self._left = min(_MOST, max(fewest, _BUDGET // len(batch) ** 2))
 
@@ -113,7 +116,7 @@ class _Search:
         """Workers of one width, longest first: what is found must not be worse than any of these."""
         for workers in uniform:
             if workers.bound_s < self.best.makespan_s:
-                self._keep(workers.give_out(workers.longest_first()))
+                self._keep(workers.longest_first)
 
     def first_come(self, uniform: Iterable[Workers]) -> None:
         """The same, first come, first served."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from heapq import heappop, heappush
 from itertools import islice
@@ -15,23 +16,21 @@ from ..machine import Machine
 from ..machine.placement import compact, split
 from .batch import Batch
 from .model import Placement
-from .timetable import Entry, Timetable, Turns
+from .timetable import Timetable, Turns
 
 
 def placed(batch: Batch, timetable: Timetable, machine: Machine, usable: CpuSet) -> list[Placement]:
     """The timetable on concrete CPUs: disjoint places for all who run at the same time."""
-    entries = timetable.entries
     if timetable.turns is not None:
-        places = _workers_places(machine, usable, entries, timetable.turns)
+        places = _workers_places(machine, usable, timetable.widths, timetable.turns)
     else:
-        # What takes no time, or none that rounding leaves, is done before all else, where it is in nobody's way.
-        entries = [entry if entry[1] < entry[2] else (entry[0], 0.0, 0.0) for entry in entries]
-        places = _places(machine, usable, entries)
-    widths, starts_s, ends_s = zip(*entries, strict=True) if entries else ((), (), ())
-    return list(map(Placement, map(attrgetter("id"), batch.tasks), starts_s, ends_s, widths, places))
+        timetable = _without_moments(timetable)
+        places = _places(machine, usable, timetable)
+    columns = timetable.starts_s, timetable.ends_s, timetable.widths, places
+    return list(map(Placement._make, zip(map(attrgetter("id"), batch.tasks), *columns, strict=True)))
 
 
-def _workers_places(machine: Machine, usable: CpuSet, entries: Sequence[Entry], turns: Turns) -> list[CpuSet]:
+def _workers_places(machine: Machine, usable: CpuSet, widths: Sequence[int], turns: Turns) -> list[CpuSet]:
     """The place of each task's worker, or the first part of it where the task is narrower."""
     places = split(machine, usable, turns.count, turns.width)
 
@@ -40,10 +39,20 @@ def _workers_places(machine: Machine, usable: CpuSet, entries: Sequence[Entry], 
         place = places[worker]
         return place if width == len(place) else CpuSet(islice(place, width))
 
-    return [part(worker, width) for worker, (width, _, _) in zip(turns.worker_of, entries, strict=True)]
+    return list(map(part, turns.worker_of, widths))
 
 
-def _places(machine: Machine, usable: CpuSet, entries: Sequence[Entry]) -> list[CpuSet]:
+def _without_moments(timetable: Timetable) -> Timetable:
+    """What takes no time, or none that rounding leaves, is done before all else, where it is in nobody's way."""
+    starts_s, ends_s = np.array(timetable.starts_s), np.array(timetable.ends_s)
+    moments = starts_s >= ends_s
+    if not moments.any():
+        return timetable
+    starts_s[moments] = ends_s[moments] = 0.0
+    return replace(timetable, starts_s=starts_s.tolist(), ends_s=ends_s.tolist())
+
+
+def _places(machine: Machine, usable: CpuSet, timetable: Timetable) -> list[CpuSet]:
     """Who starts takes over the place of one as wide that has ended, as a worker of that width would, unless that lay
     further apart than need be; else the closest that is free. Of those who start together the widest chooses first.
     """
@@ -55,12 +64,14 @@ def _places(machine: Machine, usable: CpuSet, entries: Sequence[Entry]) -> list[
         return sum(1 for domain in domains if domain & bits)
 
     made: dict[int, CpuSet] = {}
-    places = [usable] * len(entries)
+    widths, starts_s, ends_s = timetable.widths, timetable.starts_s, timetable.ends_s
+    places = [usable] * len(widths)
     free = usable.bits  # sets as bits of ints, for speed
-    left: dict[int, list[int]] = {width: [] for width, _, _ in entries}
+    left: dict[int, list[int]] = {width: [] for width in set(widths)}
     running: list[tuple[float, int, int]] = []
-    for task in _by_start(entries):
-        width, start_s, end_s = entries[task]
+    by_start: list[int] = np.lexsort((-np.array(widths), np.array(starts_s))).tolist()
+    for task in by_start:
+        width, start_s, end_s = widths[task], starts_s[task], ends_s[task]
         if start_s == end_s:  # it takes no time, and keeps nobody waiting
             places[task] = compact(machine, usable, width)
             continue
@@ -80,13 +91,6 @@ def _places(machine: Machine, usable: CpuSet, entries: Sequence[Entry]) -> list[
         places[task] = place
         heappush(running, (end_s, bits, width))
     return places
-
-
-def _by_start(entries: Sequence[Entry]) -> list[int]:
-    widths = np.fromiter((width for width, _, _ in entries), dtype=np.int64, count=len(entries))
-    starts_s = np.fromiter((start_s for _, start_s, _ in entries), dtype=np.float64, count=len(entries))
-    order: list[int] = np.lexsort((-widths, starts_s)).tolist()
-    return order
 
 
 def _taken_over(left: list[int], free: int) -> int:

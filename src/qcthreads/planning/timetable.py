@@ -8,7 +8,7 @@ once and lets no CPU idle that a waiting task could use.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,13 +17,12 @@ from itertools import islice
 
 import numpy as np
 
-from .batch import Batch, Choices
+from .batch import Batch, Choices, Floats, Integers
 from .model import Running
 
-# (width, start, end)
-Entry = tuple[int, float, float]
-# How far beyond the first of a width is looked for one whose memory fits; all the way where there are few tasks.
-_LOOK_AHEAD, _FEW = 16, 512
+# Who waits is asked by width and by need of memory, of which so many classes are told apart. Of a class whose needs
+# differ so many are asked whether they fit; all where there are few tasks.
+_CLASSES, _LOOK_AHEAD, _FEW = 8, 4, 512
 _ROUNDING = 1e-12
 _WHOLE_BANDWIDTH = 1 << 40  # shares of it are whole numbers, whose sums are exact
 
@@ -41,7 +40,9 @@ class Turns:
 class Timetable:
     """When each task of the batch runs, and how wide, in the order of the batch."""
 
-    entries: Sequence[Entry]
+    widths: Sequence[int]
+    starts_s: Sequence[float]
+    ends_s: Sequence[float]
     late: Sequence[int]
     """Who ends after the deadline that was aimed at."""
     makespan_s: float
@@ -82,12 +83,15 @@ class Layout:
         return row
 
     @cached_property
-    def needs(self) -> list[tuple[float, float]]:
-        """(bytes of memory, seconds to move its bytes with all of the bandwidth) of every task; 0: not limited."""
-        zeros = np.zeros(len(self))
-        memory = self._batch.memory_bytes if math.isfinite(self.memory_bytes) else zeros
-        moved_s = self._batch.traffic_bytes / self._batch.capacity.bandwidth_bytes_per_s
-        return list(zip(memory.tolist(), moved_s.tolist(), strict=True))
+    def memory(self) -> Floats:
+        """Bytes that every task needs; 0 where memory is not limited."""
+        return self._batch.memory_bytes if math.isfinite(self.memory_bytes) else np.zeros(len(self))
+
+    @cached_property
+    def moved_s(self) -> Floats:
+        """Seconds in which all of the bandwidth would move the bytes of every task; 0 where it is not limited."""
+        moved_s: Floats = self._batch.traffic_bytes / self._batch.capacity.bandwidth_bytes_per_s
+        return moved_s
 
     def rate(self, moved_s: float, time_s: float) -> int:
         """The share of the bandwidth that a task uses; who alone wants more than there is gets all of it."""
@@ -102,27 +106,35 @@ def pack(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable:
     columns, widths, times_s = layout.chosen(deadline_s)
     latest_s = deadline_s * (1 + _ROUNDING)
     free_s = [0.0] * layout.cpus  # ascending
-    entries: list[Entry] = [(0, 0.0, 0.0)] * len(order)
+    widths = list(widths)
+    starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
     late: list[int] = []
     for task in order:
         width, time_s = widths[task], times_s[task]
         if free_s[width - 1] + time_s > latest_s:
-            in_time = ((w, t) for w, t in layout.row(task)[columns[task] + 1 :] if free_s[w - 1] + t <= latest_s)
-            width, time_s = next(in_time, (0, 0.0))
-        if width:
-            at = bisect_right(free_s, latest_s - time_s)
-            at = max(at, width)  # rounding
-        else:
-            late.append(task)
-            width, time_s = min(layout.row(task), key=lambda choice: (free_s[choice[0] - 1] + choice[1], choice[0]))
+            for width, time_s in islice(layout.row(task), columns[task] + 1, None):
+                if free_s[width - 1] + time_s <= latest_s:
+                    break
+            else:
+                late.append(task)
+                ends_soonest_s = math.inf
+                for wide, took_s in layout.row(task):
+                    if free_s[wide - 1] + took_s < ends_soonest_s:
+                        width, time_s, ends_soonest_s = wide, took_s, free_s[wide - 1] + took_s
+            widths[task] = width
+        at = bisect_right(free_s, latest_s - time_s)
+        if at < width:  # it is late; or rounding
             at = width
-        start_s = free_s[at - 1]
-        end_s = start_s + time_s
-        del free_s[at - width : at]
-        at = bisect_left(free_s, end_s)
-        free_s[at:at] = [end_s] * width
-        entries[task] = width, start_s, end_s
-    return Timetable(entries, late, free_s[-1])
+        starts_s[task] = start_s = free_s[at - 1]
+        ends_s[task] = end_s = start_s + time_s
+        if width == 1:
+            del free_s[at - 1]
+            insort(free_s, end_s)
+        else:
+            del free_s[at - width : at]
+            at = bisect_left(free_s, end_s)
+            free_s[at:at] = [end_s] * width
+    return Timetable(widths, starts_s, ends_s, late, free_s[-1])
 
 
 def insert(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable:
@@ -130,10 +142,12 @@ def insert(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable
     columns, _, _ = layout.chosen(deadline_s)
     latest_s = deadline_s * (1 + _ROUNDING)
     profile = _Profile(layout)
-    entries: list[Entry] = [(0, 0.0, 0.0)] * len(order)
+    memory_of, moved_s_of = layout.memory.tolist(), layout.moved_s.tolist()
+    widths = [0] * len(order)
+    starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
     late: list[int] = []
     for task in order:
-        memory, moved_s = layout.needs[task]
+        memory, moved_s = memory_of[task], moved_s_of[task]
         best: tuple[float, float, int, int] | None = None
         for width, time_s in layout.row(task)[columns[task] :]:
             rate = layout.rate(moved_s, time_s)
@@ -147,8 +161,8 @@ def insert(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable
         assert best is not None
         end_s, start_s, width, rate = best
         profile.take(start_s, end_s, width, memory, rate)
-        entries[task] = width, start_s, end_s
-    return Timetable(entries, late, max((end_s for _, _, end_s in entries), default=0.0))
+        widths[task], starts_s[task], ends_s[task] = width, start_s, end_s
+    return Timetable(widths, starts_s, ends_s, late, max(ends_s, default=0.0))
 
 
 def start(layout: Layout, order: Sequence[int], deadline_s: float, beside: Sequence[Running] = ()) -> Timetable:
@@ -164,7 +178,7 @@ def start(layout: Layout, order: Sequence[int], deadline_s: float, beside: Seque
     heapify(running)
     free -= sum(one.width for one in beside)
     memory -= sum(one.memory_bytes for one in beside)
-    entries: list[Entry] = [(0, 0.0, 0.0)] * len(order)
+    starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
     now_s = 0.0
     left = len(order)
     while left:
@@ -180,10 +194,11 @@ def start(layout: Layout, order: Sequence[int], deadline_s: float, beside: Seque
         width, end_s = widths[task], now_s + times_s[task]
         free, memory, bandwidth = free - width, memory - need, bandwidth - rate
         heappush(running, (end_s, width, need, rate))
-        entries[task] = width, now_s, end_s
+        starts_s[task], ends_s[task] = now_s, end_s
         left -= 1
-    late = [task for task in order if entries[task][2] > latest_s]
-    return Timetable(entries, late, max((end_s for end_s, *_ in running), default=now_s))
+    makespan_s = max((end_s for end_s, *_ in running), default=now_s)
+    late = [task for task in order if ends_s[task] > latest_s] if makespan_s > latest_s else []
+    return Timetable(widths, starts_s, ends_s, late, makespan_s)
 
 
 class _Profile:
@@ -226,38 +241,59 @@ class _Profile:
 
 
 class _Queues:
-    """Who waits: by width, each queue in order."""
+    """Who waits: by width and need of memory, each queue in order."""
 
-    def __init__(self, layout: Layout, order: Sequence[int], widths: list[int], times_s: list[float]) -> None:
-        self._queues: dict[int, list[tuple[int, int, float, int]]] = {}
-        for rank in range(len(order) - 1, -1, -1):  # lists give out their last
-            task = order[rank]
-            memory, moved_s = layout.needs[task]
-            entry = rank, task, memory, layout.rate(moved_s, times_s[task]) if moved_s else 0
-            self._queues.setdefault(widths[task], []).append(entry)
-        self._widths = sorted(self._queues)
+    def __init__(self, layout: Layout, order: Sequence[int], widths: Sequence[int], times_s: Sequence[float]) -> None:
+        ranked = np.array(order, dtype=np.int64)
+        needs = layout.memory[ranked]
+        moved_s, time_s = layout.moved_s[ranked], np.array(times_s)[ranked]
+        rates = [layout.rate(*both) for both in zip(moved_s, time_s, strict=True)] if moved_s.any() else []
+        classes, alike = _classes(needs)
+        keys = np.array(widths, dtype=np.int64)[ranked] * _CLASSES + classes
+        # Ranks, the first in order last, where lists give them out.
+        backwards = len(order) - 1 - np.argsort(keys[::-1], kind="stable")
+        found, first = np.unique(keys[backwards], return_index=True)
+        queues = np.split(backwards, first[1:])
+        self._queues = [
+            (key // _CLASSES, float(needs[queue].min()), queue.tolist())
+            for key, queue in zip(found.tolist(), queues, strict=True)
+        ]
+        """Width, least need, and ranks; the narrowest first."""
+        self._order = order
+        self._needs: list[float] = needs.tolist()
+        self._rates = rates or [0] * len(order)
+        self._alike = alike and not rates  # in a queue, so that where its first does not fit none does
         self._ahead = len(order) if len(order) <= _FEW else _LOOK_AHEAD
-        self._last = len(order)  # a rank behind all
 
     def take(self, free: int, memory: float, bandwidth: int) -> tuple[int, float, int] | None:
         """The first in order that fits, with its memory and bandwidth."""
-        best, best_rank, best_at = 0, self._last, -1
-        for width in self._widths:
+        needs, rates = self._needs, self._rates
+        best, best_rank, best_at = -1, len(needs), -1  # a rank behind all
+        for number, (width, least, queue) in enumerate(self._queues):
             if width > free:
                 break
-            queue = self._queues[width]
-            at = -1
-            for rank, _, need, rate in islice(reversed(queue), self._ahead):
+            if least > memory or queue[-1] > best_rank:
+                continue
+            if self._alike:
+                best, best_rank = number, queue[-1]
+                continue
+            for at in range(-1, -1 - min(self._ahead, len(queue)), -1):
+                rank = queue[at]
                 if rank > best_rank:
                     break
-                if need <= memory and rate <= bandwidth:
-                    best, best_rank, best_at = width, rank, at
+                if needs[rank] <= memory and rates[rank] <= bandwidth:
+                    best, best_rank, best_at = number, rank, at
                     break
-                at -= 1
-        if not best:
+        if best < 0:
             return None
-        queue = self._queues[best]
-        _, task, need, rate = queue.pop(best_at)
+        queue = self._queues[best][2]
+        del queue[best_at]
         if not queue:
-            self._widths.remove(best)
-        return task, need, rate
+            del self._queues[best]
+        return self._order[best_rank], needs[best_rank], rates[best_rank]
+
+
+def _classes(needs: Floats) -> tuple[Integers, bool]:
+    """Of each the class of its need, from 0 on; and whether all of a class need the same."""
+    different, which = np.unique(needs, return_inverse=True)
+    return which * min(_CLASSES, len(different)) // len(different), len(different) <= _CLASSES

@@ -14,8 +14,7 @@ from heapq import heapify, heapreplace
 import numpy as np
 
 from .batch import Batch, Floats, Integers
-from .split import makespan
-from .timetable import Entry, Timetable, Turns
+from .timetable import Timetable, Turns
 
 
 @dataclass(frozen=True)
@@ -32,33 +31,35 @@ class Workers:
         """What no distribution over these workers can be shorter than."""
         return max(float(self.times_s.max()), float(self.times_s.sum()) / self.count)
 
-    def longest_first(self) -> Sequence[int]:
-        """The order of Graham's LPT rule."""
-        order: list[int] = np.argsort(-self.times_s, kind="stable").tolist()
-        return order
+    @cached_property
+    def longest_first(self) -> Timetable:
+        """By Graham's LPT rule."""
+        return self.give_out(np.argsort(-self.times_s, kind="stable").tolist())
 
     def give_out(self, order: Sequence[int]) -> Timetable:
         """Each task to the worker that is free first."""
         free = [(0.0, worker) for worker in range(self.count)]
         heapify(free)
-        widths, times_s = self.widths.tolist(), self.times_s.tolist()
-        entries: list[Entry] = [(0, 0.0, 0.0)] * len(order)
-        worker_of = [0] * len(order)
+        times_s: list[float] = self.times_s.tolist()
+        starts_s, ends_s, worker_of = [0.0] * len(order), [0.0] * len(order), [0] * len(order)
         for task in order:
             start_s, worker = free[0]
             end_s = start_s + times_s[task]
             heapreplace(free, (end_s, worker))
-            entries[task] = widths[task], start_s, end_s
-            worker_of[task] = worker
-        return Timetable(entries, (), max(end_s for end_s, _ in free), Turns(self.width, self.count, worker_of))
+            starts_s[task], ends_s[task], worker_of[task] = start_s, end_s, worker
+        turns = Turns(self.width, self.count, worker_of)
+        return Timetable(self.widths.tolist(), starts_s, ends_s, (), max(ends_s), turns)
 
 
 def workers_of(batch: Batch, width: int) -> Workers:
     """As many workers of that width as there are tasks, CPUs and memory for; every task has a width as narrow."""
     widths, times_s = batch.widths, batch.times_s
-    fits = np.isfinite(times_s) & (widths <= width)
-    column = np.where(fits, widths, 0).argmax(axis=1)
-    rows = np.arange(len(widths))
+    rows: Integers | slice = slice(None)
+    if batch.alike:
+        column = np.where(widths[0] <= width, widths[0], 0).argmax()
+    else:
+        fits = np.isfinite(times_s) & (widths <= width)
+        rows, column = np.arange(len(widths)), np.where(fits, widths, 0).argmax(axis=1)
     count = min(len(batch), batch.capacity.cpus // width)
     largest = float(batch.memory_bytes.max())
     if math.isfinite(batch.capacity.memory_bytes) and largest:
@@ -73,18 +74,17 @@ def narrowest_width(batch: Batch) -> int:
 
 def promising(batch: Batch) -> list[Workers]:
     """Workers of every width that some task lists and all can have: the most promising, then the narrowest first."""
-    listed = np.unique(batch.widths[np.isfinite(batch.times_s)])
+    listed = np.flatnonzero(np.bincount(batch.widths[np.isfinite(batch.times_s)]))
     workers = [workers_of(batch, width) for width in listed[listed >= narrowest_width(batch)].tolist()]
     return sorted(workers, key=lambda one: one.bound_s)
 
 
-def best_workers(batch: Batch) -> tuple[Workers, float]:
-    """Those that end soonest under the LPT rule, the narrowest of equals; and when."""
-    best, best_s = None, math.inf
-    for workers in promising(batch):
+def best_of(several: Sequence[Workers]) -> Workers:
+    """Those that end soonest under the LPT rule, the narrowest of equals."""
+    best, best_s = several[0], math.inf
+    for workers in several:
         if workers.bound_s <= best_s:  # else even a perfect packing is no better
-            ends_s = makespan(workers.times_s.tolist(), workers.count)
-            if best is None or (ends_s, workers.width) < (best_s, best.width):
+            ends_s = workers.longest_first.makespan_s
+            if (ends_s, workers.width) < (best_s, best.width):
                 best, best_s = workers, ends_s
-    assert best is not None
-    return best, best_s
+    return best

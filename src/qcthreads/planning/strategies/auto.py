@@ -10,9 +10,9 @@ from ...units import format_count, format_split
 from ..batch import Batch
 from ..bounds import bound_of
 from ..model import Proposal, Task, capacity_of
-from ..search import CLOSE
-from ..uniform import best_workers
-from .adaptive import adaptive
+from ..search import CLOSE, shortest
+from ..seating import placed
+from ..uniform import best_of, promising
 from .balanced import balanced
 from .memory_aware import memory_aware, needed
 
@@ -37,16 +37,15 @@ def auto(
             batch, machine, usable, memory_bytes=memory_bytes, bandwidth_bytes_per_s=bandwidth_bytes_per_s
         )
         return Proposal(aware.placements, (f"memory_aware: {short}", *aware.reasons))
-    workers, uniform_s = best_workers(batch)
-    why = "nothing can end sooner"
+    uniform = promising(batch)
+    workers = best_of(uniform)
+    chosen, uniform_s = workers.longest_first, workers.longest_first.makespan_s
+    tasks_each = f"{format_split(workers.count, workers.width)} for {format_count(len(batch), 'task')}"
+    why = f"balanced, {tasks_each}: nothing can end sooner"
     if uniform_s > bound_of(batch) * CLOSE:
-        own = adaptive(batch, machine, usable, memory_bytes=memory_bytes)
-        own_s = max(placement.end_s for placement in own.placements)
-        if own_s * CLOSE < uniform_s:
-            less, wide = 100 * (1 - own_s / uniform_s), format_count(workers.width, "thread")
-            said = f"adaptive: a width for each task takes {less:.1f} % less time than {wide} each"
-            return Proposal(own.placements, (said,))
-        why = "no width per task ends sooner"
-    same = balanced(batch, machine, usable, memory_bytes=memory_bytes, width=workers.width)
-    chosen = format_split(workers.count, workers.width)
-    return Proposal(same.placements, (f"balanced, {chosen} for {format_count(len(batch), 'task')}: {why}",))
+        own = shortest(Batch.of(batch, capacity_of(usable, memory_bytes)), uniform)
+        why = f"balanced, {tasks_each}: no width per task ends sooner"
+        if own.makespan_s * CLOSE < uniform_s:
+            less, wide = 100 * (1 - own.makespan_s / uniform_s), format_count(workers.width, "thread")
+            chosen, why = own, f"adaptive: a width for each task takes {less:.1f} % less time than {wide} each"
+    return Proposal(placed(batch, chosen, machine, usable), (why,))

@@ -16,7 +16,7 @@ from ...units import format_count, format_split
 from ..batch import Batch
 from ..model import Proposal, Task, capacity_of
 from ..seating import placed
-from ..uniform import best_workers, narrowest_width, workers_of
+from ..uniform import best_of, narrowest_width, promising, workers_of
 
 
 def balanced(
@@ -39,8 +39,7 @@ def balanced(
             f"workers {width} threads wide were asked for, but {', '.join(names[:5])} need more; "
             f"ask for at least {narrowest}"
         )
-    workers = best_workers(batch)[0] if width is None else workers_of(batch, width)
-    timetable = workers.give_out(workers.longest_first())
+    workers = best_of(promising(batch)) if width is None else workers_of(batch, width)
     chosen = f"{format_split(workers.count, workers.width)} for {format_count(len(batch), 'task')}"
     why = "as asked" if width else "the uniform width that ends soonest"
-    return Proposal(placed(batch, timetable, machine, usable), (f"{chosen}: {why}",))
+    return Proposal(placed(batch, workers.longest_first, machine, usable), (f"{chosen}: {why}",))
