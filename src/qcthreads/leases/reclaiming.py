@@ -10,13 +10,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from ..host import processes
 from .place import CPU_LOCK, remove_nested
 from .records import Holding
 from .strays import Stray, Strays
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     if sys.platform == "win32":
         from ..host.windows_locks import FileLocks
