@@ -321,7 +321,11 @@ class LeaseBook:
                 "given out in all; ask for less"
             )
         if gpus > len(self.gpus):
-            there = f"{len(self.gpus)} are given out in all; ask for fewer" if self.gpus else "none is given out here"
+            there = (
+                f"{len(self.gpus)} are given out in all; ask for fewer"
+                if self.gpus
+                else "none is given out here; ask for none"
+            )
             raise LeaseTooLargeError(f"a lease of {format_count(gpus, 'GPU')} was asked for, but {there}")
 
     def free(self) -> tuple[CpuSet, int]:
