@@ -11,7 +11,7 @@ PURE = .venv-pure
 BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xdi])
 PYTEST_ARGS ?=
 
-.PHONY: run test pure vm fuzz coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs bench clean \
+.PHONY: run test pure vm fuzz coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs measured bench clean \
 	lint-types-linux lint-types-darwin lint-types-win32
 
 run: $(VENV)/.all
@@ -63,6 +63,10 @@ lint-c: $(VENV)/.lint
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
+
+# What the pages of the programs tell, measured anew, for those that are installed; for a machine that does nothing else.
+measured: $(VENV)/.test
+	$(BIN)/python docs/measure_programs.py
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds

@@ -20,7 +20,7 @@ LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")  # free-threaded C
 # What the extension is made of; elsewhere there is none.
 SOURCES = {
     "linux": (
-        *("_native.pyx", "linux_affinity.c", "linux_mempolicy.c", "linux_topology.c"),
+        *("_native.pyx", "linux_affinity.c", "linux_mempolicy.c", "linux_topology.c", "linux_process.c"),
         *("linux_sampler.c", "linux_recorder.c", "bandwidth.c"),
     ),
     "darwin": ("_native_darwin.pyx", "darwin.c", "bandwidth.c"),

@@ -1,13 +1,15 @@
 """How long a command has to wait for its first instruction under what starts it, and what that costs in all.
 
-    python benchmarks/bench_exec.py [ROUNDS]
+    python benchmarks/bench_exec.py [ROUNDS] [ANOTHER/bin/qcthreads ...]
 
 The command is date(1), which tells when it ran. ``taskset`` binds and knows nobody; ``flock`` waits for one lock; the
-bare interpreter is what anything in Python has to pay. They take turns; medians, nothing is asserted.
+bare interpreter is what anything in Python has to pay. They take turns; medians, nothing is asserted. Other
+installations of ours, such as an older one, can be named; bytecode is compiled for this one, and is theirs to have.
 """
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import statistics
@@ -15,6 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
+
+import qcthreads
 
 COMMAND = ["date", "+%s%N"]
 
@@ -22,6 +27,7 @@ COMMAND = ["date", "+%s%N"]
 def main() -> None:
     """Print one line per contender: ms until the command ran, until its end was seen, and the CPU time of all."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 21
+    compileall.compile_dir(Path(qcthreads.__file__).parent, quiet=1)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["QCTHREADS_LEASES"] = f"{folder}/book"
         contenders = _contenders(folder)
@@ -45,8 +51,8 @@ def _contenders(folder: str) -> dict[str, list[str]]:
         "taskset": ["taskset", "-c", "0"],
         "flock": ["flock", f"{folder}/lock"],
         "python, exec at once": [sys.executable, "-c", program],
-        "qcthreads exec": [sys.executable, "-m", "qcthreads", "exec", "--"],
-    }
+        "qcthreads exec": [str(Path(sys.executable).with_name("qcthreads")), "exec", "--"],
+    } | {other: [other, "exec", "--"] for other in sys.argv[2:]}
     return {name: prefix for name, prefix in found.items() if not prefix or shutil.which(prefix[0])}
 
 

@@ -1,12 +1,12 @@
 """Each program that runs here, by QCEngine with its defaults and with our settings: two calculations at once, and one.
 
-    python benchmarks/bench_programs.py [--rounds 6] [--program psi4] [--settings]
+    python benchmarks/bench_programs.py [--rounds 6] [--program psi4] [--write | --settings]
 
 QCEngine's defaults are what a script gets that calls ``qcengine.compute(input, program)``: every core for each
 calculation, OMP_NUM_THREADS and MKL_NUM_THREADS set. Ours are the settings of the record: two at once have a CPU each,
 one alone has both. All are fresh processes, timed from start to exit, interleaved round by round; the energies are
 compared. In brackets what holds the median of the rounds' ratios between them (sign test), with the probability behind.
-The calculations are those of ``qcthreads verify``.
+The calculations are those of ``qcthreads verify``. ``--write`` puts the times where docs/write_programs.py finds them.
 
 ``--settings``: one calculation alone under our settings, and under them without one of them at a time: the mask, each
 variable. A ratio below 1 is one of a setting that makes the program slower; it is marked where its interval is, too.
@@ -20,19 +20,23 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 
 import timing
 
 from qcthreads.execution.sample import built_in
 from qcthreads.monitoring.intervals import median_interval
 from qcthreads.programs.precedence import environment_under, settle
-from qcthreads.programs.registry import BUILT_IN, find, get
+from qcthreads.programs.registry import BUILT_IN, find, get, version
 from qcthreads.programs.runtimes import COUNTS
 from qcthreads.programs.settings import settings_for
 
 MEMORY_BYTES = 2 * 1024**3
 PROGRAMS = [name for name in BUILT_IN if get(name).sample and get(name).qcengine]
 MASK = "mask"
+MEASURED = Path(__file__).parents[1] / "docs" / "programs" / "measured"
 COMPUTE = """
 import importlib, json, sys
 import qcengine
@@ -48,7 +52,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=6)
     options.add_argument("--program", action="append", choices=PROGRAMS)
-    options.add_argument("--settings", action="store_true", help="what each setting is worth by itself")
+    instead = options.add_mutually_exclusive_group()
+    instead.add_argument("--write", action="store_true", help="for the pages of the programs, too")
+    instead.add_argument("--settings", action="store_true", help="what each setting is worth by itself")
     options.add_argument("--without", help=argparse.SUPPRESS)
     options.add_argument("--start", nargs=2, metavar=("HOW", "NUMBER"), help=argparse.SUPPRESS)
     asked = options.parse_args()
@@ -62,12 +68,13 @@ def main() -> None:
         elif asked.settings:
             compare_settings(program, asked.rounds)
         else:
-            compare(program, asked.rounds)
+            compare(program, asked.rounds, write=asked.write)
 
 
-def compare(program: str, rounds: int) -> None:
+def compare(program: str, rounds: int, *, write: bool) -> None:
     """Print the tables of one program."""
-    print(f"\n{program}, {built_in(get(program)).title}, {rounds} rounds", flush=True)
+    job, compared = built_in(get(program)).title, {}
+    print(f"\n{program}, {job}, {rounds} rounds", flush=True)
     for number, what in ((2, "two at once"), (1, "one alone")):
         command = [sys.executable, __file__, "--program", program, "--start"]
         contenders = {
@@ -85,6 +92,26 @@ def compare(program: str, rounds: int) -> None:
             print(f"\n{name} time, defaults / ours, by round: {ratio}, {ratio.coverage:.0%}", flush=True)
         energies = [energy for one in timings.values() for energy in json.loads(one.stdout)]
         print(f"\nlargest difference of energies: {max(energies) - min(energies):.1e} hartree", flush=True)
+        compared[what] = {
+            "defaults": {"wall_s": defaults.wall_s, "cpu_s": defaults.cpu_s},
+            "qcthreads": {"wall_s": ours.wall_s, "cpu_s": ours.cpu_s},
+            "energies_differ_hartree": max(energies) - min(energies),
+        }
+    if write:
+        write_down(program, job, compared)
+
+
+def write_down(program: str, job: str, compared: Mapping[str, object]) -> None:
+    """What the page of the program is made from."""
+    installation = find(get(program))
+    document = {
+        "program": program,
+        "version": installation and version(installation),
+        "date": datetime.now(UTC).date().isoformat(),
+        "job": job,
+        "compared": compared,
+    }
+    (MEASURED / f"{program}.defaults.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def compare_settings(program: str, rounds: int) -> None:

@@ -9,7 +9,7 @@
  *
  * Affinity: linux_affinity.c and windows.c. Topology: linux_topology.c; raw values only: windows.c and darwin.c. Memory
  * policy: linux_mempolicy.c. Thread times: linux_sampler.c, windows.c and darwin.c; over time: linux_recorder.c. Memory
- * bandwidth, on Linux and macOS: bandwidth.c.
+ * bandwidth, on Linux and macOS: bandwidth.c. Processes: linux_process.c.
  */
 #ifndef QCT_H
 #define QCT_H
@@ -107,6 +107,9 @@ void qct_topology_free(struct qct_topology *topology);
 /* The kernel's mask form, "ff,00000000", and its list form, "0-3,8"; CPUs beyond the mask are left out. -EINVAL. */
 int qct_parse_mask(const char *text, unsigned long *mask, size_t words);
 int qct_parse_list(const char *text, unsigned long *mask, size_t words);
+
+/* Become the parent of every process below this one that loses its own. */
+int qct_adopt_orphans(void);
 
 /*
  * Memory policy. A mask of nodes is laid out as one of CPUs. Kinds are numbered as the kernel's MPOL_*

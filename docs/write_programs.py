@@ -1,5 +1,6 @@
 """Writes docs/programs.md and docs/programs/*.md from the programs' records, what was written by hand
-(docs/programs/parts) and what `qcthreads verify --json` measured (docs/programs/measured); ``--check`` writes nothing.
+(docs/programs/parts) and what measure_programs.py measured (docs/programs/measured): NAME.json by `qcthreads verify
+--json`, NAME.defaults.json by benchmarks/bench_programs.py. ``--check`` writes nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from qcthreads.monitoring.intervals import median_interval
 from qcthreads.programs import launchers, registry, runtimes
 from qcthreads.programs.settings import settings_for
 from qcthreads.programs.spec import Fact, ParallelModel, ProgramSpec
@@ -93,6 +95,7 @@ def _page(spec: ProgramSpec) -> str:
         _section("Through `exec`", _by_exec(spec)),
         _section("In a batch script", _by_batch(spec)),
         _section("What it did when it was run", _seen(spec)),
+        _section("QCEngine's defaults and these settings", _beside_defaults(spec)),
     )
 
 
@@ -145,7 +148,10 @@ def _not_set(spec: ProgramSpec) -> Iterator[str]:
     if spec.parallel_model is not ParallelModel.SERIAL:
         yield "Pin single threads: they move within the mask."
     if spec.gpu:
-        yield "Choose among GPUs: it computes on all that the lease shows it, and sees none without `gpus`."
+        yield (
+            "Choose among GPUs: it computes on all that the lease shows it. Through QCEngine that is one, where there "
+            "is any; `exec` shows as many as `--gpus` says, else none."
+        )
     for fact in spec.facts:
         if fact.topic == "trap":
             yield f"A trap: {_fact(fact)[2:]}"
@@ -171,7 +177,7 @@ def _by_exec(spec: ProgramSpec) -> str:
 def _by_batch(spec: ProgramSpec) -> str:
     return f"""```bash
 #!/bin/bash
-#SBATCH --nodes=1 --ntasks=1 --cpus-per-task=8 --mem=16G
+#SBATCH --nodes=1 --ntasks=1 --cpus-per-task=8 --mem=16G{" --gpus=2" if spec.gpu else ""}
 # Two at a time, of {settings_for(spec, _WIDTH).threads} each: what does not fit waits.
 for input in */; do
     (cd "$input" && {_exec_command(spec, "--wait ")} > output) &
@@ -186,7 +192,8 @@ def _exec_command(spec: ProgramSpec, options: str = "") -> str:
     width = settings_for(spec, _WIDTH).threads
     if "$(" in command or "=" in command.split()[0]:  # a shell is to read it
         command = f"sh -c '{command}'"
-    return f"qcthreads exec {options}--program {spec.name} --threads {width} --memory 8GiB -- {command}"
+    options += f"--program {spec.name} --threads {width} --memory 8GiB{' --gpus 1' if spec.gpu else ''}"
+    return f"qcthreads exec {options} -- {command}"
 
 
 def _filled(spec: ProgramSpec, template: str) -> str:
@@ -238,6 +245,34 @@ def _measured_row(one: Mapping[str, Any], scaling: Mapping[str, Any] | None) -> 
         "not read" if one["energy_hartree"] is None else f"{one['energy_hartree']:.8f}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _beside_defaults(spec: ProgramSpec) -> str:
+    """What a script gets that leaves everything to QCEngine, beside what it gets here."""
+    measured = _measured(f"{spec.name}.defaults")
+    if measured is None:
+        return ""
+    lines = [
+        "| | time | s, QCEngine's defaults | s, qcthreads | defaults / qcthreads |",
+        "|---|---|---|---|---|",
+        *(_compared_row(what, both, clock) for what, both in measured["compared"].items() for clock in ("wall", "cpu")),
+    ]
+    rounds = len(measured["compared"]["one alone"]["defaults"]["wall_s"])
+    differ = max(both["energies_differ_hartree"] for both in measured["compared"].values())
+    basis = (
+        f"`benchmarks/bench_programs.py` of {measured['date']}, version {measured['version']}, on two CPUs: "
+        f"{measured['job']}; {rounds} rounds. Two at once have a CPU each by qcthreads, and both CPUs by QCEngine's "
+        "defaults. The ratio is that of each round, in brackets what holds its median; energies differ by "
+        f"{differ:.0e} hartree at most."
+    )
+    return _joined(basis, "\n".join(lines)).strip()
+
+
+def _compared_row(what: str, both: Mapping[str, Any], clock: str) -> str:
+    theirs, ours = both["defaults"][f"{clock}_s"], both["qcthreads"][f"{clock}_s"]
+    ratio = median_interval(one / other for one, other in zip(theirs, ours, strict=True))
+    name = "CPU" if clock == "cpu" else clock
+    return f"| {what} | {name} | {median(theirs):.2f} | {median(ours):.2f} | {ratio} |"
 
 
 def _interval(interval: Mapping[str, float]) -> str:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from operator import index
-from typing import Self
 
 from .errors import InputError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 _MASK = re.compile(r"[0-9a-fA-F]{0,8}(,[0-9a-fA-F]{0,8})*")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?(?::([0-9]{1,9})(?:/([0-9]{1,9}))?)?")

@@ -5,7 +5,9 @@ A message says what was asked, what was found and what to do.
 
 from __future__ import annotations
 
-from typing import ClassVar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class QCThreadsError(Exception):

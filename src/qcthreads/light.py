@@ -2,6 +2,7 @@
 
 The standard library's take a millisecond for each class, as they compile source text, and 10 for the modules they need.
 What is made here behaves like them, and ``dataclasses.fields``, ``replace`` and ``asdict`` know it. Inherits nothing.
+What is imported then does without ``typing``, which takes 2 ms: type checkers know any ``TYPE_CHECKING``.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def book_in(directory: Path, machine: Machine, orphans: str = "wait") -> LeaseBo
 def close(directory: Path) -> None:
     """Close the files of all ledgers of this process that are in ``directory``: they would stay open until it ends."""
     for ledger in tuple(ledgers):
-        if isinstance(ledger, SharedLedger) and ledger.place.path == directory:
+        if isinstance(ledger, SharedLedger) and ledger.place.path == str(directory):
             ledger.after_fork()
 
 

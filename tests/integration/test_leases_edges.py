@@ -90,10 +90,10 @@ def test_the_mark_of_a_lease_that_is_over_keeps_nobody_out_of_the_book(tmp_path:
     lease = book.acquire(1)
     environ = {"QCTHREADS_LEASES": str(tmp_path / "book"), LEASE_VARIABLE: lease.mark}
     inside = find_place(environ)
-    assert inside.path == tmp_path / f"book-in-{lease.mark}"
+    assert inside.path == str(tmp_path / f"book-in-{lease.mark}")
     lease.release()
     outside = find_place(environ)
-    assert outside.path == tmp_path / "book"
+    assert outside.path == str(tmp_path / "book")
     assert f"{LEASE_VARIABLE}={lease.mark} names no lease" in outside.why
 
 

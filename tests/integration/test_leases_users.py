@@ -22,7 +22,8 @@ from test_leases_shared import GIB, MACHINE, PUS, comm, record
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError
 from qcthreads.leases import Lease
-from qcthreads.leases.place import find_place, share
+from qcthreads.leases.place import find_place
+from qcthreads.leases.sharing import share
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="becomes two users and makes namespaces, which takes root"

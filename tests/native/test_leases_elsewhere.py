@@ -16,7 +16,8 @@ import pytest
 from qcthreads.errors import MachineError
 from qcthreads.host.windows_folder import LONGEST, Folder
 from qcthreads.host.windows_locks import FileLocks, handed_over, holders_of_locks
-from qcthreads.leases.place import SHARED, _homes, find_place, make, share
+from qcthreads.leases.place import SHARED, _homes, find_place, make
+from qcthreads.leases.sharing import share
 
 on_windows = pytest.mark.skipif(sys.platform != "win32", reason="this is not Windows")
 on_macos = pytest.mark.skipif(sys.platform != "darwin", reason="this is not macOS")
@@ -160,9 +161,9 @@ def test_stand_in_macos_keeps_the_book_where_old_files_are_not_removed(
     (tmp_path / "C").mkdir()
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(os, "confstr", {65538: f"{tmp_path}/C/"}.get)
-    assert _homes({}) == [tmp_path / "C" / "qcthreads", Path("/tmp") / f"qcthreads-{os.geteuid()}"]
+    assert _homes({}) == [str(tmp_path / "C" / "qcthreads"), f"/tmp/qcthreads-{os.geteuid()}"]
     monkeypatch.setattr(os, "confstr", lambda _: None)
-    assert _homes({}) == [Path("/tmp") / f"qcthreads-{os.geteuid()}"]
+    assert _homes({}) == [f"/tmp/qcthreads-{os.geteuid()}"]
 
 
 # --- on the system itself ---
@@ -222,8 +223,8 @@ def test_a_child_under_a_lease_writes_where_we_do(tmp_path: Path) -> None:
 @on_windows
 def test_each_user_has_a_book_of_his_own(tmp_path: Path) -> None:
     place = find_place({"LOCALAPPDATA": str(tmp_path)})
-    assert (place.kind, place.path) == ("user", tmp_path / "qcthreads")
+    assert (place.kind, place.path) == ("user", str(tmp_path / "qcthreads"))
     make(place)
     assert find_place({}).kind == "process"
     with pytest.raises(MachineError, match="each user"):
-        share(SHARED, [])
+        share(Path(SHARED), [])

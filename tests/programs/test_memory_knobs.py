@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,10 @@ def test_cp2k_reports_the_memory_that_it_took_and_has_no_setting_to_hold_it(need
     said = run_in("cp2k.psmp -i input.inp", settings_for(spec, 1, GIB), tmp_path).stdout
     peak = float(re.search(r"max memory usage/rank\s+([\d.E+]+)", said)[1])
     assert 50e6 < peak < GIB
+
+
+@pytest.mark.parametrize("name", ["cp2k", "dftd4", "s-dftd3", "tblite", "xtb"])
+def test_a_program_without_a_setting_of_its_memory_is_marked_on_its_page(name):
+    assert get(name).memory is None
+    page = Path(__file__).parents[2] / "docs" / "programs" / f"{name}.md"
+    assert "Memory: it has no setting for all of it" in page.read_text(encoding="utf-8")

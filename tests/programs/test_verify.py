@@ -53,7 +53,10 @@ def check(document: dict[str, Any], widths: list[int]) -> None:
     assert [one["threads"] for one in document["widths"]] == widths
     for one in [*document["widths"], *document["two_at_once"]]:
         assert one["threads_working"] == one["threads"] == len(one["cpus_leased"])
-        assert set(one["cpus_seen"]) <= set(one["cpus_leased"])
+        assert set(one["cpus_allowed"]) <= set(one["cpus_leased"])
+        # libpsm2, which Open MPI loads, puts a rank on CPU 0 for some ms and back, and a note says so.
+        went_back = any("went back by itself" in note for note in document["notes"])
+        assert set(one["cpus_seen"]) <= set(one["cpus_leased"]) or (went_back and document["program"] == "nwchem")
         assert 0 < one["memory_peak_bytes"] < one["memory_granted_bytes"]
     first, second = document["two_at_once"]
     assert not set(first["cpus_leased"]) & set(second["cpus_leased"])
@@ -70,13 +73,29 @@ def test_pyscf_obeys_at_every_width_and_its_energy_is_that_of_a_run_by_hand(need
     assert document["widths"][1]["energy_hartree"] == pytest.approx(by_hand.energy, abs=1e-7, rel=0)
 
 
+@pytest.mark.once
 @pytest.mark.skipif(usable() < 2, reason="two at the same time need two CPUs")
-def test_mopac_obeys_by_not_threading_and_says_so(needs, verify):
-    needs("mopac")
-    status, document, said = verify("mopac", "--repeats", "1", "--threads", "2")
+@pytest.mark.parametrize(
+    ("program", "asked", "widths"),  # CP2K, whose sample takes ten times as long, is test_cp2k's
+    [
+        ("dftd4", 2, [1]),
+        ("mopac", 2, [1]),
+        pytest.param("nwchem", 1, [1], marks=pytest.mark.nwchem),  # two ranks that wait for each other are test_widths'
+        pytest.param("psi4", 2, [1, 2], marks=pytest.mark.psi4),
+        ("s-dftd3", 2, [1]),
+        ("tblite", 2, [1, 2]),
+        ("xtb", 2, [1, 2]),
+    ],
+)
+def test_every_program_obeys_or_says_that_it_does_not_thread(program, asked, widths, needs, verify):
+    """Its threads, inside its lease, two at once apart, below its memory, and with the same energy."""
+    needs(program)
+    status, document, said = verify(program, "--repeats", "1", "--threads", str(asked))
     assert status == 0, said
-    check(document, [1])
-    assert "1 is used instead of 2" in document["notes"][0]
+    check(document, widths)
+    energies = [one["energy_hartree"] for one in (*document["widths"], *document["two_at_once"])]
+    assert energies == pytest.approx([energies[0]] * len(energies), abs=1e-7, rel=0)
+    assert asked in widths or f"1 is used instead of {asked}" in document["notes"][0]
 
 
 @pytest.mark.skipif(usable() < 2, reason="the width that is disobeyed is 2")

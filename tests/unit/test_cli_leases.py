@@ -317,7 +317,7 @@ def shared() -> Iterator[Path]:
 BECOME = """
 import ctypes, json, os, sys, threading
 place, os.environ["QCTHREADS_LEASES"] = os.environ["QCTHREADS_LEASES"], "process"
-import encodings.ascii, locale, qcthreads.cli.leases
+import encodings.ascii, locale, queue, qcthreads.cli.leases
 import qcthreads.host.watch
 import qcthreads.leases.shared
 from qcthreads.leases import checkup, node

@@ -18,7 +18,8 @@ from qcthreads.host.limits import Limits, Rule
 from qcthreads.leases import Lease, LeaseBook
 from qcthreads.leases import book as book_module
 from qcthreads.leases.ledger import Ledger
-from qcthreads.leases.place import find_place, share
+from qcthreads.leases.place import find_place
+from qcthreads.leases.sharing import share
 from qcthreads.machine.synthetic import synthetic_machine
 
 if sys.platform == "win32":
@@ -76,7 +77,7 @@ def test_a_finalizer_may_give_back_between_any_two_instructions(
         for one in (*made, kept, collected):
             one.release()
         assert book.held() == ()
-        check_free(book, ledger.place.path)
+        check_free(book, Path(ledger.place.path))
         at += STEP
     assert at > 2 * STEP
 
@@ -101,7 +102,7 @@ def test_whoever_is_killed_between_any_two_instructions_has_lost_nothing_for_oth
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert status in (0, -signal.SIGKILL)
         killed = status != 0
-        check_free(book, ledger.place.path)
+        check_free(book, Path(ledger.place.path))
         at += STEP
     assert at > 2 * STEP
 
@@ -138,7 +139,7 @@ def test_an_interrupt_at_any_point_loses_no_lease_and_no_turn(
         assert book.held() == ()
         with book.acquire(8, 8 * GIB, wait=False):
             pass
-        assert not list((ledger.place.path / "records").iterdir()) if shared else True
+        assert not list(Path(ledger.place.records).iterdir()) if shared else True
         at += 1 + (at > 100) * STEP // 4
     assert at > 20
 
@@ -162,7 +163,7 @@ def test_an_interrupt_while_it_is_taken_unlocks_nothing_that_another_thread_has_
             book.acquire_cpus(CpuSet([3, 7])).release()
         happened = bool(reached)
         for lease in got:
-            held = holders_of_locks(ledger.place.path / "locks")
+            held = holders_of_locks(ledger.place.locks)
             assert {f"cpu{cpu}" for cpu in lease.cpus} <= held.keys() or sys.platform != "linux"
             lease.release()
         got.clear()
@@ -188,8 +189,8 @@ def test_an_interrupt_at_any_point_of_a_with_statement_leaves_no_lease(
         happened = bool(reached)
         assert book.held() == ()
         if shared:
-            assert not list((ledger.place.path / "records").iterdir())
-            assert sys.platform != "linux" or holders_of_locks(ledger.place.path / "locks") == {}
+            assert not list(Path(ledger.place.records).iterdir())
+            assert sys.platform != "linux" or holders_of_locks(ledger.place.locks) == {}
         at += 1
     assert at > 20
 
@@ -218,8 +219,8 @@ def test_an_interrupt_at_any_point_of_giving_back_comes_after_it(
             lease.release()
         assert book.held() == ()
         if shared:
-            assert not list((ledger.place.path / "records").iterdir())
-            assert sys.platform != "linux" or holders_of_locks(ledger.place.path / "locks") == {}
+            assert not list(Path(ledger.place.records).iterdir())
+            assert sys.platform != "linux" or holders_of_locks(ledger.place.locks) == {}
         at += 1
     assert at > 3
 

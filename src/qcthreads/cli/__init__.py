@@ -6,6 +6,7 @@ exit code.
 
 from __future__ import annotations
 
+import argparse
 import errno
 import gc
 import importlib
@@ -14,10 +15,13 @@ import re
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from typing import NoReturn
 
 from .. import __version__
 from ..errors import QCThreadsError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 COMMANDS = {
     "run": "compute a many-body expansion: from a molecule to energies",
@@ -40,6 +44,8 @@ COMMANDS = {
 
 if sys.platform == "win32":
     del COMMANDS["exec"]  # no process groups, no signals to pass on
+
+argparse._ = str  # type: ignore[attr-defined]  # there is nothing but English; to look for it takes a millisecond
 
 _RELAYS = {"exec": 125, "monitor": 125}
 """Commands that run what comes behind `--` and return its status, with the status of their own failures, as env(1)."""

@@ -7,8 +7,6 @@ import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, NoReturn
 
 from ..cpuset import CpuSet
 from ..errors import InputError, QCThreadsError
@@ -20,6 +18,10 @@ if sys.platform != "win32":
     from ..execution.command import Outcome, Prepared, Request
     from ..execution.foreground import end_by
     from ..execution.wrapping import Wrapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 assert sys.platform != "win32", "Windows has no signals to pass on"
 
 _FAILED = 125  # what env(1) and its like return for themselves
@@ -84,16 +86,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print CPUs and environment as a shell snippet; run nothing"
     )
-    parser.add_argument("--json-file", metavar="FILE", type=Path, help="write what happened as one JSON document")
+    parser.add_argument("--json-file", metavar="FILE", help="write what happened as one JSON document")
 
 
 def execute(args: Namespace) -> int:
     """Run the command; its exit status."""
     if args.json_file is None:
         return _execute(args)
+    from pathlib import Path
+
     from .output import check_writable
 
-    check_writable("--json-file", args.json_file)
+    check_writable("--json-file", Path(args.json_file))
     try:
         return _execute(args)
     except QCThreadsError as error:
@@ -202,15 +206,15 @@ def _document(request: Request, prepared: Prepared, outcome: Outcome | None) -> 
     return document
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _write(file: str, document: dict[str, Any]) -> None:
     """The command has run by now: its status is worth more than ours."""
     from .render import print_json
 
     try:
-        with path.open("w", encoding="utf-8") as file:
-            print_json(document, file)
+        with open(file, "w", encoding="utf-8") as opened:  # noqa: PTH123
+            print_json(document, opened)
     except OSError as error:
-        _say(f"--json-file {path} could not be written: {error.strerror}")
+        _say(f"--json-file {file} could not be written: {error.strerror}")
 
 
 def _leave(exit_code: int) -> NoReturn:

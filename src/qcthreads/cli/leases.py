@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..host.processes import user_name
-from ..leases.place import SHARED, VARIABLE, Place, find_place, lock_names, share, tmpfiles
+from ..leases.place import SHARED, VARIABLE, Place, find_place
 from ..leases.records import Owner
+from ..leases.sharing import lock_names, share, tmpfiles
 from ..leases.snapshot import Held, Queued, Snapshot, read_book
 from ..leases.strays import Stray
 from ..units import format_count, format_size
@@ -51,7 +52,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("--share", "as root: make the directory that all users share"),
         ("--tmpfiles", "print the lines for tmpfiles.d(5) that make it at every boot"),
     ):
-        what.add_argument(option, metavar="DIR", nargs="?", const=SHARED, type=Path, help=f"{text}; default: {SHARED}")
+        what.add_argument(
+            option, metavar="DIR", nargs="?", const=Path(SHARED), type=Path, help=f"{text}; default: {SHARED}"
+        )
 
 
 def execute(args: Namespace) -> int:
@@ -59,7 +62,7 @@ def execute(args: Namespace) -> int:
     if args.share:
         path = args.share.absolute()
         share(path, lock_names())
-        whose = "" if path == SHARED else f" in whose environment is {VARIABLE}={path}"
+        whose = "" if path == Path(SHARED) else f" in whose environment is {VARIABLE}={path}"
         print(f"{path} is shared from now on by all users{whose}", file=sys.stderr)
     elif args.tmpfiles:
         print(tmpfiles(args.tmpfiles.absolute(), lock_names()), end="")

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Literal
 
 from ..cpuset import CpuSet
 from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseNotNowError, MachineError
@@ -31,6 +30,10 @@ from .wrapping import Wrapping
 
 if sys.platform != "win32":
     from .foreground import Foreground
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
 assert sys.platform != "win32", "Windows has no signals to pass on"
 
 Say = Callable[[str], object]

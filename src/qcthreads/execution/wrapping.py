@@ -6,9 +6,9 @@ login shells set it anew. So what the command is to be told is said once more ri
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
 
 from ..errors import InputError
 from ..light import dataclass
@@ -68,5 +68,5 @@ def _as_text(command: Sequence[str]) -> list[str]:
 
 def _takes_text(wrap: Sequence[str]) -> bool:
     """Whether it ends with a shell's option for a command as one text: ``bash -lc``."""
-    shell = any(PurePath(word).name in _SHELLS for word in wrap[:-1])
+    shell = any(os.path.basename(word) in _SHELLS for word in wrap[:-1])  # noqa: PTH119
     return shell and wrap[-1].startswith("-") and wrap[-1].endswith("c")

@@ -46,6 +46,8 @@ cdef extern from "qct.h" nogil:
     int qct_parse_mask(const char *text, unsigned long *mask, size_t words)
     int qct_parse_list(const char *text, unsigned long *mask, size_t words)
 
+    int qct_adopt_orphans()
+
     int qct_memory_probe()
     int qct_memory_words(size_t *words)
     int qct_memory_get(const void *address, int *kind, unsigned long *nodes, size_t words)

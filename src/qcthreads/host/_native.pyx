@@ -11,6 +11,11 @@ include "_sampler.pxi"
 include "_bandwidth.pxi"
 
 
+def adopt_orphans():
+    """Become the parent of every process below this one that loses its own."""
+    _check(qct_adopt_orphans())
+
+
 def probe_memory_policy():
     """Raises OSError where memory policies can be neither read nor set; changes nothing."""
     cdef int rc

@@ -18,7 +18,7 @@ from ..light import dataclass
 
 _MIB = 1024**2
 _MOST_NODES = 1_000_000  # of a job; more is nobody's
-_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_NUMBER = r"[1-9][0-9]{0,8}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _cpu_list(source: str, text: str) -> Iterator[Grant]:
 
 def _number(text: str | None) -> int | None:
     text = (text or "").strip()
-    return int(text) if _NUMBER.fullmatch(text) else None
+    return int(text) if re.fullmatch(_NUMBER, text) else None
 
 
 def _read(path: str) -> str:

@@ -116,6 +116,8 @@ def _mount(kind: str, options: str, top: str, point: str) -> _Mount | None:
 
 def unescape(path: str) -> str:
     r"""A path as it is; in ``/proc/PID/mountinfo`` and ``mounts`` spaces and the like are written ``\040``."""
+    if "\\" not in path:
+        return path
     return re.sub(r"\\([0-3][0-7]{2})", lambda match: chr(int(match.group(1), 8)), path)
 
 

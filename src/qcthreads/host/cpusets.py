@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import InputError
 from .cgroup import ControlGroups, Group
 from .sysfs import read_text
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _Set = TypeVar("_Set", CpuSet, NodeSet)
+
 _CPU_FILES = ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus", "cpus")
 _NODE_FILES = ("cpuset.mems.effective", "cpuset.effective_mems", "cpuset.mems", "mems")
-_Set = TypeVar("_Set", CpuSet, NodeSet)
 
 
 def allowed_by_records(root: str) -> tuple[CpuSet | None, NodeSet | None]:

@@ -12,7 +12,6 @@ import stat
 import sys
 import threading
 import time
-from pathlib import Path
 
 assert sys.platform != "win32", "host.windows_folder has the same for Windows"
 import fcntl  # noqa: E402
@@ -30,7 +29,7 @@ class Folder:
     Where it is ``for_all`` users, they may read what is written here.
     """
 
-    def __init__(self, path: Path, *, for_all: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, for_all: bool = False) -> None:
         self._for_all = for_all
         self._path = os.fspath(path)
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)

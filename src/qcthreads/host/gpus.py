@@ -17,12 +17,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from ..cpuset import CpuSet
 from ..light import dataclass
 from .cpusets import parsed
 from .sysfs import names_in, numbered, read_number, read_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
 
 _NVIDIA = "proc/driver/nvidia/gpus"
 _PCI = "sys/bus/pci/devices"

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
-
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingNotEnforcedError
 from ..light import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Literal, Protocol
 
     from typing_extensions import Buffer
 
     from ..machine import Machine
     from .sampling import Sampler, TimesSource
 
-MemoryKind = Literal["default", "preferred", "bind", "interleave", "local", "preferred-many"]
-"""What a memory policy does with its nodes, in the kernel's order (``MPOL_*`` in include/uapi/linux/mempolicy.h).
+    MemoryKind = Literal["default", "preferred", "bind", "interleave", "local", "preferred-many"]
+else:
+    Protocol = object
+    MemoryKind = str
+    """What a memory policy does with its nodes, in the kernel's order (``MPOL_*`` in include/uapi/linux/mempolicy.h).
 
-``default``: the process's or the system's own; ``local``: the node of the CPU that touches a page first; ``preferred``:
-one node, others when it is full; ``preferred-many``: several, then others (Linux 5.15); ``bind``: these nodes or none;
-``interleave``: page by page in turn.
-"""
+    ``default``: the process's or the system's own; ``local``: the node of the CPU that touches a page first;
+    ``preferred``: one node, others when it is full; ``preferred-many``: several, then others (Linux 5.15); ``bind``:
+    these nodes or none; ``interleave``: page by page in turn.
+    """
 
 
 @dataclass(frozen=True, slots=True)

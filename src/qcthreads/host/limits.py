@@ -20,7 +20,7 @@ from .sysfs import NODE_DIRECTORY, numbered, online_cpus, read_text
 
 # Limits at or above this are "none" in cgroup v1, whose files say LONG_MAX rounded down to a page.
 _NO_LIMIT = 1 << 62
-_BYTES = re.compile(r"[0-9]{1,19}")  # longer is no size of anything
+_BYTES = r"[0-9]{1,19}"  # longer is no size of anything
 # Of a node, what si_mem_available() in the kernel's mm/show_mem.c counts before its reserve: no file tells it per node.
 _REUSABLE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")
 
@@ -267,7 +267,7 @@ def _left(root: str, group: Group, limit: int) -> int:
 
 
 def _bytes(text: str | None, otherwise: int = _NO_LIMIT) -> int:
-    return int(text) if text and _BYTES.fullmatch(text) else otherwise
+    return int(text) if text and re.fullmatch(_BYTES, text) else otherwise
 
 
 def _available_memory(root: str, *, live: bool) -> Iterator[Rule]:

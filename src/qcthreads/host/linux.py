@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from functools import cache
-from typing import TYPE_CHECKING
 
 from ..cpuset import CpuSet
 from . import _native, sysfs
@@ -15,6 +14,7 @@ from .memory import MemoryPolicies, works
 from .sysfs import Facts
 from .times import psutil_thread_times, thread_times_error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

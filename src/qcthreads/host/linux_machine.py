@@ -8,7 +8,8 @@ from collections.abc import Callable
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, MachineError
 from ..machine import Core, Machine, NumaNode, Package
-from .cpusets import allowed_by_records
+from .cgroup import ControlGroups
+from .cpusets import allowed_by_records, allowed_nodes
 from .interface import Host
 from .sysfs import CPU_DIRECTORY, NoCpusFoundError, read_text
 from .topology import FactsReader, read_machine
@@ -36,7 +37,7 @@ def _mask(host: Host) -> CpuSet | None:
 
 
 def _mems() -> NodeSet | None:
-    return allowed_by_records("/")[1]
+    return allowed_nodes(ControlGroups("/"))
 
 
 def _settled(read: Callable[[], Machine]) -> Machine:

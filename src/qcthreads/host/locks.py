@@ -10,11 +10,13 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 assert sys.platform != "win32", "Windows has no flock"
 import fcntl  # noqa: E402
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _MOST_KEPT = 256  # of unlocked files that stay open; a soft limit of 1024 descriptors is common
 
@@ -30,7 +32,7 @@ class FileLocks:
         Make those that are missing; else a missing file is a lock that nobody can have.
     """
 
-    def __init__(self, directory: Path, *, create: bool) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, create: bool) -> None:
         self.directory = directory
         self._create = create
         self._folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -99,14 +101,15 @@ def handed_over(descriptors: Sequence[int], options: dict[str, Any]) -> dict[str
     return {**options, "pass_fds": (*options.get("pass_fds", ()), *descriptors)}
 
 
-def holders_of_locks(directory: Path) -> dict[str, int]:
+def holders_of_locks(directory: str | os.PathLike[str]) -> dict[str, int]:
     """By file in ``directory``, the process that locked it, as far as /proc/locks tells; its child may have it now.
 
     Nobody where the file system counts its devices otherwise than the kernel's locks (btrfs): better than a stranger.
     """
     try:
-        lines = Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines()
-        device = directory.stat().st_dev
+        with open("/proc/locks", encoding="ascii", errors="replace") as file:  # noqa: PTH123
+            lines = file.readlines()
+        device = os.stat(directory).st_dev  # noqa: PTH116
         on = f"{os.major(device):02x}:{os.minor(device):02x}"
         names = {f"{on}:{entry.inode()}": entry.name for entry in os.scandir(directory)}
     except OSError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar, get_args
 
 from ..cpuset import NodeSet
 from ..errors import (
@@ -17,13 +16,26 @@ from ..errors import (
 )
 from .interface import MemoryBinding, MemoryKind, MemoryPolicy
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn, Protocol, TypeVar
+
     from typing_extensions import Buffer
 
-_KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)  # in the order of the kernel's numbers
+    _T = TypeVar("_T")
+else:
+    Protocol = object
+
+_KINDS: tuple[MemoryKind, ...] = (  # in the order of the kernel's numbers
+    "default",
+    "preferred",
+    "bind",
+    "interleave",
+    "local",
+    "preferred-many",
+)
 _WITHOUT_NODES = ("default", "local")
 _NO_NODES = NodeSet()
-_T = TypeVar("_T")
 
 
 class Calls(Protocol):

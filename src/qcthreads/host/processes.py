@@ -11,6 +11,7 @@ import time
 
 from ..cpuset import CpuSet
 from ..errors import InputError
+from .build_info import native_status
 
 _WORKING_SHARE = 0.05  # of the CPU time of its process's busiest thread: one with less waits
 
@@ -92,10 +93,15 @@ if sys.platform == "linux":
 
     def adopt_orphans() -> None:
         """Become the parent of every process below this one that loses its own, so that none is lost from sight."""
-        import ctypes
+        if native_status()[0]:
+            from . import _native
 
-        pr_set_child_subreaper = 36  # linux/prctl.h
-        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+            _native.adopt_orphans()
+        else:
+            import ctypes
+
+            pr_set_child_subreaper = 36  # linux/prctl.h
+            ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
 
     def owner(pid: int) -> int:
         """The real user, -1 where that is not told."""
@@ -118,7 +124,7 @@ if sys.platform == "linux":
     def boot_id() -> str:
         """Another after every boot."""
         try:
-            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123
+            with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:  # noqa: PTH123
                 return file.read().strip()
         except OSError:
             return ""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from ..errors import InputError, MachineError
 from .build_info import native_status
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..machine import Machine
     from .interface import Host

@@ -14,10 +14,10 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import InputError, MachineError
+from ..light import dataclass
 
 CPU_DIRECTORY = "sys/devices/system/cpu"
 NODE_DIRECTORY = "sys/devices/system/node"
@@ -58,7 +58,8 @@ Speed = tuple[int | None, int | None, int | None, int | None, int | None]
 """Highest kHz, base kHz, nominal MHz, capacity (1024 is the fastest), ARM's number of the design (MIDR_EL1)."""
 
 
-class Facts(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Facts:
     """What the files say. Groups are disjoint, and sorted by lowest CPU."""
 
     cores: list[Group]
@@ -207,7 +208,8 @@ def read_facts(root: str, online: CpuSet) -> Facts:
     )
 
 
-class _Level(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Level:
     """The files that describe a level: that of the id, then those of the CPUs, the newest name first."""
 
     id: str

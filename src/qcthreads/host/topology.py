@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Protocol
 
 from ..cpuset import CpuSet, NodeSet
 from ..machine import Cache, Cluster, Core, CpuKind, Die, Distances, Machine, NumaNode, Package
@@ -28,6 +27,12 @@ from .sysfs import (
     total_memory_bytes,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
+
 _CACHE_KINDS = ("data", "instruction", "unified")
 
 # Frequencies of one kind of core that differ by less are the same: favoured cores of Intel's Turbo Boost Max 3.0 and
@@ -38,7 +43,7 @@ _SAME_FREQUENCY = 1.10
 _HIGH_BANDWIDTH = 2
 
 # Xeon Phi "Knights Landing" and "Knights Mill", whose memory nodes without CPUs are their MCDRAM.
-_XEON_PHI = re.compile(r"^cpu family\s*: 6$.*?^model\s*: (87|133)$", re.MULTILINE | re.DOTALL)
+_XEON_PHI = r"(?ms)^cpu family\s*: 6$.*?^model\s*: (87|133)$"
 
 
 # Of a core: rank of its type, base and highest frequency, capacity; 0 for what no file tells.
@@ -218,7 +223,7 @@ def _kinds(root: str, facts: Facts, gpus: dict[int, str]) -> dict[int, str]:
     lone = [node for node, bits, _ in facts.nodes if not bits]
     homes = [node for node, bits, _ in facts.nodes if bits and node not in places]
     reserved = [node for node, place in places.items() if "/hmem" in place]
-    phi = _XEON_PHI.search(read_text(root, "proc/cpuinfo") or "") is not None
+    phi = re.search(_XEON_PHI, read_text(root, "proc/cpuinfo") or "") is not None
     kinds = dict.fromkeys(lone, "HBM") if phi else {}
     for witness in (_tier_kinds(root, homes), _bandwidth_kinds(root, [*lone, *reserved], homes), _dax_kinds(places)):
         kinds.update({node: kind for node, kind in witness.items() if node in lone or node in reserved})

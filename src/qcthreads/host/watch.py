@@ -10,7 +10,6 @@ import os
 import select
 import sys
 import time
-from pathlib import Path
 
 _IN_CLOSE, _IN_DELETE = 0x8 | 0x10, 0x200  # linux/inotify.h
 _POLL_S = 0.02  # without inotify
@@ -19,7 +18,7 @@ _POLL_S = 0.02  # without inotify
 class DirectoryWatch:
     """Of files removed from ``removed``, and of files in ``closed`` that are closed; used by one thread."""
 
-    def __init__(self, removed: Path, closed: Path) -> None:
+    def __init__(self, removed: str, closed: str) -> None:
         self._events = _inotify({removed: _IN_DELETE, closed: _IN_CLOSE})
 
     def wait(self, timeout_s: float) -> bool:
@@ -41,7 +40,7 @@ class DirectoryWatch:
             os.close(events)
 
 
-def _inotify(directories: dict[Path, int]) -> int | None:
+def _inotify(directories: dict[str, int]) -> int | None:
     """``None`` elsewhere, and where the user has used up what the system grants (fs.inotify.max_user_instances)."""
     if sys.platform != "linux":
         return None

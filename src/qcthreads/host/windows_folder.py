@@ -37,8 +37,8 @@ class Folder:
     gone = False
     """Nobody can remove it."""
 
-    def __init__(self, path: Path, *, for_all: bool = False, calls: Calls | None = None) -> None:  # noqa: ARG002
-        self._path = path
+    def __init__(self, path: str | os.PathLike[str], *, for_all: bool = False, calls: Calls | None = None) -> None:  # noqa: ARG002
+        self._path = Path(path)
         self._calls = _Kernel32() if calls is None else calls
         self._descriptor = self._calls.open(str(path), _SHARE_READ_WRITE, _BACKUP_SEMANTICS | _OPEN_REPARSE_POINT)
         if is_link(os.fstat(self._descriptor)):

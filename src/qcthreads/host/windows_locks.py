@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Protocol
 
 _ALREADY_EXISTS, _ACCESS_DENIED = 183, 5  # winerror.h
@@ -42,7 +41,7 @@ class FileLocks:
         The system's.
     """
 
-    def __init__(self, directory: Path, *, create: bool, calls: Calls | None = None) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, create: bool, calls: Calls | None = None) -> None:
         del create
         self.directory = directory
         self._calls = _Kernel32() if calls is None else calls
@@ -88,7 +87,7 @@ class FileLocks:
         return "Global"
 
 
-def holders_of_locks(directory: Path) -> dict[str, int]:  # noqa: ARG001
+def holders_of_locks(directory: str | os.PathLike[str]) -> dict[str, int]:  # noqa: ARG001
     """None: Windows tells it of no mutex."""
     return {}
 
@@ -115,7 +114,7 @@ def _own_stdin() -> int:
     return 0
 
 
-def _fingerprint(directory: Path) -> str:
+def _fingerprint(directory: str | os.PathLike[str]) -> str:
     """Names of objects have no backslashes and at most 260 characters, those of directories may."""
     return sha256(os.path.normcase(os.path.realpath(directory)).encode()).hexdigest()[:32]
 

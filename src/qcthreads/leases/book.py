@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Literal
 
 from ..cpuset import CpuSet
 from ..errors import (
@@ -41,7 +38,10 @@ from .ledger import Ledger, Waiter, note
 from .pools import cpu_pools, memory_pools, node_pools
 from .shortage import Shortage
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
     from ..host.gpus import Gpu
 
 _MOST_CLAIMS = 256
@@ -144,7 +144,7 @@ class LeaseBook:
         self._cpu_pools = {**cpu_pools(limits), f"cpus of {self._name}": len(self.usable)} if counted else {}
         self._own_pool = {self._name: self._most_bytes}
         self._memory_pools = {**memory_pools(limits.rules), **self._own_pool}
-        self._memory_read_at = -math.inf
+        self._memory_read_at = float("-inf")
         self._node_pools, self._bound = node_pools(machine, limits)
         self._claims: dict[tuple[object, ...], Claim] = {}
 
@@ -319,7 +319,11 @@ class LeaseBook:
                 "given out in all; ask for less"
             )
         if gpus > len(self.gpus):
-            there = f"{len(self.gpus)} are given out in all; ask for fewer" if self.gpus else "none is given out here"
+            there = (
+                f"{len(self.gpus)} are given out in all; ask for fewer"
+                if self.gpus
+                else "none is given out here; ask for none"
+            )
             raise LeaseTooLargeError(f"a lease of {format_count(gpus, 'GPU')} was asked for, but {there}")
 
     def free(self) -> tuple[CpuSet, int]:
@@ -445,6 +449,8 @@ class LeaseBook:
         on_wait: Callable[[str], object] | None,
     ) -> Claim:
         """What is ``asked`` in the end, until the lease is ``made``; LeaseError when there is no more waiting."""
+        from queue import Empty, SimpleQueue  # which who gets what he asks for at once can do without
+
         woken: SimpleQueue[None] = SimpleQueue()
         waiter = Waiter(asked(), lambda: woken.put(None), on_wait)
         taken_away = _TakenAway() if self.limits.live and timeout != 0 else None
@@ -718,5 +724,5 @@ def _check_count(what: str, count: int, least: int = 1) -> None:
 def _check_timeout(timeout: object) -> None:
     if timeout is None:
         return
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or math.isnan(timeout) or timeout < 0:
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout >= 0:
         raise InputError(f"the timeout is {timeout!r}; it must be a number of seconds of at least 0, or None for ever")

@@ -13,7 +13,8 @@ from ..errors import InputError, LeaseError
 from ..host import processes
 from ..host.processes import user_name
 from ..units import format_count
-from .place import LEASE_VARIABLE, LOCKS, SHARED, VARIABLE, Place, defects, find_place, is_shared, lock_names
+from .place import LEASE_VARIABLE, LOCKS, SHARED, VARIABLE, Place, find_place, is_shared
+from .sharing import defects, lock_names
 from .snapshot import Snapshot, read_book
 
 _FIRST_PERSON, _NOBODY = 1000, 65534  # UID_MIN of login.defs(5); the overflow user
@@ -47,9 +48,9 @@ def examine(environ: Mapping[str, str] | None = None) -> Checkup:
     """
     environ = os.environ if environ is None else environ
     named = environ.get(VARIABLE, "")
-    path = Path(named) if named and named != "process" else SHARED
+    path = named if named and named != "process" else SHARED
     made = is_shared(path) or (not named and os.path.lexists(path))
-    troubles = [Trouble(*one) for one in defects(path, lock_names())] if made else []
+    troubles = [Trouble(*one) for one in defects(Path(path), lock_names())] if made else []
     try:
         place = find_place(environ, create=False)
         snapshot = read_book(place)
@@ -83,7 +84,7 @@ def _of_place(place: Place, *, chosen: bool) -> Iterator[Trouble]:
             "sudo qcthreads leases --share; for every boot: qcthreads leases --tmpfiles | sudo tee "
             "/etc/tmpfiles.d/qcthreads.conf",
         )
-    yield from _of_space(place.path)
+    yield from _of_space(Path(place.path))
 
 
 def _people() -> set[int]:
@@ -134,7 +135,7 @@ def _of_book(snapshot: Snapshot) -> Iterator[Trouble]:
         who = _named(pid) if pid else "a process that cannot be seen from here"
         yield Trouble(
             f"{who} holds {name} and tells of no lease: nobody else gets it",
-            f"where it is no calculation, end it: kill {pid}" if pid else f"fuser -v {snapshot.place.locks / name}",
+            f"where it is no calculation, end it: kill {pid}" if pid else f"fuser -v {snapshot.place.locks}/{name}",
         )
     yield from _of_remains(snapshot)
 

@@ -6,14 +6,16 @@ Sets are the bits of ints, as in ``machine.placement``: this runs for every leas
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, TypeVar
 
 from ..cpuset import CpuSet
 from ..light import dataclass, field, replace
 from ..machine import Machine
 from ..machine.placement import choose
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from .hold import Hold
     from .records import Holding
 

@@ -7,15 +7,16 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, BindingNotSupportedError, LeaseError, ProcessGoneError
 from ..units import format_size
 from .place import LEASE_VARIABLE
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from typing import Any, NoReturn, Self
 
     from .hold import Hold
 

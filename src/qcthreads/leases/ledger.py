@@ -12,10 +12,9 @@ import os
 import sys
 import threading
 import time
-import weakref
+from _weakrefset import WeakSet  # as `weakref` has it, with less to import
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
 
 from ..cpuset import CpuSet
 from ..errors import BindingError
@@ -24,12 +23,15 @@ from .claims import Claim, Room, set_aside
 from .door import PATIENCE_S
 from .records import Holding, Owner, Waiting
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from ..host.busy import BusyWatch, PinnedProcess
     from .book import LeaseBook
     from .hold import Hold
 
-_Said = TypeVar("_Said")
+    _Said = TypeVar("_Said")
 
 _TOLD_AFTER_S = 1.0  # shorter waits are nobody's concern
 _BUSY = 0.5  # of the time: two of them would share a PU
@@ -348,7 +350,7 @@ def _told_of(ledger: Ledger, pid: int) -> list[Holding]:
     ]
 
 
-ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
+ledgers: WeakSet[Ledger] = WeakSet()
 """All of this process."""
 
 

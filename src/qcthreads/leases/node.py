@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cache
-from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
 from .book import LeaseBook
@@ -16,7 +15,10 @@ from .lease import Lease
 from .ledger import Ledger, is_bound, ledgers, warn
 from .place import LEASE_VARIABLE, Place, find_place
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..host.limits import Limits
     from ..machine import Machine
     from .records import Holding

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def outer_leases() -> list[Holding]:
     """The lease of ``QCTHREADS_LEASE``, where somebody holds it; of a worker, which goes from one to the next, all."""
     mark = os.environ.get(LEASE_VARIABLE, "")
-    return list(_read(records_of(mark), of_user=True)) if mark else []
+    return list(_read(map(Path, records_of(mark)), of_user=True)) if mark else []
 
 
 def within(outer: Sequence[Holding], machine: Machine, limits: Limits) -> Limits:
@@ -60,7 +60,7 @@ def _unleased(limits: Limits) -> int:
     """What all leases in the book of the outer one leave of the memory, by the pool that has least."""
     room = Room(0)
     for path in records_of(os.environ.get(LEASE_VARIABLE, ""))[:1]:
-        for holding in _read(path.parent.iterdir(), of_user=False):
+        for holding in _read(Path(path).parent.iterdir(), of_user=False):
             room.take(0, (), holding.draws)
     return max(0, min(room.left(pool, holds) for pool, holds in memory_pools(limits.rules).items()))
 

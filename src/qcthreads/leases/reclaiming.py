@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from ..cpuset import CpuSet
 from ..host import processes
@@ -18,6 +17,7 @@ from .place import cpu_locks, remove_nested
 from .records import Holding
 from .strays import Stray, Strays
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     if sys.platform == "win32":
         from ..host.windows_locks import FileLocks

@@ -6,11 +6,10 @@ A record is one line: the CRC-32 of the rest in hexadecimal, a blank, JSON. What
 
 from __future__ import annotations
 
-import json
+from _json import encode_basestring_ascii as _quoted
 from binascii import crc32
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
 from ..errors import InputError
@@ -18,13 +17,14 @@ from ..host.processes import user_name
 from ..light import dataclass
 from .claims import Claim
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .hold import Hold
 
 TICKET_DIGITS = 18
 """Nanoseconds since the boot, which all processes count alike, in the name of a ticket."""
-
-_to_json = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes an encoder each time
 
 _Pools = Mapping[str, tuple[int, int]]
 
@@ -105,9 +105,6 @@ def _listed(bits: int) -> str:
     return str(CpuSet.from_bits(bits))
 
 
-_quoted = lru_cache(_to_json)
-
-
 def claim_body(claim: Claim) -> str:
     """What is told of a request, beside its owner."""
     content = {
@@ -136,6 +133,8 @@ def parse(name: str, text: bytes, uid: int) -> Holding | Waiting | None:
 
 def decode(text: bytes) -> dict[str, Any] | None:
     """The content of a record; ``None`` for what is torn, or is no record."""
+    import json  # which who finds no record can do without
+
     check, _, body = text.rstrip(b"\n").partition(b" ")
     try:
         if int(check, 16) != crc32(body):
@@ -197,6 +196,17 @@ def is_ticket(name: str) -> bool:
 def entered_at_ns(ticket: str) -> int:
     """When he entered the line who has the ticket of this name, by ``time.monotonic_ns``."""
     return int(ticket[1 : 1 + TICKET_DIGITS])
+
+
+def _to_json(value: object) -> str:
+    """Of text, numbers and what is made of them, as short as JSON can be."""
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{_quoted(name)}:{_to_json(of)}' for name, of in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_to_json, value))}]"
+    return repr(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _owner(content: dict[str, Any], uid: int) -> Owner:

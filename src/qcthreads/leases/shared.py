@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import BookShutError, LeaseError
 from ..host import processes
@@ -35,10 +34,13 @@ if sys.platform == "win32":
 else:
     from ..host.folder import Folder
     from ..host.locks import FileLocks, holders_of_locks
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
     from .hold import Hold
 
-_Said = TypeVar("_Said")
+    _Said = TypeVar("_Said")
 
 _SILENT_S = 10.0  # who waits looks once a second; one who does not is stopped, or his whole machine was
 
@@ -304,7 +306,7 @@ class SharedLedger(Ledger):
             remedy = "`qcthreads leases --share`, run by root, completes the directory"
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 remedy = "each PU of a lease takes one file: allow more by `ulimit -n`"
-            raise LeaseError(f"{self.place.locks / name} cannot be locked: {error.strerror}; {remedy}") from error
+            raise LeaseError(f"{self.place.locks}/{name} cannot be locked: {error.strerror}; {remedy}") from error
 
     def _look(self) -> None:
         """Read what is new among the records, and tell again of what is ours and was removed."""
@@ -332,7 +334,7 @@ class SharedLedger(Ledger):
             return
         except OSError as error:
             raise LeaseError(
-                f"{self.place.records / name} cannot be read: {error.strerror}; without it nobody can say what is free"
+                f"{self.place.records}/{name} cannot be read: {error.strerror}; without it nobody can say what is free"
             ) from error
         told = records.parse(name, text, uid)
         if isinstance(told, Holding):

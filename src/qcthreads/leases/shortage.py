@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from ..cpuset import CpuSet
 from ..light import dataclass
@@ -11,6 +10,7 @@ from ..units import format_count, format_size
 from .claims import Claim
 from .records import Holding
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .hold import Hold
 

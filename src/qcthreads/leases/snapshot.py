@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from ..errors import LeaseError
@@ -199,7 +200,7 @@ def _look(place: Place, locks: FileLocks, folder: Folder, *, thorough: bool) -> 
     found.holdings.sort(key=lambda one: one[2])
     if thorough:
         told = {name for holding, dead, _ in found.holdings if not dead for name in _locks_of(holding)}
-        found.locked = _locked(locks, {path.name for path in place.locks.iterdir()} - told)
+        found.locked = _locked(locks, {path.name for path in Path(place.locks).iterdir()} - told)
     return found
 
 
@@ -209,12 +210,12 @@ def _read(place: Place, name: str, locks: FileLocks, folder: Folder, found: _Fou
     told = records.parse(name, text, uid)
     if isinstance(told, Holding) and told.reserved:
         dead = is_any_free(locks, told.reserved)
-        since_s = (place.records / name).lstat().st_mtime
+        since_s = Path(place.records, name).lstat().st_mtime
         found.holdings.append((told, dead, since_s))
     elif isinstance(told, Waiting) and folder.is_held(name):
         found.waiting.append(told)
     else:
-        found.unreadable.append((name, (place.records / name).lstat().st_uid))
+        found.unreadable.append((name, Path(place.records, name).lstat().st_uid))
 
 
 def _is_free(locks: FileLocks, name: str) -> bool:

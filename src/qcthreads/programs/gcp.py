@@ -8,6 +8,7 @@ SPEC = ProgramSpec(
     parallel_model=ParallelModel.SERIAL,
     in_process=False,
     takes_basis=False,
+    command="gcp geometry.xyz -level hf3c",
     executable="gcp",
     install_hint="conda install -c psi4 gcp; mctc-gcp is its successor",
     facts=(

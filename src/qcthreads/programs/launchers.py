@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 
 from ..light import dataclass, field
 from .spec import Known
@@ -112,7 +112,7 @@ def ranks_of(command: Sequence[str]) -> int | None:
 
     Each of several programs at once (``mpirun -n 2 a : -n 1 b``) says its own number.
     """
-    called = [place for place, word in enumerate(command) if PurePath(word).name in COMMANDS]
+    called = [place for place, word in enumerate(command) if os.path.basename(word) in COMMANDS]  # noqa: PTH119
     if not called:
         return None
     parts: list[list[str]] = [[]]

@@ -8,6 +8,7 @@ SPEC = ProgramSpec(
     parallel_model=ParallelModel.SERIAL,
     in_process=False,
     takes_basis=False,
+    command="mctc-gcp geometry.xyz --level hf3c",
     executable="mctc-gcp",
     version_command=("mctc-gcp", "--version"),
     install_hint="conda install -c conda-forge gcp-correction",

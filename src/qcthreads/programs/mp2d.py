@@ -8,6 +8,7 @@ SPEC = ProgramSpec(
     parallel_model=ParallelModel.SERIAL,
     in_process=False,
     takes_basis=False,
+    command="mp2d geometry.xyz --TT_a1=0.944 --TT_a2=0.48 --rcut=0.72 --w=0.2 --s8=1.187",
     executable="mp2d",
     version_command=("mp2d", "--version"),
     install_hint="conda install -c psi4 mp2d",

@@ -6,13 +6,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import PurePath
-from typing import Any
 
 from ..errors import InputError, MachineError
 from ..units import format_count, format_size
 from . import launchers, runtimes
 from .spec import ParallelModel, ProgramSpec, Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def settings_for(
@@ -76,7 +78,7 @@ def check_threads(threads: int) -> None:
 
 def untold(spec: ProgramSpec, settings: Settings, command: Sequence[str]) -> str | None:
     """That ``command`` does not tell the program its width, where nothing else can; ``None``: it does, or need not."""
-    names = [PurePath(word).name for word in command]
+    names = [os.path.basename(word) for word in command]  # noqa: PTH119
     if settings.threads == 1 or spec.executable not in names:
         return None
     write = f"write `{spec.command.format(threads=settings.threads // settings.ranks, ranks=settings.ranks)}`"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Literal
 
 from ..light import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
 
 
 class ParallelModel(Enum):
@@ -33,15 +36,12 @@ class Known(Enum):
     MEASURED = "measured here"
 
 
-Topic = Literal["threads", "harness", "memory", "binding", "width", "trap", "check"]
-"""What it is about; ``harness``: what QCEngine's harness tells the program; ``check``: how to see that it obeyed."""
-
-
 @dataclass(frozen=True, slots=True)
 class Fact:
     """One thing known of a program, and where from."""
 
-    topic: Topic
+    topic: Literal["threads", "harness", "memory", "binding", "width", "trap", "check"]
+    """``harness``: what QCEngine's harness tells the program; ``check``: how to see that it obeyed."""
     text: str
     known: Known
     source: str

@@ -11,6 +11,12 @@ SPEC = ProgramSpec(
     install_hint="pip install tcpb, and start a TeraChem server; TERACHEM_FE_HOST and TERACHEM_FE_PORT say where it is",
     facts=(
         Fact(
+            "threads",
+            "The worker waits for the server, and computes nothing.",
+            Known.SOURCE,
+            "QCEngine 0.52: programs/terachem_frontend.py",
+        ),
+        Fact(
             "harness",
             "A client; TERACHEM_FE_HOST and TERACHEM_FE_PORT, read at import, say where the server is; nothing of the "
             "task_config is used.",

@@ -12,6 +12,12 @@ SPEC = ProgramSpec(
     "it is",
     facts=(
         Fact(
+            "threads",
+            "The worker waits for the server, and computes nothing.",
+            Known.SOURCE,
+            "QCEngine 0.52: programs/terachem_pbs.py",
+        ),
+        Fact(
             "harness",
             "A client; TERACHEM_PBS_HOST and TERACHEM_PBS_PORT, read at import, say where the server is; nothing of "
             "the task_config is used.",
