@@ -31,6 +31,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["QCTHREADS_LEASES"] = f"{folder}/book"
         contenders = _contenders(folder)
+        if "qcthreads exec" not in contenders:
+            raise SystemExit(f"no qcthreads beside {sys.executable}: install this first")
         figures: dict[str, list[tuple[float, ...]]] = {name: [] for name in contenders}
         for _ in range(rounds):
             for name, prefix in contenders.items():

@@ -58,6 +58,8 @@ def main() -> None:
     options.add_argument("--without", help=argparse.SUPPRESS)
     options.add_argument("--start", nargs=2, metavar=("HOW", "NUMBER"), help=argparse.SUPPRESS)
     asked = options.parse_args()
+    if asked.write and os.cpu_count() != 2:
+        options.error("--write is for a machine of two CPUs: the pages say so, and QCEngine's defaults take every core")
     if asked.start:
         how, number = asked.start
         print(json.dumps(start(asked.program[0], ours=how == "ours", number=int(number), without=asked.without)))

@@ -259,8 +259,9 @@ def _beside_defaults(spec: ProgramSpec) -> str:
     ]
     rounds = len(measured["compared"]["one alone"]["defaults"]["wall_s"])
     differ = max(both["energies_differ_hartree"] for both in measured["compared"].values())
+    version = f", version {measured['version']}" if measured["version"] else ""
     basis = (
-        f"`benchmarks/bench_programs.py` of {measured['date']}, version {measured['version']}, on two CPUs: "
+        f"`benchmarks/bench_programs.py` of {measured['date']}{version}, on two CPUs: "
         f"{measured['job']}; {rounds} rounds. Two at once have a CPU each by qcthreads, and both CPUs by QCEngine's "
         "defaults. The ratio is that of each round, in brackets what holds its median; energies differ by "
         f"{differ:.0e} hartree at most."

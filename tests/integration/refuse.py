@@ -19,6 +19,7 @@ NUMBERS = {
     "x86_64": {
         "sched_setaffinity": 203,
         "sched_getaffinity": 204,
+        "prctl": 157,
         "mbind": 237,
         "set_mempolicy": 238,
         "get_mempolicy": 239,
@@ -28,6 +29,7 @@ NUMBERS = {
     "aarch64": {
         "sched_setaffinity": 122,
         "sched_getaffinity": 123,
+        "prctl": 167,
         "mbind": 235,
         "get_mempolicy": 236,
         "set_mempolicy": 237,

@@ -25,6 +25,7 @@ from qcthreads.errors import InputError, LeaseError
 from qcthreads.host import read_machine
 from qcthreads.host.limits import Limits, Rule, read_limits
 from qcthreads.leases import LeaseBook
+from qcthreads.leases.checkup import examine
 from qcthreads.leases.ledger import Ledger
 from qcthreads.leases.place import LEASE_VARIABLE, find_place
 from qcthreads.leases.shared import SharedLedger
@@ -100,8 +101,19 @@ def test_the_mark_of_a_lease_that_is_over_keeps_nobody_out_of_the_book(tmp_path:
 def test_a_book_is_nowhere_that_depends_on_the_working_directory() -> None:
     with pytest.raises(InputError, match="write it from the root"):
         find_place({"QCTHREADS_LEASES": "book"})
+    (trouble,) = examine({"QCTHREADS_LEASES": "book"}).troubles
+    assert trouble.what.startswith("QCTHREADS_LEASES=book")
     given, none = (find_place(environ, create=False) for environ in ({"XDG_RUNTIME_DIR": "run"}, {}))
     assert given == none  # as the XDG specification wants it
+
+
+def test_a_link_is_refused_however_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "book").mkdir(mode=0o700)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "book")
+    for written in (f"{link}", f"{link}/", f"{link}/.", f"{link}//./"):
+        with pytest.raises(InputError, match="a link"):
+            find_place({"QCTHREADS_LEASES": written})
 
 
 def test_a_logout_closes_no_files_but_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

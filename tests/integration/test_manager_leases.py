@@ -38,7 +38,7 @@ def book_in(place: Path, **options: object) -> LeaseBook:
         Rule("available memory", "", memory_bytes=8 * GIB),
     )
     limits = Limits(MACHINE.cpus_online, 4, None, 8 * GIB, rules)
-    return LeaseBook(MACHINE, limits, ledger=SharedLedger(Place("user", place, "a test")), **options)  # type: ignore[arg-type]
+    return LeaseBook(MACHINE, limits, ledger=SharedLedger(Place("user", str(place), "a test")), **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture

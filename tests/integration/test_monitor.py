@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from qcthreads.host import native_status
@@ -142,6 +143,13 @@ def wait_until_it_watches(monitor: int, pid: int) -> None:
         time.sleep(0.05)
 
 
+def burn_a_while(pid: int) -> None:
+    process = psutil.Process(pid)
+    until = process.cpu_times().user + 0.5
+    while process.cpu_times().user < until:
+        time.sleep(0.1)
+
+
 def test_a_running_process_is_watched_until_it_ends_or_the_watching_is_stopped(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     with subprocess.Popen([sys.executable, "-c", BURN.format(threads=1, cpu_s=60)]) as burner:
@@ -149,7 +157,7 @@ def test_a_running_process_is_watched_until_it_ends_or_the_watching_is_stopped(t
         for number in (signal.SIGINT, signal.SIGTERM):
             with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
                 wait_until_it_watches(watching.pid, burner.pid)
-                time.sleep(0.5)
+                burn_a_while(burner.pid)
                 watching.send_signal(number)
                 _, told = watching.communicate()
             assert watching.returncode == 0

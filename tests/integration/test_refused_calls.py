@@ -71,6 +71,14 @@ def test_a_run_has_the_same_energies_and_one_warning(
 
 
 @pytest.mark.parametrize("back_end", ["", "portable"])
+def test_a_command_runs_where_nobody_may_adopt_orphans(back_end: str) -> None:
+    done = run(
+        ["exec", "--", "echo", "here"], sys.executable, str(REFUSE), "EPERM", "prctl", QCTHREADS_BACKEND=back_end
+    )
+    assert done.stdout == "here\n"
+
+
+@pytest.mark.parametrize("back_end", ["", "portable"])
 @pytest.mark.parametrize(
     ("error", "kind"),
     [

@@ -5,6 +5,7 @@ A process that has ended or may not be looked at is ``None``, or empty.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -96,7 +97,8 @@ if sys.platform == "linux":
         if native_status()[0]:
             from . import _native
 
-            _native.adopt_orphans()
+            with contextlib.suppress(OSError):  # a sandbox may forbid it: then they are the first process's
+                _native.adopt_orphans()
         else:
             import ctypes
 

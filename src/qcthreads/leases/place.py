@@ -86,7 +86,7 @@ def find_place(environ: Mapping[str, str] | None = None, *, create: bool = True)
         return Place("process", None, f"{VARIABLE}=process")
     if named and not os.path.isabs(named):
         raise InputError(
-            f"{VARIABLE}={named} would be another directory wherever somebody works: write it from the root, as "
+            f"{VARIABLE}={named} would be another directory wherever somebody works; write it from the root, as "
             f"{os.path.abspath(named)}"
         )
     outer, refusals = environ.get(LEASE_VARIABLE, ""), []
@@ -233,7 +233,7 @@ def _homes(environ: Mapping[str, str]) -> list[str]:
 def _of(environ: Mapping[str, str], variable: str) -> str:
     """The directory that a variable names; what lies beside it begins with its name, and so that ends in no slash."""
     named = environ.get(variable, "")
-    return named.rstrip("/" if os.altsep is None else "/\\") or named
+    return os.path.normpath(named) if named else ""
 
 
 def _user() -> int:

@@ -264,6 +264,8 @@ class SharedLedger(Ledger):
             self.place = place
         self._locks = FileLocks(self.place.locks, create=self.place.kind == "user")
         self._folder = Folder(self.place.records, for_all=self.place.kind == "node")
+        if self._folder.names():
+            import json  # noqa: F401  # to read them with: not within a turn, while others wait at the door
 
     def _lock_again(self) -> None:
         """In a book that is begun again: what this process holds."""
