@@ -116,7 +116,7 @@ def tasks_of(model: CostModel, sizes: Mapping[Size, int], cpus: int, most: float
 def compared(tasks: list[Task], cpus: int) -> tuple[list[str], str, str]:
     """Makespans over the bound, what auto chose, and fragments alone over auto.
 
-    Fragments alone have the longest first, which is the best that they can have.
+    Fragments alone have the longest first, which is within a few percent of the best that they can have.
     """
     plans = [plan(tasks, cpus, "balanced", width=1), plan(tasks, cpus, "balanced"), plan(tasks, cpus)]
     ratios = [f"{one.makespan_s / one.lower_bound_s:.3f}" for one in plans]

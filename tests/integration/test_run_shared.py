@@ -19,10 +19,10 @@ _BUSY_S = 0.03  # of 0.2: to end a calculation takes less
 
 
 def start(tmp_path: Path, name: str, strategy: str = "auto") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "qcthreads", "run", str(EXAMPLE), "--method", "hf", "--basis", "cc-pvdz"]
+    command = [sys.executable, "-m", "qcthreads", "run", str(EXAMPLE), "--method", "hf", "--basis", "aug-cc-pvtz"]
     with (tmp_path / f"{name}.json").open("w") as out, (tmp_path / f"{name}.log").open("w") as log:
         return subprocess.Popen(
-            [*command, "--max-nbody", "2", "--json", "--strategy", strategy],
+            [*command, "--max-nbody", "1", "--json", "--strategy", strategy],
             env={**os.environ, "QCTHREADS_LEASES": str(tmp_path / "leases")},
             stdout=out,
             stderr=log,

@@ -194,6 +194,18 @@ def test_what_took_more_memory_than_it_was_granted_raises_the_need_of_those_as_l
     assert started() == {"large5": 198}
 
 
+def test_what_takes_a_little_more_than_it_is_granted_whatever_that_is_raises_needs_once() -> None:
+    tasks = [Task(f"f{number}", {1: 1.0}, 1000, memory_measured=True) for number in range(40)]
+    dispatcher = Dispatcher(tasks, 8, memory_bytes=8000)
+    granted: dict[str, int] = {}
+    while dispatcher.waiting or dispatcher.running:
+        free = CpuSet(range(dispatcher.running, 8))
+        granted |= {one.id: one.memory_bytes for one in iter(lambda free=free: dispatcher.next(1.0, free), None)}
+        label = next(iter(granted))
+        dispatcher.ended(label, 1.0, took_s=1.0, peak_bytes=round(1.02 * granted.pop(label)))
+        assert dispatcher.running >= 6 or not dispatcher.waiting
+
+
 def test_what_took_more_memory_than_there_is_has_all_of_it_and_runs_alone() -> None:
     tasks = [Task(f"f{number}", {1: 9.0}, 100, memory_measured=True) for number in range(4)]
     dispatcher = Dispatcher(tasks, 4, memory_bytes=200)

@@ -263,9 +263,9 @@ def _waiter(book: LeaseBook, width: int) -> IO[str]:
     tells, told = os.pipe()
     if os.fork() == 0:
         try:
-            with book.acquire(width, timeout=120) as lease, lease.bound() as mask:
+            with book.acquire(width, timeout=PATIENT_S) as lease, lease.bound() as mask:
                 said: Any = [list(lease.cpus), list(mask)]
-        except QCThreadsError as error:
+        except Exception as error:  # nothing of it may go on as its parent
             said = str(error)
         os.write(told, json.dumps(said).encode() + b"\n")
         os._exit(0)

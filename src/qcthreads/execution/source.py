@@ -79,6 +79,7 @@ class Dispatched:
         self._clock = clock
         self._began_s: float | None = None
         self._threads: dict[str, int] = {}
+        self._files_bytes: dict[str, int] = {}
         self.planned: dict[str, Planned] = {}
         """By label."""
         self.widths: dict[int, int] = {}
@@ -108,7 +109,9 @@ class Dispatched:
         if start is None:
             return None
         self._count(start.id, start.threads, start.expected_s)
-        return self._make(start.id, start.threads, start.memory_bytes)
+        calculation = self._make(start.id, start.threads, start.memory_bytes)
+        self._files_bytes[start.id] = calculation.files_bytes
+        return calculation
 
     def narrowed(self, calculation: Calculation) -> None:
         """The dispatcher counts and learns what really runs."""
@@ -125,11 +128,12 @@ class Dispatched:
     def ended(self, outcome: Outcome) -> None:
         """Its time corrects the estimates of those to come, and its memory what they need."""
         del self._threads[outcome.label]
+        files_bytes, peak_bytes = self._files_bytes.pop(outcome.label), outcome.peak_memory_bytes
         self._dispatcher.ended(
             outcome.label,
             self._now_s(),
             took_s=outcome.wall_s,
-            peak_bytes=outcome.peak_memory_bytes,
+            peak_bytes=peak_bytes and peak_bytes + files_bytes,  # those in memory are a part of what was granted
             failed=outcome.status == "failed",
         )
 

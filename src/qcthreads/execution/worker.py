@@ -135,8 +135,8 @@ def _get_ready(request: Mapping[str, Any]) -> bytes:
 def _serve(request: Mapping[str, Any]) -> bytes:
     """One calculation: the reply to the driver, encoded."""
     reply: dict[str, Any] = {"status": "failed", "result": None, "error": None, "error_type": ""}
-    _forget_peak()
-    cpu_before, _, children_before = _usage()
+    forgotten = _forget_peak()
+    cpu_before, own_before, children_before = _usage()
     start = time.perf_counter()
     reply["started_at"] = time.time()
     try:
@@ -153,7 +153,8 @@ def _serve(request: Mapping[str, Any]) -> bytes:
     _end_descendants()
     cpu_after, own_peak, children_peak = _usage()
     reply["cpu_s"] = cpu_after - cpu_before
-    # Of children the system keeps the largest of all: one that was no larger may have been of this calculation or not.
+    # The system keeps the largest of all: what was no larger than before may have been of this calculation or not.
+    own_peak = own_peak if forgotten or own_peak > own_before else 0
     reply["peak_memory_bytes"] = max(own_peak, children_peak if children_peak > children_before else 0)
     try:
         return wire.encode(reply)
@@ -248,11 +249,13 @@ def _usage() -> tuple[float, int, int]:
     return cpu_s, own_peak, children.ru_maxrss * unit
 
 
-def _forget_peak() -> None:
-    """From here on, our peak is that of this calculation; where the kernel cannot forget it, of all so far."""
+def _forget_peak() -> bool:
+    """From here on, our peak is that of this calculation; false where the kernel cannot forget that of all so far."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError), open("/proc/self/clear_refs", "wb") as clear_refs:  # noqa: PTH123
             clear_refs.write(b"5")  # see proc_pid_clear_refs(5)
+            return True
+    return False
 
 
 if __name__ == "__main__":

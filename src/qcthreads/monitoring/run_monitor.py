@@ -120,11 +120,13 @@ class RunMonitor:
         It begins anew with the next calculation.
         """
         with self._lock:
-            self._watched = {pid: one for pid, one in self._watched.items() if processes.lives(pid)}
             sampler, thread = self._sampler, self._thread
-            if sampler is None or self._watched:
+            if sampler is None:
                 return
-            self._sampler = None
+            if any(map(processes.lives, self._watched)):
+                self._drain(sampler)
+                return
+            self._sampler, self._watched = None, {}
             self._ended.set()
             self._tell_bandwidth()
             try:

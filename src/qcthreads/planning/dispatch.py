@@ -32,6 +32,7 @@ _SHRUNK = 0.95  # of those that waited at the last look: what there is to choose
 _TAIL_PER_CPU, _TAIL = 4, 512
 _PACES = (1.0, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0, math.inf)  # deadlines, as multiples of the bound
 _MOVED = 0.95  # of the memory at the last look: others on the node take and give back a little all the time
+_FAR_OVER = 1.1  # times what was too much before, where more was granted: by less a program may follow its grant
 _LOOK_AHEAD, _FEW = 64, 512  # how many of those that wait are tried for what is free; all where there are few
 _OVERDUE = 0.1  # of the time that it took already: how much longer a task is expected to run that is late
 
@@ -108,6 +109,7 @@ class Dispatcher:
         self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
         self._told_needs = self._batch.memory_bytes.copy()
         self._seen_needs = self._batch.memory_bytes.copy()
+        self._over = np.full(len(self._batch), 1 / _FAR_OVER)  # what was taken last / granted, where it was too much
         self._start_up_s = start_up_s
         self._worth = worth
         self._waiting = np.ones(len(self._batch), dtype=bool)
@@ -183,10 +185,16 @@ class Dispatcher:
         self._far += not 1 / _FAR < longer < _FAR
 
     def _raise_needs(self, one: _Started, peak_bytes: int) -> None:
-        """It took more than it was granted, and so will those of its kind that are as large."""
+        """It took more than it was granted, and so will those of its kind that are as large.
+
+        Once, and again only where the part that was too much is larger by far: a program that takes a little more than
+        it is told to would take more with every grant.
+        """
+        over = peak_bytes / one.memory_bytes
+        raised = self._correction.as_large(one.row) & (over > _FAR_OVER * self._over)
+        self._over[raised] = over
         needed_bytes = memory_grant(Estimate(peak_bytes, 1.0, "seen"))
-        as_large = self._correction.as_large(one.row)
-        self._seen_needs[as_large] = np.maximum(self._seen_needs[as_large], needed_bytes)
+        self._seen_needs[raised] = np.maximum(self._seen_needs[raised], needed_bytes)
         self._looked = None
 
     def forecast(self, cpus: int) -> Timetable:

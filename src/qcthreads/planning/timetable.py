@@ -172,15 +172,16 @@ def start(layout: Layout, order: Sequence[int], deadline_s: float, beside: Seque
     """
     _, widths, times_s = layout.chosen(deadline_s)
     latest_s = deadline_s * (1 + _ROUNDING)
-    queues = _Queues(layout, order, widths, times_s)
     free, memory, bandwidth = layout.cpus, layout.memory_bytes, layout.bandwidth
     running = [(one.left_s, one.width, one.memory_bytes, 0) for one in beside]
     heapify(running)
     free -= sum(one.width for one in beside)
     memory -= sum(one.memory_bytes for one in beside)
-    starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
+    starts_s, ends_s = [0.0] * len(widths), [0.0] * len(widths)
     now_s = 0.0
     left = len(order)
+    if left:
+        queues = _Queues(layout, order, widths, times_s)
     while left:
         found = queues.take(free, memory, bandwidth) if free > 0 else None
         if found is None:

@@ -47,5 +47,6 @@ def auto(
         why = f"balanced, {tasks_each}: no width per task ends sooner"
         if own.makespan_s * CLOSE < uniform_s:
             less, wide = 100 * (1 - own.makespan_s / uniform_s), format_count(workers.width, "thread")
-            chosen, why = own, f"adaptive: a width for each task takes {less:.1f} % less time than {wide} each"
+            other = "another order" if set(own.widths) == {workers.width} else "a width for each task"
+            chosen, why = own, f"adaptive: {other} takes {less:.1f} % less time than {wide} each, the longest first"
     return Proposal(placed(batch, chosen, machine, usable), (why,))
