@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,10 +17,14 @@ WORKS_S = 0.01
 """Some 40 waters by xtb take each thread ten times that."""
 
 
-def own_threads() -> dict[int, float]:
-    """CPU seconds of each thread of this process."""
-    tasks = Path("/proc/self/task").iterdir()
-    return {int(task.name): int((task / "schedstat").read_text().split()[0]) / 1e9 for task in tasks}
+def own_threads() -> dict[int, tuple[float, list[int]]]:
+    """CPU seconds and mask of each thread of this process; others of its threads may end at any moment."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            cpu_s = int((task / "schedstat").read_text().split()[0]) / 1e9
+            found[int(task.name)] = cpu_s, sorted(os.sched_getaffinity(int(task.name)))
+    return found
 
 
 def compute(job: dict[str, Any], threads: int) -> dict[str, Any]:
@@ -32,21 +37,19 @@ def compute(job: dict[str, Any], threads: int) -> dict[str, Any]:
     with qcthreads.qcengine_lease(job["program"], threads, 2 * 1024**3, at_most=job.get("at_most")) as task_config:
         inside = sorted(os.sched_getaffinity(0))
         told = {name: os.environ.get(name) for name in job.get("names", ())}
-        cpu_s = own_threads()
+        earlier = own_threads()
         result = qcengine.compute(
             job["input"], job.get("procedure", job["program"]), task_config=task_config, raise_error=True,
             return_version=2, return_dict=True,
         )  # fmt: skip
-        worked = {
-            tid: sorted(os.sched_getaffinity(tid))
-            for tid, seconds in own_threads().items()
-            if seconds - cpu_s.get(tid, 0.0) > WORKS_S
-        }
+        worked = [
+            mask for tid, (cpu_s, mask) in own_threads().items() if cpu_s - earlier.get(tid, (0.0, []))[0] > WORKS_S
+        ]
     steps = result.get("trajectory_results") or [result]
     return {
         "inside": inside,
         "told": told,
-        "worked": list(worked.values()),
+        "worked": worked,
         "energy": steps[-1]["properties"]["return_energy"],
         "threads_said": [step["provenance"].get("nthreads") for step in steps],
         "stdout": result.get("stdout"),

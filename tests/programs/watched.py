@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +47,9 @@ def threads_below(pid: int) -> dict[tuple[str, int, int], tuple[float, set[int]]
             if name == "taskset":  # not bound yet
                 continue
             for task in Path(f"/proc/{process.pid}/task").iterdir():
-                on_cpu_ns = int((task / "schedstat").read_text().split()[0])
-                found[name, process.pid, int(task.name)] = (on_cpu_ns / 1e9, os.sched_getaffinity(int(task.name)))
+                with suppress(FileNotFoundError, ProcessLookupError):  # this thread has ended
+                    on_cpu_ns = int((task / "schedstat").read_text().split()[0])
+                    found[name, process.pid, int(task.name)] = (on_cpu_ns / 1e9, os.sched_getaffinity(int(task.name)))
         except (psutil.NoSuchProcess, OSError):
             continue
     return found
