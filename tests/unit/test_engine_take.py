@@ -107,6 +107,21 @@ class OnePuEach(Observer):
         return replace(calculation, threads=1, memory_bytes=GIB), "it ignores its width"
 
 
+@pytest.mark.parametrize("ready", range(4))
+def test_workers_that_get_ready_make_nothing_start_narrow(ready: int) -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    tasks = [Task("large", {1: 40.0, 4: 10.0}), Task("small", {1: 1.0})]
+    source = source_of(*tasks)
+    with LocalEngine(book) as engine:
+        engine._warming = [book.acquire(1) for _ in range(4 - ready)]
+        started = {}
+        for _ in tasks:
+            taken = engine._take(_Once(deque(), 1, source=source), source)
+            if taken is not None:
+                started[taken[0].calculation.label] = taken[0].calculation.threads
+    assert started.get("large", 4) == 4
+
+
 def test_a_source_counts_the_width_that_the_observer_gave() -> None:
     book = LeaseBook(MACHINE, LIMITS)
     source = source_of(*(Task(f"f{n}", {1: 40.0, 4: 10.0}, GIB) for n in range(2)), most_threads=4)

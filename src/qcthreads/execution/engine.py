@@ -96,6 +96,7 @@ class LocalEngine:
         self._folder: Path | None = None
         self._started = 0
         self._idle: list[tuple[_Key, Worker]] = []
+        self._warming: list[Lease] = []
         self._runs: list[_Run] = []
         self._said: set[str] = set()
 
@@ -149,7 +150,9 @@ class LocalEngine:
         run = _Run(deque(), workers)
         with self._lock:
             self._runs.append(run)
-        for lease in self._book.acquire_split(workers, job.settings.threads, gpus=job.gpus):
+        leases = self._book.acquire_split(workers, job.settings.threads, gpus=job.gpus)
+        self._warming += leases
+        for lease in leases:
             thread = threading.Thread(target=self._warm, args=(run, job, lease), name="qcthreads-warm", daemon=True)
             thread.start()
             run.threads.append(thread)
@@ -222,12 +225,19 @@ class LocalEngine:
         return _Job(calculation, settings, gpus, key)
 
     def _warm(self, run: _Run, job: _Job, lease: Lease) -> None:
-        with lease, contextlib.suppress(StopRequestedError, WorkerEndedError, MachineError):
-            worker = self._worker(run, job, lease, fresh=True)
-            try:
-                worker.get_ready(job.warming(), None)
-            finally:
-                self._put_back(run, job, worker)
+        try:
+            with lease, contextlib.suppress(StopRequestedError, WorkerEndedError, MachineError):
+                worker = self._worker(run, job, lease, fresh=True)
+                try:
+                    worker.get_ready(job.warming(), None)
+                finally:
+                    self._put_back(run, job, worker)
+        finally:
+            self._warming.remove(lease)
+            with self._lock:
+                runs = tuple(self._runs)
+            for one in runs:
+                one.wake()
 
     def _iterate(self, run: _Run) -> Iterator[Outcome]:
         with self._lock:
@@ -314,8 +324,9 @@ class LocalEngine:
         with run.turn:
             while source.waiting and not run.stopped.is_set():
                 self._limits.follow()
+                warming = CpuSet(cpu for lease in tuple(self._warming) for cpu in lease.cpus)
                 free, memory_bytes = self._book.free()
-                calculation = source.next(free, memory_bytes) if free else None
+                calculation = source.next(free, memory_bytes, len(warming - free)) if free else None
                 blocked = calculation is None and not source.running
                 if blocked:  # others hold what it needs: it waits in line for what it would have in an empty book
                     calculation = source.next(self._book.usable, self._book.memory_bytes)

@@ -26,8 +26,11 @@ class Source(Protocol):
     def calculations(self) -> Sequence[Calculation]:
         """Everything there is to run, each as it needs least; what can never fit is refused before anything starts."""
 
-    def next(self, free: CpuSet, memory_bytes: int) -> Calculation | None:
-        """What starts now within so much; ``None``: nothing before something changes."""
+    def next(self, free: CpuSet, memory_bytes: int, soon: int = 0) -> Calculation | None:
+        """What starts now within so much; ``None``: nothing before something changes.
+
+        ``soon``: how many more PUs will be free in a moment; who decides as if there were none starts too narrow.
+        """
 
     def narrowed(self, calculation: Calculation) -> None:
         """What runs for the one of that label, which was given out last, with fewer threads."""
@@ -99,13 +102,14 @@ class Dispatched:
         """Each as it needs least."""
         return self._narrowest
 
-    def next(self, free: CpuSet, memory_bytes: int) -> Calculation | None:
+    def next(self, free: CpuSet, memory_bytes: int, soon: int = 0) -> Calculation | None:
         """What the dispatcher says."""
         if self._most_threads is not None:
             allowed = max(0, self._most_threads - sum(self._threads.values()))
             free = CpuSet(list(free)[:allowed])
+            soon = min(soon, allowed - len(free))
         now_s = self._now_s()
-        start = self._dispatcher.next(now_s, free, memory_bytes)
+        start = self._dispatcher.next(now_s, free, memory_bytes, soon)
         if start is None:
             return None
         self._count(start.id, start.threads, start.expected_s)

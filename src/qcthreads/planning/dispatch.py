@@ -131,17 +131,18 @@ class Dispatcher:
         """How many tasks have started and not ended."""
         return len(self._running)
 
-    def next(self, now_s: float, free: CpuSet, free_memory_bytes: float = math.inf) -> Start | None:
+    def next(self, now_s: float, free: CpuSet, free_memory_bytes: float = math.inf, soon: int = 0) -> Start | None:
         """A task that is to start now on some of the ``free`` CPUs; ``None``: none before something changes.
 
         Ask again until it is ``None``: each answer counts as started. CPUs and memory that have come or gone are seen
-        by what is free.
+        by what is free. ``soon``: how many CPUs will be free in a moment that nothing given out here runs on.
         """
         if not self._left or not free:
             return None
         own_bytes = sum(one.memory_bytes for one in self._running.values())
         free_memory_bytes = min(free_memory_bytes, self._memory_bytes - own_bytes)
-        capacity = Capacity(len(free) + sum(one.width for one in self._running.values()), free_memory_bytes + own_bytes)
+        cpus = len(free) + soon + sum(one.width for one in self._running.values())
+        capacity = Capacity(cpus, free_memory_bytes + own_bytes)
         if self._stale(capacity):
             self._look(now_s, capacity)
         found = self._first_that_fits(len(free), free_memory_bytes)
