@@ -81,8 +81,7 @@ class Dispatched:
         self._most_threads = most_threads
         self._clock = clock
         self._began_s: float | None = None
-        self._threads: dict[str, int] = {}
-        self._files_bytes: dict[str, int] = {}
+        self._given: dict[str, Calculation] = {}
         self.planned: dict[str, Planned] = {}
         """By label."""
         self.widths: dict[int, int] = {}
@@ -105,24 +104,22 @@ class Dispatched:
     def next(self, free: CpuSet, memory_bytes: int, soon: int = 0) -> Calculation | None:
         """What the dispatcher says."""
         if self._most_threads is not None:
-            allowed = max(0, self._most_threads - sum(self._threads.values()))
+            allowed = max(0, self._most_threads - sum(one.threads for one in self._given.values()))
             free = CpuSet(list(free)[:allowed])
             soon = min(soon, allowed - len(free))
         now_s = self._now_s()
         start = self._dispatcher.next(now_s, free, memory_bytes, soon)
         if start is None:
             return None
-        self._count(start.id, start.threads, start.expected_s)
         calculation = self._make(start.id, start.threads, start.memory_bytes)
-        self._files_bytes[start.id] = calculation.files_bytes
+        self._count(calculation, start.expected_s)
         return calculation
 
     def narrowed(self, calculation: Calculation) -> None:
         """The dispatcher counts and learns what really runs."""
-        label, threads = calculation.label, calculation.threads
-        expected_s = self._dispatcher.narrowed(label, threads, calculation.memory_bytes)
-        self._uncount(label)
-        self._count(label, threads, expected_s)
+        expected_s = self._dispatcher.narrowed(calculation.label, calculation.threads, calculation.memory_bytes)
+        self._uncount(calculation.label)
+        self._count(calculation, expected_s)
 
     def returned(self, calculation: Calculation) -> None:
         """The dispatcher has it wait again."""
@@ -131,24 +128,25 @@ class Dispatched:
 
     def ended(self, outcome: Outcome) -> None:
         """Its time corrects the estimates of those to come, and its memory what they need."""
-        del self._threads[outcome.label]
-        files_bytes, peak_bytes = self._files_bytes.pop(outcome.label), outcome.peak_memory_bytes
+        calculation, peak_bytes = self._given.pop(outcome.label), outcome.peak_memory_bytes
+        if peak_bytes:
+            peak_bytes += calculation.files_bytes  # those in memory are a part of what was granted
         self._dispatcher.ended(
             outcome.label,
             self._now_s(),
             took_s=outcome.wall_s,
-            peak_bytes=peak_bytes and peak_bytes + files_bytes,  # those in memory are a part of what was granted
+            peak_bytes=peak_bytes,
             failed=outcome.status == "failed",
         )
 
-    def _count(self, label: str, threads: int, expected_s: float | None) -> None:
-        now = time.time()
-        self.planned[label] = Planned(now, None if expected_s is None else now + expected_s)
-        self._threads[label] = threads
+    def _count(self, calculation: Calculation, expected_s: float | None) -> None:
+        now, threads = time.time(), calculation.threads
+        self.planned[calculation.label] = Planned(now, None if expected_s is None else now + expected_s)
+        self._given[calculation.label] = calculation
         self.widths[threads] = self.widths.get(threads, 0) + 1
 
     def _uncount(self, label: str) -> None:
-        threads = self._threads.pop(label)
+        threads = self._given.pop(label).threads
         del self.planned[label]
         self.widths[threads] -= 1
         if not self.widths[threads]:

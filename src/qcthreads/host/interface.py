@@ -27,6 +27,9 @@ else:
     these nodes or none; ``interleave``: page by page in turn.
     """
 
+MEMORY_KINDS: tuple[MemoryKind, ...] = ("default", "preferred", "bind", "interleave", "local", "preferred-many")
+"""All of them, each in the place of the kernel's number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:

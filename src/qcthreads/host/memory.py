@@ -14,7 +14,7 @@ from ..errors import (
     BindingNotSupportedError,
     InputError,
 )
-from .interface import MemoryBinding, MemoryKind, MemoryPolicy
+from .interface import MEMORY_KINDS, MemoryBinding, MemoryKind, MemoryPolicy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 else:
     Protocol = object
 
-_KINDS: tuple[MemoryKind, ...] = (  # in the order of the kernel's numbers
-    "default",
-    "preferred",
-    "bind",
-    "interleave",
-    "local",
-    "preferred-many",
-)
 _WITHOUT_NODES = ("default", "local")
 _NO_NODES = NodeSet()
 
@@ -77,7 +69,7 @@ class MemoryPolicies:
         policy = _checked(kind, nodes)
 
         def act() -> MemoryPolicy:
-            self.memory_calls.set_memory_policy(_KINDS.index(kind), nodes.bits)
+            self.memory_calls.set_memory_policy(MEMORY_KINDS.index(kind), nodes.bits)
             return _policy(*self.memory_calls.get_memory_policy())
 
         return MemoryBinding(policy, _asked(f"set the memory policy of this thread to {policy}", nodes, act))
@@ -94,7 +86,7 @@ class MemoryPolicies:
         got = _asked(
             f"set the memory policy of a buffer of {size} bytes to {policy}",
             nodes,
-            lambda: _policy(*self.memory_calls.bind_buffer(buffer, _KINDS.index(kind), nodes.bits)),
+            lambda: _policy(*self.memory_calls.bind_buffer(buffer, MEMORY_KINDS.index(kind), nodes.bits)),
         )
         return MemoryBinding(policy, got)
 
@@ -115,8 +107,8 @@ def works(calls: Calls) -> bool:
 
 
 def _checked(kind: MemoryKind, nodes: NodeSet) -> MemoryPolicy:
-    if kind not in _KINDS:
-        raise InputError(f"{kind!r} is no kind of memory policy; there are {', '.join(_KINDS)}")
+    if kind not in MEMORY_KINDS:
+        raise InputError(f"{kind!r} is no kind of memory policy; there are {', '.join(MEMORY_KINDS)}")
     if kind in _WITHOUT_NODES and nodes:
         raise InputError(f"memory policy {kind} was asked for with nodes {nodes}, but it takes none")
     if kind not in _WITHOUT_NODES and not nodes:
@@ -127,11 +119,11 @@ def _checked(kind: MemoryKind, nodes: NodeSet) -> MemoryPolicy:
 
 
 def _policy(kind: int, nodes: int) -> MemoryPolicy:
-    if kind >= len(_KINDS):
+    if kind >= len(MEMORY_KINDS):
         raise OSError(errno.ENOTSUP, f"the kernel's memory policy number {kind} is not known")
-    if _KINDS[kind] == "preferred" and not nodes:  # how kernels before 5.14 say it
+    if MEMORY_KINDS[kind] == "preferred" and not nodes:  # how kernels before 5.14 say it
         return MemoryPolicy("local")
-    return MemoryPolicy(_KINDS[kind], NodeSet.from_bits(nodes))
+    return MemoryPolicy(MEMORY_KINDS[kind], NodeSet.from_bits(nodes))
 
 
 def _size(buffer: Buffer) -> int:
