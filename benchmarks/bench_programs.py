@@ -159,18 +159,17 @@ def _calculation(program: str, cpus: list[int] | None, folder: str, without: str
     }
     bound = ["taskset", "-c", ",".join(map(str, cpus))] if cpus and without != MASK else []
     told = environment_under(settle(settings, os.environ, counts=False), os.environ) if settings else None
-    process = subprocess.Popen(
-        [*bound, sys.executable, "-c", COMPUTE],
-        env={name: value for name, value in told.items() if name not in without.split(",")} if told else None,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=folder,
-        text=True,
-    )
-    assert process.stdin
-    process.stdin.write(json.dumps(job))
-    process.stdin.flush()
-    return process
+    with tempfile.TemporaryFile("w+") as asked:  # not a pipe, whose end each would hear of after the one before it
+        json.dump(job, asked)
+        asked.seek(0)
+        return subprocess.Popen(
+            [*bound, sys.executable, "-c", COMPUTE],
+            env={name: value for name, value in told.items() if name not in without.split(",")} if told else None,
+            stdin=asked,
+            stdout=subprocess.PIPE,
+            cwd=folder,
+            text=True,
+        )
 
 
 if __name__ == "__main__":
