@@ -21,7 +21,7 @@ LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")  # free-threaded C
 SOURCES = {
     "linux": (
         *("_native.pyx", "linux_affinity.c", "linux_mempolicy.c", "linux_topology.c", "linux_process.c"),
-        *("linux_sampler.c", "linux_recorder.c", "bandwidth.c"),
+        *("linux_sampler.c", "linux_recorder.c", "linux_files.c", "bandwidth.c"),
     ),
     "darwin": ("_native_darwin.pyx", "darwin.c", "bandwidth.c"),
     "win32": ("_native_windows.pyx", "windows.c"),

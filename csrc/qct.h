@@ -9,7 +9,7 @@
  *
  * Affinity: linux_affinity.c and windows.c. Topology: linux_topology.c; raw values only: windows.c and darwin.c. Memory
  * policy: linux_mempolicy.c. Thread times: linux_sampler.c, windows.c and darwin.c; over time: linux_recorder.c. Memory
- * bandwidth, on Linux and macOS: bandwidth.c. Processes: linux_process.c.
+ * bandwidth, on Linux and macOS: bandwidth.c. Processes: linux_process.c. Locks and small files: linux_files.c.
  */
 #ifndef QCT_H
 #define QCT_H
@@ -110,6 +110,34 @@ int qct_parse_list(const char *text, unsigned long *mask, size_t words);
 
 /* Become the parent of every process below this one that loses its own. */
 int qct_adopt_orphans(void);
+
+/*
+ * Linux: lock each of these open files for itself alone, as flock(2) does, without waiting. All or none: where one
+ * cannot be locked, *locked is its index. -EAGAIN: somebody else has it.
+ */
+int qct_files_lock(const int *files, size_t count, size_t *locked);
+
+/* Give these locks up, also for whoever has the same open files; where one cannot be, the others are all the same. */
+int qct_files_unlock(const int *files, size_t count);
+
+/*
+ * Make a file of directory `folder` that is locked before anything is in it; other users may read it if `for_all`.
+ * *file is the caller's, to be closed by qct_file_end. Nothing is left where it fails. -EEXIST: there is one of this
+ * name; -ENOSPC.
+ */
+int qct_file_hold(int folder, const char *name, const void *text, size_t size, int for_all, int *file);
+
+/* Remove the file, and only then close it: at no time is it there and locked by nobody. It is closed in any case. */
+int qct_file_end(int folder, const char *name, int file);
+
+/*
+ * Store the names of all that is in directory `folder`, each with its final 0, in *size bytes; none once it was
+ * removed. One thread at a time: how far it was read is told by the descriptor. -ERANGE: they need more than `room`.
+ */
+int qct_folder_names(int folder, char *names, size_t room, size_t *size);
+
+/* Store in *links how many links directory `folder` has: none when it was removed. */
+int qct_folder_links(int folder, unsigned long *links);
 
 /*
  * Memory policy. A mask of nodes is laid out as one of CPUs. Kinds are numbered as the kernel's MPOL_*

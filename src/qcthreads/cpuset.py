@@ -26,8 +26,9 @@ _HIGHEST = 1 << 20  # far above any kernel's NR_CPUS; catches nonsense before it
 class IndexSet:
     """A frozen set of small non-negative integers, kept as the bits of one int."""
 
-    __slots__ = ("_bits",)
-    _bits: int
+    __slots__ = ("bits",)
+    bits: int
+    """The set as the bits of one int."""
 
     def __init__(self, members: Iterable[int] = ()) -> None:
         bits = 0
@@ -39,7 +40,7 @@ class IndexSet:
             if not 0 <= number < _HIGHEST:
                 raise InputError(f"not a valid number in a {type(self).__name__}: {member!r}")
             bits |= 1 << number
-        object.__setattr__(self, "_bits", bits)
+        object.__setattr__(self, "bits", bits)
 
     @classmethod
     def from_bits(cls, bits: int) -> Self:
@@ -47,7 +48,7 @@ class IndexSet:
         if bits < 0 or bits.bit_length() > _HIGHEST:
             raise InputError(f"not valid bits for a {cls.__name__}: {_shown(f'{bits:#x}')}")
         made = cls.__new__(cls)
-        object.__setattr__(made, "_bits", bits)
+        object.__setattr__(made, "bits", bits)
         return made
 
     @classmethod
@@ -74,17 +75,12 @@ class IndexSet:
         raise AttributeError(f"{type(self).__name__} cannot be changed")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self).from_bits, (self._bits,)
-
-    @property
-    def bits(self) -> int:
-        """The set as the bits of one int."""
-        return self._bits
+        return type(self).from_bits, (self.bits,)
 
     def mask(self) -> str:
         """The kernel's mask form."""
         words = []
-        bits = self._bits
+        bits = self.bits
         while True:
             words.append(f"{bits & 0xFFFFFFFF:08x}")
             bits >>= 32
@@ -102,7 +98,7 @@ class IndexSet:
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Runs of consecutive members as (first, last), ascending."""
-        bits, base = self._bits, 0
+        bits, base = self.bits, 0
         while bits:
             skip = (bits & -bits).bit_length() - 1
             bits >>= skip
@@ -116,45 +112,45 @@ class IndexSet:
             yield from range(first, last + 1)
 
     def __len__(self) -> int:
-        return self._bits.bit_count()
+        return self.bits.bit_count()
 
     def __bool__(self) -> bool:
-        return self._bits != 0
+        return self.bits != 0
 
     def __contains__(self, member: object) -> bool:
-        return isinstance(member, int) and member >= 0 and bool(self._bits >> member & 1)
+        return isinstance(member, int) and member >= 0 and bool(self.bits >> member & 1)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._bits == other._bits
+        return type(self) is type(other) and self.bits == other.bits
 
     def __hash__(self) -> int:
-        return hash((type(self).__name__, self._bits))
+        return hash((type(self).__name__, self.bits))
 
     def __or__(self, other: Self) -> Self:
-        return self.from_bits(self._bits | other._bits)
+        return self.from_bits(self.bits | other.bits)
 
     def __and__(self, other: Self) -> Self:
-        return self.from_bits(self._bits & other._bits)
+        return self.from_bits(self.bits & other.bits)
 
     def __sub__(self, other: Self) -> Self:
-        return self.from_bits(self._bits & ~other._bits)
+        return self.from_bits(self.bits & ~other.bits)
 
     def __le__(self, other: Self) -> bool:
-        return not self._bits & ~other._bits
+        return not self.bits & ~other.bits
 
     def __lt__(self, other: Self) -> bool:
-        return self <= other and self._bits != other._bits
+        return self <= other and self.bits != other.bits
 
     def isdisjoint(self, other: Self) -> bool:
         """Whether the two sets have no member in common."""
-        return not self._bits & other._bits
+        return not self.bits & other.bits
 
     @property
     def first(self) -> int:
         """The smallest member; ValueError when empty."""
-        if not self._bits:
+        if not self.bits:
             raise ValueError(f"an empty {type(self).__name__} has no first member")
-        return (self._bits & -self._bits).bit_length() - 1
+        return (self.bits & -self.bits).bit_length() - 1
 
 
 class CpuSet(IndexSet):

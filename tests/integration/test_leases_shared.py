@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -431,14 +431,14 @@ def test_where_no_lock_can_be_made_nothing_stays_locked(small: Path) -> None:
 def test_an_interrupt_together_with_the_lock_of_the_door_leaves_it_open(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    book, lock = book_in(place, MACHINE), shared.FileLocks.try_lock
+    book, lock = book_in(place, MACHINE), shared.FileLocks.lock_all
 
-    def interrupted(locks: shared.FileLocks, name: str) -> bool:
-        lock(locks, name)
+    def interrupted(locks: shared.FileLocks, names: Sequence[str]) -> str:
+        lock(locks, names)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shared.FileLocks, "try_lock", interrupted)
+        patch.setattr(shared.FileLocks, "lock_all", interrupted)
         with pytest.raises(KeyboardInterrupt):
             book.acquire(1)
     assert holders_of_locks(place / "locks") == {}

@@ -30,6 +30,7 @@ def compiler():
         ("mempolicy", ("linux_mempolicy",)),
         ("topology", ("linux_topology",)),
         ("sampler", ("linux_sampler", "linux_recorder")),
+        ("files", ("linux_files",)),
         ("bandwidth", ("bandwidth", "linux_affinity", "linux_mempolicy")),
     ],
 )

@@ -113,7 +113,7 @@ def test_bandwidth_builds_on_aarch64(build):
     build("aarch64-linux-gnu.2.31", *sources, flags=["-pthread"])
 
 
-@pytest.mark.parametrize("part", ["affinity", "mempolicy", "topology"])
+@pytest.mark.parametrize("part", ["affinity", "mempolicy", "topology", "files"])
 def test_linux_on_aarch64_under_qemu(build, part, tmp_path):
     qemu = find("qemu-user-static", "qemu-aarch64-static", "qemu-aarch64")
     if not AARCH64_ROOT.joinpath("lib", "ld-linux-aarch64.so.1").exists():

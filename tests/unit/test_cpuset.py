@@ -110,7 +110,7 @@ def test_agrees_with_the_kernel_and_taskset():
 
 def test_sets_cannot_be_changed_or_mixed():
     with pytest.raises(AttributeError):
-        CpuSet([1])._bits = 2
+        CpuSet([1]).bits = 2
     assert CpuSet([1]) != NodeSet([1])
     assert len({CpuSet([1]), NodeSet([1]), CpuSet([1])}) == 2
 

@@ -28,7 +28,7 @@ def lease_text() -> bytes:
     machine = synthetic_machine(cores=4)
     rule = Rule("mask", "", cpus=machine.cpus_online, tightest=True)
     book = LeaseBook(machine, Limits(machine.cpus_online, 4, None, 2**33, (rule,)))
-    return records.encode(records.lease_body(book.acquire(2, 2**20).hold), OWNER)
+    return records.lease_text(book.acquire(2, 2**20).hold, OWNER)
 
 
 CLAIM = Claim(threads=2, candidates=0xF, siblings=0xF, memory_bytes=5, draws={"memory": (5, 9)}, nodes={"node:0": 9})

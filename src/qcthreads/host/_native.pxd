@@ -47,6 +47,12 @@ cdef extern from "qct.h" nogil:
     int qct_parse_list(const char *text, unsigned long *mask, size_t words)
 
     int qct_adopt_orphans()
+    int qct_files_lock(const int *files, size_t count, size_t *locked)
+    int qct_files_unlock(const int *files, size_t count)
+    int qct_file_hold(int folder, const char *name, const void *text, size_t size, bint for_all, int *file)
+    int qct_file_end(int folder, const char *name, int file)
+    int qct_folder_names(int folder, char *names, size_t room, size_t *size)
+    int qct_folder_links(int folder, unsigned long *links)
 
     int qct_memory_probe()
     int qct_memory_words(size_t *words)

@@ -9,6 +9,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 include "_affinity.pxi"
 include "_sampler.pxi"
 include "_bandwidth.pxi"
+include "_files.pxi"
 
 
 def adopt_orphans():

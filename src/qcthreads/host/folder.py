@@ -16,6 +16,8 @@ import time
 assert sys.platform != "win32", "host.windows_folder has the same for Windows"
 import fcntl  # noqa: E402
 
+from .file_calls import best_calls  # noqa: E402
+
 LONGEST = 65536
 """Bytes of a file at most: 4096 CPUs one by one take a third of it."""
 
@@ -35,12 +37,13 @@ class Folder:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
         self._identity = _identity(os.fstat(self._descriptor))
         self._listing = threading.Lock()
+        self._calls = best_calls()
 
     @property
     def gone(self) -> bool:
         """Whether somebody has removed the directory; the number of its links says so on Linux alone."""
         if sys.platform == "linux":
-            return not os.fstat(self._descriptor).st_nlink
+            return not self._calls.links_of(self._descriptor)
         try:
             return _identity(os.lstat(self._path)) != self._identity
         except OSError:
@@ -49,7 +52,7 @@ class Folder:
     def names(self) -> set[str]:
         """Of everything that is there."""
         with self._listing:  # where a listing has got to belongs to the descriptor: of two at once each misses some
-            return set(os.listdir(self._descriptor))  # noqa: PTH208 (by descriptor)
+            return self._calls.names_in(self._descriptor)
 
     def read(self, name: str) -> tuple[bytes, int]:
         """What the file says and the user who wrote it; nothing for what is no plain file of one name, or too long.
@@ -73,7 +76,7 @@ class Folder:
 
     def announce(self, name: str, text: bytes) -> int | None:
         """Make the file; others see by :meth:`is_open` whether its maker lives, where that can be seen."""
-        return self.hold(name, text)
+        return self._calls.hold_file(self._descriptor, name, text, self._for_all)
 
     def is_open(self, name: str) -> bool:
         """Whether who made it by :meth:`announce` still has it open, as far as can be seen."""
@@ -81,18 +84,7 @@ class Folder:
 
     def hold(self, name: str, text: bytes) -> int:
         """Make the file, and keep it locked until its descriptor is closed, by whatever end."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
-        descriptor = os.open(name, flags, 0o600, dir_fd=self._descriptor)  # before it is locked it is nobody's to lock
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.write(descriptor, text) < len(text):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
-            if self._for_all:
-                os.fchmod(descriptor, 0o644)
-        except BaseException:
-            self.end(name, descriptor)
-            raise
-        return descriptor
+        return self._calls.hold_file(self._descriptor, name, text, self._for_all)
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -139,9 +131,10 @@ class Folder:
 
     def end(self, name: str, descriptor: int | None) -> None:
         """Remove what :meth:`hold` made, and only then let go of it: at no time is it there and held by nobody."""
-        self.remove(name)
-        if descriptor is not None:
-            os.close(descriptor)
+        if descriptor is None:
+            self.remove(name)
+        else:
+            self._calls.end_file(self._descriptor, name, descriptor)
 
     def close(self) -> None:
         """Look at it no longer."""

@@ -6,13 +6,12 @@ that inherits the descriptor keeps the lock when its parent is killed. No conten
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
 
 assert sys.platform != "win32", "Windows has no flock"
-import fcntl  # noqa: E402
+from .file_calls import best_calls  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ _MOST_KEPT = 256  # of unlocked files that stay open; a soft limit of 1024 descr
 
 
 class FileLocks:
-    """The locks of this process in ``directory``; one thread at a time, but for :meth:`unlock`.
+    """The locks of this process in ``directory``; one thread at a time, but for unlocking.
 
     Parameters
     ----------
@@ -38,24 +37,42 @@ class FileLocks:
         self._folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._open: dict[str, int] = {}
         self._locked: set[str] = set()
+        calls = best_calls()
+        self._lock_files, self._unlock_files = calls.lock_files, calls.unlock_files
+
+    def lock_all(self, names: tuple[str, ...]) -> str:
+        """Take all these locks, or none where one is somebody else's, which is returned; else nothing.
+
+        OSError where a file cannot be opened or locked.
+        """
+        self._locked.update(names)  # from here on none of them is closed to make room for another
+        try:
+            try:
+                at = self._lock_files(self._open, names)
+            except KeyError:
+                for name in names:
+                    self._open_file(name)
+                at = self._lock_files(self._open, names)
+        except OSError:
+            self._locked.difference_update(names)
+            raise
+        if at < 0:
+            return ""
+        self._locked.difference_update(names)
+        return names[at]
+
+    def unlock_all(self, names: tuple[str, ...]) -> None:
+        """Give these locks up, also for children that have them. From anywhere, finalizers and signal handlers too."""
+        self._unlock_files(self._open, names)
+        self._locked.difference_update(names)
 
     def try_lock(self, name: str) -> bool:
-        """Take the lock, or say that somebody else has it. OSError where the file cannot be opened."""
-        try:
-            fcntl.flock(self._descriptor(name), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                return False
-            raise
-        self._locked.add(name)
-        return True
+        """Take the lock, or say that somebody else has it."""
+        return not self.lock_all((name,))
 
     def unlock(self, name: str) -> None:
-        """Give the lock up, also for children that have it. From anywhere, finalizers and signal handlers too."""
-        descriptor = self._open.get(name)
-        if descriptor is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            self._locked.discard(name)
+        """Give the lock up."""
+        self.unlock_all((name,))
 
     def leave(self, name: str) -> None:
         """Leave the lock to the children that have it: it is free when these have ended."""
@@ -76,19 +93,17 @@ class FileLocks:
         if folder >= 0:
             os.close(folder)
 
-    def _descriptor(self, name: str) -> int:
-        found = self._open.get(name)
-        if found is None:
-            self._trim()
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-            try:
-                found = os.open(name, flags, dir_fd=self._folder)
-            except FileNotFoundError:
-                if not self._create:
-                    raise
-                found = os.open(name, flags | os.O_CREAT, 0o600, dir_fd=self._folder)
-            self._open[name] = found
-        return found
+    def _open_file(self, name: str) -> None:
+        if name in self._open:
+            return
+        self._trim()
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            self._open[name] = os.open(name, flags, dir_fd=self._folder)
+        except FileNotFoundError:
+            if not self._create:
+                raise
+            self._open[name] = os.open(name, flags | os.O_CREAT, 0o600, dir_fd=self._folder)
 
     def _trim(self) -> None:
         if len(self._open) - len(self._locked) > _MOST_KEPT:

@@ -29,7 +29,7 @@ class Calls(Protocol):
 
 
 class FileLocks:
-    """The locks of this process that are named after ``directory``; one thread at a time, but for :meth:`unlock`.
+    """The locks of this process that are named after ``directory``; one thread at a time, but for unlocking.
 
     Parameters
     ----------
@@ -57,6 +57,24 @@ class FileLocks:
             return False
         self._held[name] = handle
         return True
+
+    def lock_all(self, names: tuple[str, ...]) -> str:
+        """Take all these locks, or none where one is somebody else's, which is returned; else nothing."""
+        tried: list[str] = []
+        try:
+            for name in names:
+                tried.append(name)
+                if not self.try_lock(name):
+                    return name
+            tried.clear()
+            return ""
+        finally:
+            self.unlock_all(tuple(tried))
+
+    def unlock_all(self, names: tuple[str, ...]) -> None:
+        """Give these locks up. From anywhere, finalizers too."""
+        for name in names:
+            self.unlock(name)
 
     def unlock(self, name: str) -> None:
         """Give the lock up; a child that has it keeps it. From anywhere, finalizers too."""

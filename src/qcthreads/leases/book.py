@@ -193,14 +193,15 @@ class LeaseBook:
             who holds what it lacks.
         """
         _check_timeout(timeout)
-        asked = partial(self._claim, threads, memory_bytes, gpus, near, exclusive_cores, slots or {})
-        claim = asked()
+        slots = slots or {}
+        claim = self._claim(threads, memory_bytes, gpus, near, exclusive_cores, slots)
         made: list[Lease] = []
         began = time.monotonic()
         try:
             claim = self._look_around(claim)
             patience_s = PATIENCE_S if timeout is None or not wait else _patience(timeout)
             if not self.ledger.in_turn(lambda: self._try(claim, made), patience_s):
+                asked = partial(self._claim, threads, memory_bytes, gpus, near, exclusive_cores, slots)
                 claim = self._wait_in_line(asked, made, began, 0.0 if not wait else timeout, cancel, on_wait)
             made[0].notes = self._avoided(claim, made[0])
             return made[0]
@@ -526,9 +527,7 @@ class LeaseBook:
 
         def make(room: Room) -> list[Lease]:
             found = claims.grant(self.machine, room, claim)
-            if found is None:
-                return []
-            return [self._granted(claim, found)]
+            return [] if found is None else [self._granted(claim, found)]
 
         if self._give_out(make, made, waiter):
             return True
@@ -577,7 +576,8 @@ class LeaseBook:
 
     def _beside_others(self, claim: Claim) -> Claim:
         """Within a turn: ``claim`` less the PUs that others keep busy, or rather without them."""
-        claim = _less(claim, ~self._candidates.bits)  # where limits have changed since it was made
+        if claim.candidates & ~self._candidates.bits:  # limits have changed since it was made
+            claim = _less(claim, ~self._candidates.bits)
         if self._busy == "ignore":
             return claim
         strangers, pinned = self.ledger.strangers, self.ledger.pinned

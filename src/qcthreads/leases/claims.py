@@ -107,7 +107,7 @@ def grant(machine: Machine, room: Room, claim: Claim) -> Grant | None:
     """What ``claim`` gets of ``room``; ``None`` where it does not fit. Nothing is taken."""
     if claim.draws and any(amount > room.left(pool, holds) for pool, (amount, holds) in claim.draws.items()):
         return None
-    gpus = _free_gpus(room, claim)
+    gpus = _free_gpus(room, claim) if claim.gpus else ()
     if len(gpus) < claim.gpus:
         return None
     free = usable(machine, room, claim)
@@ -175,8 +175,6 @@ def in_the_way(room: Room, claim: Claim, held: Iterable[_Part]) -> Iterator[_Par
 
 def _free_gpus(room: Room, claim: Claim) -> tuple[int, ...]:
     """As many as ``claim`` asks for, or fewer."""
-    if not claim.gpus:
-        return ()
     return tuple(gpu for gpu in claim.gpu_candidates if gpu not in room.gpus_taken)[: claim.gpus]
 
 

@@ -13,8 +13,11 @@ _SHORTEST_S, _LONGEST_S = 20e-6, 1e-3  # between two tries: many who try more of
 
 def enter(attempt: Callable[[], bool], patience_s: float) -> bool:
     """Make attempts until one succeeds; false after ``patience_s`` seconds, after one attempt where that is 0."""
-    if attempt():
-        return True
+    return attempt() or enter_later(attempt, patience_s)
+
+
+def enter_later(attempt: Callable[[], bool], patience_s: float) -> bool:
+    """:func:`enter` for whose first attempt was in vain."""
     give_up, pause_s = time.monotonic() + patience_s, _SHORTEST_S
     while time.monotonic() < give_up:
         time.sleep(pause_s * (0.5 + os.urandom(1)[0] / 512))  # at random, lest some are always behind others

@@ -47,7 +47,7 @@ class Hold:
         draws: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         self.book = book
-        self.lease_id = book.ledger.new_id()
+        self.lease_id = next(book.ledger.ids)
         self.cpus = cpus
         self.reserved = reserved
         self.memory_bytes = memory_bytes

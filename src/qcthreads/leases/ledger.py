@@ -112,7 +112,8 @@ class Ledger:
         self._held: dict[int, Hold] = {}
         self._given_back: deque[Hold] = deque()
         self._waiting: list[Waiter] = []
-        self._ids = itertools.count(1)
+        self.ids = itertools.count(1)
+        """Numbers that no other lease of this process has."""
         self._of_parent: tuple[Holding, ...] = ()
         """What the process held of which this one is a fork: nobody tells when it gives that back before its end."""
         ledgers.add(self)
@@ -172,10 +173,6 @@ class Ledger:
         self.strangers = load.above(min(1.0, _BUSY + own)).bits & ~(leased | self._leased)
         self.pinned = masks
         self._looked_at, self._own_s = time.monotonic(), own_s
-
-    def new_id(self) -> int:
-        """A number that no other lease of this process has."""
-        return next(self._ids)
 
     def held(self) -> tuple[Hold, ...]:
         """The leases of this process, oldest first."""

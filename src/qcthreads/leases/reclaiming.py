@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ..cpuset import CpuSet
 from ..host import processes
@@ -33,7 +33,8 @@ class Reclaiming:
         self._one_at_a_time = threading.Lock()
         self._dead: tuple[Holding, ...] = ()
         self._left: tuple[Holding, ...] = ()
-        self._ended: frozenset[str] = frozenset()
+        self.over: frozenset[str] = frozenset()
+        """Names of the records that the next turn removes, where these are still dead."""
 
     @property
     def strays(self) -> Sequence[Stray]:
@@ -56,16 +57,9 @@ class Reclaiming:
             for holding in over:
                 if holding.owner.uid == processes.owner(os.getpid()):  # else anybody could name a lease that lives
                     remove_nested(holding.mark)
-            self._ended = frozenset(holding.name for holding in over)
+            self.over = frozenset(holding.name for holding in over)
             self._dead = tuple(holding for holding in dead if holding not in over)  # once is enough to say so
             return bool(over)
-
-    def ended(self, still_dead: Callable[[str], bool]) -> list[str]:
-        """Within the turn after that: the names of the records to be removed."""
-        if not self._ended:
-            return []
-        names, self._ended = self._ended, frozenset()
-        return [name for name in names if still_dead(name)]
 
 
 def is_any_free(locks: FileLocks, cpus: CpuSet) -> bool:

@@ -90,19 +90,35 @@ def body(content: Mapping[str, Any]) -> str:
     return _to_json(content)[1:-1]
 
 
-def lease_body(hold: Hold) -> str:
-    """What is told of a lease, beside its owner."""
-    draws = ",".join([f"{_quoted(pool)}:[{amount},{holds}]" for pool, (amount, holds) in hold.draws.items()])
-    return (
-        f'"cpus":"{_listed(hold.cpus.bits)}","reserved":"{_listed(hold.reserved.bits)}","gpus":{list(hold.gpus)},'
-        f'"memory_bytes":{hold.memory_bytes},"draws":{{{draws}}},"orphans":"{hold.orphans}",'
-        f'"run":{_quoted(hold.book.run)}'
+def lease_text(hold: Hold, owner: str) -> bytes:
+    """The record of a lease; ``owner`` is what :func:`body` made of who holds it."""
+    run, draws = hold.book.run, tuple(hold.draws.items())
+    return _lease_text(
+        owner, hold.cpus.bits, hold.reserved.bits, hold.gpus, hold.memory_bytes, draws, hold.orphans, run
     )
 
 
 @lru_cache  # leases of the same PUs, and for the same, come again and again
-def _listed(bits: int) -> str:
-    return str(CpuSet.from_bits(bits))
+def _lease_text(
+    owner: str,
+    cpus: int,
+    reserved: int,
+    gpus: tuple[int, ...],
+    memory_bytes: int,
+    draws: tuple[tuple[str, tuple[int, int]], ...],
+    orphans: str,
+    run: str,
+) -> bytes:
+    content = {
+        "cpus": str(CpuSet.from_bits(cpus)),
+        "reserved": str(CpuSet.from_bits(reserved)),
+        "gpus": gpus,
+        "memory_bytes": memory_bytes,
+        "draws": dict(draws),
+        "orphans": orphans,
+        "run": run,
+    }
+    return encode(body(content), owner)
 
 
 def claim_body(claim: Claim) -> str:

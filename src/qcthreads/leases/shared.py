@@ -20,7 +20,7 @@ from ..host import processes
 from ..light import replace
 from . import records
 from .claims import sum_bits
-from .door import PATIENCE_S, enter
+from .door import PATIENCE_S, enter_later
 from .ledger import Ledger, Waiter, ledgers, warn
 from .listener import Listener
 from .place import DOOR, GPU_LOCK, Place, cpu_locks, find_place, make, remove_nested
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     _Said = TypeVar("_Said")
 
+_SALTS, _SALT_BYTES = 64, 8  # to ask for one takes as long as for all
 _SILENT_S = 10.0  # who waits looks once a second; one who does not is stopped, or his whole machine was
 
 
@@ -62,7 +63,10 @@ class SharedLedger(Ledger):
         self.place = place
         self._me = _myself(self.mark)
         self._locks: FileLocks
+        self._records: Folder
+        """As the locks, there within a turn."""
         self._folder: Folder | None = None
+        """The same, where it is there."""
         self._begun_again = False
         """What is held has not been locked yet in this directory."""
         self._fresh = True
@@ -78,6 +82,7 @@ class SharedLedger(Ledger):
         """Open records: one that nobody has open is an ended process's, whoever holds its locks now."""
         self._own_tickets: dict[str, int] = {}
         self._names = 0
+        self._salts: list[str] = []
         self._reclaiming = Reclaiming()
         self._listener = Listener(lambda: bool(self._waiting), self._ahead, self._wake_first)
 
@@ -88,7 +93,7 @@ class SharedLedger(Ledger):
         no longer than the turns of others of this process.
         """
         said: list[_Said] = []
-        if not enter(lambda: self._turn(act, said), patience_s):
+        if not self._turn(act, said) and not enter_later(lambda: self._turn(act, said), patience_s):
             raise BookShutError(self._shut(patience_s))
         if self._fresh and patience_s:
             self._fresh = False
@@ -103,22 +108,23 @@ class SharedLedger(Ledger):
             if self._folder is None or self._folder.gone:
                 self._open()
             try:  # from here on: an interrupt that comes with the lock would leave the door shut
-                if not self._try_lock(DOOR):
+                if self._lock_all((DOOR,)):
                     return False
                 if self._begun_again:
                     self._lock_again()
                 self._count_given_back()
                 self._look()
-                self._bury()
+                if self._reclaiming.over:
+                    self._bury()
                 if self._fresh:
                     self.suspect()
                 said.append(act())
                 return True
             finally:
                 try:
-                    self._locks.unlock(DOOR)
+                    self._locks.unlock_all((DOOR,))
                 except KeyboardInterrupt:  # before it was done
-                    self._locks.unlock(DOOR)
+                    self._locks.unlock_all((DOOR,))
                     raise
 
     def others(self) -> Sequence[Holding]:
@@ -128,7 +134,7 @@ class SharedLedger(Ledger):
     def queue(self) -> list[Waiter | Waiting]:
         """All who wait and live, the first first; not those who are stopped, for whom nothing is kept meanwhile."""
         if not self._tickets:
-            return super().queue()
+            return list(self._waiting)
         told = [ticket for ticket in tuple(self._tickets.values()) if self._lives(ticket.name)]
         told = [ticket for ticket in told if self._records.silent_s(ticket.name) < _SILENT_S]
         return sorted([*self._waiting, *told], key=lambda one: one.name)
@@ -173,10 +179,10 @@ class SharedLedger(Ledger):
 
     def take(self, hold: Hold) -> str:
         """Give out ``hold``: all of it, or nothing where one is returned that cannot be had after all, as ``cpu3``."""
-        hold.name = f"l{hold.mark}-{os.urandom(8).hex()}"  # in a directory of all users nobody may be there before
+        hold.name = f"l{hold.mark}-{self._salt()}"  # in a directory of all users nobody may be there before
         self._own[hold.name] = hold  # whatever happens from here on, to give it back undoes
         super().take(hold)  # nor does another thread take it until then, whose locks the same files would be
-        hold.locks = (*cpu_locks(hold.reserved.bits), *map(GPU_LOCK, hold.gpus))
+        hold.locks = cpu_locks(hold.reserved.bits) + tuple(map(GPU_LOCK, hold.gpus))
         taken = self._lock_all(hold.locks)
         if taken:
             hold.locks = ()
@@ -185,6 +191,13 @@ class SharedLedger(Ledger):
             return taken
         self._tell(hold)
         return ""
+
+    def _salt(self) -> str:
+        """What nobody can foresee, of many that are asked for at once."""
+        if not self._salts:
+            many = os.urandom(_SALTS * _SALT_BYTES).hex()
+            self._salts = [many[at : at + 2 * _SALT_BYTES] for at in range(0, len(many), 2 * _SALT_BYTES)]
+        return self._salts.pop()
 
     def suspect(self) -> None:
         """Note who seems to be dead: a tried lock tells, and a record that nobody has open."""
@@ -224,8 +237,7 @@ class SharedLedger(Ledger):
             if hold.started:
                 remove_nested(hold.mark)
             self._records.end(hold.name, told)
-            for name in hold.locks:
-                self._locks.unlock(name)
+            self._locks.unlock_all(hold.locks)
         hold.locks = ()  # an interrupt from here on must not unlock what another thread may have got by then
         self._given_back.append(hold)
         self._wake_first()
@@ -263,21 +275,16 @@ class SharedLedger(Ledger):
             make(place)
             self.place = place
         self._locks = FileLocks(self.place.locks, create=self.place.kind == "user")
-        self._folder = Folder(self.place.records, for_all=self.place.kind == "node")
+        self._records = self._folder = Folder(self.place.records, for_all=self.place.kind == "node")
         if self._folder.names():
             import json  # noqa: F401  # to read them with: not within a turn, while others wait at the door
 
     def _lock_again(self) -> None:
         """In a book that is begun again: what this process holds."""
         for hold in tuple(self._own.values()):
-            if sum(map(self._try_lock, hold.locks)) < len(hold.locks):
+            if sum(not self._lock_all((name,)) for name in hold.locks) < len(hold.locks):
                 warn("CPUs %s are also held by others, who began before it could be told of again", hold.cpus)
         self._begun_again = False
-
-    @property
-    def _records(self) -> Folder:
-        assert self._folder is not None, "within turn()"
-        return self._folder
 
     def _shut(self, patience_s: float) -> str:
         pid = holders_of_locks(self.place.locks).get(DOOR)
@@ -287,27 +294,15 @@ class SharedLedger(Ledger):
             "where that process is stopped (`kill -CONT`) or hangs, let it go on or end it"
         )
 
-    def _lock_all(self, names: Sequence[str]) -> str:
+    def _lock_all(self, names: tuple[str, ...]) -> str:
         """Lock ``names``, or none of them where one is somebody else's, which is returned, or cannot be locked."""
-        locked: list[str] = []
         try:
-            for name in names:
-                locked.append(name)
-                if not self._try_lock(name):
-                    return name
-            locked.clear()
-            return ""
-        finally:
-            for name in locked:
-                self._locks.unlock(name)
-
-    def _try_lock(self, name: str) -> bool:
-        try:
-            return self._locks.try_lock(name)
+            return self._locks.lock_all(names)
         except OSError as error:
             remedy = "`qcthreads leases --share`, run by root, completes the directory"
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 remedy = "each PU of a lease takes one file: allow more by `ulimit -n`"
+            name = error.filename or names[0]
             raise LeaseError(f"{self.place.locks}/{name} cannot be locked: {error.strerror}; {remedy}") from error
 
     def _look(self) -> None:
@@ -353,7 +348,7 @@ class SharedLedger(Ledger):
         if before is not None:
             os.close(before)
         try:
-            told = self._records.announce(hold.name, records.encode(records.lease_body(hold), self._me))
+            told = self._records.announce(hold.name, records.lease_text(hold, self._me))
         except OSError:
             return
         if told is not None:
@@ -379,8 +374,10 @@ class SharedLedger(Ledger):
 
     def _bury(self) -> None:
         """Remove the records of leases that are over."""
-        for name in self._reclaiming.ended(lambda name: name in self._holdings and self._is_dead(self._holdings[name])):
-            self._forget(name)
+        names, self._reclaiming.over = self._reclaiming.over, frozenset()
+        for name in names:
+            if name in self._holdings and self._is_dead(self._holdings[name]):
+                self._forget(name)
 
     def _ahead(self) -> int:
         """How many of other processes wait before the first of this one."""

@@ -1,0 +1,114 @@
+/*
+ * By what processes that share a directory tell each other something: locks of open files, and small files. Several
+ * calls of the kernel are one here, so that no signal handler of an interpreter runs between them.
+ */
+#define _GNU_SOURCE
+#include "qct.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int lock(int file) {
+    while (flock(file, LOCK_EX | LOCK_NB))
+        if (errno != EINTR)
+            return errno == EACCES ? -EAGAIN : -errno; /* the first where flock is fcntl's lock, as on NFS */
+    return 0;
+}
+
+int qct_files_lock(const int *files, size_t count, size_t *locked) {
+    for (*locked = 0; *locked < count; ++*locked) {
+        int rc = lock(files[*locked]);
+        if (rc) {
+            qct_files_unlock(files, *locked);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+int qct_files_unlock(const int *files, size_t count) {
+    int rc = 0;
+    for (size_t i = 0; i < count; i++)
+        if (flock(files[i], LOCK_UN))
+            rc = -errno;
+    return rc;
+}
+
+static int write_locked(int file, const void *text, size_t size, int for_all) {
+    int rc = lock(file);
+    if (rc)
+        return rc;
+    ssize_t written = write(file, text, size);
+    if (written < 0)
+        return -errno;
+    if ((size_t)written < size)
+        return -ENOSPC;
+    return for_all && fchmod(file, 0644) ? -errno : 0;
+}
+
+int qct_file_hold(int folder, const char *name, const void *text, size_t size, int for_all, int *file) {
+    /* Before it is locked it is nobody else's to open. */
+    int made = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (made < 0)
+        return -errno;
+    int rc = write_locked(made, text, size, for_all);
+    if (rc)
+        qct_file_end(folder, name, made);
+    else
+        *file = made;
+    return rc;
+}
+
+int qct_file_end(int folder, const char *name, int file) {
+    int rc = unlinkat(folder, name, 0) ? -errno : 0;
+    close(file);
+    return rc;
+}
+
+/* As getdents64(2) lays it out. */
+struct entry {
+    uint64_t number;
+    int64_t offset;
+    unsigned short size;
+    unsigned char type;
+    char name[];
+};
+
+static int is_itself_or_above(const char *name) { return !strcmp(name, ".") || !strcmp(name, ".."); }
+
+int qct_folder_names(int folder, char *names, size_t room, size_t *size) {
+    _Alignas(struct entry) char buffer[8192];
+    *size = 0;
+    if (lseek(folder, 0, SEEK_SET) < 0)
+        return -errno;
+    for (;;) {
+        long got = syscall(SYS_getdents64, folder, buffer, sizeof buffer);
+        if (got <= 0)
+            return got == 0 || errno == ENOENT ? 0 : -errno; /* ENOENT: it was removed */
+        for (long at = 0; at < got;) {
+            const struct entry *entry = (const struct entry *)(buffer + at);
+            at += entry->size;
+            if (is_itself_or_above(entry->name))
+                continue;
+            size_t length = strlen(entry->name) + 1;
+            if (length > room - *size)
+                return -ERANGE;
+            memcpy(names + *size, entry->name, length);
+            *size += length;
+        }
+    }
+}
+
+int qct_folder_links(int folder, unsigned long *links) {
+    struct stat found;
+    if (fstat(folder, &found))
+        return -errno;
+    *links = found.st_nlink;
+    return 0;
+}
