@@ -241,6 +241,7 @@ def _acquire(request: Request, threads: int, ledger: Ledger, on_wait: Say | None
     book = node_book(
         cpus=request.cpus,
         smt=exactly,
+        memory_bytes=request.memory_bytes or None,
         busy=request.busy,
         ledger=ledger,
         run=request.program or os.path.basename(request.command[0]),  # noqa: PTH119
