@@ -115,6 +115,8 @@ def prepared(request: Request, say: Say) -> Iterator[Prepared]:
     executable = _find(request.wrapping.around(request.command, {}, ())[0])
     settings = _settings(request, say)
     with _lease(request, settings.threads, say) as lease:
+        for note in lease.notes:
+            say(note)
         yield _prepared(request, executable, settings, lease, say)
 
 
