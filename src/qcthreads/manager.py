@@ -150,8 +150,9 @@ class QCThreadManager:
     book
         The leases to take part in; ``None``: those of this process, over everything that it may use.
     strays
-        What becomes of attached workers that still run when their allocation is over, and of what they started:
-        ``wait`` for their end, or ``end`` them. Their CPUs are nobody else's before; the log names them.
+        What becomes of attached workers that still run when their allocation is over, of what they started, and of
+        what has :meth:`worker_environment`: ``wait`` for their end, or ``end`` them. Their CPUs are nobody else's
+        before; the log names them.
     gpus_per_worker
         GPUs that each worker of an allocation leases; it sees them where it has :meth:`worker_environment`.
     """
@@ -257,11 +258,13 @@ class QCThreadManager:
     def worker_environment(self, worker_id: int) -> dict[str, str]:
         """What belongs into the environment of worker ``worker_id`` beside its program's: its lease, and its GPUs.
 
-        By the first, others on the node know what runs under the lease, even after the end of this process. Raises
-        UnknownWorkerError when no live allocation has this worker.
+        By the first, what runs under the lease is known, attached or not, and to others on the node even after the end
+        of this process. Raises UnknownWorkerError when no live allocation has this worker.
         """
         with self._exclusive():
-            return self._known(worker_id).leases[0].environment
+            lease = self._known(worker_id).leases[0]
+            lease.hold.started = True  # soon
+            return lease.environment
 
     def set_thread_affinity(self, worker_id: int, thread_ids: Iterable[int]) -> Binding | None:
         """Set CPU affinity for worker threads.
@@ -582,9 +585,8 @@ def _tell_of(worker: _Worker, strays: Literal["wait", "end"]) -> None:
 
 def _left(worker: _Worker) -> set[int]:
     """What still runs under ``worker``."""
-    assert worker.process is not None
     found = {pid for lease in worker.leases for pid in live_under(lease.mark)}
-    found |= {worker.process.pid} if worker.process.lives() else set()
+    found |= {worker.process.pid} if worker.process is not None and worker.process.lives() else set()
     return found.union(*map(processes.descendants, found))
 
 

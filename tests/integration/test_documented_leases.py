@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+AGAIN = """
+    book = lease.book
+    book.acquire(len(book.usable), timeout=60).release()
+    print("nothing is left of it")
+"""
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "python.md"
 
 
@@ -20,7 +25,7 @@ def test_whoever_starts_them_processes_stay_in_the_lease(tmp_path: Path) -> None
     section = PAGE.read_text(encoding="utf-8").partition("### What starts processes by itself")[2]
     example = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
     script = tmp_path / "example.py"
-    script.write_text(example, encoding="utf-8")
+    script.write_text(f"{example}\n{AGAIN}", encoding="utf-8")
     book = {"QCTHREADS_LEASES": str(tmp_path / "book"), "OMPI_ALLOW_RUN_AS_ROOT": "1"}
     environment = {**os.environ, **book, "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     done = subprocess.run(
@@ -29,3 +34,4 @@ def test_whoever_starts_them_processes_stay_in_the_lease(tmp_path: Path) -> None
     masks = re.findall(r"^\[(\d+)\]$", done.stdout, re.MULTILINE)
     assert len(masks) == 4, done.stdout + done.stderr
     assert len(set(masks)) == 1  # one CPU, the same for all
+    assert done.stdout.endswith("nothing is left of it\n")

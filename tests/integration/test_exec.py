@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from qcthreads.cpuset import CpuSet
+from qcthreads.host.limits import read_limits
 
 if sys.platform == "win32":
     pytest.skip("there is no exec on Windows", allow_module_level=True)
@@ -287,6 +288,30 @@ def test_two_at_once_never_share_a_cpu(tmp_path: Path, started: Callable[..., su
         os.kill(pid, signal.SIGTERM)
 
 
+@linux
+@needs_two
+def test_a_batch_job_and_a_session_beside_it_do_not_meet(
+    tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Though the job may use that CPU alone which the session would take first."""
+    allowed = os.sched_getaffinity(0)
+    given = {min(allowed)}
+    os.sched_setaffinity(0, given)
+    try:
+        env = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "1"}
+        job = started("--", "sh", "-c", f"echo $$ >{tmp_path / 'job'}; exec sleep 60", env=env)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    pid = int(wait_for(tmp_path / "job"))
+    assert set(cpus_of(pid)) == given
+    session = run("--", *MASK)
+    assert given.isdisjoint(CpuSet.parse(session.stdout.split()[1]))
+    refused = run("--threads", str(usable()), "--", "true")
+    assert refused.returncode == 125
+    assert f"process {job.pid}" in refused.stderr
+    os.kill(pid, signal.SIGTERM)
+
+
 # Waiting.
 
 
@@ -513,6 +538,16 @@ def test_more_memory_than_was_leased_is_told_of() -> None:
     grow = [sys.executable, "-c", "heap = bytearray(200 * 1024**2)"]
     assert run("--memory", "1GiB", "--", *grow).stderr == ""
     assert "100 MiB are leased" in run("--memory", "100MiB", "--", *grow).stderr
+
+
+@linux
+@needs_two
+def test_one_cpu_by_its_number_may_have_most_of_the_memory() -> None:
+    limits = read_limits()
+    more_than_its_share = limits.total_bytes // len(limits.cpus) + limits.total_bytes // 16
+    if limits.memory_bytes < 1.1 * more_than_its_share:
+        pytest.skip("too much of the memory is in use")
+    assert run("--cpus", str(limits.cpus.first), "--memory", str(more_than_its_share), "--", "true").stderr == ""
 
 
 @linux

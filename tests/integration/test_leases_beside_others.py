@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError
+from qcthreads.execution.calculation import Calculation, Progress
+from qcthreads.execution.engine import LocalEngine
 from qcthreads.host import read_machine
 from qcthreads.host.limits import Limits, Rule
 from qcthreads.leases import LeaseBook
@@ -59,6 +63,35 @@ def test_it_is_taken_last() -> None:
         )
         with one.acquire(1, wait=False) as last:
             assert last.cpus == CpuSet([BURNT])
+
+
+def test_exec_says_what_it_avoided(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = ["exec", "--busy", "avoid", "--json-file", str(report), "--", "true"]
+    environment = {**os.environ, "QCTHREADS_LEASES": str(tmp_path / "book")}
+    said = subprocess.run(
+        [sys.executable, "-m", "qcthreads", *command], env=environment, stderr=subprocess.PIPE, text=True, check=True
+    ).stderr
+    told = json.loads(report.read_text())
+    if told["lease"]["cpus"] == [BURNT]:
+        pytest.skip("all CPUs are kept busy, by whatever else goes on here")
+    (note,) = told["notes"]
+    assert re.match(rf"CPUs {BURNT}\b.* were avoided: CPU {BURNT} is ", note)
+    assert said == f"qcthreads exec: {note}\n"
+
+
+def test_a_run_says_once_what_it_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tasks.py").write_text("def none(_): return {}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    jobs = [Calculation(label=str(n), program="none", input={}, compute="tasks:none") for n in range(2)]
+    events: list[Progress] = []
+    own = CpuSet(sorted(os.sched_getaffinity(0))[:2])
+    with LocalEngine(book("avoid", own), on_progress=events.append) as engine:
+        outcomes = list(engine.run(jobs, max_workers=1))
+    if any(outcome.cpus == CpuSet([BURNT]) for outcome in outcomes):
+        pytest.skip("both CPUs are kept busy, by whatever else goes on here")
+    (note,) = [event.message for event in events if event.kind == "avoided"]
+    assert note.startswith(f"CPUs {BURNT} were avoided: CPU {BURNT} is ")
 
 
 def test_it_is_waited_for_and_explained() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from contenders import book_in
-from others import Say, other, until
+from others import SAY_S, Say, other, until
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError
@@ -213,6 +213,32 @@ def test_in_asyncio_no_thread_is_made_for_what_is_free(tmp_path: Path, monkeypat
     book = book_in(tmp_path / "book", MACHINE)
     monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("a thread"))
     assert asyncio.run(_lease_async(book)) <= book.usable
+
+
+def test_a_library_that_leases_has_no_thread_before_it_waits_and_takes_no_signal(tmp_path: Path) -> None:
+    """By the kernel's word."""
+    leases = """
+import re, time
+import qcthreads
+from qcthreads import errors
+def told():
+    with open("/proc/self/status") as status:  # of signals the first 32: the others are the C library's
+        return re.findall("^(Threads|SigBlk|SigIgn|SigCgt):.*?(.{1,8})$", status.read(), re.MULTILINE)
+before = told()
+with qcthreads.lease(1) as lease:
+    lease.popen(["true"]).wait()
+    assert told() == before
+    try:
+        qcthreads.lease(len(lease.book.usable), timeout=0.5)
+    except errors.LeaseError:
+        print("waited")
+    while told() != before:
+        time.sleep(0.01)
+"""
+    environ = {**os.environ, "QCTHREADS_LEASES": str(tmp_path / "book")}
+    command = [sys.executable, "-c", leases]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=SAY_S, check=False)
+    assert (done.stdout, done.stderr) == ("waited\n", "")
 
 
 def test_the_time_of_one_thread_is_kept_while_another_stands_at_the_door(tmp_path: Path) -> None:

@@ -54,12 +54,15 @@ def manager(tmp_path: Path) -> Iterator[QCThreadManager]:
         yield made
 
 
-def sleeper(manager: QCThreadManager, allocation: ThreadAllocation, *, told: bool = False) -> subprocess.Popen[bytes]:
+def sleeper(
+    manager: QCThreadManager, allocation: ThreadAllocation, *, told: bool = False, attached: bool = True
+) -> subprocess.Popen[bytes]:
     """A worker of the allocation that was started by the caller himself, with the lease in its environment or not."""
     (worker,) = allocation.cpu_affinity_map
     environment = {**os.environ, **(manager.worker_environment(worker) if told else {})}
     process = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], env=environment)
-    manager.attach_worker(worker, process.pid)
+    if attached:
+        manager.attach_worker(worker, process.pid)
     return process
 
 
@@ -110,17 +113,18 @@ def test_cpus_of_a_collected_allocation_are_kept_alike(manager: QCThreadManager,
     until(lambda: free(others))
 
 
+@pytest.mark.parametrize("attached", [True, False])
 def test_what_a_worker_left_behind_keeps_the_cpus_where_it_was_told_of_its_lease(
-    manager: QCThreadManager, others: LeaseBook
+    manager: QCThreadManager, others: LeaseBook, attached: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     allocation = manager.allocate_thread_resources(1, 4)
-    process = sleeper(manager, allocation, told=True)
+    process = sleeper(manager, allocation, told=True, attached=attached)
     until(lambda: len(psutil.Process(process.pid).children()) == 1)
     (left,) = psutil.Process(process.pid).children()
     process.kill()
     process.wait()
     manager.release(allocation)
-    time.sleep(0.5)
+    until(lambda: f"process {left.pid}, sleep" in caplog.text)
     assert not free(others)
     left.kill()
     until(lambda: free(others))

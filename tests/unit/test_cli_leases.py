@@ -61,6 +61,15 @@ close = [] if sys.argv[1] == "keeps" else ["bash", "-c", 'for n in /proc/$$/fd/*
 print(lease.popen([*close, "sleep", "600"], stdout=sys.stderr, start_new_session=True).pid, flush=True)
 sys.stdin.read()
 """
+OVERTAKEN = """
+import json, qcthreads, subprocess, sys
+from qcthreads.leases.checkup import examine
+lease = qcthreads.lease(1)
+subprocess.run([sys.executable, "-m", "qcthreads", "leases", "--share"], check=True, capture_output=True)
+during = examine()
+lease.release()
+print(json.dumps([during.place.path, [one.what for one in during.troubles], str(lease.cpus), len(examine().troubles)]))
+"""
 EXAMINE = """
 import json
 from qcthreads.leases import checkup
@@ -439,6 +448,23 @@ def test_users_each_with_a_book_of_his_own() -> None:
         for process in people:
             process.kill()
             process.wait()
+
+
+@AS_ROOT
+def test_what_began_before_there_was_a_book_for_all_is_told() -> None:
+    mounts = 'mount -t tmpfs none /run && mount -t tmpfs none /dev/shm && exec "$@"'
+    apart = ["unshare", "--mount", "sh", "-c", mounts, "sh"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("no namespace may be made here")
+    command = [*apart, sys.executable, "-c", OVERTAKEN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(None)) as process:
+        assert process.stdout is not None
+        place, told, cpus, later = json.load(process.stdout)
+    assert place == "/run/qcthreads"
+    (trouble,) = told
+    assert f"process {process.pid} (" in trouble
+    assert f"tells of CPUs {cpus} in /" in trouble
+    assert later == 0
 
 
 @AS_ROOT

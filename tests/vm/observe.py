@@ -37,6 +37,8 @@ HOTPLUG_MORE_S = 60  # on a busy machine, until CPUs have gone and come between 
 PATIENT_S = 600  # for what other processes of a slow guest do first
 LOOKED_S = 1.5  # by then a run has looked again at what may be used
 CGROUPS = Path("/sys/fs/cgroup")
+TELLS = ["sh", "-c", "grep Cpus_allowed_list: /proc/self/status; grep -m1 heap /proc/self/numa_maps"]
+"""Where it may run, and the policy of its memory, as the kernel has them."""
 SWITCH_CPUS = """
 cd /sys/devices/system/cpu
 switch() { for cpu in $2; do echo "$1" >"cpu$cpu/online"; done; sleep 1; }
@@ -298,6 +300,19 @@ def split(word: str) -> list[list[int]]:
     return [list(lease.cpus) for lease in book.acquire_split(int(places), int(width))]
 
 
+def started(word: str) -> dict[str, list[str]]:
+    """What the kernel tells of processes under leases of so many CPUs: of one the lease's own, beside it exec's."""
+    book, place = _shared_book()
+    exec_ = [sys.executable, "-B", "-m", "qcthreads", "exec", "--threads", word, "--", *TELLS]
+    with book.acquire(int(word)) as lease:
+        own, _ = lease.popen(TELLS, stdout=subprocess.PIPE).communicate()
+        with lease.bound():
+            within = subprocess.check_output(TELLS)
+        beside = subprocess.check_output(exec_, env={**os.environ, "QCTHREADS_LEASES": str(place)})
+    told = {"popen": own, "bound": within, "after": subprocess.check_output(TELLS), "exec": beside}
+    return {how: text.decode().split()[1:4:2] for how, text in told.items()}
+
+
 def workers(word: str) -> list[dict[str, Any]]:
     """``COUNTxWIDTH`` calculations, each of which says what its worker was given."""
     from qcthreads.execution.calculation import Calculation, Progress
@@ -486,6 +501,7 @@ _OBSERVERS = {
         shared,
         shrinking,
         split,
+        started,
         workers,
         cgroup,
         hungry,

@@ -40,7 +40,8 @@ GUESTS = {
         TWO_SOCKETS,
         *["machine", "limits", "binding=1,4", "binding=2-3,9"],
         *["pages=bind:1", "pages=bind:0", "pages=preferred:1", "pages=interleave:0-1", "pages=preferred-many:1"],
-        *["pages=bind:1,9", "pages=bind:9", "leases=2,2", "leases=1,2,1", "split=2x2", "workers=2x2"],
+        *["pages=bind:1,9", "pages=bind:9", "leases=2,2", "leases=1,2,1", "split=2x2", "started=2"],
+        "workers=2x2",
         *["backend=portable", "machine", "limits", "binding=1,4", "pages=bind:1", "pages=interleave:0-1"],
         *["policy=bind:1", "limits", "workers=1x2", "policy=default", "hotplug=8", f"backend={BACK_END}", "hotplug=8"],
     ),
@@ -225,6 +226,13 @@ def test_absent_nodes_are_lost_or_refused(two_sockets):
 def test_leases_take_whole_cores_of_one_socket(two_sockets):
     assert two_sockets["leases"] == [[[0, 2], [4, 6]], [[0], [4, 6], [2]]]
     assert two_sockets["split"] == [[[0, 2], [4, 6]]]
+
+
+def test_what_is_started_under_a_lease_runs_and_takes_memory_there(two_sockets):
+    (told,) = two_sockets["started"]
+    assert told["popen"] == told["bound"] == ["0,2", "prefer:0"]
+    assert told["exec"] == ["4,6", "prefer:1"]
+    assert told["after"] == ["0-7", "default"]
 
 
 def test_workers_run_and_take_memory_where_their_lease_is(two_sockets):

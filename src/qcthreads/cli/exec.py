@@ -183,6 +183,7 @@ def _document(request: Request, prepared: Prepared, outcome: Outcome | None) -> 
         "lease": {"cpus": lease.cpus, "nodes": lease.nodes, "memory_bytes": lease.memory_bytes, "gpus": lease.gpus},
         "waited_s": lease.waited_s,
         "waited_for": lease.waited_for,
+        "notes": lease.notes,
         "environment": {
             "set": command.additions(prepared),
             "kept": prepared.told.kept,

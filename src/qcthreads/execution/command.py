@@ -115,6 +115,8 @@ def prepared(request: Request, say: Say) -> Iterator[Prepared]:
     executable = _find(request.wrapping.around(request.command, {}, ())[0])
     settings = _settings(request, say)
     with _lease(request, settings.threads, say) as lease:
+        for note in lease.notes:
+            say(note)
         yield _prepared(request, executable, settings, lease, say)
 
 
@@ -241,6 +243,7 @@ def _acquire(request: Request, threads: int, ledger: Ledger, on_wait: Say | None
     book = node_book(
         cpus=request.cpus,
         smt=exactly,
+        memory_bytes=request.memory_bytes or None,
         busy=request.busy,
         ledger=ledger,
         run=request.program or os.path.basename(request.command[0]),  # noqa: PTH119

@@ -402,6 +402,8 @@ class LocalEngine:
             run.events.put(Progress(event="started", label=label, message=f"CPUs {held.cpus}"))
             for note in job.settings.notes:
                 self._note(run, label, note)
+            for note in held.notes:
+                self._note(run, label, note, "avoided")
             for attempt in range(1, self._retries + 2):
                 outcome = self._attempt(run, job, held, attempt)
                 if outcome.status == "finished" or attempt > self._retries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -13,7 +14,7 @@ from ..errors import InputError, LeaseError
 from ..host import processes
 from ..host.processes import user_name
 from ..units import format_count
-from .place import LEASE_VARIABLE, LOCKS, SHARED, VARIABLE, Place, find_place, is_shared
+from .place import LEASE_VARIABLE, LOCKS, SHARED, VARIABLE, Place, find_place, is_shared, own_places
 from .sharing import defects, lock_names
 from .snapshot import Snapshot, read_book
 
@@ -57,7 +58,8 @@ def examine(environ: Mapping[str, str] | None = None) -> Checkup:
     except (InputError, LeaseError) as error:
         return Checkup(None, (*troubles, *_refused(error, troubles)))
     chosen = bool(named or environ.get(LEASE_VARIABLE))
-    return Checkup(place, (*troubles, *_of_place(place, chosen=chosen), *_of_door(snapshot), *_of_book(snapshot)))
+    of_place = [*_of_place(place, chosen=chosen), *_of_earlier(place, environ)]
+    return Checkup(place, (*troubles, *of_place, *_of_door(snapshot), *_of_book(snapshot)))
 
 
 def _refused(error: Exception, told: list[Trouble]) -> list[Trouble]:
@@ -85,6 +87,19 @@ def _of_place(place: Place, *, chosen: bool) -> Iterator[Trouble]:
             "/etc/tmpfiles.d/qcthreads.conf",
         )
     yield from _of_space(Path(place.path))
+
+
+def _of_earlier(place: Place, environ: Mapping[str, str]) -> Iterator[Trouble]:
+    """What this user began before root had made a book for all, and holds by a book of his own."""
+    for own in own_places(environ) if place.path == SHARED else ():
+        with contextlib.suppress(LeaseError):
+            for lease in read_book(own, thorough=False).leases:
+                if lease.state != "dead":
+                    yield Trouble(
+                        f"{lease.holding.owner} began before {SHARED} was made, and tells of CPUs {lease.holding.cpus} "
+                        f"in {own.path}: others may be given the same",
+                        f"wait for its end, or kill {lease.holding.owner.pid}",
+                    )
 
 
 def _people() -> set[int]:

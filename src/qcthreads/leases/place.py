@@ -148,6 +148,13 @@ def remove_nested(mark: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def own_places(environ: Mapping[str, str]) -> Iterator[Place]:
+    """Where this user's processes share a book where root has made none; they need not be there."""
+    for home in _homes(environ):
+        with contextlib.suppress(OSError):
+            yield _of_user(home, "", create=False)
+
+
 def make(place: Place) -> None:
     """Make sure that ``place`` is there, and still what it was found to be. LeaseError where it is not."""
     assert place.path is not None
