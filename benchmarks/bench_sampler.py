@@ -4,7 +4,7 @@
 
 cost: a sample of threads that sleep, and of threads that have all run since the last one, in 1 to 64 processes.
 overhead: the background sampler at its default rates, by its own CPU clock.
-slowdown: work of fixed size with and without a sampler at 100 Hz.
+slowdown: work on every CPU in short windows, with a sampler at 100 Hz in one of each pair of them.
 memory: the samples of an hour, taken in 36 s.
 
 The loop in C is built here; it reads the same files through descriptors of its own and looks at nothing. The contenders
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import collections
 import ctypes
+import mmap
 import os
 import random
 import resource
@@ -26,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -34,6 +35,7 @@ import psutil
 
 from qcthreads import ThreadSampler
 from qcthreads.host import get_host
+from qcthreads.monitoring.intervals import median_interval
 from qcthreads.monitoring.sampler import RING_BYTES, BackgroundSampler
 
 BARE = """
@@ -67,8 +69,18 @@ os._exit(0)
 # In a second, of all threads together; they cost a tenth of a core.
 WAKE_UPS = 5000
 
-# Work of fixed size that is neither memory nor disk.
-WORK = "import hashlib\nfor _ in range(700): hashlib.sha256(bytes(1 << 20)).digest()"
+# Work that is neither memory nor disk, in units of some 50 us, counted where others can read it.
+WORK = """
+import hashlib, mmap, sys
+done = memoryview(mmap.mmap(int(sys.argv[1]), 0)).cast("Q")
+number, data = int(sys.argv[2]), bytes(1 << 16)
+while True:
+    hashlib.sha256(data).digest()
+    done[number] += 1
+"""
+
+# Short against what others on the machine do, long against a unit of work; and until a sampler has begun.
+WINDOW_S, SETTLE_S = 0.2, 0.02
 
 
 def main() -> None:
@@ -77,7 +89,7 @@ def main() -> None:
     parser.add_argument("what", nargs="*", choices=["cost", "overhead", "slowdown", "memory", []])
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--pairs", type=int, default=500, help="of windows; the interval needs fewer than 1000")
     args = parser.parse_args()
     raise_limit()
     parts = {
@@ -276,33 +288,59 @@ def resident_bytes() -> int:
 
 
 def slowdown(pairs: int) -> None:
-    """Work of fixed size on every CPU, with and without a sampler at 100 Hz; the pairs are in a random order."""
-    ratios = []
-    for _ in range(pairs):
-        times = {}
-        for sampled in random.sample([False, True], 2):
-            times[sampled] = timed_work(sampled)
-        ratios.append(times[True] / times[False])
-    means = sorted(statistics.fmean(random.choices(ratios, k=pairs)) for _ in range(10_000))
+    """What a unit of work takes on every CPU in short windows, every other one of them with a sampler at 100 Hz."""
+    ratios: list[tuple[float, float]] = []
+    with workers() as (pids, done):
+        for _ in range(pairs):
+            takes = {}
+            for sampled in random.sample([False, True], 2):
+                with BackgroundSampler(pids, fast_hz=100, detail_hz=10) if sampled else nullcontext() as background:
+                    time.sleep(SETTLE_S)
+                    takes[sampled] = unit_takes(pids, done, background)
+            ratios.append((takes[True][0] / takes[False][0], takes[True][1] / takes[False][1]))
     print(
-        f"work with a sampler at 100 Hz / without, {pairs} pairs: mean {statistics.fmean(ratios):.4f}, "
-        f"95 % interval {means[250]:.4f} to {means[-250]:.4f}"
+        f"work on {len(pids)} CPUs with a sampler at 100 Hz (details at 10 Hz) / without, {pairs} pairs of windows of "
+        f"{WINDOW_S:g} s"
     )
+    for what, column in (("wall time", 0), ("CPU time, the sampler's with it", 1)):
+        found = median_interval(pair[column] for pair in ratios)
+        print(f"{what}: median {found.median:.4f}, {found.coverage:.1%} interval {found.low:.4f} to {found.high:.4f}")
 
 
-def timed_work(sampled: bool) -> float:
-    """Seconds until each of as many processes as there are CPUs has done its work."""
-    begin = time.perf_counter()
-    workers = [subprocess.Popen([sys.executable, "-c", WORK]) for _ in os.sched_getaffinity(0)]
-    background = BackgroundSampler([worker.pid for worker in workers], fast_hz=100) if sampled else None
-    if background is not None:
-        background.__enter__()
-    for worker in workers:
-        worker.wait()
-    elapsed = time.perf_counter() - begin
-    if background is not None:
-        background.stop()
-    return elapsed
+@contextmanager
+def workers() -> Iterator[tuple[list[int], memoryview]]:
+    """A process for each CPU that works without end, and how much each has done."""
+    cpus = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryFile() as file:
+        file.truncate(8 * len(cpus))
+        descriptor = file.fileno()
+        started = []
+        try:
+            for number, cpu in enumerate(cpus):
+                command = ["taskset", "-c", str(cpu), sys.executable, "-c", WORK, str(descriptor), str(number)]
+                started.append(subprocess.Popen(command, pass_fds=[descriptor]))
+            done = memoryview(mmap.mmap(descriptor, 0)).cast("Q")
+            while not all(done):
+                time.sleep(0.01)
+            yield [worker.pid for worker in started], done
+        finally:
+            for worker in started:
+                worker.kill()
+                worker.wait()
+
+
+def unit_takes(pids: list[int], done: memoryview, background: BackgroundSampler | None) -> tuple[float, float]:
+    """Wall and CPU time of a unit of work in one window, by the clocks of the processes and of the sampler."""
+
+    def now() -> tuple[float, int, int]:
+        # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the kernel
+        used_ns = sum(time.clock_gettime_ns(~pid << 3 | 2) for pid in pids)
+        return time.perf_counter(), sum(done), used_ns + (background.counts.own_cpu_ns if background else 0)
+
+    before = now()
+    time.sleep(WINDOW_S)
+    wall_s, units, cpu_ns = (end - begin for begin, end in zip(before, now(), strict=True))
+    return wall_s / units, cpu_ns / units
 
 
 if __name__ == "__main__":

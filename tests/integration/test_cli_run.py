@@ -251,11 +251,18 @@ def test_what_a_run_leaves_behind_agrees_with_its_document(
     pids = {row["worker_pid"] for row in document["fragments"]}
     assert {worker["pid"] for worker in statistics["worker_processes"]} == pids
     assert 0 <= statistics["idle_pus"] <= len(document["decision"]["cpus_usable"])
-    families = text_string_to_metric_families(metrics.read_text())
+    families = list(text_string_to_metric_families(metrics.read_text()))
     samples = {(one.name, one.labels.get("state")): one.value for family in families for one in family.samples}
+    assert all(family.name.startswith("qcthreads_run_") and family.documentation for family in families)
+    # The conventions of https://prometheus.io/docs/practices/naming: what only grows is a counter, and is called so.
+    counters = {name for family in families if family.type == "counter" for name, *_ in family.samples}
+    assert counters == {name for name, _ in samples if name.endswith("_total")}
+    assert {family.type for family in families} == {"counter", "gauge"}
     assert samples["qcthreads_run_calculations", "finished"] == total
     assert samples["qcthreads_run_calculations", "waiting"] == samples["qcthreads_run_calculations", "running"] == 0
-    assert samples["qcthreads_run_cpu_seconds", None] == pytest.approx(statistics["cpu_s"])
+    assert samples["qcthreads_run_cpu_seconds_total", None] == pytest.approx(statistics["cpu_s"])
+    assert samples.get(("qcthreads_run_run_queue_seconds_total", None)) == pytest.approx(statistics["run_queue_s"])
+    assert samples["qcthreads_run_sampler_cpu_seconds_total", None] > 0
     assert [file.name for file in folder.glob("run.prom*")] == ["run.prom"]
     slices = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
     assert {one["name"] for one in slices} == NAMES  # as the tables name them

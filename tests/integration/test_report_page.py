@@ -22,6 +22,10 @@ from qcthreads.monitoring.record import RunRecord
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="Chromium is not installed")
 
+reads_prints = pytest.mark.skipif(
+    shutil.which("pdftotext") is None, reason="pdftotext (poppler-utils) reads what was printed"
+)
+
 ROWS = "[...document.querySelectorAll('#calculations tbody tr')]"
 
 
@@ -202,11 +206,40 @@ def test_it_prints(opened: Page, tmp_path: Path) -> None:
     opened.until("document.querySelector('#timeline .main-svg').getBoundingClientRect().width > 1100")  # as before
 
 
-@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler-utils) reads what was printed")
+def printed(page: Page, path: Path) -> list[str]:
+    """The text of each page."""
+    page.pdf(path)
+    command = ["pdftotext", "-layout", str(path), "-"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\f")
+
+
+@reads_prints
+def test_a_plot_is_printed_on_the_page_of_its_heading_also_after_the_window_was_resized(
+    opened: Page, tmp_path: Path
+) -> None:
+    height = opened.ask("timeline.clientHeight")
+    for width in (1366, 1100, 1366):
+        opened.resize(width, 768)
+        opened.until(
+            f"Math.abs(timeline._fullLayout.width - (document.body.clientWidth - 48)) < 2 && innerWidth === {width}"
+        )
+        pages = printed(opened, tmp_path / "report.pdf")
+        (drawn,) = [page for page in pages if "seconds since the run began" in page]
+        assert "Who ran where and when" in drawn
+        assert opened.ask("timeline.clientHeight") == opened.ask("timeline._fullLayout.height") == height
+
+
+def test_what_went_wrong_is_in_sight_on_a_laptop(opened: Page) -> None:
+    shown_width, width = opened.ask(
+        "(({clientWidth, scrollWidth}) => [clientWidth, scrollWidth])(document.querySelector('.wide'))"
+    )
+    assert width <= shown_width <= 1366
+    assert "error" in opened.ask("[...document.querySelectorAll('#calculations th')].map((head) => head.textContent)")
+
+
+@reads_prints
 def test_every_printed_page_of_the_table_has_its_headings(opened: Page, tmp_path: Path) -> None:
-    opened.pdf(tmp_path / "report.pdf")
-    command = ["pdftotext", "-layout", str(tmp_path / "report.pdf"), "-"]
-    pages = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\f")
+    pages = printed(opened, tmp_path / "report.pdf")
     of_table = [page for page in pages if re.search(r"finished +[\d.]+ +[\d.]+", page)]
     assert len(of_table) >= 2
     assert all("real / planned" in page for page in of_table)

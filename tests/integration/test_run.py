@@ -19,6 +19,7 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, OversubscriptionError, ProgramNotFoundError
 from qcthreads.manybody.inputs import read_input
 from qcthreads.manybody.run import Run, RunRequest
+from qcthreads.manybody.run_tally import mixed_versions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WATER4 = EXAMPLES / "water4.xyz"
@@ -219,6 +220,14 @@ def test_a_higher_order_reuses_the_lower_ones(tmp_path):
     report = Run(request(max_nbody=2, store=store, resume=True)).execute()
     assert report.statistics["fragments_reused"] == 4
     assert report.statistics["fragments_computed"] == 6
+    with open_store(store) as reader:
+        results = dict(reader.results())
+    assert mixed_versions(results) == []
+    label, one = next(iter(results.items()))
+    results[label] = {**one, "provenance": {**one["provenance"], "version": "0.1"}}
+    (found,) = mixed_versions(results)
+    assert found.kind == "mixed-versions"
+    assert f" 0.1 and PySCF {one['provenance']['version']}: recompute" in found.message
 
 
 @pytest.mark.parametrize(
@@ -243,6 +252,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(options, error, said):
 JOB = """
 from pathlib import Path
 from qcthreads.manybody.run import Run, RunRequest
+from qcthreads.manybody.run_tally import mixed_versions
 
 report = Run(RunRequest(input=Path({path!r}), method="hf", basis="sto-3g", max_nbody=1)).execute()
 print("energy", report.result["return_result"])

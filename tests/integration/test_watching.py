@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from qcthreads.monitoring.statistics import Moment
 
 TASKS = """
     import hashlib, subprocess, sys, threading, time
+    from pathlib import Path
 
     BURN = "import time\\nend = time.process_time() + float({0})\\nwhile time.process_time() < end: pass"
 
@@ -46,6 +50,18 @@ TASKS = """
     def swell(input):
         block = b"x" * input["bytes"]
         return {"bytes": len(block)}
+
+    def meet(input):
+        Path(input["mine"]).touch()
+        end = time.monotonic() + 60
+        while not Path(input["other"]).exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        _spin(input["cpu_s"])
+        return {"met": Path(input["other"]).exists()}
+
+    def rest(input):
+        time.sleep(input["wall_s"])
+        return {}
 
     def start(input):
         code = BURN.format(input["cpu_s"]) + "\\nblock = b'x' * 150_000_000"
@@ -222,6 +238,27 @@ def test_what_many_calculations_do_is_one_finding(engine: LocalEngine, watching:
     assert all(one.cpus_seen == one.cpus for one in record)
 
 
+@needs_two
+def test_calculations_of_two_calls_are_told_apart_though_they_have_one_label(
+    engine: LocalEngine, watching: Watching, tmp_path: Path
+) -> None:
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    asked = [
+        calculation("meet", "same", memory_bytes=1 << 30, cpu_s=0.4, mine=here, other=there),
+        calculation("meet", "same", memory_bytes=2 << 30, cpu_s=0.1, mine=there, other=here),
+    ]
+    with ThreadPoolExecutor(2) as callers:
+        outcomes = list(callers.map(lambda one: run(engine, one)[0], asked))
+    assert [outcome.result for outcome in outcomes] == [{"met": True}] * 2  # so they ran side by side
+    attempts = {attempt.outcome.worker_pid: attempt for attempt in watching.attempts}
+    for one, outcome in zip(asked, outcomes, strict=True):
+        attempt = attempts[outcome.worker_pid]
+        assert (attempt.grant.worker_id, attempt.grant.leased) == (outcome.worker_pid, outcome.cpus)
+        assert attempt.grant.memory_bytes == one.memory_bytes
+        assert cpu_s(attempt) >= one.input["cpu_s"] - TICK_S  # type: ignore[index]
+    assert watching.running == ()
+
+
 @linux_only
 def test_busy_and_idle_cpus_over_time_add_up(engine: LocalEngine, watching: Watching) -> None:
     outcomes = run(engine, *(calculation("burn", f"c{n}", cpu_s=0.8) for n in range(3)), max_workers=1)
@@ -235,6 +272,16 @@ def test_busy_and_idle_cpus_over_time_add_up(engine: LocalEngine, watching: Watc
     (worker,) = told["worker_processes"]
     assert worker["calculations"] == told["watched"] == 3
     assert worker["pid"] == outcomes[0].worker_pid
+
+
+def test_cpus_that_have_nothing_to_do_are_found(engine: LocalEngine, watching: Watching) -> None:
+    began_ns = time.monotonic_ns()
+    run(engine, calculation("rest", "a", wall_s=10.5))
+    watching.close()
+    found = {
+        one.kind: one.message for one in findings(watching.attempts, watching.monitor.moments(began_ns), 2, OF_A_RUN)
+    }
+    assert re.match(r"(1\.[5-9]|2\.0) of 2 usable PUs had nothing to do on average: use more workers", found["idle"])
 
 
 def test_cpus_that_the_run_waits_for_are_not_idle() -> None:

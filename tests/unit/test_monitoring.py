@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -16,11 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
+from qcthreads.cli import run
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import ProcessGoneError
 from qcthreads.host.processes import descendants
 from qcthreads.host.sampling import TimesSource
-from qcthreads.manybody.config import HybridParallelConfig
+from qcthreads.manybody.config import HybridParallelConfig, ParallelConfig
 from qcthreads.monitoring.findings import OF_A_RUN, OF_AN_EXECUTOR, judge, merged
 from qcthreads.monitoring.sampler import BackgroundSampler
 from qcthreads.monitoring.statistics import Grant, ThreadUsageStats
@@ -134,14 +136,29 @@ def test_threads_that_do_nothing_are_found(source: TimesSource) -> None:
     # By an executor, whose configuration did.
     by_an_executor = merged([("a dimer", grant(threads_asked=4), stats.workers[0])], OF_AN_EXECUTOR)
     message = next(finding.message for finding in by_an_executor if finding.kind == "ignored-width")
-    assert message.endswith("give each calculation 1 thread by qc_threads_per_fragment")
+    assert message.endswith("give each calculation 1 thread by HybridParallelConfig(qc_threads_per_fragment=...)")
 
 
-def test_an_executor_is_advised_in_the_words_of_its_configuration() -> None:
+def test_an_executor_is_advised_in_fields_that_its_configuration_has() -> None:
     told = " ".join(asdict(OF_AN_EXECUTOR).values())
     assert "--" not in told
-    names = set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", told)) - {"scratch_directory"}
-    assert names < {field.name for field in fields(HybridParallelConfig)}
+    with_class = r"HybridParallelConfig\((\w+)=[^)]*\)"
+    assert set(re.findall(with_class, told)) < {field.name for field in fields(HybridParallelConfig)}
+    # What is named without a class every configuration has.
+    names = set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", re.sub(with_class, "", told)))
+    assert names - {"scratch_directory"} < {field.name for field in fields(ParallelConfig)}
+    ParallelConfig(qcengine_config={"scratch_directory": "/scratch"})
+    HybridParallelConfig(thread_allocation_strategy="auto")
+
+
+def test_a_run_is_advised_in_options_that_it_has() -> None:
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    told = re.findall(r"(--[a-z-]+)(?: ([a-z]+))?", " ".join(asdict(OF_A_RUN).values()))
+    assert len(told) >= 8
+    for option, word in told:
+        choices = parser._option_string_actions[option].choices
+        assert choices is None or not word or word in choices, (option, word)
 
 
 def test_fewer_threads_than_given_are_found() -> None:
@@ -198,6 +215,9 @@ def test_threads_that_share_a_cpu_wait_for_it() -> None:
     # Two threads on one CPU: whatever else runs there, together they wait at least as long as one of them runs.
     assert stats.wait_s > 0.8 * stats.cpu_s / 2
     assert "contended" in kinds(stats)
+    shares = [thread.wait_share for thread in stats.workers[0].threads if thread.utilisation > 0.05]
+    assert len(shares) == 2
+    assert all(share is not None and share > 0.25 for share in shares)
     # Who gets so little of a CPU that none of its threads seems to work does not sleep.
     starved = replace(stats.workers[0], threads_working=0)
     assert "undersubscribed" not in dict(judge("a dimer", grant(threads_asked=2, leased=lease), starved))
@@ -321,25 +341,32 @@ def test_the_load_of_others_on_its_cpus_is_found() -> None:
 
 @linux_only
 def test_a_worker_that_waits_for_its_disk_is_found(tmp_path: Path) -> None:
-    command = ["dd", "if=/dev/zero", f"of={tmp_path / 'file'}", "bs=4k", "oflag=dsync"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    # However fast the disk is: each of them waits for those before it, too.
+    writers = f"for n in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of={tmp_path}/$n bs=4k oflag=dsync 2>&- & done; wait"
+    statuses: list[str] = []
+    with subprocess.Popen(["sh", "-c", writers]) as process:
         try:
+            while len(known := psutil.Process(process.pid).children()) < 8:
+                time.sleep(0.01)
             with BackgroundSampler([process.pid], fast_hz=50, detail_hz=50) as background:
-                time.sleep(1)
+                for _ in range(50):
+                    time.sleep(0.02)
+                    statuses += [one.status() for one in known]
         finally:
+            for one in known:
+                one.kill()
             process.kill()
     first, *samples = background.take()
     tally = Tally(first)
     for sample in samples:
         tally.add(sample)
     usage = tally.usage(grant(), 0)
-    # psutil, too, would say disk-sleep; a file system in memory never waits.
-    states = [sample.details["state"][0] for sample in samples if sample.details is not None and len(sample.details)]
-    if states.count(b"D") == 0:
-        pytest.skip(f"{tmp_path} is on no disk that anybody waits for")
-    assert usage.disk_share == pytest.approx(states.count(b"D") / usage.looks)
-    kinds = {kind for kind, _ in judge("it", grant(), usage)}
-    assert ("disk" in kinds) == (states.count(b"D") > 0.2 * usage.looks)
+    states = [sample.details["state"] for sample in samples if sample.details is not None]
+    assert usage.disk_share == pytest.approx(sum((seen == b"D").sum() for seen in states) / usage.looks)
+    if statuses.count(psutil.STATUS_DISK_SLEEP) < 50:
+        pytest.skip(f"{tmp_path} is on no disk that anybody waits for, as psutil says")  # such as one in memory
+    found = dict(judge("it", grant(), usage))
+    assert re.match(r"it waited for its disk \d+% of the time; give it a faster scratch directory", found["disk"])
 
 
 def test_nobody_attached_is_no_usage() -> None:

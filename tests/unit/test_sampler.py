@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import resource
 import subprocess
@@ -380,6 +381,36 @@ def test_the_background_sampler_keeps_its_times(source: TimesSource) -> None:
     assert 0 < counts.own_cpu_ns < 0.5e9
     assert (np.diff(at_ns) > 0).all()
     assert threading.active_count() == before
+
+
+@over_both
+def test_deadlines_that_cannot_be_kept_are_counted() -> None:
+    began_ns = time.monotonic_ns()
+    with BackgroundSampler([os.getpid()], fast_hz=1e6) as background:  # no look takes less than that
+        time.sleep(0.05)
+        before_its_end_ns = time.monotonic_ns()
+    ended_ns = time.monotonic_ns()
+    counts = background.counts
+    first = next(background.take())
+    assert counts.overruns > counts.samples
+    told = counts.samples + counts.overruns
+    assert (before_its_end_ns - first.at_ns) // 1000 <= told <= (ended_ns - began_ns) // 1000 + 3
+
+
+def test_samples_are_taken_while_the_interpreter_is_held() -> None:
+    if not native_status()[0]:
+        pytest.skip("the native extension cannot be used")
+    with BackgroundSampler([os.getpid()], fast_hz=1000) as background:
+        during = 0
+        for _ in range(20):  # on a busy machine the sampler, too, has to wait for a CPU
+            collections.deque(background.take(), maxlen=0)
+            begin_ns = time.monotonic_ns()
+            pow(3, 2_000_000)  # in C, which lets no other thread in
+            end_ns = time.monotonic_ns()
+            during = sum(begin_ns < sample.at_ns < end_ns for sample in background.take())
+            if during > 1:
+                break
+    assert during > 1
 
 
 @over_both

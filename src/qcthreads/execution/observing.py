@@ -64,9 +64,8 @@ class Watching(Observer):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._attempts: list[Attempt] = []
-        self._grants: dict[str, tuple[int, Grant]] = {}
+        self._begun: dict[int, _Begun] = {}
         self._scratch = ScratchWatch()
-        self._folders: dict[str, Path] = {}
         self._widths: dict[Hashable, _Width] = {}
         self._monitor: RunMonitor | None = None
 
@@ -90,7 +89,7 @@ class Watching(Observer):
     def running(self) -> tuple[str, ...]:
         """The labels of those that have begun and not ended."""
         with self._lock:
-            return tuple(self._grants)
+            return tuple(begun.label for begun in self._begun.values())
 
     def begins(self, calculation: Calculation, worker: Worker, lease: Lease) -> None:
         """Watch the worker from now on."""
@@ -101,10 +100,10 @@ class Watching(Observer):
             bound_to=worker.bound,
             memory_bytes=calculation.memory_bytes,
         )
+        begun = _Begun(calculation.label, grant, scratch_of(worker.folder))
         with self._lock:
-            self._grants[calculation.label] = worker.pid, grant
-            self._folders[calculation.label] = folder = scratch_of(worker.folder)
-        self._scratch.begin(folder)
+            self._begun[worker.pid] = begun
+        self._scratch.begin(begun.folder)
         try:
             self.monitor.begin(worker.pid, grant)
         except OSError:
@@ -113,11 +112,10 @@ class Watching(Observer):
     def ends(self, calculation: Calculation, outcome: Outcome) -> None:
         """Watch it no longer, and keep what was seen."""
         with self._lock:
-            pid, grant = self._grants.pop(calculation.label, (0, _no_grant(calculation, outcome)))
-            folder = self._folders.pop(calculation.label, None)
-        scratch_bytes = 0 if folder is None else self._scratch.end(folder)
+            begun = self._begun.pop(outcome.worker_pid, None)
+        scratch_bytes = 0 if begun is None else self._scratch.end(begun.folder)
         try:
-            usage = self.monitor.end(pid)
+            usage = None if begun is None else self.monitor.end(outcome.worker_pid)
         except OSError:
             usage = None
         with self._lock:
@@ -125,7 +123,7 @@ class Watching(Observer):
                 Attempt(
                     calculation=calculation,
                     outcome=outcome,
-                    grant=grant,
+                    grant=_no_grant(calculation, outcome) if begun is None else begun.grant,
                     usage=usage,
                     scratch_bytes=scratch_bytes,
                 )
@@ -159,6 +157,15 @@ class Watching(Observer):
             monitor = self._monitor
         if monitor is not None:
             monitor.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What runs in a worker, which has one at a time; labels of different calls may be the same."""
+
+    label: str
+    grant: Grant
+    folder: Path
 
 
 @dataclass(slots=True)

@@ -75,16 +75,16 @@ OF_A_RUN = Advice(
 
 OF_AN_EXECUTOR = Advice(
     too_many="look for a setting of its own in its keywords, or give each calculation {threads} by "
-    "qc_threads_per_fragment",
-    width="give each calculation {threads} by qc_threads_per_fragment",
-    fewer_threads="give each fewer by qc_threads_per_fragment, so that more run side by side",
+    "HybridParallelConfig(qc_threads_per_fragment=...)",
+    width="give each calculation {threads} by HybridParallelConfig(qc_threads_per_fragment=...)",
+    fewer_threads="give each fewer by HybridParallelConfig(qc_threads_per_fragment=...), so that more run side by side",
     other_cpus="lower max_workers, or start this process on other CPUs by taskset",
     leave_cpus_out="start this process on other CPUs by taskset",
     scratch='give a faster directory by qcengine_config={"scratch_directory": ...}',
     memory="leave it more by a larger memory_limit_mb",
     idle='raise max_workers, or let HybridParallelConfig(thread_allocation_strategy="auto") decide',
 )
-"""For who wrote the configuration of an executor."""
+"""For who wrote the configuration of an executor: fields that every one has, and others with the class they are of."""
 
 
 def findings_of(grant: Grant, usage: WorkerUsage) -> Iterator[Finding]:

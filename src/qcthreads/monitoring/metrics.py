@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,9 @@ from .statistics import Moment
 
 # Prometheus asks every 15 to 60 s as a rule.
 _WRITE_EVERY_S = 5.0
+
+# Labels of everything.
+_OF_RUN = ("pid", "input")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,39 +72,72 @@ class MetricsFile:
         from prometheus_client import write_to_textfile
 
         try:
-            write_to_textfile(str(self._path), registry_of(self._live(), self._labels, self._began_at))
+            write_to_textfile(str(self._path), RunMetrics(self._live(), self._labels, self._began_at))
         except OSError:
             return
 
 
-def registry_of(live: RunNow, labels: Mapping[str, str], began_at: float) -> Any:
-    """A prometheus_client registry; ``labels`` tell this run from others whose files lie beside it."""
-    from prometheus_client import CollectorRegistry, Gauge
+@dataclass(frozen=True, slots=True)
+class RunMetrics:
+    """A run at one moment, as prometheus_client collects it: what only grows is a counter, the rest are gauges.
 
-    registry = CollectorRegistry()
-    of_run = {"pid": labels["pid"], "input": labels["input"]}
+    ``labels`` tell it from other runs whose files lie beside it.
+    """
 
-    def gauge(name: str, text: str, value: float | None, **more: str) -> None:
-        known = gauges.get(name)
-        if known is None:
-            known = gauges[name] = Gauge(f"qcthreads_run_{name}", text, [*of_run, *more], registry=registry)
-        if value is not None:
-            known.labels(**of_run, **more).set(value)
+    live: RunNow
+    labels: Mapping[str, str]
+    began_at: float
 
-    gauges: dict[str, Gauge] = {}
-    about = {name: value for name, value in labels.items() if name not in of_run}
-    gauge("info", "What is run.", 1, **about)
-    ended = {"finished": live.finished, "failed": live.failed, "reused": live.reused, "running": live.running}
-    for state, count in {**ended, "waiting": max(0, live.total - sum(ended.values()))}.items():
-        gauge("calculations", "Calculations by state.", count, state=state)
-    gauge("start_time_seconds", "When it began, since 1970.", began_at)
-    gauge("pus_usable", "PUs that the run may use.", live.pus_usable)
-    gauge("pus_leased", "PUs that it holds.", live.pus_leased)
-    if live.moment is not None:
-        gauge("cpus_busy", "CPUs that its workers kept busy over the last second or so.", live.moment.cpus_busy)
-        gauge("cpus_waited_for", "Threads of its workers that waited for a CPU.", live.moment.cpus_waited_for)
-        gauge("memory_bytes", "Resident memory of its workers.", live.moment.memory_bytes)
-    gauge("cpu_seconds", "CPU time of calculations that have ended.", live.cpu_s)
-    gauge("run_queue_seconds", "Run-queue delay of calculations that have ended.", live.run_queue_s)
-    gauge("sampler_cpu_seconds", "CPU time that sampling has cost.", live.sampler_cpu_s)
-    return registry
+    def collect(self) -> Iterator[Any]:
+        """Metric families; none of what is not known."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        live, now = self.live, self.live.moment
+        busy, waited_for, memory_bytes = (
+            (now.cpus_busy, now.cpus_waited_for, now.memory_bytes) if now else (None, None, None)
+        )
+        about = {name: value for name, value in self.labels.items() if name not in _OF_RUN}
+        yield self._family(GaugeMetricFamily, "info", "What is run.", [(1, about)])
+        states = [(count, {"state": state}) for state, count in self._states()]
+        yield self._family(GaugeMetricFamily, "calculations", "Calculations by state.", states)
+        for kind, name, what, value in (
+            (GaugeMetricFamily, "start_time_seconds", "When it began, since 1970.", self.began_at),
+            (GaugeMetricFamily, "pus_usable", "PUs that the run may use.", live.pus_usable),
+            (GaugeMetricFamily, "pus_leased", "PUs that it holds.", live.pus_leased),
+            (GaugeMetricFamily, "cpus_busy", "CPUs that its workers kept busy over the last second or so.", busy),
+            (GaugeMetricFamily, "cpus_waited_for", "Threads of its workers that waited for a CPU.", waited_for),
+            (GaugeMetricFamily, "memory_bytes", "Resident memory of its workers.", memory_bytes),
+            (CounterMetricFamily, "cpu_seconds_total", "CPU time of calculations that have ended.", live.cpu_s),
+            (
+                CounterMetricFamily,
+                "run_queue_seconds_total",
+                "Run-queue delay of calculations that have ended.",
+                live.run_queue_s,
+            ),
+            (
+                CounterMetricFamily,
+                "sampler_cpu_seconds_total",
+                "CPU time that sampling has cost.",
+                live.sampler_cpu_s,
+            ),
+        ):
+            if value is not None:
+                yield self._family(kind, name, what, [(value, {})])
+
+    def _states(self) -> Iterator[tuple[str, int]]:
+        live = self.live
+        yield "finished", live.finished
+        yield "failed", live.failed
+        yield "reused", live.reused
+        yield "running", live.running
+        yield "waiting", max(0, live.total - live.finished - live.failed - live.reused - live.running)
+
+    def _family(
+        self, kind: Callable[..., Any], name: str, what: str, values: Sequence[tuple[float, Mapping[str, str]]]
+    ) -> Any:
+        """Of values with the labels that each has beside those of the run."""
+        of_run = {name: self.labels[name] for name in _OF_RUN}
+        family = kind(f"qcthreads_run_{name}", what, labels=[*of_run, *values[0][1]])
+        for value, more in values:
+            family.add_metric([*of_run.values(), *more.values()], value)
+        return family

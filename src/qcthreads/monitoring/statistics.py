@@ -34,6 +34,8 @@ class ThreadUsage:
     last_cpu: int | None
     utilisation: float
     """CPU time / wall time."""
+    wait_share: float | None
+    """Run-queue delay / (run-queue delay + CPU time); ``None`` where the platform does not tell."""
     migrations: int
     """How often it was seen on another CPU than the time before: there were at least as many."""
 

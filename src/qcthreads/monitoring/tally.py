@@ -25,6 +25,7 @@ class _Thread:
     window_cpu_ns: int
     detail_cpu_ns: int
     cpu_ns: int = 0
+    begin_wait_ns: int = 0
     wait_ns: int = -1
     last_cpu: int = -1
     migrations: int = 0
@@ -64,6 +65,7 @@ class Tally:
         if began_ns is None:
             for thread in self._threads.values():
                 thread.begin_cpu_ns = thread.window_cpu_ns = thread.detail_cpu_ns = thread.cpu_ns
+                thread.begin_wait_ns = thread.wait_ns
         else:
             self._begin = self._window_begin = Totals(began_ns, 0, 0, 0, self._now.wait_ns and 0)
         self._take_details(first)
@@ -189,13 +191,15 @@ class Tally:
 
     def _thread_usage(self, pid: int, tid: int, wall_ns: int) -> ThreadUsage:
         thread = self._threads[pid, tid]
+        used_ns, waited_ns = _used_ns(thread), thread.wait_ns - thread.begin_wait_ns
         return ThreadUsage(
             pid=pid,
             tid=tid,
             cpu_ns=thread.cpu_ns,
             wait_ns=thread.wait_ns if thread.wait_ns >= 0 else None,
             last_cpu=thread.last_cpu if thread.last_cpu >= 0 else None,
-            utilisation=ratio(thread.cpu_ns - thread.begin_cpu_ns, wall_ns),
+            utilisation=ratio(used_ns, wall_ns),
+            wait_share=ratio(waited_ns, waited_ns + used_ns) if thread.wait_ns >= 0 else None,
             migrations=thread.migrations,
         )
 

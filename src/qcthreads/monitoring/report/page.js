@@ -339,15 +339,25 @@ function theme(name) {
 }
 
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
-let onScreen = systemDark.matches ? "dark" : "light";
-systemDark.addEventListener("change", (event) => theme((onScreen = event.matches ? "dark" : "light")));
+let onScreen = systemDark.matches ? "dark" : "light", printing = false;
+systemDark.addEventListener("change", (event) => {
+  if (!printing) theme((onScreen = event.matches ? "dark" : "light")); // paper is light, whatever the system is
+});
 document.getElementById("theme").addEventListener("click", () => theme((onScreen = onScreen === "dark" ? "light" : "dark")));
+
+function resize(place, width, height) {
+  place.style.height = `${height}px`;
+  Plotly.relayout(place, { width, height, autosize: width === null });
+}
+
 addEventListener("beforeprint", () => {
+  printing = true;
   theme("light");
-  for (const [place] of plots) Plotly.relayout(place, { width: 1000 }); // of A4 across
+  for (const [place] of plots) resize(place, 1000, Math.min((place.dataset.height = place.clientHeight), 570)); // of A4 across
 });
 addEventListener("afterprint", () => {
-  for (const [place] of plots) Plotly.relayout(place, { width: null, autosize: true });
+  for (const [place] of plots) resize(place, null, Number(place.dataset.height));
+  printing = false;
   theme(onScreen);
 });
 
