@@ -2,7 +2,7 @@
 
 A layout (timetable.py) that keeps a deadline proves that it can be kept; bisection finds the least that each way and
 order of laying out keeps. Then squeaky-wheel optimisation (Joslin and Clements, JAIR 10, 1999): who was late against a
-deadline a little shorter than the best goes forward in the order, and so on while the budget lasts.
+deadline a little shorter than the best goes forward in the order, or becomes wider, and so on while the budget lasts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch, Choices, Floats
-from .bounds import bounds_of
+from .bounds import bounds_of, taken_s
 from .timetable import Layout, Timetable, insert, pack, start
 from .uniform import Workers, promising
 
@@ -108,9 +108,11 @@ def binding(batch: Batch) -> bool:
 def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
     """With the widest, the largest or the longest first, as the bound chooses; the most promising come first."""
     tight = binding(batch)
-    weighed = sorted(bounds, key=lambda bound: -bound[0])[:3] if tight else bounds[:1]
-    for bound_s, choices in weighed:
-        layout = Layout(batch, choices)
+    weighed = [(bound_s, Layout(batch, choices)) for bound_s, choices in (bounds if tight else bounds[:1])]
+    if tight:
+        longest_s = max(bound_s for bound_s, _ in bounds)
+        weighed = sorted(weighed, key=lambda one: taken_s(batch, *one[1].chosen(longest_s)[1:]))[:3]
+    for bound_s, layout in weighed:
         _, widths, times_s = (np.array(column) for column in layout.chosen(bound_s))
         wide, large, long = (
             np.lexsort(keys).tolist() for keys in ((-times_s, -widths), (-times_s * widths,), (-times_s,))
