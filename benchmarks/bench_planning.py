@@ -1,10 +1,11 @@
 """How good plans are, and how fast they are made, over the published families of families.py; asserts nothing.
 
-    python benchmarks/bench_planning.py [--seeds N] [--exact SECONDS]
+    python benchmarks/bench_planning.py [--seeds N] [--exact SECONDS [--only FAMILY,...]]
 
 Every makespan is divided by the lower bound; beside the strategies stand two peers: first come, first served at width 1
 (or the narrowest), and the best uniform width found by sweep, in the order given, as a pool of workers would. With
-``--exact`` small batches are also given to OR-tools' CP-SAT for so many seconds each.
+``--exact`` small batches are also given to OR-tools' CP-SAT for so many seconds each; ``--only``: of these families,
+and no other table is printed.
 """
 
 from __future__ import annotations
@@ -13,29 +14,35 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heapreplace
 
-from families import FAMILIES, MEMORY_TIGHT, Problem
+from families import FAMILIES, MEMORY_TIGHT, UNUSUAL, Family, Problem
 from patterns import ends_later_than
 
 from qcthreads.planning import Plan, plan
 
 FAR = 1.02
-PROVEN = (1.005, 1.01, 1.015, 1.02, 1.03)
+PROVEN = (1.002, 1.005, 1.01, 1.015, 1.02, 1.025, 1.03, 1.04)
+Compared = tuple[Problem, dict[str, float]]
+"""Ratios to the lower bound, by contender."""
 STRATEGIES = ("balanced", "adaptive", "auto")
 
 
 def main() -> None:
-    """Print the three tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--exact", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--only", default="", metavar="FAMILY,...")
     args = parser.parse_args()
-    print_quality(args.seeds)
-    print_times()
+    only = args.only.split(",")
+    if only == [""]:
+        print_quality(args.seeds)
+        print_times()
     if args.exact:
-        print_exact(args.exact)
+        print_exact(args.exact, [family for family in FAMILIES if only == [""] or family.__name__ in only])
 
 
 def print_quality(seeds: int) -> None:
@@ -44,39 +51,40 @@ def print_quality(seeds: int) -> None:
     head = ("family", "tasks per CPU", "first come, width 1", "first come, best width", *STRATEGIES)
     print_row(head)
     print_row(["---"] * len(head))
-    overall: dict[str, list[float]] = {}
-    beyond: list[tuple[Problem, dict[str, float]]] = []
+    many: list[Compared] = []
     for family in FAMILIES:
-        for name, per_cpu in (("under 4", (0.5, 1, 2)), ("4 and more", (4, 10))):
-            ratios: dict[str, list[float]] = {}
-            for problem in problems(family, per_cpu, seeds):
-                found = compared(problem)
-                for contender, ratio in found.items():
-                    ratios.setdefault(contender, []).append(ratio)
-                if per_cpu[0] >= 4 and family not in MEMORY_TIGHT:
-                    for contender, ratio in found.items():
-                        overall.setdefault(contender, []).append(ratio)
-                    if found["auto"] > FAR:
-                        beyond.append((problem, found))
-            print_row([family.__name__, name, *map(spread, ratios.values())])
-    print_row(["enough memory", "4 and more", *map(spread, overall.values())])
+        found = print_family(family, seeds)
+        many += [] if family in MEMORY_TIGHT else found
+    print_row(["enough memory", "4 and more", *spreads(many)])
+    for family in UNUSUAL:
+        print_family(family, seeds)
     print()
-    print_beyond(beyond)
+    print_beyond([one for one in many if one[1]["auto"] > FAR])
 
 
-def print_beyond(beyond: list[tuple[Problem, dict[str, float]]]) -> None:
+def print_family(family: Family, seeds: int) -> list[Compared]:
+    """What has 4 tasks per CPU and more."""
+    for name, per_cpu in (("under 4", (0.5, 1, 2)), ("4 and more", (4, 10))):
+        found = [(problem, compared(problem)) for problem in problems(family, per_cpu, seeds)]
+        print_row([family.__name__, name, *spreads(found)])
+    return found
+
+
+def print_beyond(beyond: list[Compared]) -> None:
     """What is far from the lower bound: how far it is from a bound that counts whole tasks."""
     print(f"auto beyond {FAR} times the lower bound, and within how much of the shortest it is proven to be\n")
     print_row(("family", "tasks", "CPUs", "auto / lower bound", "proven within"))
     print_row(["---"] * 5)
     for problem, found in beyond:
         makespan_s = planned(problem, "auto").makespan_s
-        within = next((part for part in PROVEN if ends_later_than(problem, makespan_s / part)), found["auto"])
+        parts = [part for part in PROVEN if part < found["auto"]]
+        at = bisect_left(parts, True, key=lambda part: ends_later_than(problem, makespan_s / part))
+        within = (*parts, found["auto"])[at]
         print_row((problem.family, len(problem.tasks), problem.cpus, f"{found['auto']:.3f}", f"{within:.3f}"))
     print()
 
 
-def problems(family: Callable[[int, int, int], Problem], per_cpu: tuple[float, ...], seeds: int) -> Iterator[Problem]:
+def problems(family: Family, per_cpu: tuple[float, ...], seeds: int) -> Iterator[Problem]:
     """Also of one task more than fits."""
     for cpus in (16, 64, 256):
         for many in per_cpu:
@@ -134,7 +142,7 @@ def taken_ms(problem: Problem, strategy: str) -> float:
     return (time.process_time() - start_s) * 1e3
 
 
-def print_exact(limit_s: float) -> None:
+def print_exact(limit_s: float, families: Sequence[Family]) -> None:
     """Beside CP-SAT, which is told our makespan and looks for a shorter one."""
     from exact import best_known_s
 
@@ -142,7 +150,7 @@ def print_exact(limit_s: float) -> None:
     print_row(("family", "tasks", "CPUs", "auto / CP-SAT", "proven"))
     print_row(["---"] * 5)
     ratios = []
-    for family in FAMILIES:
+    for family in families:
         for count, cpus in ((8, 8), (12, 16), (17, 16), (32, 16)):
             problem = family(cpus, count, 1)
             makespan_s = planned(problem, "auto").makespan_s
@@ -156,8 +164,10 @@ def planned(problem: Problem, strategy: str) -> Plan:
     return plan(problem.tasks, problem.cpus, strategy, memory_bytes=problem.memory_bytes)
 
 
-def spread(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.3f} ({max(ratios):.3f})"
+def spreads(many: list[Compared]) -> Iterator[str]:
+    """Of each contender."""
+    for ratios in zip(*(found.values() for _, found in many), strict=True):
+        yield f"{statistics.median(ratios):.3f} ({max(ratios):.3f})"
 
 
 def print_row(cells: object) -> None:

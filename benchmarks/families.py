@@ -25,6 +25,10 @@ class Problem:
     memory_bytes: int | None = None
 
 
+Family = Callable[[int, int, int], Problem]
+"""CPUs, tasks, seed."""
+
+
 def many_body(cpus: int, count: int, seed: int) -> Problem:
     """Monomers, dimers and trimers of one kind of molecule with MP2's fifth power of the size: 1, 32 and 243."""
     rng = random.Random(seed)
@@ -135,11 +139,77 @@ def memory_bimodal(cpus: int, count: int, seed: int) -> Problem:
     return _problem("memory-bimodal", cpus, times, needs, max(100, cpus) * _UNIT)
 
 
-FAMILIES: tuple[Callable[[int, int, int], Problem], ...] = (
+def two_widths(cpus: int, count: int, seed: int) -> Problem:
+    """Two threads or two thirds of the node, nothing between; two of the wide ones never run side by side."""
+    rng = random.Random(seed)
+    widths = [min(2, cpus), max(1, 2 * cpus // 3)]
+    times = [_amdahl(rng.lognormvariate(2, 1), cpus, rng.uniform(0.8, 0.99), widths=widths) for _ in range(count)]
+    return _problem("two widths", cpus, times)
+
+
+def plateaus(cpus: int, count: int, seed: int) -> Problem:
+    """Faster at every fourfold width only, as where work is cut into equal blocks: all between is waste."""
+    rng = random.Random(seed)
+    times = []
+    for _ in range(count):
+        cost_s = rng.lognormvariate(2, 1)
+        times.append({width: cost_s / 3 ** ((width.bit_length() - 1) // 2) for width in range(1, min(cpus, 32) + 1)})
+    return _problem("plateaus", cpus, times)
+
+
+def half_the_memory(cpus: int, count: int, seed: int) -> Problem:
+    """A few need a little more than half of the memory, the first of them the whole; all others next to nothing."""
+    rng = random.Random(seed)
+    times = [_amdahl(rng.lognormvariate(2, 1), cpus, 0.95) for _ in range(count)]
+    needs = [1000 * _UNIT] + [(501 if rng.random() < 0.1 else 1) * _UNIT for _ in range(count - 1)]
+    return _problem("half the memory", cpus, times, needs, 1000 * _UNIT)
+
+
+def moments(cpus: int, count: int, seed: int) -> Problem:
+    """Half of them take no time, or less than the rounding of the others' times."""
+    rng = random.Random(seed)
+    costs = [rng.choice((0.0, 1e-15, rng.uniform(1, 10), rng.uniform(1, 10))) for _ in range(count)]
+    return _problem("moments", cpus, [_amdahl(cost_s, cpus, 0.9) for cost_s in costs])
+
+
+def rigid(cpus: int, count: int, seed: int) -> Problem:
+    """Each has one width only, and all take the same time: what counts is which stand side by side."""
+    rng = random.Random(seed)
+    return _problem("rigid", cpus, [{rng.randint(1, cpus): 10.0} for _ in range(count)])
+
+
+def all_magnitudes(cpus: int, count: int, seed: int) -> Problem:
+    """From a microsecond to twelve days."""
+    rng = random.Random(seed)
+    costs = [10 ** rng.uniform(-6, 6) for _ in range(count)]
+    return _problem("all magnitudes", cpus, [_amdahl(cost_s, cpus, rng.uniform(0.5, 0.999)) for cost_s in costs])
+
+
+def perfect(cpus: int, count: int, seed: int) -> Problem:
+    """No width loses anything: one after the other on all CPUs is as good as it gets."""
+    rng = random.Random(seed)
+    return _problem("perfect", cpus, [_amdahl(rng.uniform(5, 10), cpus, 1.0) for _ in range(count)])
+
+
+def superlinear(cpus: int, count: int, seed: int) -> Problem:
+    """What fits into the caches of eight CPUs is more than eight times as fast there, and gains little beyond."""
+    rng = random.Random(seed)
+    times = []
+    for _ in range(count):
+        whole = _amdahl(rng.lognormvariate(2, 1), cpus, 0.97)
+        times.append({width: time_s * (0.6 if width >= 8 else 1.0) for width, time_s in whole.items()})
+    return _problem("superlinear", cpus, times)
+
+
+# Goals are for these.
+FAMILIES: tuple[Family, ...] = (
     many_body, mixed_clusters, equal, heavy_tail, saturating, non_monotone, odd_widths,
     bimodal, one_giant, one_thread, whole_node, memory_tight, memory_bimodal,
 )  # fmt: skip
 MEMORY_TIGHT = (memory_tight, memory_bimodal)
+UNUSUAL: tuple[Family, ...] = (
+    two_widths, plateaus, half_the_memory, moments, rigid, all_magnitudes, perfect, superlinear,
+)  # fmt: skip
 
 
 def _amdahl(

@@ -8,10 +8,11 @@ from __future__ import annotations
 import gc
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
-from families import FAMILIES, Problem
+from families import FAMILIES, UNUSUAL, Family
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,9 +70,7 @@ def test_memory_is_never_over(tasks: list[Task], memory: int, needs: list[int], 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
 @pytest.mark.parametrize("name", strategy_names())
 @pytest.mark.parametrize(("cpus", "count"), [(64, 150), (16, 700)])
-def test_plans_of_the_published_families_are_valid(
-    family: Callable[[int, int, int], Problem], name: str, cpus: int, count: int
-) -> None:
+def test_plans_of_the_published_families_are_valid(family: Family, name: str, cpus: int, count: int) -> None:
     problem = family(cpus, count, 7)
     made = plan(problem.tasks, cpus, name, memory_bytes=problem.memory_bytes)
     check(made, problem.tasks, CpuSet(range(cpus)), problem.memory_bytes or math.inf)
@@ -127,11 +126,53 @@ def test_adaptive_is_never_worse_than_any_uniform_width_nor_than_twice_the_bound
     assert made.makespan_s <= 2 * made.lower_bound_s * (1 + 1e-9)
     for width in range(max(min(task.times_s) for task in tasks), cpus + 1):
         assert made.makespan_s <= plan(tasks, cpus, "balanced", width=width).makespan_s * (1 + 1e-9)
-        workers = [0.0] * (cpus // width)
-        for task in tasks:  # first come, first served
-            own = max(own for own in task.times_s if own <= width)
-            workers[workers.index(min(workers))] += task.times_s[own]
-        assert made.makespan_s <= max(workers) * 1.001
+        assert made.makespan_s <= pool_s(tasks, width, cpus // width) * 1.001
+
+
+@settings(max_examples=60)
+@given(
+    family=st.sampled_from((*FAMILIES, *UNUSUAL)),
+    cpus=st.sampled_from((4, 7, 16, 24, 64)),
+    count=st.integers(1, 60),
+    seed=st.integers(0, 1000),
+    name=st.sampled_from(("adaptive", "auto")),
+)
+def test_whatever_the_tasks_no_pool_of_workers_of_one_width_ends_sooner(
+    family: Family, cpus: int, count: int, seed: int, name: str
+) -> None:
+    problem = family(cpus, count, seed)
+    made = plan(problem.tasks, cpus, name, memory_bytes=problem.memory_bytes)
+    check(made, problem.tasks, CpuSet(range(cpus)), problem.memory_bytes or math.inf)
+    largest = max(task.memory_bytes for task in problem.tasks)
+    most = problem.memory_bytes // largest if problem.memory_bytes else cpus
+    for width in range(max(min(task.times_s) for task in problem.tasks), cpus + 1):
+        workers = min(most, cpus // width)
+        assert made.makespan_s <= pool_s(problem.tasks, width, workers) * 1.001
+        assert made.makespan_s <= pool_s(problem.tasks, width, workers, longest_first=True) * 1.001
+
+
+@settings(max_examples=40)
+@given(tasks=BATCH, needs=st.lists(st.integers(1, 100), min_size=12, max_size=12), small=st.integers(30, 90))
+def test_nor_does_one_where_memory_nodes_differ(tasks: list[Task], needs: list[int], small: int) -> None:
+    tasks = [Task(task.id, task.times_s, need) for task, need in zip(tasks, needs, strict=False)]
+    machine = synthetic_machine(nodes=2, cores=8, memory_bytes=100)
+    machine = replace(machine, numa_nodes=(machine.numa_nodes[0], replace(machine.numa_nodes[1], memory_bytes=small)))
+    made = plan(tasks, machine, "auto")
+    check(made, tasks, machine.cpus_online)
+    largest = max(task.memory_bytes for task in tasks)
+    for width in range(max(min(task.times_s) for task in tasks), 9):
+        workers = sum(min(8 // width, node.memory_bytes // largest) for node in machine.numa_nodes)
+        assert made.makespan_s <= pool_s(tasks, width, workers) * 1.001
+        assert made.makespan_s <= pool_s(tasks, width, workers, longest_first=True) * 1.001
+
+
+def pool_s(tasks: Sequence[Task], width: int, workers: int, longest_first: bool = False) -> float:
+    """When the last of so many workers is done that each take the next task when they are free."""
+    times_s = [task.times_s[max(own for own in task.times_s if own <= width)] for task in tasks]
+    free_s = [0.0] * workers
+    for time_s in sorted(times_s, reverse=True) if longest_first else times_s:
+        free_s[free_s.index(min(free_s))] += time_s
+    return max(free_s)
 
 
 @given(tasks=BATCH, cpus=st.integers(8, 24))

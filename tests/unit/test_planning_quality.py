@@ -12,7 +12,18 @@ from collections.abc import Sequence
 
 import pytest
 from exact import best_known_s
-from families import FAMILIES, MEMORY_TIGHT, Problem, bimodal, equal, many_body, memory_tight, odd_widths, one_giant
+from families import (
+    FAMILIES,
+    MEMORY_TIGHT,
+    Problem,
+    bimodal,
+    equal,
+    many_body,
+    memory_tight,
+    odd_widths,
+    one_giant,
+    whole_node,
+)
 from patterns import ends_later_than
 
 from qcthreads.planning import Task, plan
@@ -42,7 +53,13 @@ def test_many_tasks_end_near_the_lower_bound() -> None:
 
 @pytest.mark.parametrize(
     ("problem", "least", "within"),
-    [(equal(16, 65, 1), 1.09, 1.005), (equal(64, 641, 1), 1.04, 1.005), (many_body(16, 65, 0), 1.03, 1.02)],
+    [
+        (equal(16, 65, 1), 1.09, 1.005),
+        (equal(64, 641, 1), 1.04, 1.005),
+        (many_body(16, 65, 0), 1.03, 1.02),
+        (bimodal(64, 256, 0), 1.02, 1.02),
+        (whole_node(64, 256, 0), 1.02, 1.01),
+    ],
     ids=lambda given: given.family if isinstance(given, Problem) else str(given),
 )
 def test_where_few_whole_tasks_fit_on_a_cpu_it_is_the_bound_that_is_far(

@@ -155,6 +155,12 @@ class Batch(Sequence[Task]):
         shortest_s: Floats = self.times_s.min(axis=1)
         return shortest_s
 
+    @cached_property
+    def narrowest(self) -> Integers:
+        """The narrowest width of each task."""
+        narrowest: Integers = np.where(np.isfinite(self.times_s), self.widths, self.capacity.cpus).min(axis=1)
+        return narrowest
+
     def choices(self, cpus: float = 1.0, memory: float = 0.0, bandwidth: float = 0.0) -> Choices:
         """The widths worth having where shares of CPUs, of memory and of bandwidth have these weights (of 1)."""
         weights = cpus, memory, bandwidth

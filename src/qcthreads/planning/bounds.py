@@ -9,7 +9,7 @@ import numpy as np
 
 from ..cpuset import CpuSet
 from ..machine import Machine
-from .batch import Batch, Choices
+from .batch import Batch, Choices, Floats
 from .model import Capacity, Running, Task, capacity_of, usable_of
 
 # Of a task that leaves room for no more than this many of its kind the bound counts how many run side by side.
@@ -60,7 +60,7 @@ def bounds_of(batch: Batch, running: Sequence[Running] = ()) -> list[tuple[float
         weights += [{"cpus": 1 - weight, "memory": weight} for weight in _WEIGHTS]
     if math.isfinite(batch.capacity.bandwidth_bytes_per_s) and batch.traffic_bytes.any():
         weights += [{"cpus": 1 - weight, "bandwidth": weight} for weight in _WEIGHTS]
-    few_s = _few_side_by_side(batch) if len(weights) > 1 else 0.0
+    few_s = _few_side_by_side(batch, batch.shortest_s) if len(weights) > 1 else 0.0
     found = []
     for weight in weights:
         choices = batch.choices(**weight)
@@ -80,10 +80,17 @@ def _taken_up(
     return taken_s
 
 
-def _few_side_by_side(batch: Batch) -> float:
+def taken_s(batch: Batch, widths: Sequence[int], times_s: Sequence[float]) -> float:
+    """What no schedule with these widths can be shorter than, as far as CPUs and memory go."""
+    width, time_s = np.array(widths), np.array(times_s)
+    held_s = float((batch.memory_bytes * time_s).sum()) / batch.capacity.memory_bytes
+    return max(float((width * time_s).sum()) / batch.capacity.cpus, held_s, _few_side_by_side(batch, time_s))
+
+
+def _few_side_by_side(batch: Batch, times_s: Floats) -> float:
     """Of tasks that each need more than 1/(k+1) of the memory at most k run at the same time."""
     order = np.argsort(-batch.memory_bytes)
-    total_s = np.concatenate(([0.0], np.cumsum(batch.shortest_s[order])))
+    total_s = np.concatenate(([0.0], np.cumsum(times_s[order])))
     together = np.arange(1, _MOST_SIDE_BY_SIDE)
     large = np.searchsorted(-batch.memory_bytes[order], -batch.capacity.memory_bytes / (together + 1))
     return float((total_s[large] / together).max())

@@ -272,7 +272,7 @@ class Dispatcher:
             deadline_s = bound_s * pace
             _, widths, times_s = layout.chosen(deadline_s)
             order = _longest_last(np.array(times_s), np.array(widths))[::-1].tolist()
-            ends_s = start(layout, order, deadline_s, beside).makespan_s
+            ends_s = start(layout, order, deadline_s, beside=beside).makespan_s
             if ends_s * (self._worth if math.isinf(best) else 1.0) < best_s * (1 - 1e-9):
                 best_s, best = ends_s, deadline_s
         return best, layout

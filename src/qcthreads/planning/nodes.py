@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 import numpy as np
@@ -15,12 +15,14 @@ import numpy as np
 from ..cpuset import CpuSet
 from ..errors import OversubscriptionError
 from ..machine import Machine
-from ..machine.placement import compact
+from ..machine.placement import compact, split
 from ..units import format_size
 from .batch import Batch
 from .bounds import bounds_of
 from .model import Placement
-from .timetable import Layout
+from .seating import on_places
+from .timetable import Layout, Timetable
+from .uniform import promising
 
 _LOOK_AHEAD = 64  # of those that wait, how many are tried for a place
 _PACES = (1.0, 1.1, 1.3, 1.6, 2.0)  # deadlines for single tasks, as multiples of the bound
@@ -69,7 +71,7 @@ def overfull(batch: Batch, nodes: Sequence[Node], placements: Sequence[Placement
 
 
 def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[Placement]:
-    """List scheduling onto nodes, over several widths and orders; the placements that end soonest."""
+    """Workers of one width, each on one node, and list scheduling over several widths and orders: what ends soonest."""
     total = sum(node.memory_bytes for node in nodes)
     if float(batch.memory_bytes.max()) > total:
         task = batch.tasks[int(batch.memory_bytes.argmax())]
@@ -77,8 +79,9 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> l
             f"task {task.id!r} needs {format_size(task.memory_bytes)}, but the memory nodes have {format_size(total)} "
             "together; use a machine that has more"
         )
-    best: list[Placement] = []
-    best_s = math.inf
+    best, best_s = _by_workers(batch, machine, nodes), math.inf
+    if best:
+        best_s = max(placement.end_s for placement in best)
     for number, (layout, order, deadline_s) in enumerate(_attempts(batch)):
         if number and number * len(batch) > _BUDGET:
             break
@@ -87,6 +90,25 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> l
         if ends_s < best_s:
             best, best_s = found, ends_s
     return best
+
+
+def _by_workers(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[Placement]:
+    """As many workers of one width on each node as it has CPUs and memory for; none where bandwidth is limited."""
+    found: list[tuple[Timetable, list[CpuSet]]] = []
+    largest = float(batch.memory_bytes.max())
+    for workers in promising(batch) if math.isinf(batch.capacity.bandwidth_bytes_per_s) else ():
+        places = [
+            place
+            for node in nodes
+            if (most := min(len(node.cpus) // workers.width, int(node.memory_bytes // largest)))
+            for place in split(machine, node.cpus, most, workers.width)
+        ]
+        if places:
+            workers = replace(workers, count=min(workers.count, len(places)))
+            found += [(workers.longest_first, places), (workers.give_out(range(len(batch))), places)]
+    if not found:
+        return []
+    return on_places(batch, *min(found, key=lambda one: one[0].makespan_s))
 
 
 def _attempts(batch: Batch) -> Iterator[tuple[Layout, list[int], float]]:

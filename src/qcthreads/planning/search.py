@@ -2,25 +2,26 @@
 
 A layout (timetable.py) that keeps a deadline proves that it can be kept; bisection finds the least that each way and
 order of laying out keeps. Then squeaky-wheel optimisation (Joslin and Clements, JAIR 10, 1999): who was late against a
-deadline a little shorter than the best goes forward in the order, and so on while the budget lasts.
+deadline a little shorter than the best goes forward in the order, or becomes wider, and so on while the budget lasts.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
 import numpy as np
+import numpy.typing as npt
 
-from .batch import Batch, Choices
-from .bounds import bounds_of
+from .batch import Batch, Choices, Floats
+from .bounds import bounds_of, taken_s
 from .timetable import Layout, Timetable, insert, pack, start
 from .uniform import Workers, promising
 
-_LayOut = Callable[[Layout, Sequence[int], float], Timetable]
+_LayOut = Callable[[Layout, Sequence[int], float, Mapping[int, int]], Timetable]
 
 # A plan this close to its lower bound is good enough; no estimate of a time is as good.
 CLOSE = 1.001
@@ -31,8 +32,13 @@ _BUDGET, _MOST = 6_000_000, 1_500
 _COST: dict[_LayOut, int] = {pack: 1, start: 2, insert: 2}  # of a layout, measured
 # Never fewer: the first ways, with one bisection; of very many tasks, where any order will do, two ways alone.
 _FEWEST, _FEWEST_OF_MANY, _MANY = _BISECTIONS + 2, 2, 10_000
+# Of few tasks to a CPU, where it matters which stand on which, so many more, and so many tasks in all.
+_FEW_PER_CPU, _MOST_OF_FEW, _TASKS_OF_FEW = 8, 100, 100_000
 _INSERT_UP_TO = 128  # tasks; beyond, a quadratic layout costs more than it gains
+_PARTS = (0.6, 0.5, 0.4, 0.65, 0.55, 0.45, 0.35)  # of those few, who come later
 _PATIENCE = 10  # layouts, after which the best order is gone back to
+# How often one becomes wider, and of many tasks; two change places; and one is no longer wider.
+_WIDER, _WIDER_OF_MANY, _SWAPPED, _BACK = 0.2, 4.0, 0.2, 0.2
 _SHORTER = 0.997  # the next deadline to be tried, as a part of the best makespan
 
 
@@ -43,7 +49,9 @@ class _Way:
     lay_out: _LayOut
     layout: Layout
     order: list[int]
-    best_order: list[int] = field(default_factory=list)
+    wider: dict[int, int] = field(default_factory=dict)
+    best: tuple[list[int], dict[int, int]] = ([], {})
+    """Order and wider of the shortest."""
     makespan_s: float = math.inf
     tries: int = 0
     """Since the makespan was last as short as that."""
@@ -60,11 +68,26 @@ def shortest(batch: Batch, uniform: Sequence[Workers] | None = None) -> Timetabl
     elif uniform is None:
         uniform = promising(batch)
     search.give_out(workers for workers in uniform if workers.bound_s <= search.close_s)  # none can do much better
-    search.run(_ways(batch, bounds))
+    alone = batch.narrowest == batch.capacity.cpus
+    if alone.any() and not alone.all():
+        search.keep(_alone_last(batch, alone))
+    else:
+        search.run(_ways(batch, bounds))
     search.give_out(workers for workers in uniform if workers.bound_s > search.close_s)
     search.first_come(uniform)
     search.guarantee(_Way(start, Layout(batch, bounds[0][1]), list(range(len(batch)))))
     return search.best
+
+
+def _alone_last(batch: Batch, alone: npt.NDArray[np.bool_]) -> Timetable:
+    """Who takes the whole node runs one after the other when all others have ended: no schedule can do better."""
+    rest, last = np.flatnonzero(~alone), np.flatnonzero(alone)
+    first = shortest(batch.retimed(rest, batch.times_s[rest], batch.capacity))
+    widths, starts_s, ends_s = np.full(len(batch), batch.capacity.cpus), np.zeros(len(batch)), np.zeros(len(batch))
+    widths[rest], starts_s[rest], ends_s[rest] = first.widths, first.starts_s, first.ends_s
+    moments_s = np.cumsum(np.append(first.makespan_s, batch.shortest_s[last]))
+    starts_s[last], ends_s[last] = moments_s[:-1], moments_s[1:]
+    return Timetable(widths.tolist(), starts_s.tolist(), ends_s.tolist(), (), float(ends_s.max()))
 
 
 def binding(batch: Batch) -> bool:
@@ -85,9 +108,11 @@ def binding(batch: Batch) -> bool:
 def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
     """With the widest, the largest or the longest first, as the bound chooses; the most promising come first."""
     tight = binding(batch)
-    weighed = sorted(bounds, key=lambda bound: -bound[0])[:3] if tight else bounds[:1]
-    for bound_s, choices in weighed:
-        layout = Layout(batch, choices)
+    weighed = [(bound_s, Layout(batch, choices)) for bound_s, choices in (bounds if tight else bounds[:1])]
+    if tight:
+        longest_s = max(bound_s for bound_s, _ in bounds)
+        weighed = sorted(weighed, key=lambda one: taken_s(batch, *one[1].chosen(longest_s)[1:]))[:3]
+    for bound_s, layout in weighed:
         _, widths, times_s = (np.array(column) for column in layout.chosen(bound_s))
         wide, large, long = (
             np.lexsort(keys).tolist() for keys in ((-times_s, -widths), (-times_s * widths,), (-times_s,))
@@ -97,8 +122,19 @@ def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
             ways = [(start, large), (start, long), (start, wide)]
         if len(batch) <= _INSERT_UP_TO:
             ways += [(insert, order) for order in (wide, large, long)]
+        elif not tight:
+            ways += [(pack, order) for order in _begun_within(wide, times_s, bound_s)]
         for lay_out, order in ways:
             yield _Way(lay_out, layout, order)
+
+
+def _begun_within(order: Sequence[int], times_s: Floats, bound_s: float) -> Iterator[list[int]]:
+    """Not with the first of those that few stand on one CPU of, who come later and so become wider."""
+    few = [task for task in order if times_s[task] * _FEW_PER_CPU > bound_s]
+    many = [task for task in order if times_s[task] * _FEW_PER_CPU <= bound_s]
+    for part in _PARTS:
+        first = int(part * len(few))
+        yield few[first:] + few[:first] + many
 
 
 class _Search:
@@ -110,32 +146,38 @@ class _Search:
         self.close_s = bound_s * CLOSE
         self.best = Timetable((), (), (), (), math.inf)
         fewest = _FEWEST if len(batch) <= _MANY else _FEWEST_OF_MANY
+        if len(batch) <= _FEW_PER_CPU * batch.capacity.cpus:
+            fewest = max(fewest, min(_MOST_OF_FEW, _TASKS_OF_FEW // len(batch)))
         self._left = min(_MOST, max(fewest, _BUDGET // len(batch) ** 2))
 
     def give_out(self, uniform: Iterable[Workers]) -> None:
         """Workers of one width, longest first: what is found must not be worse than any of these."""
         for workers in uniform:
             if workers.bound_s < self.best.makespan_s:
-                self._keep(workers.longest_first)
+                self.keep(workers.longest_first)
 
     def first_come(self, uniform: Iterable[Workers]) -> None:
         """The same, first come, first served."""
         for workers in uniform:
             if workers.bound_s < self.best.makespan_s and self.best.makespan_s > self.close_s:
-                self._keep(workers.give_out(range(len(self._batch))))
+                self.keep(workers.give_out(range(len(self._batch))))
 
     def run(self, ways: Iterator[_Way]) -> None:
-        """Each way at the shortest deadline there can be, then by bisection; then the best quarter by squeaking."""
+        """The first ways at the shortest deadline there can be, then by bisection; others where they end sooner.
+
+        Then the best quarter by squeaking.
+        """
         tried = []
         for way in ways:
             if self._done:
                 break
-            self._try(way, self.close_s)
             tried.append(way)
-            if len(tried) == _FIRST:
-                for one in tried:
-                    self._bisect(one)
-            elif len(tried) > _FIRST:
+            if len(tried) <= _FIRST:
+                self._try(way, self.close_s)
+                if len(tried) == _FIRST:
+                    for one in tried:
+                        self._bisect(one)
+            elif not self._try(way, self._shorter_s).late:
                 self._bisect(way)
         tried.sort(key=lambda way: way.makespan_s)
         self._squeak(tried[: -(-len(tried) // 4)])
@@ -149,17 +191,23 @@ class _Search:
     def _done(self) -> bool:
         return self.best.makespan_s <= self.close_s or (self._left <= 0 and math.isfinite(self.best.makespan_s))
 
-    def _keep(self, found: Timetable) -> None:
+    @property
+    def _shorter_s(self) -> float:
+        """The next deadline to be tried."""
+        return max(self._bound_s, self.best.makespan_s * _SHORTER)
+
+    def keep(self, found: Timetable) -> None:
+        """Unless there is a shorter one."""
         if found.makespan_s < self.best.makespan_s:
             self.best = found
 
     def _try(self, way: _Way, deadline_s: float) -> Timetable:
         self._left -= _COST[way.lay_out]
-        found = way.lay_out(way.layout, way.order, deadline_s)
+        found = way.lay_out(way.layout, way.order, deadline_s, way.wider)
         way.tries += 1
         if found.makespan_s <= way.makespan_s:
-            way.makespan_s, way.best_order, way.tries = found.makespan_s, way.order, 0
-        self._keep(found)
+            way.makespan_s, way.best, way.tries = found.makespan_s, (way.order, way.wider), 0
+        self.keep(found)
         return found
 
     def _bisect(self, way: _Way) -> None:
@@ -180,20 +228,33 @@ class _Search:
         for way in cycle(ways):
             if self._done:
                 break
-            deadline_s = max(self._bound_s, self.best.makespan_s * _SHORTER)
-            order, late = way.order, self._try(way, deadline_s).late
+            late = self._try(way, self._shorter_s).late
             if way.tries >= _PATIENCE:
-                order, way.tries = way.best_order, 0
-            way.order = _promoted(order, late, rng)
+                (way.order, way.wider), way.tries = way.best, 0
+            way.order, way.wider = _promoted(way.order, way.wider, late, rng)
 
 
-def _promoted(order: Sequence[int], late: Sequence[int], rng: random.Random) -> list[int]:
-    """Who was late moves forward; and now and then two change places, or all would go round in circles."""
-    promoted = list(order)
+def _promoted(
+    order: Sequence[int], wider: Mapping[int, int], late: Sequence[int], rng: random.Random
+) -> tuple[list[int], dict[int, int]]:
+    """Who was late moves forward or becomes wider; and now and then two change places, or all would go in circles.
+
+    So do some become wider that were not late, and others as they were.
+    """
+    promoted, widened = list(order), dict(wider)
+    often = min(_WIDER, _WIDER_OF_MANY / len(order))
     for task in late:
-        at = promoted.index(task)
-        promoted.insert(max(0, at - 1 - rng.randrange(max(1, len(order) // 3))), promoted.pop(at))
-    if rng.random() < 0.2:
+        if rng.random() < often:
+            widened[task] = widened.get(task, 0) + 1
+        else:
+            at = promoted.index(task)
+            promoted.insert(max(0, at - 1 - rng.randrange(max(1, len(order) // 3))), promoted.pop(at))
+    if rng.random() < _SWAPPED:
         one, other = rng.randrange(len(order)), rng.randrange(len(order))
         promoted[one], promoted[other] = promoted[other], promoted[one]
-    return promoted
+    if rng.random() < often:
+        task = rng.randrange(len(order))
+        widened[task] = widened.get(task, 0) + 1
+    if widened and rng.random() < _BACK:
+        del widened[rng.choice(list(widened))]
+    return promoted, widened

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heapify, heappop, heappush
@@ -24,6 +24,7 @@ from .model import Running
 # differ so many are asked whether they fit; all where there are few tasks.
 _CLASSES, _LOOK_AHEAD, _FEW = 8, 4, 512
 _ROUNDING = 1e-12
+_NONE_WIDER: Mapping[int, int] = {}
 _WHOLE_BANDWIDTH = 1 << 40  # shares of it are whole numbers, whose sums are exact
 
 
@@ -65,14 +66,26 @@ class Layout:
     def __len__(self) -> int:
         return len(self.choices.widths)
 
-    def chosen(self, deadline_s: float) -> tuple[list[int], list[int], list[float]]:
-        """Per task the column of the cheapest width that meets the deadline by itself, that width, and its time."""
+    def chosen(
+        self, deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER
+    ) -> tuple[list[int], list[int], list[float]]:
+        """Per task the column of the cheapest width that meets the deadline by itself, that width, and its time.
+
+        ``wider``: tasks that are to have a faster one, by how many columns.
+        """
         if self._columns[0] != deadline_s:
-            columns = self.choices.cheapest(deadline_s)
-            rows = np.arange(len(columns))
-            widths, times_s = self.choices.widths[rows, columns], self.choices.times_s[rows, columns]
-            self._columns = deadline_s, columns.tolist(), widths.tolist(), times_s.tolist()
-        return self._columns[1:]
+            cheapest = self.choices.cheapest(deadline_s)
+            rows = np.arange(len(cheapest))
+            listed = self.choices.widths[rows, cheapest], self.choices.times_s[rows, cheapest]
+            self._columns = deadline_s, cheapest.tolist(), listed[0].tolist(), listed[1].tolist()
+        _, columns, widths, times_s = self._columns
+        if wider:
+            columns, widths, times_s = columns.copy(), widths.copy(), times_s.copy()
+            for task, more in wider.items():
+                row = self.row(task)
+                columns[task] = min(columns[task] + more, len(row) - 1)
+                widths[task], times_s[task] = row[columns[task]]
+        return columns, widths, times_s
 
     def row(self, task: int) -> list[tuple[int, float]]:
         """(width, time) of every choice of a task; made when it is first asked for, as few are where there are many."""
@@ -98,12 +111,12 @@ class Layout:
         return int(_WHOLE_BANDWIDTH * min(1.0, moved_s / time_s)) if moved_s and time_s else 0
 
 
-def pack(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable:
+def pack(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> Timetable:
     """Each task onto those CPUs that are free latest, yet early enough: what fits nowhere else finds the rest empty.
 
     Without limits on memory and bandwidth only.
     """
-    columns, widths, times_s = layout.chosen(deadline_s)
+    columns, widths, times_s = layout.chosen(deadline_s, wider)
     latest_s = deadline_s * (1 + _ROUNDING)
     free_s = [0.0] * layout.cpus  # ascending
     widths = list(widths)
@@ -137,9 +150,11 @@ def pack(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable:
     return Timetable(widths, starts_s, ends_s, late, free_s[-1])
 
 
-def insert(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable:
+def insert(
+    layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER
+) -> Timetable:
     """Each task as early as it fits, holes included. Quadratic in the number of tasks."""
-    columns, _, _ = layout.chosen(deadline_s)
+    columns, _, _ = layout.chosen(deadline_s, wider)
     latest_s = deadline_s * (1 + _ROUNDING)
     profile = _Profile(layout)
     memory_of, moved_s_of = layout.memory.tolist(), layout.moved_s.tolist()
@@ -165,12 +180,18 @@ def insert(layout: Layout, order: Sequence[int], deadline_s: float) -> Timetable
     return Timetable(widths, starts_s, ends_s, late, max(ends_s, default=0.0))
 
 
-def start(layout: Layout, order: Sequence[int], deadline_s: float, beside: Sequence[Running] = ()) -> Timetable:
+def start(
+    layout: Layout,
+    order: Sequence[int],
+    deadline_s: float,
+    wider: Mapping[int, int] = _NONE_WIDER,
+    beside: Sequence[Running] = (),
+) -> Timetable:
     """List scheduling: whenever something ends, every task that fits starts, the first in order first.
 
     ``beside``: what runs already; the makespan includes it.
     """
-    _, widths, times_s = layout.chosen(deadline_s)
+    _, widths, times_s = layout.chosen(deadline_s, wider)
     latest_s = deadline_s * (1 + _ROUNDING)
     free, memory, bandwidth = layout.cpus, layout.memory_bytes, layout.bandwidth
     running = [(one.left_s, one.width, one.memory_bytes, 0) for one in beside]
@@ -268,7 +289,7 @@ class _Queues:
 
     def take(self, free: int, memory: float, bandwidth: int) -> tuple[int, float, int] | None:
         """The first in order that fits, with its memory and bandwidth."""
-        needs, rates = self._needs, self._rates
+        needs, rates, beyond = self._needs, self._rates, -1 - self._ahead
         best, best_rank, best_at = -1, len(needs), -1  # a rank behind all
         for number, (width, least, queue) in enumerate(self._queues):
             if width > free:
@@ -278,12 +299,11 @@ class _Queues:
             if self._alike:
                 best, best_rank = number, queue[-1]
                 continue
-            for at in range(-1, -1 - min(self._ahead, len(queue)), -1):
-                rank = queue[at]
+            for at, rank in enumerate(queue[:beyond:-1], start=1):
                 if rank > best_rank:
                     break
                 if needs[rank] <= memory and rates[rank] <= bandwidth:
-                    best, best_rank, best_at = number, rank, at
+                    best, best_rank, best_at = number, rank, -at
                     break
         if best < 0:
             return None

@@ -69,7 +69,7 @@ def workers_of(batch: Batch, width: int) -> Workers:
 
 def narrowest_width(batch: Batch) -> int:
     """The narrowest workers that can run every task."""
-    return int(np.where(np.isfinite(batch.times_s), batch.widths, batch.capacity.cpus).min(axis=1).max())
+    return int(batch.narrowest.max())
 
 
 def promising(batch: Batch) -> list[Workers]:
