@@ -1,12 +1,14 @@
 """Each program that runs here, by QCEngine with its defaults and with our settings: two calculations at once, and one.
 
-    python benchmarks/bench_programs.py [--rounds 6] [--program psi4] [--write | --settings]
+    python benchmarks/bench_programs.py [--rounds 6] [--program psi4] [--write [FOLDER] | --settings]
 
 QCEngine's defaults are what a script gets that calls ``qcengine.compute(input, program)``: every core for each
 calculation, OMP_NUM_THREADS and MKL_NUM_THREADS set. Ours are the settings of the record: two at once have a CPU each,
-one alone has both. All are fresh processes, timed from start to exit, interleaved round by round; the energies are
-compared. In brackets what holds the median of the rounds' ratios between them (sign test), with the probability behind.
-The calculations are those of ``qcthreads verify``. ``--write`` puts the times where docs/write_programs.py finds them.
+one alone has both. There are two CPUs for all, the last ones of a machine that has more. All are fresh processes, timed
+from start to exit, interleaved round by round; the energies are compared. In brackets what holds the median of the
+rounds' ratios between them (sign test), with the probability behind.
+The calculations are those of ``qcthreads verify``. ``--write`` puts the times where docs/write_programs.py finds them,
+or into FOLDER.
 
 ``--settings``: one calculation alone under our settings, and under them without one of them at a time: the mask, each
 variable. A ratio below 1 is one of a setting that makes the program slower; it is marked where its interval is, too.
@@ -53,13 +55,17 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=6)
     options.add_argument("--program", action="append", choices=PROGRAMS)
     instead = options.add_mutually_exclusive_group()
-    instead.add_argument("--write", action="store_true", help="for the pages of the programs, too")
+    instead.add_argument(
+        "--write", nargs="?", type=Path, const=MEASURED, metavar="FOLDER", help="for the pages of the programs, too"
+    )
     instead.add_argument("--settings", action="store_true", help="what each setting is worth by itself")
     options.add_argument("--without", help=argparse.SUPPRESS)
     options.add_argument("--start", nargs=2, metavar=("HOW", "NUMBER"), help=argparse.SUPPRESS)
     asked = options.parse_args()
-    if asked.write and os.cpu_count() != 2:
-        options.error("--write is for a machine of two CPUs: the pages say so, and QCEngine's defaults take every core")
+    cpus = sorted(os.sched_getaffinity(0))[-2:]
+    if len(cpus) < 2:
+        options.error("two calculations at once need two CPUs, and this process may use one")
+    os.sched_setaffinity(0, cpus)  # for all that is started: QCEngine's defaults take every core that they see
     if asked.start:
         how, number = asked.start
         print(json.dumps(start(asked.program[0], ours=how == "ours", number=int(number), without=asked.without)))
@@ -73,7 +79,7 @@ def main() -> None:
             compare(program, asked.rounds, write=asked.write)
 
 
-def compare(program: str, rounds: int, *, write: bool) -> None:
+def compare(program: str, rounds: int, *, write: Path | None) -> None:
     """Print the tables of one program."""
     job, compared = built_in(get(program)).title, {}
     print(f"\n{program}, {job}, {rounds} rounds", flush=True)
@@ -100,10 +106,10 @@ def compare(program: str, rounds: int, *, write: bool) -> None:
             "energies_differ_hartree": max(energies) - min(energies),
         }
     if write:
-        write_down(program, job, compared)
+        write_down(write, program, job, compared)
 
 
-def write_down(program: str, job: str, compared: Mapping[str, object]) -> None:
+def write_down(folder: Path, program: str, job: str, compared: Mapping[str, object]) -> None:
     """What the page of the program is made from."""
     installation = find(get(program))
     document = {
@@ -113,7 +119,7 @@ def write_down(program: str, job: str, compared: Mapping[str, object]) -> None:
         "job": job,
         "compared": compared,
     }
-    (MEASURED / f"{program}.defaults.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{program}.defaults.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def compare_settings(program: str, rounds: int) -> None:

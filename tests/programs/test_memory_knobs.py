@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from qcthreads.programs.registry import get
+from qcthreads.programs.registry import BUILT_IN, get
 from qcthreads.programs.settings import settings_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the programs are Debian's")
 
 GIB = 1024**3
+UNTOLD = ("cp2k", "dftd4", "mopac", "s-dftd3", "tblite", "xtb")
 WATER = {"symbols": ["O", "H", "H"], "geometry": [0, 0, 0.22, 0, 1.43, -0.9, 0, -1.43, -0.9]}
 
 
@@ -22,9 +23,9 @@ def atomic_input(method, basis=None):
     return {"molecule": WATER, "specification": {"driver": "energy", "model": model}}
 
 
-def told(name, lease_bytes):
+def told(name, lease_bytes, ranks=1):
     """What the program's own setting is to be."""
-    return lease_bytes - get(name).memory_overhead_bytes
+    return lease_bytes - get(name).memory_overhead_bytes - (ranks - 1) * get(name).memory_per_process_bytes
 
 
 @pytest.mark.psi4
@@ -46,7 +47,7 @@ def test_nwchem_divides_the_memory_by_its_ranks(width, needs, calculate, tmp_pat
         settings_for(get("nwchem"), width, lease_bytes, str(tmp_path)), atomic_input("hf", "sto-3g")
     ).stdout
     words = re.search(r"total\s+=\s+(\d+) doubles", said)
-    assert int(words[1]) * 8 * width == pytest.approx(told("nwchem", lease_bytes), rel=0.02)
+    assert int(words[1]) * 8 * width == pytest.approx(told("nwchem", lease_bytes, width), rel=0.02)
 
 
 def test_pyscf_says_the_memory_that_it_was_told(needs, calculate, tmp_path):
@@ -69,7 +70,14 @@ def test_cp2k_reports_the_memory_that_it_took_and_has_no_setting_to_hold_it(need
     assert 50e6 < peak < GIB
 
 
-@pytest.mark.parametrize("name", ["cp2k", "dftd4", "s-dftd3", "tblite", "xtb"])
+def test_every_program_that_was_run_here_is_told_its_memory_or_has_no_setting_for_it():
+    """The tests above are of those that are told."""
+    run = {name for name in BUILT_IN if get(name).measured_with}
+    assert {name for name in run if get(name).memory is not None} == {"nwchem", "psi4", "pyscf"}
+    assert {name for name in run if get(name).memory is None} == set(UNTOLD)
+
+
+@pytest.mark.parametrize("name", UNTOLD)
 def test_a_program_without_a_setting_of_its_memory_is_marked_on_its_page(name):
     assert get(name).memory is None
     page = Path(__file__).parents[2] / "docs" / "programs" / f"{name}.md"

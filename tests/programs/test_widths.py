@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -147,6 +149,43 @@ def test_a_programs_own_command_runs_at_the_width_of_its_lease(program, files, s
     run = run_command(settings, {name: content() for name, content in files.items()})
     assert said in run.stdout
     assert run.working_threads(program) == [settings.threads // settings.ranks] * settings.ranks
+
+
+def test_the_command_of_xtb_has_the_same_energy_at_every_width_and_two_at_once_a_cpu_each(run_in, tmp_path):
+    if shutil.which("xtb") is None:
+        assert os.environ.get("CI") != "true", "Debian's xtb must be installed in CI"
+        pytest.skip("the command xtb is not installed here")
+    cpus = sorted(os.sched_getaffinity(0))[-2:]
+
+    def run(cpus):
+        folder = tmp_path / "-".join(map(str, cpus))
+        folder.mkdir()
+        (folder / "coord").write_text(coord(waters(32)))
+        return run_in(f"xtb coord --parallel {len(cpus)}", settings_for(get("xtb"), len(cpus)), folder, cpus)
+
+    wide = run(cpus)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [wide, *pool.map(run, [[cpu] for cpu in cpus])]
+    assert [one.working_threads("xtb") for one in runs] == [[2], [1], [1]]
+    energies = [float(re.search(r"TOTAL ENERGY\s+(-?\d+\.\d+)", one.stdout)[1]) for one in runs]
+    assert energies == pytest.approx([energies[0]] * 3, abs=1e-8, rel=0)
+
+
+@pytest.mark.nwchem
+def test_two_mpiruns_of_nwchem_at_once_stay_on_a_cpu_each(needs, run_in, tmp_path):
+    needs("nwchem")
+
+    def run(cpu):
+        folder = tmp_path / str(cpu)
+        folder.mkdir()
+        (folder / "input.nw").write_text(NWCHEM)
+        return run_in("mpirun -np 1 nwchem input.nw", settings_for(get("nwchem"), 1), folder, [cpu])
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(run, sorted(os.sched_getaffinity(0))[-2:]))
+    assert [one.working_threads("nwchem") for one in runs] == [[1], [1]]
+    energies = [float(re.search(r"Total SCF energy =\s+(-?\d+\.\d+)", one.stdout)[1]) for one in runs]
+    assert energies == pytest.approx([energies[0]] * 2, abs=1e-9, rel=0)
 
 
 @pytest.mark.nwchem

@@ -155,6 +155,16 @@ def test_programs_agree_with_the_path_and_the_installed_packages() -> None:
     assert "pyscf" in text("programs")
 
 
+def test_programs_that_nobody_has_verified_are_said_to_be_so() -> None:
+    lines = {line.split()[0]: line for line in text("programs").splitlines() if line.strip()}
+    for name, said in (("orca", "documented"), ("qchem", "second-hand")):  # of which the manual, or others, tell
+        assert lines[name].rstrip().endswith(f"never verified: {said}")
+    for name in ("psi4", "nwchem", "pyscf"):
+        assert "measured here with" in lines[name]
+        assert "never" not in lines[name]
+    assert "never verified: documented" in text("programs", "orca")
+
+
 def test_doctor_says_what_is_in_use() -> None:
     found = document("doctor")
     assert found["qcthreads"] == qcthreads.__version__

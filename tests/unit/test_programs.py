@@ -42,7 +42,7 @@ def test_qcengine_accepts_the_task_config(name, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     config = get_config(task_config=dict(settings.task_config))
     assert config.ncores == settings.threads == (1 if name in ONE_THREAD else 4)
-    assert 7.5 < config.memory <= 8
+    assert 7.25 < config.memory <= 8
     assert config.scratch_directory == "/scratch"
 
 
@@ -111,6 +111,20 @@ def test_every_fact_says_where_it_is_from(name):
     assert not spec.measured_with or "measured here" in spec.provenance
 
 
+@pytest.mark.parametrize("name", registry.BUILT_IN)
+def test_what_could_not_be_found_out_is_marked_on_its_page(name):
+    spec = registry.get(name)
+    page = (ROOT / "docs" / "programs" / f"{name}.md").read_text(encoding="utf-8")
+    facts = {fact.topic for fact in spec.facts}
+    one = spec.parallel_model is ParallelModel.SERIAL or spec.useful_width == 1
+    for topic, known, mark in (
+        ("binding", False, "whether it binds"),
+        ("width", one, "up to which width it gets faster"),
+        ("memory", spec.memory is not None, "Memory: it has no setting for all of it that is known"),
+    ):
+        assert topic in facts or known or mark in page, topic
+
+
 def test_every_runtime_is_told_and_none_may_leave_the_mask():
     settings = settings_for(registry.get("unheard-of"), 3)
     assert {settings.environment[name] for name in runtimes.COUNTS} == {"3"}
@@ -162,6 +176,17 @@ def test_the_program_is_told_the_lease_less_its_overhead():
     assert "memory" not in settings_for(spec, 1).task_config
     with pytest.raises(MachineError, match=r"was given 100 MiB of memory, but needs 256 MiB"):
         settings_for(spec, 1, 100 * 1024**2)
+
+
+def test_every_rank_has_memory_of_its_own_beside_what_the_program_is_told():
+    spec = registry.get("nwchem")
+    one, four = (settings_for(spec, ranks, 4 * GIB).task_config["memory"] * GIB for ranks in (1, 4))
+    assert one - four == pytest.approx(3 * spec.memory_per_process_bytes, abs=2048)
+    assert spec.memory_per_process_bytes > 0
+    tight = spec.memory_overhead_bytes + spec.memory_least_bytes
+    for ranks in (1, 64):  # what was enough for one is not taken from many
+        told_gib = settings_for(spec, ranks, tight).task_config["memory"]
+        assert told_gib * GIB == pytest.approx(spec.memory_least_bytes, abs=1024)
 
 
 def test_scratch_goes_to_the_programs_own_variable():
@@ -273,7 +298,9 @@ def test_every_harness_of_qcengine_has_a_record_that_finds_what_it_finds(tmp_pat
     monkeypatch.chdir(tmp_path)
     ours = {"pyscf", "tblite", "psi4_legacy"}  # harnesses of ours, where another test registered them
     servers = {"terachem_pbs", "terachem_fe"}  # QCEngine asks the server, which must not be asked for a list
-    for name in qcengine.list_all_programs() - ours:
+    theirs = qcengine.list_all_programs() - ours
+    assert len(theirs) >= 29  # as many has QCEngine 0.52
+    for name in theirs:
         assert registry.get(name).qcengine
         assert name in registry.BUILT_IN
         if name not in servers:

@@ -57,6 +57,7 @@ def program_document(name: str) -> dict[str, Any]:
         "inert_settings": spec.inert,
         "install_hint": spec.install_hint,
         "provenance": spec.provenance,
+        "not_known": spec.not_known,
         "facts": spec.facts,
     }
 
@@ -93,5 +94,7 @@ def _print_one(program: dict[str, Any]) -> None:
         print(f"  memory    per {program['memory'].scope}, in {program['memory'].unit}: {program['memory'].set_by}")
     for name, reason in program["inert_settings"].items():
         print(f"  in vain   {name}: {reason}")
+    for what in program["not_known"]:
+        print(f"  not known {what}")
     for fact in program["facts"]:
         print(f"  {fact.topic:9} {fact.text}\n{'':12}[{fact.known.value}: {fact.source}]")

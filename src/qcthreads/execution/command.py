@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from ..cpuset import CpuSet
@@ -20,8 +20,7 @@ from ..leases import Lease, has_outer_lease, node_book, node_ledger
 from ..leases.ledger import Ledger
 from ..leases.place import LEASE_VARIABLE, remove_nested
 from ..light import dataclass, replace
-from ..programs import precedence
-from ..programs.launchers import ranks_of
+from ..programs import launchers, precedence
 from ..programs.settings import settings_for, untold
 from ..programs.spec import Settings
 from ..programs.unknown import unknown
@@ -76,6 +75,8 @@ class Prepared:
     """The command with what it is put behind."""
     lease: Lease
     told: precedence.Told
+    placed: Mapping[str, str]
+    """Variables that say where it is: whose lease, its GPUs, and its CPUs where Slurm is to bind."""
     not_now: str = ""
     """Why the lease could not be given now, where nothing is to be run."""
 
@@ -106,12 +107,13 @@ def prepared(request: Request, say: Say) -> Iterator[Prepared]:
     Raises
     ------
     CommandNotFoundError, CommandNotRunnableError
-        There is no such command; nothing has been waited for.
+        There is no such command, or not the program that it starts; nothing has been waited for.
     LeaseError, OversubscriptionError
         The lease cannot be given, or not now, or not in time; says who holds what it lacks.
     InputError
         There is no such program.
     """
+    _check_installed(request)
     executable = _find(request.wrapping.around(request.command, {}, ())[0])
     settings = _settings(request, say)
     with _lease(request, settings.threads, say) as lease:
@@ -127,10 +129,11 @@ def rehearsed(request: Request, say: Say) -> Iterator[Prepared]:
     What cannot be given now is given as on a node where nobody holds anything.
     """
     first = request.wrapping.around(request.command, {}, ())[0]
+    executable = first
     try:
+        _check_installed(request)
         executable = _find(first)
     except MachineError as error:
-        executable = first
         say(str(error))
     settings, not_now = _settings(request, say), ""
     at_once = replace(request, wait=False, timeout_s=None)
@@ -182,12 +185,23 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
 
 def environment_of(prepared: Prepared) -> dict[str, str]:
     """What the command sees."""
-    return {**precedence.environment_under(prepared.told, os.environ), **prepared.lease.environment}
+    return {**precedence.environment_under(prepared.told, os.environ), **prepared.placed}
 
 
 def additions(prepared: Prepared) -> dict[str, str]:
     """The variables that are set for the command."""
-    return {**prepared.told.environment, **prepared.lease.environment}
+    return {**prepared.told.environment, **prepared.placed}
+
+
+def _check_installed(request: Request) -> None:
+    """Refuse a command of a program that is not on this machine; what is put before it may bring it."""
+    if request.program is None or request.wrapping:
+        return
+    from ..programs import registry  # with subprocess, tempfile and more that others can do without
+
+    spec = registry.recorded(request.program)
+    if spec.executable in request.command and registry.find(spec) is None:
+        raise CommandNotFoundError(registry.not_installed(spec))
 
 
 def _find(name: str) -> str:
@@ -205,13 +219,13 @@ def _find(name: str) -> str:
 
 def _settings(request: Request, say: Say) -> Settings:
     width = request.threads if request.cpus is None else len(request.cpus)
-    ranks = ranks_of(request.command)
+    ranks, step = launchers.ranks_of(request.command), launchers.starts_step(request.command)
     if request.program is None:
-        return settings_for(unknown(request.command[0]), width, ranks=ranks)
-    from ..programs import registry  # with subprocess, tempfile and more that others can do without
+        return settings_for(unknown(request.command[0]), width, ranks=ranks, step=step)
+    from ..programs import registry
 
     spec = registry.recorded(request.program)
-    settings = settings_for(spec, width, ranks=ranks)
+    settings = settings_for(spec, width, ranks=ranks, step=step)
     for note in (*settings.notes, untold(spec, settings, request.command)):
         if note:
             say(note)
@@ -226,9 +240,10 @@ def _prepared(
     if not has_outer_lease():  # else they are the outer lease's, not the user's
         for note in told.notes:
             say(note)
-    inside = {**told.environment, **told.kept, **lease.environment}
-    words = request.wrapping.around(request.command, inside, settings.unset)
-    return Prepared(executable=executable, command=tuple(words), lease=lease, told=told, not_now=not_now)
+    step = launchers.bound_step(lease.cpus, precedence.environment_under(told, os.environ))
+    placed = {**lease.environment, **step}
+    words = request.wrapping.around(request.command, {**told.environment, **told.kept, **placed}, settings.unset)
+    return Prepared(executable=executable, command=tuple(words), lease=lease, told=told, placed=placed, not_now=not_now)
 
 
 def _lease(request: Request, threads: int, say: Say) -> Lease:

@@ -27,6 +27,12 @@ SPEC = ProgramSpec(
             "dftbplus a3ccbcc9: src/dftbp/dftbplus/initprogram.F90:3380, parser.F90:7792",
         ),
         Fact(
+            "binding",
+            "Keeps the mask that it inherits; of MPI builds the launcher's.",
+            Known.SOURCE,
+            "dftbplus a3ccbcc9",
+        ),
+        Fact(
             "width",
             "Up to hundreds of atoms the build with OpenMP and threaded LAPACK is the better one.",
             Known.DOCUMENTED,

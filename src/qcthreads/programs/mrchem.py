@@ -40,6 +40,12 @@ SPEC = ProgramSpec(
             "QCEngine 0.52: programs/mrchem.py",
         ),
         Fact(
+            "binding",
+            "It binds nothing; a launcher that binds ranks to cores leaves their threads one.",
+            Known.DOCUMENTED,
+            "mrchem: doc/users/running.rst",
+        ),
+        Fact(
             "width",
             "8 to 20 threads per rank, a rank per memory node.",
             Known.DOCUMENTED,

@@ -20,6 +20,7 @@ SPEC = ProgramSpec(
     memory=MemorySetting(
         "process", "8-byte words", "the memory line of the input, by QCEngine: the lease's by the ranks"
     ),
+    memory_per_process_bytes=91 * 1024**2,
     executable="nwchem",
     required_modules=("networkx",),
     sample=Sample(waters=2, method="hf", basis="cc-pvtz"),
@@ -53,6 +54,12 @@ SPEC = ProgramSpec(
         Fact(
             "memory",
             "Its output says how much it was told in doubles: the lease's less the overhead, by the ranks.",
+            Known.MEASURED,
+            "7.0.2",
+        ),
+        Fact(
+            "memory",
+            "HF/triple zeta, 2 waters: 239 MiB with one rank and its worker, 330 MiB with two.",
             Known.MEASURED,
             "7.0.2",
         ),

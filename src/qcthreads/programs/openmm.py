@@ -31,6 +31,7 @@ SPEC = ProgramSpec(
             Known.SOURCE,
             "QCEngine 0.52: programs/openmm.py",
         ),
+        Fact("binding", "Its threads keep the mask that they inherit.", Known.SOURCE, "openmm 1a47c2f6"),
         Fact("trap", "Every context has a pool of threads of its own.", Known.SOURCE, "openmm 1a47c2f6"),
     ),
 )

@@ -44,6 +44,12 @@ SPEC = ProgramSpec(
         Fact(
             "binding", "Keeps the mask; unasked it takes as many threads as the mask has CPUs.", Known.MEASURED, "2.14"
         ),
+        Fact(
+            "width",
+            "HF/triple zeta, 3 waters: 11.19 s with one thread, 8.02 s with two; smaller ones gain nothing.",
+            Known.MEASURED,
+            "2.14, 2 cores",
+        ),
         Fact("trap", "A process that forks after a parallel region hangs in the child.", Known.MEASURED, "2.14"),
     ),
 )

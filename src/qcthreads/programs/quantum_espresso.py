@@ -19,6 +19,7 @@ SPEC = ProgramSpec(
             Known.SOURCE,
             "q-e ddbec465: Modules/environment.f90:230, environment_variables",
         ),
+        Fact("binding", "It binds nothing: the launcher decides.", Known.SOURCE, "q-e ddbec465"),
         Fact(
             "trap",
             "Explicit OpenMP, a threaded library and MPI multiply.",

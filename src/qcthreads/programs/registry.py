@@ -131,14 +131,19 @@ def require(name: str, *, through_qcengine: bool = True) -> Installation:
         )
     installation = find(spec)
     if installation is None:
-        where = f"no Python module {spec.python_module!r}" if spec.python_module else f"no {spec.executable!r} on PATH"
-        raise ProgramNotFoundError(f"{spec.title} is not installed here ({where}): {spec.install_hint}")
+        raise ProgramNotFoundError(not_installed(spec))
     if through_qcengine and installation.missing:
         raise ProgramNotFoundError(
             f"{spec.title} is at {installation.path}, but QCEngine cannot drive it without "
             f"{', '.join(installation.missing)}: {spec.install_hint}"
         )
     return installation
+
+
+def not_installed(spec: ProgramSpec) -> str:
+    """What is said where it is not on this machine: what was looked for, and how to install it."""
+    where = f"no Python module {spec.python_module!r}" if spec.python_module else f"no {spec.executable!r} on PATH"
+    return f"{spec.title} is not installed here ({where}): {spec.install_hint}"
 
 
 @cache

@@ -24,6 +24,7 @@ def settings_for(
     scratch: str | None = None,
     *,
     ranks: int | None = None,
+    step: bool = False,
 ) -> Settings:
     """What a calculation with ``spec`` at ``threads`` PUs is started with: only settings that really work.
 
@@ -32,12 +33,15 @@ def settings_for(
     threads
         Width of the lease: threads, or ranks of an MPI program.
     memory_bytes
-        The lease's memory. A program with a memory setting is told this less ``spec.memory_overhead_bytes``. None or 0:
-        it is told nothing, and QCEngine lets it take 90 % of what is free.
+        The lease's memory. A program with a memory setting is told this less ``spec.memory_overhead_bytes``, and less
+        ``spec.memory_per_process_bytes`` for each process but the first as far as that leaves it enough. None or 0: it
+        is told nothing, and QCEngine lets it take 90 % of what is free.
     scratch
         Directory for the program's temporary files.
     ranks
         Processes that share the width, where the caller's own command starts them. None: the record decides.
+    step
+        That command has Slurm start them, as a step of the job that the caller is in.
 
     Raises
     ------
@@ -54,7 +58,7 @@ def settings_for(
     told = {"threads": threads_each, "ranks": ranks, "width": ranks * threads_each}
     environment = _environment(spec, told, scratch)
     unset = (*runtimes.UNSET, *spec.unset)
-    if spec.starts_mpi:
+    if spec.starts_mpi and not step:
         unset += launchers.of_outer_launcher(os.environ)
     else:
         unset += launchers.of_partial_job(os.environ)
@@ -132,7 +136,7 @@ def _task_config(
 ) -> dict[str, Any]:
     config: dict[str, Any] = {"ncores": told["width"]}
     if memory_bytes:
-        config["memory"] = _told_memory_gib(spec, memory_bytes)
+        config["memory"] = _told_memory_gib(spec, memory_bytes, told["ranks"])
     if scratch is not None:
         config["scratch_directory"] = scratch
     if told["ranks"] > 1 and told["threads"] > 1:
@@ -144,7 +148,7 @@ def _task_config(
     return config
 
 
-def _told_memory_gib(spec: ProgramSpec, memory_bytes: int) -> float:
+def _told_memory_gib(spec: ProgramSpec, memory_bytes: int, ranks: int) -> float:
     if spec.memory is None:  # QCEngine wants a number, and nobody reads it
         return round(memory_bytes / 1024**3, 6)
     told_bytes = memory_bytes - spec.memory_overhead_bytes
@@ -153,6 +157,8 @@ def _told_memory_gib(spec: ProgramSpec, memory_bytes: int) -> float:
             f"{spec.title} was given {format_size(memory_bytes)} of memory, but needs "
             f"{format_size(spec.memory_overhead_bytes)} beside what it computes with; use fewer workers or more memory"
         )
+    others_bytes = (ranks - 1) * spec.memory_per_process_bytes
+    told_bytes = max(told_bytes - others_bytes, min(told_bytes, spec.memory_least_bytes))
     return round(told_bytes / 1024**3, 6)
 
 

@@ -110,6 +110,8 @@ class ProgramSpec:
     """``None``: it has no memory setting, or none is known."""
     memory_overhead_bytes: int = 256 * 1024**2
     """Resident memory of the program and its worker beyond what its memory setting governs."""
+    memory_per_process_bytes: int = 0
+    """What each of its processes but the first has beyond that, where a width means processes."""
     memory_least_bytes: int = 256 * 1024**2
     """Less must not be said by its memory setting; 0: any amount will do."""
     python_module: str | None = None
@@ -156,6 +158,15 @@ class ProgramSpec:
     def starts_mpi(self) -> bool:
         """It, or a build of it, starts MPI processes."""
         return self.processes_scale or self.parallel_model is ParallelModel.MPI_OPENMP
+
+    @property
+    def not_known(self) -> tuple[str, ...]:
+        """What neither a source nor a measurement told of it."""
+        told = {fact.topic for fact in self.facts}
+        if self.useful_width is not None or self.parallel_model is ParallelModel.SERIAL:
+            told.add("width")
+        asked = {"binding": "whether it binds its threads or processes", "width": "up to which width it gets faster"}
+        return tuple(words for topic, words in asked.items() if topic not in told)
 
     @property
     def provenance(self) -> str:
