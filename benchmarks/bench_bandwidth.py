@@ -2,8 +2,8 @@
 
     python benchmarks/bench_bandwidth.py [ROUNDS]
 
-The contenders take turns, round by round. Ours gives the best of its repetitions, likwid-bench the mean of its own,
-so that on a machine that others use, too, the best rounds are what can be compared.
+The contenders take turns, round by round, each for one sweep over the arrays after one that touches them: of several
+ours tells the best, likwid-bench the mean, and on a machine that others use, too, these are not the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.host import read_machine
-from qcthreads.host.bandwidth import REPETITIONS, measure_triad, triad_method, working_set_bytes
+from qcthreads.host.bandwidth import measure_triad, triad_method, working_set_bytes
 
 _GOAL = 0.15
 
@@ -33,7 +33,7 @@ def main() -> None:
     if not set(cpus) <= set(machine.allowed_cpus):
         raise SystemExit(f"likwid-bench would use CPUs {cpus}, but only {machine.allowed_cpus} may be used")
     memory_bytes = sum(node.memory_bytes for node in machine.numa_nodes)
-    print(f"{rounds} rounds, ours: {triad_method()}, best of {REPETITIONS}; goal: within {_GOAL:.0%}\n")
+    print(f"{rounds} rounds, ours: {triad_method()}; one sweep each; goal: within {_GOAL:.0%}\n")
     print("| cores | contender | GB/s, median | least | best | median / likwid's | best / likwid's |")
     print("|---|---|---|---|---|---|---|")
     for count in sorted({1, len(cpus)}):
@@ -44,7 +44,7 @@ def main() -> None:
 def _contenders(cpus: list[int], size_bytes: int) -> dict[str, Callable[[], float]]:
     return {
         "likwid-bench -t stream": lambda: _likwid(len(cpus), size_bytes),
-        "qcthreads": lambda: measure_triad(cpus, None, size_bytes).bytes_per_s,
+        "qcthreads": lambda: measure_triad(cpus, None, size_bytes, 1).bytes_per_s,
     }
 
 
@@ -61,8 +61,8 @@ def _compare(count: int, contenders: dict[str, Callable[[], float]], rounds: int
 
 
 def _likwid(threads: int, size_bytes: int) -> float:
-    """As many sweeps as ours, after one that touches the memory."""
-    command = ["likwid-bench", "-t", "stream", "-w", f"S0:{size_bytes // 1000}kB:{threads}", "-i", str(REPETITIONS)]
+    """Bytes/s of one sweep."""
+    command = ["likwid-bench", "-t", "stream", "-w", f"S0:{size_bytes // 1000}kB:{threads}", "-i", "1"]
     told = _run(command)
     found = re.search(r"^MByte/s:\s*([\d.]+)", told, re.MULTILINE)
     if not found:

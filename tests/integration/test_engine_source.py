@@ -40,6 +40,8 @@ TASKS = """
         return {"last": bytearray(b"x") * input["bytes"] and 1}
 """
 CPUSET = Path("/sys/fs/cgroup/cpuset/qcthreads-test")
+MEMORY = Path("/sys/fs/cgroup/memory/qcthreads-changing")
+MIB = 2**20
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="masks are read in the workers"),
@@ -221,30 +223,34 @@ def test_pus_that_others_give_back_are_used(engine: LocalEngine, book: LeaseBook
     never_on_one_pu(outcomes)
 
 
+# Told the file of a limit, what it says for a while and afterwards, and what each calculation needs.
 DRIVER = """
-import json, os, time
-from test_engine_source import CPUSET, source_of
+import json, os, sys, time
+from pathlib import Path
+from test_engine_source import source_of
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
 from qcthreads.leases import LeaseBook
 from qcthreads.planning import Task
 
-(CPUSET / "cgroup.procs").write_text(str(os.getpid()))
+limit, less, more, need_bytes = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
+(limit.parent / "cgroup.procs").write_text(str(os.getpid()))
 book = LeaseBook(read_machine(), read_limits())
-source = source_of([Task(f"f{number}", {1: 1.0}) for number in range(60)], book, sleep_s=0.3)
+source = source_of([Task(f"f{number}", {1: 1.0}, need_bytes) for number in range(60)], book, sleep_s=0.3)
 told, shrunk_at, grown_at = [], 0.0, 0.0
 with LocalEngine(book) as engine:
     for outcome in engine.run(source):
-        told.append((outcome.started_at, list(outcome.cpus)))
+        told.append((outcome.started_at, outcome.wall_s, list(outcome.cpus)))
         if len(told) == 4:
-            (CPUSET / "cpuset.cpus").write_text("0")
+            limit.write_text(less)
             shrunk_at = time.time()
-        if shrunk_at and not grown_at and sum(at > shrunk_at + 3 for at, _ in told) == 4:
-            (CPUSET / "cpuset.cpus").write_text("0-1")
+        if shrunk_at and not grown_at and sum(at > shrunk_at + 3 for at, *_ in told) == 4:
+            limit.write_text(more)
             grown_at = time.time()
 print(json.dumps([told, shrunk_at, grown_at]))
 """
+Told = list[tuple[float, float, list[int]]]
 
 
 @pytest.fixture
@@ -259,11 +265,26 @@ def cpuset() -> Iterator[None]:
     CPUSET.rmdir()
 
 
-@pytest.mark.usefixtures("cpuset")
-def test_a_cpuset_that_shrinks_and_grows_is_followed(tasks: Path) -> None:
+@pytest.fixture
+def memory_group() -> Iterator[None]:
+    if not os.access(MEMORY.parent / "cgroup.procs", os.W_OK):
+        pytest.skip("needs the right to make a memory group (cgroup v1)")
+    MEMORY.mkdir(exist_ok=True)  # a run that was killed left it
+    (MEMORY / "memory.limit_in_bytes").write_text(str(900 * MIB))
+    yield
+    MEMORY.rmdir()
+
+
+def ran_while_it_changed(
+    tasks: Path, limit: Path, less: str, more: str, need_bytes: int = 0
+) -> tuple[Told, Told, Told]:
+    """Start, seconds and CPUs of what started before, while there was less, and after.
+
+    A second passes until limits are read again, at the next start; what ran by then goes on.
+    """
     path = os.pathsep.join([str(tasks), str(Path(__file__).parent)])
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
+        [sys.executable, "-c", DRIVER, str(limit), less, more, str(need_bytes)],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -273,7 +294,36 @@ def test_a_cpuset_that_shrinks_and_grows_is_followed(tasks: Path) -> None:
     assert done.returncode == 0, done.stderr
     told, shrunk_at, grown_at = json.loads(done.stdout)
     assert grown_at
-    # A second passes until limits are read again, at the next start; what ran by then goes on.
-    assert {tuple(cpus) for at, cpus in told if shrunk_at + 3 < at < grown_at} == {(0,)}
-    assert {tuple(cpus) for at, cpus in told if at < shrunk_at} == {(0,), (1,)}
-    assert {tuple(cpus) for at, cpus in told if at > grown_at} == {(0,), (1,)}
+    return (
+        [one for one in told if one[0] < shrunk_at],
+        [one for one in told if shrunk_at + 3 < one[0] < grown_at],
+        [one for one in told if one[0] > grown_at],
+    )
+
+
+def cpus_of(told: Told) -> set[tuple[int, ...]]:
+    return {tuple(cpus) for *_, cpus in told}
+
+
+def overlapping(told: Told) -> int:
+    """How many started while another was running."""
+    ordered = sorted(told)
+    return sum(at < before + wall_s - 0.01 for (before, wall_s, _), (at, *_) in itertools.pairwise(ordered))
+
+
+@pytest.mark.usefixtures("cpuset")
+def test_a_cpuset_that_shrinks_and_grows_is_followed(tasks: Path) -> None:
+    before, meanwhile, after = ran_while_it_changed(tasks, CPUSET / "cpuset.cpus", "0", "0-1")
+    assert cpus_of(before) == {(0,), (1,)}
+    assert cpus_of(meanwhile) == {(0,)}
+    assert cpus_of(after) == {(0,), (1,)}
+
+
+@pytest.mark.usefixtures("memory_group")
+def test_a_memory_group_that_shrinks_and_grows_is_followed(tasks: Path) -> None:
+    """Of 900 MiB there is room for two, of 550 for one."""
+    limit, sizes = MEMORY / "memory.limit_in_bytes", (str(550 * MIB), str(900 * MIB))
+    _, meanwhile, after = ran_while_it_changed(tasks, limit, *sizes, need_bytes=300 * MIB)
+    assert len(meanwhile) >= 4
+    assert overlapping(meanwhile) == 0
+    assert overlapping(after) > 0

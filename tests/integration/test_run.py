@@ -17,6 +17,7 @@ import qcthreads.programs.harnesses.pyscf  # noqa: F401 (QCManyBody's own driver
 from qcthreads import open_store
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, OversubscriptionError, ProgramNotFoundError
+from qcthreads.host.limits import read_limits
 from qcthreads.manybody.inputs import read_input
 from qcthreads.manybody.run import Run, RunRequest
 from qcthreads.manybody.run_tally import mixed_versions
@@ -109,6 +110,15 @@ def test_warm_workers_compute_and_end(report):
         assert {row.worker_pid for row in warmed.fragments} <= warm
     assert warmed.result["return_result"] == pytest.approx(report.result["return_result"], abs=1e-10)
     assert set(psutil.Process().children()) == before
+
+
+@pytest.mark.skipif(len(read_limits().cpus) < 2, reason="two threads need two PUs")
+def test_where_there_is_memory_for_one_its_worker_starts_with_all_threads():
+    asked = request(max_nbody=1, memory_bytes=300 * 1024**2, max_total_threads=2)
+    with Run(asked, warm=True) as run:
+        statistics = run.execute().statistics
+    assert statistics["widths"] == {"2": 4}
+    assert len(statistics["worker_processes"]) == 1
 
 
 def test_a_warm_run_that_is_refused_leaves_nothing(tmp_path):

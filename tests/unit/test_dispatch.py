@@ -107,6 +107,14 @@ def test_a_wider_worker_that_costs_more_than_it_gains_is_not_started() -> None:
     assert run.makespan_s == pytest.approx(1.5 + 5 * 0.10)
 
 
+def test_a_wider_worker_is_started_once_for_all_that_it_computes() -> None:
+    tasks = [Task(f"f{number}", {1: 1.0, 2: 0.7}, 60) for number in range(40)]  # there is memory for one at a time
+    dispatcher = Dispatcher(tasks, 2, memory_bytes=100, start_up_s=2.0, workers={1: 2})
+    run = simulate(dispatcher, tasks, [Change(0.0, CpuSet(range(2)), 100)], start_up_s=2.0)
+    assert {one.threads for one in run.placements} == {2}
+    assert run.makespan_s == pytest.approx(2.0 + 40 * 0.7)
+
+
 def test_many_small_tasks_are_run_at_one_thread_each_and_one_large_among_them_wide() -> None:
     small = [Task(f"s{number}", {w: 1 / assumed_speedup(w) for w in (1, 2)}) for number in range(60)]
     run = simulate(Dispatcher(small, 2, known="sizes"), small, [Change(0.0, CpuSet(range(2)))])

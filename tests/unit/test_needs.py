@@ -122,6 +122,20 @@ def test_wide_calculations_are_planned_with_what_wide_ones_took(tmp_path: Path) 
     assert planned(whole, 8 * GIB, tmp_path)[Size(10, 10)].memory_bytes == pytest.approx(1.1 * 281 * MIB, rel=0.01)
 
 
+def test_what_took_less_than_was_thought_runs_with_more_beside_it_the_next_time(tmp_path: Path) -> None:
+    whole, node = expansion("xtb"), book(4 * any_size("xtb"))
+
+    def side_by_side() -> int:
+        measured = Measured(whole, node, tmp_path)
+        moldable = mold(whole.terms(), whole, "auto", node, measured, need=measured.need)
+        assert moldable is not None
+        return moldable.foresee().side_by_side
+
+    assert side_by_side() == 4
+    learnt(whole, [Observation(Size(n, n), 1, 1.0, peak * MIB) for n, peak in ((10, 90), (20, 96))])
+    assert side_by_side() == len(node.usable) == 16
+
+
 SCRATCH = Path("/dev/shm")
 in_memory = pytest.mark.skipif(
     not SCRATCH.is_dir() or not file_system(SCRATCH).in_memory, reason="there is no tmpfs to write to"

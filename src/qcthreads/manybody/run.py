@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ from .config import strategy_name
 from .expansion import Chemistry, Expansion, Term
 from .inputs import likely_program, read_input
 from .measured import Measured, Need
-from .moldable import Moldable, mold
+from .moldable import Moldable, mold, widths_for
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
 from .run_tally import RunTally, mixed_versions
@@ -231,23 +231,32 @@ class Run:
 
         To import QCEngine and PySCF takes a worker 2 s, to read the input takes us 1 s.
         """
-        request, usable = self.request, len(self._book.usable)
-        program = likely_program(request)
-        threads = request.threads or 1
-        workers = min(request.workers or _WARM_WORKERS, min(usable, request.max_total_threads or usable) // threads)
-        if program is not None and workers > 0:
+        program = likely_program(self.request)
+        if program is None:
+            return
+        workers, threads = self._likely_split(program)
+        if workers > 0:
             memory_bytes = self._book.memory_bytes // workers
             likely = Calculation(label="", program=program, input={}, threads=threads, memory_bytes=memory_bytes)
             with contextlib.suppress(QCThreadsError):  # what is wrong is said of the calculations themselves
                 self._engine.warm(likely, workers)
                 self._warmed = {threads: workers}
 
+    def _likely_split(self, program: str) -> tuple[int, int]:
+        """One thread each, and more where there is memory for few."""
+        request, usable = self.request, len(self._book.usable)
+        cpus = min(usable, request.max_total_threads or usable)
+        workers = request.workers or min(cpus, max(1, self._book.memory_bytes // _any_need_bytes([program])))
+        widths = widths_for(registry.get(program), cpus)
+        threads = request.threads or max(width for width in widths if width <= max(1, cpus // workers))
+        return min(workers, cpus // threads, _WARM_WORKERS), threads
+
     def _decide(self, strategy: str, versions: Mapping[str, str | None]) -> dict[str, Any]:
         request, expansion, book = self.request, self._expansion, self._book
         left = self.calculations
         costs: Sequence[float] = ()
         needs: Sequence[Need] = ()
-        need_bytes = self._any_need_bytes
+        need_bytes = _any_need_bytes(expansion.programs)
         one_by_one = request.resume or left <= _COUNTED_ONE_BY_ONE
         terms: Sequence[Term] = ()
         if one_by_one or self._measured.writes_files():
@@ -309,12 +318,6 @@ class Run:
             "store_bytes": None if request.store is None else self.calculations * _STORED_BYTES,
             "expected_wall_s": wall_s,
         }
-
-    @property
-    def _any_need_bytes(self) -> int:
-        """Memory of a calculation where there are too many to look at each."""
-        overheads = (registry.get(program).memory_overhead_bytes for program in self._expansion.programs)
-        return max(overheads) + WORKING_MEMORY_BYTES
 
     def _mold(self, strategy: str) -> Moldable | None:
         """What has the calculations run at widths of their own; ``None`` where all have the same."""
@@ -509,6 +512,11 @@ class _Span:
     @classmethod
     def until_now(cls, wall_s: float) -> Self:
         return cls(wall_s, time.time() - wall_s, time.monotonic_ns() - round(wall_s * 1e9))
+
+
+def _any_need_bytes(programs: Iterable[str]) -> int:
+    """Memory of a calculation whose size is not looked at."""
+    return max(registry.get(program).memory_overhead_bytes for program in programs) + WORKING_MEMORY_BYTES
 
 
 def _title(given: Path, decision: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..cpuset import CpuSet
 from ..machine import Machine
-from .batch import Batch, Choices, Floats
+from .batch import Batch, Choices, Floats, Integers
 from .model import Capacity, Running, Task, capacity_of, usable_of
 
 # Of a task that leaves room for no more than this many of its kind the bound counts how many run side by side.
@@ -60,7 +60,9 @@ def bounds_of(batch: Batch, running: Sequence[Running] = ()) -> list[tuple[float
         weights += [{"cpus": 1 - weight, "memory": weight} for weight in _WEIGHTS]
     if math.isfinite(batch.capacity.bandwidth_bytes_per_s) and batch.traffic_bytes.any():
         weights += [{"cpus": 1 - weight, "bandwidth": weight} for weight in _WEIGHTS]
-    few_s = _few_side_by_side(batch, batch.shortest_s) if len(weights) > 1 else 0.0
+    few_s = 0.0
+    if len(weights) > 1:
+        few_s = _few_side_by_side(batch.memory_bytes, batch.capacity.memory_bytes, batch.shortest_s)
     found = []
     for weight in weights:
         choices = batch.choices(**weight)
@@ -80,17 +82,18 @@ def _taken_up(
     return taken_s
 
 
-def taken_s(batch: Batch, widths: Sequence[int], times_s: Sequence[float]) -> float:
-    """What no schedule with these widths can be shorter than, as far as CPUs and memory go."""
-    width, time_s = np.array(widths), np.array(times_s)
-    held_s = float((batch.memory_bytes * time_s).sum()) / batch.capacity.memory_bytes
-    return max(float((width * time_s).sum()) / batch.capacity.cpus, held_s, _few_side_by_side(batch, time_s))
+def bound_at(batch: Batch, widths: Integers, times_s: Floats) -> float:
+    """Seconds below which no schedule can end that has the tasks at these widths."""
+    bound_s = float(times_s.max(initial=0.0))
+    for needs, whole in ((widths, batch.capacity.cpus), (batch.memory_bytes, batch.capacity.memory_bytes)):
+        bound_s = max(bound_s, float((needs / whole) @ times_s), _few_side_by_side(needs, whole, times_s))
+    return bound_s
 
 
-def _few_side_by_side(batch: Batch, times_s: Floats) -> float:
-    """Of tasks that each need more than 1/(k+1) of the memory at most k run at the same time."""
-    order = np.argsort(-batch.memory_bytes)
+def _few_side_by_side(needs: Floats | Integers, whole: float, times_s: Floats) -> float:
+    """Of tasks that each need more than 1/(k+1) of the whole at most k run at the same time."""
+    order = np.argsort(-needs)
     total_s = np.concatenate(([0.0], np.cumsum(times_s[order])))
     together = np.arange(1, _MOST_SIDE_BY_SIDE)
-    large = np.searchsorted(-batch.memory_bytes[order], -batch.capacity.memory_bytes / (together + 1))
+    large = np.searchsorted(-needs[order], -whole / (together + 1))
     return float((total_s[large] / together).max())

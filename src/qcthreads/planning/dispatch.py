@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from ..cpuset import CpuSet
 from ..errors import InputError
 from ..machine import Machine
 from ..machine.placement import compact
-from .batch import Batch, Floats, Integers
-from .bounds import bounds_of
+from .batch import Batch, Choices, Floats, Integers
+from .bounds import bound_at, bounds_of
 from .correction import Correction, Known
 from .costs import Estimate, memory_grant
 from .model import Capacity, Running, Task, usable_of
@@ -263,8 +264,13 @@ class Dispatcher:
 
     def _deadline(self, batch: Batch, beside: Sequence[Running]) -> tuple[float, Layout]:
         """The one that ends the rest soonest, with the widths worth having."""
-        bound_s, choices = max(bounds_of(batch, beside), key=lambda bound: bound[0])
-        layout = Layout(batch, choices)
+        bounds = bounds_of(batch, beside)
+        bound_s = max(bound_s for bound_s, _ in bounds)
+        # Where no more fit side by side than have the memory, several are the strongest, and only the widths tell.
+        strongest = [choices for one_s, choices in bounds if one_s == bound_s]
+        layout = Layout(batch, strongest[0])
+        if len(strongest) > 1:
+            layout = Layout(batch, min(strongest, key=partial(_ends_s, batch, bound_s)))
         if len(batch) > min(_TAIL, _TAIL_PER_CPU * batch.capacity.cpus):
             return bound_s, layout
         best_s, best = math.inf, math.inf
@@ -278,13 +284,14 @@ class Dispatcher:
         return best, layout
 
     def _times_s(self, rows: Integers, capacity: Capacity) -> Floats:
-        """Estimates, with the start of a worker where there is none to take over."""
+        """Estimates, with the start of a worker where there is none to take over; while many wait, they share it."""
         times_s = self._correction.times_s(rows)
         widths = self._batch.widths[rows]
         times_s[widths > capacity.cpus] = np.inf
         if self._start_up_s and self._correction.in_seconds:
             idle = [width for width in self._workers if self._idle(width)]
-            times_s = np.where(np.isin(widths, idle), times_s, times_s + self._start_up_s)
+            shared = 1.0 if self._few(capacity) else np.minimum(1.0, capacity.cpus / (widths * self._left))
+            times_s = np.where(np.isin(widths, idle), times_s, times_s + self._start_up_s * shared)
         return times_s
 
     def _idle(self, width: int) -> int:
@@ -333,6 +340,12 @@ class Dispatcher:
         if not self._correction.in_seconds:
             return None
         return self._correction.time_s(row, column) + (self._start_up_s if fresh else 0.0)
+
+
+def _ends_s(batch: Batch, deadline_s: float, choices: Choices) -> float:
+    """About when all tasks have ended at the cheapest widths that meet a deadline."""
+    at = np.arange(len(batch)), choices.cheapest(deadline_s)
+    return bound_at(batch, choices.widths[at], choices.times_s[at])
 
 
 def _longest_last(times_s: Floats, widths: Integers) -> Integers:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch, Choices, Floats
-from .bounds import bounds_of, taken_s
+from .bounds import bound_at, bounds_of
 from .timetable import Layout, Timetable, insert, pack, start
 from .uniform import Workers, promising
 
@@ -111,7 +111,12 @@ def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
     weighed = [(bound_s, Layout(batch, choices)) for bound_s, choices in (bounds if tight else bounds[:1])]
     if tight:
         longest_s = max(bound_s for bound_s, _ in bounds)
-        weighed = sorted(weighed, key=lambda one: taken_s(batch, *one[1].chosen(longest_s)[1:]))[:3]
+
+        def least_s(one: tuple[float, Layout]) -> float:
+            widths, times_s = map(np.array, one[1].chosen(longest_s)[1:])
+            return bound_at(batch, widths, times_s)
+
+        weighed = sorted(weighed, key=least_s)[:3]
     for bound_s, layout in weighed:
         _, widths, times_s = (np.array(column) for column in layout.chosen(bound_s))
         wide, large, long = (
