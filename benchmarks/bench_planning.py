@@ -38,6 +38,9 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="FAMILY,...")
     args = parser.parse_args()
     only = args.only.split(",")
+    unknown = {*only} - {"", *(family.__name__ for family in FAMILIES)}
+    if unknown or (args.only and not args.exact):
+        parser.error(f"--only is for --exact, and of the families {', '.join(one.__name__ for one in FAMILIES)}")
     if only == [""]:
         print_quality(args.seeds)
         print_times()

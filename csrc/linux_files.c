@@ -44,9 +44,10 @@ static int write_locked(int file, const void *text, size_t size, int for_all) {
     int rc = lock(file);
     if (rc)
         return rc;
-    ssize_t written = write(file, text, size);
-    if (written < 0)
-        return -errno;
+    ssize_t written;
+    while ((written = write(file, text, size)) < 0)
+        if (errno != EINTR)
+            return -errno;
     if ((size_t)written < size)
         return -ENOSPC;
     return for_all && fchmod(file, 0644) ? -errno : 0;
@@ -54,9 +55,10 @@ static int write_locked(int file, const void *text, size_t size, int for_all) {
 
 int qct_file_hold(int folder, const char *name, const void *text, size_t size, int for_all, int *file) {
     /* Before it is locked it is nobody else's to open. */
-    int made = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (made < 0)
-        return -errno;
+    int made;
+    while ((made = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600)) < 0)
+        if (errno != EINTR)
+            return -errno;
     int rc = write_locked(made, text, size, for_all);
     if (rc)
         qct_file_end(folder, name, made);

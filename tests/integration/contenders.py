@@ -63,6 +63,7 @@ def contend(directory: Path, machine: Machine, seed: int) -> None:
     """Lease, start something, wait for it or leave it behind, release; until killed."""
     rng = random.Random(seed)
     if rng.random() < 0.2:
+        os.environ["QCTHREADS_BACKEND"] = "portable"  # whose records are written from here
         os.write = write_slowly  # to be killed in the middle of a record
     book = book_in(directory, machine, rng.choice(["wait", "end"]))
     most = len(book.usable)

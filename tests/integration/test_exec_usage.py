@@ -87,6 +87,26 @@ def test_a_program_that_is_not_here_is_an_error_before_its_launcher_starts(tmp_p
     assert (tmp_path / "started").exists()
 
 
+def test_what_is_put_before_a_program_may_bring_it(tmp_path: Path) -> None:
+    (tmp_path / "nwchem").write_text("#!/bin/sh\n")
+    (tmp_path / "nwchem").chmod(0o755)
+    brought = (
+        "exec",
+        "--program",
+        "nwchem",
+        "--threads",
+        "1",
+        "--",
+        "env",
+        f"PATH={tmp_path}:/bin",
+        "nwchem",
+        "water.nw",
+    )
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/env").symlink_to(shutil.which("env") or "")
+    assert qcthreads(*brought, prefix=("env", f"PATH={tmp_path}/bin")).returncode == 0
+
+
 def test_a_rehearsal_needs_neither_the_command_nor_free_cpus(all_taken: int) -> None:
     done = qcthreads("exec", "--dry-run", "--", "no-such-command-here", "a b")
     assert done.returncode == 0

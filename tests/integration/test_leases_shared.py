@@ -416,6 +416,20 @@ def test_where_no_record_can_be_written_pus_are_held_all_the_same(small: Path, f
     assert everything_is_free(small, book)
 
 
+@pytest.mark.parametrize("fill", [fill_with_bytes, fill_with_files])
+def test_memory_that_nobody_could_be_told_of_is_not_given(small: Path, fill: Callable[[Path], None]) -> None:
+    book = book_in(small, MACHINE)
+    book.acquire(PUS).release()
+    fill(small)
+    with pytest.raises(LeaseError, match=r"takes no record of a lease of 1 GiB: No space left on device; .*make room"):
+        book.acquire(2, 1024**3)
+    assert book.held() == ()
+    assert holders_of_locks(small / "locks") == {}
+    for file in small.glob("full*"):
+        file.unlink()
+    assert everything_is_free(small, book)
+
+
 def test_where_no_lock_can_be_made_nothing_stays_locked(small: Path) -> None:
     book = book_in(small, MACHINE)
     book.acquire(2).release()

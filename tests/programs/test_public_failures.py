@@ -97,7 +97,12 @@ def test_threads_have_the_stack_that_their_program_needs(program, tmp_path, monk
     monkeypatch.delenv("OMP_STACKSIZE", raising=False)
     (tmp_path / "deep.c").write_text(DEEP if program != "cp2k" else DEEP.replace("64 << 20", "32 << 20"))
     subprocess.run(["gcc", "-fopenmp", "-O1", "-o", "deep", "deep.c"], cwd=tmp_path, check=True)
-    bare = subprocess.run(["./deep"], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "2"}, check=False)
+    bare = subprocess.run(
+        ["sh", "-c", "ulimit -s 8192; exec ./deep"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        check=False,
+    )
     assert bare.returncode == -signal.SIGSEGV  # else this shows nothing
     environment = {**os.environ, "QCTHREADS_LEASES": str(tmp_path / "book")}
     command = [sys.executable, "-m", "qcthreads", "exec", "--program", program, "--threads", "2", "--", "./deep"]

@@ -53,6 +53,7 @@ def free_port() -> int:
 def slurm(tmp_path_factory):
     """The environment of who asks a Slurm of the test's own, whose daemons end with it."""
     if os.geteuid() or not all(map(shutil.which, ("munged", "slurmctld", "slurmd", "srun"))):
+        assert os.environ.get("CI") != "true", "Slurm must be installed in CI"
         pytest.skip("needs Slurm, and root to start it: on Debian, apt install slurm-wlm")
     folder = tmp_path_factory.mktemp("slurm")
     (folder / "state").mkdir()
@@ -75,7 +76,7 @@ def slurm(tmp_path_factory):
             with (folder / f"{command[0]}.out").open("w") as out:
                 running.append(subprocess.Popen(command, env=environ, stdout=out, stderr=out, start_new_session=True))
             if command[0] == "munged":
-                wait_for((folder / "munge.socket").exists)
+                assert wait_for((folder / "munge.socket").exists), (folder / "munged.out").read_text()
         if not wait_for(lambda: "idle" in state(environ)):
             said = "\n".join((folder / f"{command[0]}.out").read_text() for command in daemons)
             pytest.skip(f"Slurm's daemons do not come up in this container: {said[-500:]}")
@@ -83,7 +84,10 @@ def slurm(tmp_path_factory):
     finally:
         for process in reversed(running):
             process.terminate()
-            process.wait()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def wait_for(there) -> bool:
@@ -104,7 +108,8 @@ def in_a_job(slurm, script):
     """What a shell script says that has all CPUs of the machine as a job of Slurm."""
     done = subprocess.run(
         ["salloc", "--quiet", "--nodes=1", "--exclusive", "sh", "-c", script],
-        env=slurm, capture_output=True, text=True, timeout=240, check=False,
+        env={**slurm, "QCTHREADS_LEASES": os.environ["QCTHREADS_LEASES"]},
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -136,15 +141,27 @@ def test_the_ranks_of_a_step_have_the_cpus_of_the_lease(slurm, exec_line, progra
     assert said.splitlines() == [f"{CPUS} 1 2"] * 2
 
 
+@pytest.mark.parametrize("part", ["-c 1", "--exact", "SRUN_CPUS_PER_TASK=1"])
+def test_a_step_that_slurm_gives_cpus_of_its_own_starts_all_the_same_and_it_is_said(slurm, exec_line, part):
+    """It refuses a mask with others, as that of the last CPU."""
+    line = exec_line(f"--cpus {CPUS[-1]}", 1)
+    line = f"{part} {line}" if "=" in part else line.replace("srun -n 1", f"srun {part} -n 1")
+    said = in_a_job(slurm, f"{line} 2>&1")
+    assert f"Slurm chooses the CPUs of this step, not the lease: {part.partition(' ')[0]} gives it" in said
+    assert "] 1 1" in said  # the rank's
+
+
 def test_two_steps_at_once_are_on_a_cpu_each_and_do_not_wait_for_each_other(slurm, exec_line, tmp_path):
     """Each ends when it has seen the other."""
     (tmp_path / "rank.py").write_text(
         RANK
         + f"""
 import pathlib, sys, time
+give_up = time.monotonic() + 120
 folder = pathlib.Path({str(tmp_path)!r})
 (folder / str(min(os.sched_getaffinity(0)))).touch()
 while not all((folder / name).exists() for name in {list(map(str, CPUS))}):
+    assert time.monotonic() < give_up
     time.sleep(0.05)
 """
     )

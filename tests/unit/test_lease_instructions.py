@@ -25,7 +25,8 @@ from qcthreads.machine.synthetic import synthetic_machine
 if sys.platform == "win32":
     pytest.skip("Windows has no fork and no flock", allow_module_level=True)
 
-from qcthreads.host.locks import holders_of_locks
+from qcthreads.host.locks import FileLocks, holders_of_locks
+from qcthreads.leases.reclaiming import is_any_free
 from qcthreads.leases.shared import SharedLedger
 
 GIB = 1024**3
@@ -196,6 +197,26 @@ def test_an_interrupt_at_any_point_of_a_with_statement_leaves_no_lease(
             assert sys.platform != "linux" or holders_of_locks(ledger.place.locks) == {}
         at += 1
     assert at > 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="who holds locks is told by Linux's /proc/locks")
+@pytest.mark.parametrize("backend", ["", "portable"])
+def test_an_interrupt_while_a_dead_lease_is_looked_at_keeps_no_lock(
+    tmp_path: Path, backend: str, interrupted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QCTHREADS_BACKEND", backend)
+    locks, at, happened = FileLocks(tmp_path, create=True), 1, True
+    while happened:
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            interrupted(at, ("reclaiming.py", "locks.py", "file_calls.py")) as reached,
+        ):
+            assert is_any_free(locks, CpuSet([3]))
+        happened = bool(reached)
+        assert holders_of_locks(tmp_path) == {}
+        at += 1
+    assert at > 5
+    locks.close()
 
 
 def test_a_lease_that_nobody_refers_to_any_more_is_given_back(ledger: SharedLedger) -> None:

@@ -344,9 +344,12 @@ def test_a_worker_that_waits_for_its_disk_is_found(tmp_path: Path) -> None:
     # However fast the disk is: each of them waits for those before it, too.
     writers = f"for n in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of={tmp_path}/$n bs=4k oflag=dsync 2>&- & done; wait"
     statuses: list[str] = []
+    known: list[psutil.Process] = []
     with subprocess.Popen(["sh", "-c", writers]) as process:
         try:
+            give_up = time.monotonic() + 60
             while len(known := psutil.Process(process.pid).children()) < 8:
+                assert time.monotonic() < give_up, "dd does not write there"
                 time.sleep(0.01)
             with BackgroundSampler([process.pid], fast_hz=50, detail_hz=50) as background:
                 for _ in range(50):

@@ -194,13 +194,19 @@ def additions(prepared: Prepared) -> dict[str, str]:
 
 
 def _check_installed(request: Request) -> None:
-    """Refuse a command of a program that is not on this machine; what is put before it may bring it."""
+    """Refuse a command of a program that is not on this machine; a command that is put before it may bring it."""
     if request.program is None or request.wrapping:
         return
-    from ..programs import registry  # with subprocess, tempfile and more that others can do without
+    import shutil  # with what else others can do without
+
+    from ..programs import registry
 
     spec = registry.recorded(request.program)
-    if spec.executable in request.command and registry.find(spec) is None:
+    if spec.executable not in request.command or registry.find(spec) is not None:
+        return
+    before = request.command[: request.command.index(spec.executable)]
+    others = [word for word in before if os.path.basename(word) not in launchers.COMMANDS]  # noqa: PTH119
+    if not any(map(shutil.which, others)):
         raise CommandNotFoundError(registry.not_installed(spec))
 
 
@@ -240,7 +246,9 @@ def _prepared(
     if not has_outer_lease():  # else they are the outer lease's, not the user's
         for note in told.notes:
             say(note)
-    step = launchers.bound_step(lease.cpus, precedence.environment_under(told, os.environ))
+    step, note = launchers.bound_step(request.command, lease.cpus, precedence.environment_under(told, os.environ))
+    if note:
+        say(note)
     placed = {**lease.environment, **step}
     words = request.wrapping.around(request.command, {**told.environment, **told.kept, **placed}, settings.unset)
     return Prepared(executable=executable, command=tuple(words), lease=lease, told=told, placed=placed, not_now=not_now)

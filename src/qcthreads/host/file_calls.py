@@ -76,10 +76,16 @@ class PythonCalls:
 
     def unlock_files(self, files: dict[str, int], names: tuple[str, ...]) -> None:
         """Give these locks up, of what is open."""
+        failed: OSError | None = None
         for name in names:
             file = files.get(name)
-            if file is not None:
-                fcntl.flock(file, fcntl.LOCK_UN)
+            try:
+                if file is not None:
+                    fcntl.flock(file, fcntl.LOCK_UN)
+            except OSError as error:  # the others are given up all the same
+                failed = error
+        if failed is not None:
+            raise failed
 
     def hold_file(self, folder: int, name: str, text: bytes, for_all: bool) -> int:
         """Make the file, locked before anything is in it, and return its descriptor."""

@@ -107,7 +107,7 @@ class FileLocks:
 
     def _trim(self) -> None:
         if len(self._open) - len(self._locked) > _MOST_KEPT:
-            for name in [name for name in self._open if name not in self._locked]:
+            for name in [name for name in list(self._open) if name not in self._locked]:
                 self.leave(name)
 
 

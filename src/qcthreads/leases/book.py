@@ -584,7 +584,7 @@ class LeaseBook:
         if not (strangers | pinned) & claim.candidates:
             return claim
         if self._busy == "wait":
-            return replace(claim, candidates=claim.candidates & ~strangers, preferred=claim.preferred & ~strangers)
+            claim = replace(claim, candidates=claim.candidates & ~strangers, preferred=claim.preferred & ~strangers)
         # Where others are bound they will be again; a CPU that is busy now is worse than one that may be.
         choices = [
             some & ~less for less in (strangers | pinned, strangers) for some in (claim.preferred, claim.candidates)

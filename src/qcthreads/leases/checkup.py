@@ -95,10 +95,11 @@ def _of_earlier(place: Place, environ: Mapping[str, str]) -> Iterator[Trouble]:
         with contextlib.suppress(LeaseError):
             for lease in read_book(own, thorough=False).leases:
                 if lease.state != "dead":
+                    kill = f", or kill {lease.pid}" if lease.state == "running" and lease.pid else ""
                     yield Trouble(
                         f"{lease.holding.owner} began before {SHARED} was made, and tells of CPUs {lease.holding.cpus} "
                         f"in {own.path}: others may be given the same",
-                        f"wait for its end, or kill {lease.holding.owner.pid}",
+                        f"wait for its end{kill}",
                     )
 
 

@@ -170,7 +170,7 @@ class Lease:
             except IndexError:
                 return
             self.book.ledger.give_back(self.hold)
-        except KeyboardInterrupt:  # perhaps before anything was done
+        except BaseException:  # an interrupt, perhaps before anything was done
             self.book.ledger.give_back(self.hold)
             raise
 
@@ -182,7 +182,7 @@ class Lease:
     ) -> None:
         try:
             self.release()
-        except KeyboardInterrupt:  # perhaps before anything was done
+        except BaseException:  # an interrupt, perhaps before anything was done
             self.release()
             raise
 

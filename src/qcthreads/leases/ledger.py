@@ -256,7 +256,7 @@ class Ledger:
             return
         try:
             self._end(hold)
-        except KeyboardInterrupt:  # all of it once more, whatever was done already
+        except BaseException:  # an interrupt: all of it once more, whatever was done already
             self._end(hold)
             raise
 

@@ -66,10 +66,12 @@ def is_any_free(locks: FileLocks, cpus: CpuSet) -> bool:
     """Whether one of the locks of ``cpus`` is nobody's, not ours either: who lives holds the locks of all."""
     for name in cpu_locks(cpus.bits):
         try:
-            free = locks.try_lock(name)
+            if locks.try_lock(name):
+                locks.unlock(name)
+                return True
         except FileNotFoundError:  # no such PU is here, and so nobody has it, whatever is told
             return True
-        if free:
+        except BaseException:  # an interrupt that came with the lock
             locks.unlock(name)
-            return True
+            raise
     return False

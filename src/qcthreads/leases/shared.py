@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from ..errors import BookShutError, LeaseError
 from ..host import processes
 from ..light import replace
+from ..units import format_size
 from . import records
 from .claims import sum_bits
 from .door import PATIENCE_S, enter_later
@@ -123,7 +124,7 @@ class SharedLedger(Ledger):
             finally:
                 try:
                     self._locks.unlock_all((DOOR,))
-                except KeyboardInterrupt:  # before it was done
+                except BaseException:  # an interrupt, before it was done
                     self._locks.unlock_all((DOOR,))
                     raise
 
@@ -189,7 +190,12 @@ class SharedLedger(Ledger):
             del self._held[hold.lease_id]
             del self._own[hold.name]
             return taken
-        self._tell(hold)
+        untold = self._tell(hold)
+        if untold is not None and hold.memory_bytes:
+            raise LeaseError(
+                f"{self.place.records} takes no record of a lease of {format_size(hold.memory_bytes)}: "
+                f"{untold.strerror}; without one others would be given the same memory: make room there"
+            ) from untold
         return ""
 
     def _salt(self) -> str:
@@ -236,8 +242,10 @@ class SharedLedger(Ledger):
         else:
             if hold.started:
                 remove_nested(hold.mark)
-            self._records.end(hold.name, told)
-            self._locks.unlock_all(hold.locks)
+            with contextlib.suppress(OSError):  # what a daemon to be has closed is locked no longer
+                self._records.end(hold.name, told)
+            with contextlib.suppress(OSError):
+                self._locks.unlock_all(hold.locks)
         hold.locks = ()  # an interrupt from here on must not unlock what another thread may have got by then
         self._given_back.append(hold)
         self._wake_first()
@@ -342,17 +350,18 @@ class SharedLedger(Ledger):
         else:  # nobody writes now, for we hold the door: whoever wrote this was killed, or never told of a lease
             self._forget(name)
 
-    def _tell(self, hold: Hold) -> None:
-        """Write the record; without it the lease holds its PUs all the same, and its memory is not known to others."""
+    def _tell(self, hold: Hold) -> OSError | None:
+        """Write the record, or say what is wrong: the PUs are held all the same, and memory is not known to others."""
         before = self._told.pop(hold.name, None)
         if before is not None:
             os.close(before)
         try:
             told = self._records.announce(hold.name, records.lease_text(hold, self._me))
-        except OSError:
-            return
+        except OSError as error:
+            return error
         if told is not None:
             self._told[hold.name] = told
+        return None
 
     def _lives(self, ticket: str) -> bool:
         """Whether who waits still holds his ticket; else it is removed."""

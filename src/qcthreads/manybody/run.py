@@ -246,7 +246,9 @@ class Run:
         """One thread each, and more where there is memory for few."""
         request, usable = self.request, len(self._book.usable)
         cpus = min(usable, request.max_total_threads or usable)
-        workers = request.workers or min(cpus, max(1, self._book.memory_bytes // _any_need_bytes([program])))
+        workers = request.workers or min(
+            cpus, max(1, self._book.memory_bytes // _any_need_bytes([program], request.threads))
+        )
         widths = widths_for(registry.get(program), cpus)
         threads = request.threads or max(width for width in widths if width <= max(1, cpus // workers))
         return min(workers, cpus // threads, _WARM_WORKERS), threads
@@ -256,7 +258,7 @@ class Run:
         left = self.calculations
         costs: Sequence[float] = ()
         needs: Sequence[Need] = ()
-        need_bytes = _any_need_bytes(expansion.programs)
+        need_bytes = _any_need_bytes(expansion.programs, request.threads)
         one_by_one = request.resume or left <= _COUNTED_ONE_BY_ONE
         terms: Sequence[Term] = ()
         if one_by_one or self._measured.writes_files():
@@ -514,9 +516,14 @@ class _Span:
         return cls(wall_s, time.time() - wall_s, time.monotonic_ns() - round(wall_s * 1e9))
 
 
-def _any_need_bytes(programs: Iterable[str]) -> int:
-    """Memory of a calculation whose size is not looked at."""
-    return max(registry.get(program).memory_overhead_bytes for program in programs) + WORKING_MEMORY_BYTES
+def _any_need_bytes(programs: Iterable[str], threads: int | None) -> int:
+    """Memory of a calculation whose size is not looked at; each thread asked for may be a process of its own."""
+    specs = [registry.get(program) for program in programs]
+    others = (threads or 1) - 1
+    return (
+        max(spec.memory_overhead_bytes + others * spec.memory_per_process_bytes for spec in specs)
+        + WORKING_MEMORY_BYTES
+    )
 
 
 def _title(given: Path, decision: Mapping[str, Any]) -> str:

@@ -218,7 +218,7 @@ def _disk(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[Calcul
     if usage.disk_share is not None and usage.looks >= _LOOKS_FOR_DISK and usage.disk_share > _DISK_SHARE:
         yield (
             "disk",
-            f"{who} waited for its disk {usage.disk_share:.0%} of the time; {advice.scratch}, more memory, "
+            f"{who} waited for its disk {min(1.0, usage.disk_share):.0%} of the time; {advice.scratch}, more memory, "
             "or a method that keeps its integrals in memory",
         )
 

@@ -26,7 +26,7 @@ from .uniform import promising
 
 _LOOK_AHEAD = 64  # of those that wait, how many are tried for a place
 _PACES = (1.0, 1.1, 1.3, 1.6, 2.0)  # deadlines for single tasks, as multiples of the bound
-_BUDGET = 20_000  # placements in all
+_BUDGET = 20_000  # placements by lists in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> l
 
 def _by_workers(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[Placement]:
     """As many workers of one width on each node as it has CPUs and memory for; none where bandwidth is limited."""
-    found: list[tuple[Timetable, list[CpuSet]]] = []
+    best, at = Timetable((), (), (), (), math.inf), list[CpuSet]()
     largest = float(batch.memory_bytes.max())
     for workers in promising(batch) if math.isinf(batch.capacity.bandwidth_bytes_per_s) else ():
         places = [
@@ -103,12 +103,13 @@ def _by_workers(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[P
             if (most := min(len(node.cpus) // workers.width, int(node.memory_bytes // largest)))
             for place in split(machine, node.cpus, most, workers.width)
         ]
-        if places:
-            workers = replace(workers, count=min(workers.count, len(places)))
-            found += [(workers.longest_first, places), (workers.give_out(range(len(batch))), places)]
-    if not found:
-        return []
-    return on_places(batch, *min(found, key=lambda one: one[0].makespan_s))
+        workers = replace(workers, count=min(workers.count, len(places)))
+        if not places or workers.bound_s >= best.makespan_s:
+            continue
+        for found in (workers.longest_first, workers.give_out(range(len(batch)))):
+            if found.makespan_s < best.makespan_s:
+                best, at = found, places
+    return on_places(batch, best, at) if at else []
 
 
 def _attempts(batch: Batch) -> Iterator[tuple[Layout, list[int], float]]:

@@ -27,7 +27,8 @@ _LayOut = Callable[[Layout, Sequence[int], float, Mapping[int, int]], Timetable]
 CLOSE = 1.001
 _BISECTIONS = 6
 _FIRST = 3  # ways that are tried before the first is bisected
-# Layouts in all, by the square of the number of tasks, and never more: 1,000 tasks shall take no longer than 20 ms.
+# Layouts in all, by the square of the number of tasks, and never more: 1,000 tasks shall take no longer than 20 ms,
+# but where they are few to a CPU.
 _BUDGET, _MOST = 6_000_000, 1_500
 _COST: dict[_LayOut, int] = {pack: 1, start: 2, insert: 2}  # of a layout, measured
 # Never fewer: the first ways, with one bisection; of very many tasks, where any order will do, two ways alone.
@@ -137,8 +138,7 @@ def _begun_within(order: Sequence[int], times_s: Floats, bound_s: float) -> Iter
     """Not with the first of those that few stand on one CPU of, who come later and so become wider."""
     few = [task for task in order if times_s[task] * _FEW_PER_CPU > bound_s]
     many = [task for task in order if times_s[task] * _FEW_PER_CPU <= bound_s]
-    for part in _PARTS:
-        first = int(part * len(few))
+    for first in dict.fromkeys(int(part * len(few)) for part in _PARTS):
         yield few[first:] + few[:first] + many
 
 

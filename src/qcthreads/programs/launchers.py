@@ -96,6 +96,9 @@ OPEN_MPI_AS_ROOT: Mapping[str, str] = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLO
 OPEN_MPI_OVERSUBSCRIBE: Mapping[str, str] = {"OMPI_MCA_rmaps_base_oversubscribe": "1"}
 
 COMMANDS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "srun")
+# What has srun give a step CPUs of its own.
+_PARTING = ("-c", "--cpus-per-task", "--exact", "--exclusive")
+_PARTING_VARIABLES = ("SRUN_CPUS_PER_TASK", "SLURM_EXACT", "SLURM_EXCLUSIVE")
 _RANKS = ("-n", "-np", "--n", "--np", "--ntasks")
 
 _OUTER = ("SLURM_", "PMI_", "PMIX_", "HYDI_")
@@ -131,14 +134,38 @@ def starts_step(command: Sequence[str]) -> bool:
     return any(os.path.basename(word) == "srun" for word in command)  # noqa: PTH119
 
 
-def bound_step(cpus: CpuSet, environ: Mapping[str, str]) -> dict[str, str]:
-    """What has srun bind a step to ``cpus``, where ``environ`` is that of a Slurm job; srun's own options win.
+def bound_step(command: Sequence[str], cpus: CpuSet, environ: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """What has the srun of ``command`` bind its step to ``cpus``, where ``environ`` is that of a Slurm job; and a note.
 
-    By itself it binds to CPUs of its own choice, and a second step waits for the first to end.
+    By itself it binds to CPUs of its own choice, and a second step waits for the first to end. A step that is given
+    only some of the job's CPUs is refused by Slurm where the mask has others (measured; 22.05.8).
     """
-    if not any(name in environ for name in _JOBS["SLURM_"][0]):
-        return {}
-    return {"SLURM_CPU_BIND": f"quiet,mask_cpu:{cpus.bits:#x}", "SLURM_OVERLAP": "1"}
+    if not starts_step(command) or not any(name in environ for name in _JOBS["SLURM_"][0]):
+        return {}, ""
+    unbound = "Slurm chooses the CPUs of this step, not the lease"
+    if environ.get("SLURM_JOB_NUM_NODES", environ.get("SLURM_NNODES")) != "1":
+        return {}, f"{unbound}: its job has several nodes"
+    parting = [word for word in _options_of_srun(command) if word.startswith(_PARTING)]
+    parting += [f"{name}={environ[name]}" for name in _PARTING_VARIABLES if name in environ]
+    if parting:
+        return {}, f"{unbound}: {parting[0]} gives it a part of the job's; leave that out"
+    own = environ.get("SLURM_CPU_BIND")
+    note = f"SLURM_CPU_BIND={own} is not kept: the step gets the CPUs of the lease" if own else ""
+    return {"SLURM_CPU_BIND": f"quiet,mask_cpu:{cpus.bits:#x}", "SLURM_OVERLAP": "1"}, note
+
+
+def _options_of_srun(command: Sequence[str]) -> list[str]:
+    """Before its program, which is the first word that may not be the value of the option before it."""
+    called = next(place for place, word in enumerate(command) if os.path.basename(word) == "srun")  # noqa: PTH119
+    options: list[str] = []
+    before = ""
+    for word in command[called + 1 :]:
+        if word.startswith("-"):
+            options.append(word)
+        elif not before.startswith("-"):
+            break
+        before = word
+    return options
 
 
 def of_outer_launcher(environ: Mapping[str, str]) -> tuple[str, ...]:
