@@ -90,7 +90,7 @@ def test_what_it_saw_is_what_wait4_says(tmp_path: Path) -> None:
     usage = seen["usage"]
     assert usage["cpu_ns"] / 1e9 == pytest.approx(seen["wait4_cpu_s"], rel=0.01)
     assert usage["cpu_ns"] >= 1.2e9
-    assert usage["threads_working"] in (2, 3)  # on a slow machine the main thread takes a twentieth of a second to start
+    assert usage["threads_working"] in (2, 3)  # the main thread may take a twentieth of a second to start
     assert usage["looks"] >= 2
     assert set(usage["cpus_allowed"]) == os.sched_getaffinity(0)
     assert set(usage["cpus_seen"]) <= os.sched_getaffinity(0)
