@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from memory_groups import limited
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError, StopRequestedError
@@ -267,12 +268,8 @@ def cpuset() -> Iterator[None]:
 
 @pytest.fixture
 def memory_group() -> Iterator[None]:
-    if not os.access(MEMORY.parent / "cgroup.procs", os.W_OK):
-        pytest.skip("needs the right to make a memory group (cgroup v1)")
-    MEMORY.mkdir(exist_ok=True)  # a run that was killed left it
-    (MEMORY / "memory.limit_in_bytes").write_text(str(900 * MIB))
-    yield
-    MEMORY.rmdir()
+    with limited(MEMORY, 900 * MIB):
+        yield
 
 
 def ran_while_it_changed(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memory_groups import limited
 
 pytest.importorskip("pyscf", reason="it computes")
 
@@ -75,12 +76,8 @@ def first_atoms(of: Path, count: int, path: Path) -> Path:
 
 @pytest.fixture
 def limit() -> Iterator[None]:
-    if not os.access(GROUP.parent / "cgroup.procs", os.W_OK):
-        pytest.skip("needs the right to make a memory group (cgroup v1)")
-    GROUP.mkdir(exist_ok=True)  # a run that was killed left it
-    (GROUP / "memory.limit_in_bytes").write_text(str(900 * MIB))
-    yield
-    GROUP.rmdir()
+    with limited(GROUP, 900 * MIB):
+        yield
 
 
 @pytest.mark.usefixtures("limit")
