@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import ceil
 
@@ -12,18 +13,27 @@ from .statistics import Grant, Moment, ThreadUsage, WorkerUsage, ratio
 # Of the wall time. A thread that waits for work and polls now and then stays below.
 WORKING_SHARE = 0.05
 
-# Threads count as working side by side within this time: long against a tick, short against a calculation.
+# Threads are counted and moments are drawn once in this time: short against a calculation.
 _WINDOW_NS = 1_000_000_000
+
+# Threads work side by side when each of them works in this time: long against a tick. Of ten samples a second the times
+# between two are a little more or less than a tenth.
+_SLICE_NS = 90_000_000
+
+# So many as worked side by side for this share of a window: one thread that follows another, as the work follows the
+# start of a program, shares no more than a slice or two with it.
+_SIDE_BY_SIDE_SHARE = 0.25
 
 
 @dataclass(slots=True)
 class _Thread:
-    """A thread as last seen, and what it had used when the tally and the window began."""
+    """A thread as last seen, and what it had used when the tally, the window and the slice of it began."""
 
     started_ticks: int | None
-    begin_cpu_ns: int
-    window_cpu_ns: int
-    detail_cpu_ns: int
+    begin_cpu_ns: int = 0
+    window_cpu_ns: int = 0
+    slice_cpu_ns: int = 0
+    detail_cpu_ns: int = 0
     cpu_ns: int = 0
     begin_wait_ns: int = 0
     wait_ns: int = -1
@@ -58,13 +68,16 @@ class Tally:
         self._migrations = self._looks = self._disk_looks = self._peak_bytes = self._forgotten_ns = 0
         self._states_told = False
         self._moments: list[Moment] = []
-        self._window = self._most_in_window = self._most_working = 0
+        self._window = self._most_working = 0
+        self._worked_ns: Counter[int] = Counter()
+        self._slice_begin_ns = first.at_ns if began_ns is None else began_ns
         self._last = first
         self._begin = self._window_begin = self._now = totals_of(first)
         self._take_times(first)
         if began_ns is None:
             for thread in self._threads.values():
-                thread.begin_cpu_ns = thread.window_cpu_ns = thread.detail_cpu_ns = thread.cpu_ns
+                thread.begin_cpu_ns = thread.window_cpu_ns = thread.slice_cpu_ns = thread.cpu_ns
+                thread.detail_cpu_ns = thread.cpu_ns
                 thread.begin_wait_ns = thread.wait_ns
         else:
             self._begin = self._window_begin = Totals(began_ns, 0, 0, 0, self._now.wait_ns and 0)
@@ -134,13 +147,20 @@ class Tally:
 
     def _take_times(self, sample: Sample) -> None:
         started = [None] * len(sample.threads) if sample.details is None else sample.details["started_ticks"].tolist()
+        slice_ns = sample.at_ns - self._slice_begin_ns
+        ends_slice, working = slice_ns >= _SLICE_NS, 0
         for (pid, tid, cpu_ns, wait_ns, _), began in zip(sample.threads.tolist(), started, strict=True):
             thread = self._threads.get((pid, tid))
             if thread is None or cpu_ns < thread.cpu_ns or (began and thread.started_ticks not in (None, began)):
-                thread = self._threads[pid, tid] = _Thread(began, 0, 0, 0)
+                thread = self._threads[pid, tid] = _Thread(began)
             thread.started_ticks = thread.started_ticks or began
             thread.cpu_ns, thread.wait_ns, thread.window = cpu_ns, wait_ns, self._window
-        self._most_in_window = max(self._most_in_window, len(sample.threads))
+            if ends_slice:
+                working += cpu_ns - thread.slice_cpu_ns > WORKING_SHARE * slice_ns
+                thread.slice_cpu_ns = cpu_ns
+        if ends_slice:
+            self._worked_ns[working] += slice_ns
+            self._slice_begin_ns = sample.at_ns
 
     def _take_details(self, sample: Sample) -> None:
         processes, _, details = _all_of(sample)
@@ -162,11 +182,10 @@ class Tally:
         wall_ns = self._now.at_ns - self._window_begin.at_ns
         used_ns = [thread.cpu_ns - thread.window_cpu_ns for thread in self._threads.values()]
         working = sum(used > WORKING_SHARE * wall_ns for used in used_ns)
-        # Threads that follow one another are no more than were there at the same time.
         cpus_busy = ratio(cpu_between(self._window_begin, self._now), wall_ns)
         # Those that came and went between two samples have used CPU time, too.
         at_least = ceil(cpus_busy - WORKING_SHARE)
-        self._most_working = max(self._most_working, min(working, self._most_in_window), at_least)
+        self._most_working = max(self._most_working, min(working, self._side_by_side()), at_least)
         wait_ns = wait_between(self._window_begin, self._now)
         processes, _, _ = _all_of(self._last)
         self._moments.append(
@@ -182,7 +201,18 @@ class Tally:
         for thread in self._threads.values():
             thread.window_cpu_ns = thread.cpu_ns
         self._window += 1
-        self._window_begin, self._most_in_window = self._now, len(self._last.threads)
+        self._window_begin = self._now
+        self._worked_ns.clear()
+
+    def _side_by_side(self) -> int:
+        """Threads that worked in the same slices, for long enough; all of them where a window has no slice."""
+        enough_ns = _SIDE_BY_SIDE_SHARE * self._worked_ns.total()
+        held_ns = 0
+        for working in sorted(self._worked_ns, reverse=True):
+            held_ns += self._worked_ns[working]
+            if held_ns >= enough_ns:
+                return working
+        return len(self._threads)
 
     def _imbalance(self, wall_ns: int) -> float | None:
         used_ns = [_used_ns(thread) for thread in self._threads.values()]
