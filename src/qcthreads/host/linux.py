@@ -74,7 +74,7 @@ class LinuxHost(MemoryPolicies):
     def open_sampler(self, pids: Iterable[int], children: bool = True, source: TimesSource | None = None) -> Sampler:
         """What samples the threads of these processes, and of their descendants if ``children``."""
         if source == "psutil":
-            from .python_sampler import PsutilSampler
+            from .psutil_sampler import PsutilSampler
 
             return PsutilSampler(self, pids, children)
         from .native_sampler import NativeSampler

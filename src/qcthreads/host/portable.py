@@ -84,7 +84,7 @@ class PortableHost(MemoryPolicies):
 
     def open_sampler(self, pids: Iterable[int], children: bool = True, source: TimesSource | None = None) -> Sampler:
         """What samples the threads of these processes, and of their descendants if ``children``."""
-        from .python_sampler import open_python_sampler
+        from .psutil_sampler import open_python_sampler
 
         return open_python_sampler(self, pids, children, source)
 
