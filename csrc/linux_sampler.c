@@ -9,6 +9,7 @@
  * since, no detail can have changed; and where the clock of a process stands still, none of its threads has run.
  */
 #define _GNU_SOURCE
+#include "linux_dents.h"
 #include "qct.h"
 
 #include <errno.h>
@@ -21,7 +22,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -414,38 +414,22 @@ static int parent_of(struct qct_sampler *s, int pid) {
     return (int)fields[PARENT];
 }
 
-/* As getdents64(2) lays it out. */
-struct entry {
-    uint64_t number;
-    int64_t offset;
-    unsigned short size;
-    unsigned char type;
-    char name[];
-};
-
 /* Store in `numbers` the names of a directory that are numbers. */
 static int list_numbers(struct qct_sampler *s, int directory) {
-    _Alignas(struct entry) char buffer[8192];
+    struct qct_dents dents;
+    int rc = qct_dents_begin(&dents, directory);
     s->number_count = 0;
-    if (lseek(directory, 0, SEEK_SET) < 0)
-        return -errno;
-    for (;;) {
-        long size = syscall(SYS_getdents64, directory, buffer, sizeof buffer);
-        if (size <= 0)
-            return size ? -errno : 0;
-        for (long at = 0; at < size;) {
-            const struct entry *entry = (const struct entry *)(buffer + at);
-            at += entry->size;
-            int found = atoi(entry->name);
-            if (found <= 0)
-                continue;
-            int *numbers = roomy(s->numbers, &s->number_room, s->number_count + 1, sizeof *numbers);
-            if (!numbers)
-                return -ENOMEM;
-            s->numbers = numbers;
-            numbers[s->number_count++] = found;
-        }
+    for (const struct qct_dent *dent; rc == 0 && (dent = qct_dents_next(&dents, &rc));) {
+        int found = atoi(dent->name);
+        if (found <= 0)
+            continue;
+        int *numbers = roomy(s->numbers, &s->number_room, s->number_count + 1, sizeof *numbers);
+        if (!numbers)
+            return -ENOMEM;
+        s->numbers = numbers;
+        numbers[s->number_count++] = found;
     }
+    return rc;
 }
 
 /* All of /proc: descendants may be listed before those they descend from. */
