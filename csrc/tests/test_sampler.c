@@ -229,6 +229,31 @@ static void test_attached(void) {
     CHECK(descriptors() == before);
 }
 
+/* A child that was there, and seen as a stranger, before its parent was watched. */
+static void test_attached_late(void) {
+    int to_parent[2], grandchild;
+    CHECK(pipe(to_parent) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        grandchild = fork();
+        CHECK(grandchild == 0 || write(to_parent[1], &grandchild, sizeof grandchild) == sizeof grandchild);
+        for (;;)
+            pause();
+    }
+    CHECK(read(to_parent[0], &grandchild, sizeof grandchild) == sizeof grandchild);
+    struct qct_sampler *sampler = NULL;
+    CHECK(qct_sampler_new(NULL, 0, 1, QCT_SCHEDSTAT, &sampler) == 0);
+    usleep(50000); /* then the last numbers are looked at again */
+    CHECK(sampled(sampler, 1).process_count == 0);
+    CHECK(qct_sampler_attach(sampler, child) == 0);
+    sleep(1);
+    struct qct_sample sample = sampled(sampler, 1);
+    CHECK(sample.process_count == 2 && process_of(&sample, grandchild)->root == child);
+    qct_sampler_free(sampler);
+    CHECK(kill(grandchild, SIGKILL) == 0 && kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+    CHECK(close(to_parent[0]) + close(to_parent[1]) == 0);
+}
+
 static void test_few_descriptors(void) {
     static struct burner burners[THREADS];
     struct rlimit before, few;
@@ -327,6 +352,7 @@ int main(void) {
     test_descendants();
     test_gone();
     test_attached();
+    test_attached_late();
     test_few_descriptors();
     test_recorder();
     CHECK(descriptors() == before);
