@@ -33,7 +33,7 @@ def extension(cover, *sources):
     return Extension(
         "qcthreads.host._native",
         sources=[f"src/qcthreads/host/{cover}", *(f"csrc/{source}" for source in sources)],
-        depends=["csrc/qct.h", *map(str, Path("src/qcthreads/host").glob("_*.px[di]"))],
+        depends=[*map(str, Path("csrc").glob("*.h")), *map(str, Path("src/qcthreads/host").glob("_*.px[di]"))],
         include_dirs=["csrc"],
         define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],
         extra_compile_args=["/std:c11" if sys.platform == "win32" else "-std=c11"],

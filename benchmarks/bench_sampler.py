@@ -79,6 +79,9 @@ while True:
     done[number] += 1
 """
 
+# Until every file is open and the details of threads that sleep were read twice.
+BEGIN_S = 2.5
+
 # Short against what others on the machine do, long against a unit of work; and until a sampler has begun.
 WINDOW_S, SETTLE_S = 0.2, 0.02
 
@@ -231,18 +234,22 @@ def medians_us(contenders: Mapping[str, Callable[[], object]], rounds: int, paus
 
 
 def overhead(seconds: float) -> None:
-    """The default rates on 128 threads, by the sampler's own CPU clock, after the same by bare loops."""
+    """The default rates on 128 threads, by the sampler's own CPU clock once it has begun, after bare loops."""
     print(f"background sampler, default rates (10 Hz, with details 1 Hz), 128 threads, {seconds:g} s each")
     for what, interval_s in (("asleep", 0.0), ("that wake up 10 times a second", 0.1)):
         with sleepers(2, 64, interval_s) as pids:
             with Bare(pids, ["schedstat"]) as times, Bare(pids, ["stat"]) as details:
                 bare = bare_overhead(times, details, seconds)
             with BackgroundSampler(pids) as background:
+                time.sleep(BEGIN_S)
+                begun = background.counts
                 time.sleep(seconds)
-        counts = background.counts
+                ended = background.counts
+        own_ns, samples = ended.own_cpu_ns - begun.own_cpu_ns, ended.samples - begun.samples
         print(
-            f"{what}: {counts.own_cpu_ns / seconds / 1e9:.3%} of a core, {counts.samples} samples, "
-            f"{counts.overruns} overruns; a bare loop that reads all of them takes {bare:.3%}"
+            f"{what}: {own_ns / seconds / 1e9:.3%} of a core, {samples} samples, {ended.overruns} overruns; a bare "
+            f"loop that reads all of them takes {bare:.3%}; to begin took {begun.own_cpu_ns / 1e6:.1f} ms in "
+            f"{BEGIN_S:g} s"
         )
 
 

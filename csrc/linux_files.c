@@ -3,15 +3,14 @@
  * calls of the kernel are one here, so that no signal handler of an interpreter runs between them.
  */
 #define _GNU_SOURCE
+#include "linux_dents.h"
 #include "qct.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdint.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 static int lock(int file) {
@@ -73,38 +72,22 @@ int qct_file_end(int folder, const char *name, int file) {
     return rc;
 }
 
-/* As getdents64(2) lays it out. */
-struct entry {
-    uint64_t number;
-    int64_t offset;
-    unsigned short size;
-    unsigned char type;
-    char name[];
-};
-
 static int is_itself_or_above(const char *name) { return !strcmp(name, ".") || !strcmp(name, ".."); }
 
 int qct_folder_names(int folder, char *names, size_t room, size_t *size) {
-    _Alignas(struct entry) char buffer[8192];
+    struct qct_dents dents;
+    int rc = qct_dents_begin(&dents, folder);
     *size = 0;
-    if (lseek(folder, 0, SEEK_SET) < 0)
-        return -errno;
-    for (;;) {
-        long got = syscall(SYS_getdents64, folder, buffer, sizeof buffer);
-        if (got <= 0)
-            return got == 0 || errno == ENOENT ? 0 : -errno; /* ENOENT: it was removed */
-        for (long at = 0; at < got;) {
-            const struct entry *entry = (const struct entry *)(buffer + at);
-            at += entry->size;
-            if (is_itself_or_above(entry->name))
-                continue;
-            size_t length = strlen(entry->name) + 1;
-            if (length > room - *size)
-                return -ERANGE;
-            memcpy(names + *size, entry->name, length);
-            *size += length;
-        }
+    for (const struct qct_dent *dent; rc == 0 && (dent = qct_dents_next(&dents, &rc));) {
+        if (is_itself_or_above(dent->name))
+            continue;
+        size_t length = strlen(dent->name) + 1;
+        if (length > room - *size)
+            return -ERANGE;
+        memcpy(names + *size, dent->name, length);
+        *size += length;
     }
+    return rc == -ENOENT ? 0 : rc; /* it was removed */
 }
 
 int qct_folder_links(int folder, unsigned long *links) {

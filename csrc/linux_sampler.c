@@ -9,6 +9,7 @@
  * since, no detail can have changed; and where the clock of a process stands still, none of its threads has run.
  */
 #define _GNU_SOURCE
+#include "linux_dents.h"
 #include "qct.h"
 
 #include <errno.h>
@@ -21,7 +22,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,9 +31,11 @@
 /* And not sooner than after this time, where no other number was given meanwhile. */
 #define LOOK_AGAIN_NS 20000000LL
 
-/* Everything is listed again after this time, and much sooner where no last number is told. */
+/* Everything is listed again after this time, and sooner where no last number is told, or there is a new root. */
+#ifndef RESCAN_NS
 #define RESCAN_NS 10000000000LL
-#define BLIND_RESCAN_NS 1000000000LL
+#endif
+#define SOON_RESCAN_NS 1000000000LL
 
 /* So many numbers cost what listing a /proc of a hundred processes does: 0.4 us each against 5. */
 #define MOST_PROBED 1024
@@ -72,9 +74,14 @@ struct files {
     bool known;            /* its times have been read */
 };
 
-struct parentage {
+/* What a scan finds that is not watched. Another process of the same number has another inode. */
+struct other {
     int pid, parent;
+    uint64_t inode;
 };
+
+/* In place of a parent: there is none, or none that is ever watched; it could not be read, or is to be read again. */
+enum { NO_PARENT = 0, UNTOLD = -1 };
 
 struct qct_sampler {
     pthread_mutex_t held;
@@ -93,8 +100,11 @@ struct qct_sampler {
     size_t number_count, number_room;
     int *known; /* of the process listed last, in order */
     size_t known_room;
+    struct other *strangers; /* of the last scan: neither they nor any of their ancestors is watched, or ever will be */
+    size_t stranger_count;
     int proc, loadavg;
     bool children;
+    bool new_root; /* since the last scan */
     enum qct_times_source source;
     long long tick_ns;
     long open, most_open;      /* descriptors that are kept */
@@ -202,6 +212,7 @@ void qct_sampler_free(struct qct_sampler *s) {
     free(s->looked_details);
     free(s->numbers);
     free(s->known);
+    free(s->strangers);
     pthread_mutex_destroy(&s->held);
     free(s);
 }
@@ -362,7 +373,7 @@ static int discover(struct qct_sampler *s) {
     int last = last_number(s);
     bool first = s->scanned_at == 0, wrapped = last < s->settled;
     bool told = last && !wrapped && last - s->settled <= MOST_PROBED;
-    bool everything = first || now - s->scanned_at >= (told ? RESCAN_NS : BLIND_RESCAN_NS);
+    bool everything = first || now - s->scanned_at >= (told && !s->new_root ? RESCAN_NS : SOON_RESCAN_NS);
     bool again = last != s->settled && now - s->looked_at >= LOOK_AGAIN_NS;
     if (told && last == s->looked_last && !again && !everything)
         return 0;
@@ -374,8 +385,10 @@ static int discover(struct qct_sampler *s) {
         rc = scan(s);
     else if (s->children && told)
         rc = probe(s, s->settled + 1, last);
-    if (everything)
+    if (everything) {
         s->scanned_at = now;
+        s->new_root = false;
+    }
     if (everything && !told) {
         s->settled = s->probed = last > FORKING ? last - FORKING : 0;
         s->unsettled = last;
@@ -404,73 +417,106 @@ static void mark_changed(struct qct_sampler *s) {
     }
 }
 
+/* Its parent, NO_PARENT or UNTOLD. */
 static int parent_of(struct qct_sampler *s, int pid) {
     char name[32], text[STAT_ROOM];
     long long fields[STAT_FIELDS];
     snprintf(name, sizeof name, "%d/stat", pid);
     ssize_t size = read_named(s, s->proc, name, text, sizeof text);
     if (size <= 0 || parse_stat(text, (size_t)size, fields))
-        return 0;
+        return UNTOLD;
     return (int)fields[PARENT];
 }
 
-/* As getdents64(2) lays it out. */
-struct entry {
-    uint64_t number;
-    int64_t offset;
-    unsigned short size;
-    unsigned char type;
-    char name[];
-};
-
 /* Store in `numbers` the names of a directory that are numbers. */
 static int list_numbers(struct qct_sampler *s, int directory) {
-    _Alignas(struct entry) char buffer[8192];
+    struct qct_dents dents;
+    int rc = qct_dents_begin(&dents, directory);
     s->number_count = 0;
-    if (lseek(directory, 0, SEEK_SET) < 0)
-        return -errno;
-    for (;;) {
-        long size = syscall(SYS_getdents64, directory, buffer, sizeof buffer);
-        if (size <= 0)
-            return size ? -errno : 0;
-        for (long at = 0; at < size;) {
-            const struct entry *entry = (const struct entry *)(buffer + at);
-            at += entry->size;
-            int found = atoi(entry->name);
-            if (found <= 0)
+    for (const struct qct_dent *dent; rc == 0 && (dent = qct_dents_next(&dents, &rc));) {
+        int found = atoi(dent->name);
+        if (found <= 0)
+            continue;
+        int *numbers = roomy(s->numbers, &s->number_room, s->number_count + 1, sizeof *numbers);
+        if (!numbers)
+            return -ENOMEM;
+        s->numbers = numbers;
+        numbers[s->number_count++] = found;
+    }
+    return rc;
+}
+
+static int by_number(const void *left, const void *right) {
+    return (*(const int *)left > *(const int *)right) - (*(const int *)left < *(const int *)right);
+}
+
+/* What /proc lists but for what is watched, by number; the parents of strangers are not asked for again. */
+static int list_others(struct qct_sampler *s, struct other **others, size_t *count) {
+    struct qct_dents dents;
+    const struct other *stranger = s->strangers, *end = stranger + s->stranger_count;
+    size_t room = 0;
+    int rc = qct_dents_begin(&dents, s->proc);
+    for (const struct qct_dent *dent; rc == 0 && (dent = qct_dents_next(&dents, &rc));) {
+        int pid = atoi(dent->name);
+        if (pid <= 0 || find(s, pid))
+            continue;
+        struct other *grown = roomy(*others, &room, *count + 1, sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        *others = grown;
+        while (stranger < end && stranger->pid < pid)
+            stranger++;
+        bool known = stranger < end && stranger->pid == pid && stranger->inode == dent->inode;
+        grown[(*count)++] = (struct other){pid, known ? NO_PARENT : parent_of(s, pid), dent->inode};
+    }
+    return rc;
+}
+
+static int by_pid(const void *left, const void *right) {
+    return by_number(&((const struct other *)left)->pid, &((const struct other *)right)->pid);
+}
+
+/* Leave those of which all ancestors are here. Who has lost one gets another parent, which may be a watched process. */
+static size_t leave_strangers(struct other *others, size_t count) {
+    size_t kept = 0;
+    for (bool again = true; again;) {
+        again = false;
+        for (size_t i = 0; i < count; i++) {
+            const struct other parent = {.pid = others[i].parent};
+            if (parent.pid <= 0)
                 continue;
-            int *numbers = roomy(s->numbers, &s->number_room, s->number_count + 1, sizeof *numbers);
-            if (!numbers)
-                return -ENOMEM;
-            s->numbers = numbers;
-            numbers[s->number_count++] = found;
+            const struct other *found = bsearch(&parent, others, count, sizeof *others, by_pid);
+            if (found && found->parent != UNTOLD)
+                continue;
+            others[i].parent = UNTOLD;
+            again = true;
         }
     }
+    for (size_t i = 0; i < count; i++)
+        if (others[i].parent != UNTOLD)
+            others[kept++] = others[i];
+    return kept;
 }
 
 /* All of /proc: descendants may be listed before those they descend from. */
 static int scan(struct qct_sampler *s) {
-    int rc = list_numbers(s, s->proc);
-    if (rc)
-        return rc;
-    size_t count = s->number_count;
-    struct parentage *found = malloc((count + 1) * sizeof *found);
-    if (!found)
-        return -ENOMEM;
-    for (size_t i = 0; i < count; i++)
-        found[i] = (struct parentage){s->numbers[i], parent_of(s, s->numbers[i])};
+    struct other *others = NULL;
+    size_t count = 0;
+    int rc = list_others(s, &others, &count);
     for (bool again = true; again && rc == 0;) {
         again = false;
         for (size_t i = 0; i < count && rc == 0; i++) {
-            struct process *parent = found[i].parent ? find(s, found[i].parent) : NULL;
-            if (!parent || find(s, found[i].pid))
+            struct process *parent = others[i].parent > 0 ? find(s, others[i].parent) : NULL;
+            if (!parent)
                 continue;
-            rc = add_process(s, found[i].pid, parent->root);
-            found[i].parent = 0;
+            rc = add_process(s, others[i].pid, parent->root);
+            others[i].parent = UNTOLD;
             again = true;
         }
     }
-    free(found);
+    free(s->strangers);
+    s->stranger_count = rc ? 0 : leave_strangers(others, count);
+    s->strangers = others;
     return rc;
 }
 
@@ -485,8 +531,8 @@ static int probe(struct qct_sampler *s, int first, int last) {
         if (*foreign || clock_getcpuclockid(pid, &clock) || find(s, pid))
             continue;
         int parent_pid = parent_of(s, pid);
-        struct process *parent = parent_pid ? find(s, parent_pid) : NULL;
-        *foreign = parent_pid && !parent;
+        struct process *parent = parent_pid > 0 ? find(s, parent_pid) : NULL;
+        *foreign = parent_pid != UNTOLD && !parent;
         if (parent)
             rc = add_process(s, pid, parent->root);
     }
@@ -498,6 +544,10 @@ static int add_root(struct qct_sampler *s, int pid) {
     for (size_t i = 0; i < s->process_count; i++)
         if (s->processes[i]->row.pid == pid)
             return 0;
+    /* What descends from it may have been seen, and was a stranger. */
+    s->new_root = true;
+    s->stranger_count = 0;
+    memset(s->foreign, 0, sizeof s->foreign);
     return add_process(s, pid, NULL);
 }
 
@@ -532,10 +582,6 @@ static int add_process(struct qct_sampler *s, int pid, struct process *root) {
     s->open += tasks >= 0;
     s->processes[s->process_count++] = process;
     return 0;
-}
-
-static int by_number(const void *left, const void *right) {
-    return (*(const int *)left > *(const int *)right) - (*(const int *)left < *(const int *)right);
 }
 
 /* A descriptor if one more may be kept, else -1. */

@@ -24,21 +24,22 @@ def compiler():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sources are for Linux")
 @pytest.mark.parametrize(
-    ("part", "files"),
+    ("part", "files", "flags"),
     [
-        ("affinity", ("linux_affinity",)),
-        ("mempolicy", ("linux_mempolicy",)),
-        ("topology", ("linux_topology",)),
-        ("sampler", ("linux_sampler", "linux_recorder")),
-        ("files", ("linux_files",)),
-        ("bandwidth", ("bandwidth", "linux_affinity", "linux_mempolicy")),
+        ("affinity", ("linux_affinity",), []),
+        ("mempolicy", ("linux_mempolicy",), []),
+        ("topology", ("linux_topology",), []),
+        ("sampler", ("linux_sampler", "linux_recorder"), []),
+        ("sampler", ("linux_sampler", "linux_recorder"), ["-DRESCAN_NS=1"]),  # all of /proc in each sample
+        ("files", ("linux_files",), []),
+        ("bandwidth", ("bandwidth", "linux_affinity", "linux_mempolicy"), []),
     ],
 )
-def test_linux(part, files, compiler, tmp_path):
+def test_linux(part, files, flags, compiler, tmp_path):
     program, empty = tmp_path / "program", tmp_path / "empty"
     empty.mkdir()
     sources = [*(str(CSRC / f"{name}.c") for name in files), str(CSRC / "tests" / f"test_{part}.c")]
-    subprocess.run([compiler, *FLAGS, *SANITIZERS, *sources, "-o", str(program)], check=True)
+    subprocess.run([compiler, *FLAGS, *SANITIZERS, *flags, *sources, "-o", str(program)], check=True)
     # LeakSanitizer ends threads to look at their memory, which needs ptrace; containers often forbid it.
     command = [str(program), str(empty)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

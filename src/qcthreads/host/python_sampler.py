@@ -74,6 +74,10 @@ class PythonSampler(ABC):
                 self._add_descendants()
             return self._sample(None, detail)
 
+    def times(self) -> Rows:
+        """The threads of a sample without details."""
+        return self.sample(False).threads
+
     def look(self, root: int) -> Sample:
         """Look, with details, at one of the processes that were given and those descendants that samples have found.
 

@@ -83,6 +83,9 @@ class Sampler(Protocol):
     def sample(self, detail: bool) -> Sample:
         """Look at every thread once."""
 
+    def times(self) -> Rows:
+        """The threads of a sample without details, at no cost but theirs."""
+
     def look(self, root: int) -> Sample:
         """Look, with details, at one of the processes that were given and its descendants alone."""
 

@@ -83,9 +83,10 @@ class ThreadSampler:
             involuntary_switches`` and ``started_ticks``, which tells a thread from a later one of its number. What the
             platform does not tell is -1, a state ``?``.
         """
-        seen = self.look(detail)
-        if seen.details is None:
-            return seen.threads
+        if not detail:
+            return self._sampler.times()
+        seen = self.look()
+        assert seen.details is not None
         rows = np.empty(len(seen.threads), _DETAILED)
         for name in THREAD.names or ():
             rows[name] = seen.threads[name]
@@ -100,8 +101,8 @@ class ThreadSampler:
     def processes(self) -> Rows:
         """The processes as of the last sample, one row each; their clocks are read now.
 
-        ``cpu_ns`` is the process's own clock, exact, with its ended threads. ``ended_*`` are the last known times of
-        threads that ended; ``gone_*`` those of descendants that ended, in the row of the pid that they descended from.
+        ``cpu_ns`` is the process's own clock, with its ended threads. ``ended_*`` are the last known times of threads
+        that ended; ``gone_*`` those of descendants that ended, in the row of the pid that they descended from.
         ``memory_bytes`` and ``memory_peak_bytes`` are resident memory, of the last sample with details.
         """
         return self._sampler.processes()
