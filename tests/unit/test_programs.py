@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -339,16 +340,36 @@ def test_the_example_in_contributing_is_a_program_like_ours(tmp_path):
     assert done.stdout.splitlines() == [str(executable), "3.1", "measured here with 3.1, verified in source", "3"]
 
 
-def test_an_entry_point_that_is_no_record_says_so(tmp_path):
-    (tmp_path / "wrong.py").write_text("WRONG = 3\n")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("WRONG = 3\n", "is a int; it must be a qcthreads.programs.spec.ProgramSpec"),
+        ("import a_module_that_is_gone\n", "cannot be loaded (ModuleNotFoundError: No module named 'a_module_that_is"),
+    ],
+)
+def test_a_package_that_is_broken_is_named_and_keeps_nobody_from_the_others(tmp_path, content, said):
+    (tmp_path / "wrong.py").write_text(content)
     info = tmp_path / "wrong-1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong\nVersion: 1\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: itspackage\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[qcthreads.programs]\nwrong = wrong:WRONG\n")
-    code = "from qcthreads.programs import registry\nregistry.get('wrong')\n"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert "must be a qcthreads.programs.spec.ProgramSpec" in done.stderr
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PATH": str(tmp_path)}
+
+    def qcthreads(*arguments):
+        command = [sys.executable, "-m", "qcthreads", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    alone = qcthreads("programs", "wrong")
+    assert alone.returncode == 3
+    assert said in alone.stderr
+    assert "repair or uninstall the package itspackage that brings it" in alone.stderr
+    listed = qcthreads("programs")
+    assert listed.returncode == 0
+    assert f"wrong: the entry point 'wrong' of the group qcthreads.programs {said}" in listed.stdout
+    assert "nwchem" in listed.stdout
+    document = json.loads(qcthreads("doctor", "--json").stdout)
+    assert [one["name"] for one in document["broken_programs"]] == ["wrong"]
+    assert {one["name"] for one in document["programs"]} == set(registry.BUILT_IN)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
-from ..errors import InputError, ProgramNotFoundError, QCThreadsError
+from ..errors import InputError, MachineError, ProgramNotFoundError
 from ..units import nearest
 from .spec import ParallelModel, ProgramSpec
 from .unknown import unknown
@@ -45,18 +45,14 @@ class Installation:
 def get(name: str) -> ProgramSpec:
     """The record of program ``name`` in any case; for one that nothing is known about, a record that says so.
 
-    Ours come first, then the entry points of the group ``qcthreads.programs``, which are read once.
+    Ours come first, then the entry points of the group ``qcthreads.programs``, which are read once. Raises MachineError
+    where another package's cannot be used.
     """
     name = name.lower()
     if name in BUILT_IN:
         spec = import_module(f"{__package__}.{name.replace('-', '_')}").SPEC
     elif name in (entries := _entry_points()):
-        spec = entries[name].load()
-        if not isinstance(spec, ProgramSpec):
-            raise QCThreadsError(
-                f"the entry point {name!r} of the group {_GROUP} is a {type(spec).__name__}; "
-                "it must be a qcthreads.programs.spec.ProgramSpec: repair or uninstall the package that brings it"
-            )
+        spec = _loaded(entries[name])
     else:
         spec = unknown(name)
     assert isinstance(spec, ProgramSpec)
@@ -170,6 +166,22 @@ def version(installation: Installation) -> str | None:
             return None
     match = re.search(r"(?<!\S)v?(\d+\.\d\S*)", done.stdout)
     return match.group(1) if match else None
+
+
+def _loaded(entry) -> ProgramSpec:  # type: ignore[no-untyped-def]
+    """What the package that brings ``entry`` says of the program."""
+    try:
+        spec = entry.load()
+    except Exception as error:  # a package of somebody else's, in which anything may be wrong
+        wrong = f"cannot be loaded ({type(error).__name__}: {error})"
+    else:
+        if isinstance(spec, ProgramSpec):
+            return spec
+        wrong = f"is a {type(spec).__name__}; it must be a qcthreads.programs.spec.ProgramSpec"
+    package = f"the package {entry.dist.name}" if entry.dist else "the package"
+    raise MachineError(
+        f"the entry point {entry.name!r} of the group {_GROUP} {wrong}: repair or uninstall {package} that brings it"
+    )
 
 
 @cache
