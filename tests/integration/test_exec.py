@@ -454,6 +454,18 @@ def test_a_command_with_many_threads_that_leaves_its_lease_is_told_of() -> None:
 
 
 @linux
+@pytest.mark.parametrize(("busy", "told"), [(3, True), (1, False)])
+def test_more_threads_at_once_than_were_leased_are_told_of(tmp_path: Path, busy: int, told: bool) -> None:
+    file = tmp_path / "exec.json"
+    script = "for one; do timeout 5 sh -c 'while :; do :; done' & done; sleep 5; wait"
+    done = run("--json-file", str(file), "--", "sh", "-c", script, "sh", *"x" * busy)
+    assert ("threads of the command shared the 1 CPU of its lease" in done.stderr) is told, done.stderr
+    document = json.loads(file.read_text())
+    assert (document["threads_at_once"] >= 1.5) is told
+    assert document["mismatches"] == [line.partition(": ")[2] for line in done.stderr.splitlines()]
+
+
+@linux
 @needs_two
 def test_who_went_outside_and_came_back_is_not_told_of() -> None:
     program = "import os, time; os.sched_setaffinity(0, {1}); time.sleep(0.5); os.sched_setaffinity(0, {0})"

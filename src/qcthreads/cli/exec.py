@@ -201,6 +201,7 @@ def _document(request: Request, prepared: Prepared, outcome: Outcome | None) -> 
             "wall_s": outcome.wall_s,
             "cpu_s": outcome.cpu_s,
             "peak_memory_bytes": outcome.peak_memory_bytes,
+            "threads_at_once": outcome.threads_at_once,
             "strays": outcome.strays,
             "mismatches": outcome.mismatches,
         }
