@@ -589,6 +589,21 @@ def test_the_dry_runs_snippet_has_the_same_effect_in_a_shell(tmp_path: Path) -> 
 
 
 @linux
+@pytest.mark.parametrize("wrap", [[], ["--wrap", "env PASSED=on"]])
+def test_the_dry_runs_snippet_has_the_same_effect_in_another_environment(tmp_path: Path, wrap: list[str]) -> None:
+    """A job script has neither what the caller had nor the lease, and a site's modules may have set what binds."""
+    show = ["sh", "-c", "env | grep -E '^OMP|AFFINITY|I_MPI|QCTHREADS_LEASE=' | sort"]
+    own = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_STACKSIZE": "3M"}
+    script = tmp_path / "job.sh"
+    script.write_text(run("--cpus", "0", *wrap, "--dry-run", "--", *show, env=own).stdout)
+    job = {"PATH": os.environ["PATH"], "KMP_AFFINITY": "compact", "I_MPI_PIN_DOMAIN": "socket", "OMP_STACKSIZE": "3M"}
+    pasted = subprocess.run(["sh", script], capture_output=True, text=True, check=True, env=job)
+    here = run("--cpus", "0", *wrap, "--", *show, env=own).stdout.splitlines()
+    assert pasted.stdout.splitlines() == [line for line in here if not line.startswith("QCTHREADS_LEASE=")]
+    assert "OMP_NUM_THREADS=1" in here
+
+
+@linux
 def test_exec_inside_exec_is_given_a_part_of_the_outer_lease() -> None:
     done = run("--cpus", "0", "--", *EXEC, "--timeout", "1", "--", *MASK)
     assert (done.returncode, done.stdout.split()[-1:]) == (0, ["0"])

@@ -179,6 +179,12 @@ def test_the_program_is_told_the_lease_less_its_overhead():
         settings_for(spec, 1, 100 * 1024**2)
 
 
+@pytest.mark.parametrize("memory", ["2GiB", 2.5, True])
+def test_memory_that_is_no_number_of_bytes_is_refused(memory):
+    with pytest.raises(InputError, match="must be a whole number of bytes"):
+        settings_for(registry.get("psi4"), 1, memory)
+
+
 def test_every_rank_has_memory_of_its_own_beside_what_the_program_is_told():
     spec = registry.get("nwchem")
     one, four = (settings_for(spec, ranks, 4 * GIB).task_config["memory"] * GIB for ranks in (1, 4))
@@ -406,7 +412,7 @@ def test_a_program_without_a_harness_is_for_exec(monkeypatch, tmp_path):
     orca.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert registry.require("orca", through_qcengine=False).path == str(orca)
-    with pytest.raises(InputError, match=r"no harness for ORCA.*`run` cannot use it.*`qcthreads exec"):
+    with pytest.raises(InputError, match=r"no harness for ORCA; lease CPUs for its own command: `qcthreads exec"):
         registry.require("orca")
 
 
@@ -424,6 +430,7 @@ def test_a_program_that_is_not_here_says_how_to_install_it(monkeypatch, tmp_path
         ("pycsf", "did you mean pyscf?"),
         ("Psi3", "did you mean psi4?"),
         ("gamesss", "did you mean gamess?"),
+        ("geometric", "geometric is a procedure of QCEngine, and has calculations done by a program: name"),
         ("sh", "there is no program 'sh'; qcthreads knows adcc, aimnet2,"),  # though it is on PATH
     ],
 )
@@ -480,8 +487,8 @@ def test_a_program_that_only_qcengine_knows_is_found_through_it():
     assert registry.find(registry.get("no-such-program")) is None
 
 
-@pytest.mark.parametrize("name", ["psi4", "mopac", "pyscf"])
-def test_version_leaves_nothing_behind(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["psi4", "mopac", "pyscf", "nwchem"])
+def test_version_is_told_and_leaves_nothing_behind(name, tmp_path, monkeypatch):
     installation = registry.find(registry.get(name))
     if installation is None:
         if os.environ.get("CI") == "true":
@@ -489,7 +496,7 @@ def test_version_leaves_nothing_behind(name, tmp_path, monkeypatch):
         pytest.skip(f"{name} is not installed here")
     monkeypatch.chdir(tmp_path)
     registry.version.cache_clear()
-    assert registry.version(installation)[0].isdigit()
+    assert re.fullmatch(r"\d+\.\d+\S*", registry.version(installation))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,6 @@ from contextlib import suppress
 
 from ..cpuset import CpuSet
 from ..errors import InputError, QCThreadsError
-from ..leases.place import LEASE_VARIABLE
 from ..units import parse_size
 
 if sys.platform != "win32":
@@ -159,19 +158,16 @@ def _say(line: str) -> None:
 
 
 def _snippet(prepared: Prepared) -> str:
-    """What has the same effect in a shell, but for the lease."""
+    """What has the same effect in a shell, also in another than this, but for the lease."""
     import shlex
 
     lease = prepared.lease
     lines = [f"# CPUs {lease.cpus}, memory node {lease.nodes}; nothing was run, and no lease is held"]
     if prepared.not_now:
         lines.append(f"# as on an empty node: {prepared.not_now}")
-    lines += [f"unset {name}" for name in prepared.told.removed]
-    lines += [
-        f"export {name}={shlex.quote(value)}"
-        for name, value in command.additions(prepared).items()
-        if name != LEASE_VARIABLE
-    ]
+    lines.append(f"unset {' '.join(prepared.unset)}")
+    variables = {**prepared.told.kept, **command.additions(prepared)}
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     return "\n".join([*lines, f"taskset -c {lease.cpus} {shlex.join(prepared.command)}"])
 
 

@@ -77,8 +77,10 @@ class Prepared:
     """The command with what it is put behind."""
     lease: Lease
     told: precedence.Told
+    unset: tuple[str, ...]
+    """Variables that it must not see, whether the caller has them or not."""
     placed: Mapping[str, str]
-    """Variables that say where it is: whose lease, its GPUs, and its CPUs where Slurm is to bind."""
+    """Variables that say where it is: whose lease (not in a rehearsal), its GPUs, its CPUs where Slurm is to bind."""
     not_now: str = ""
     """Why the lease could not be given now, where nothing is to be run."""
 
@@ -147,7 +149,7 @@ def rehearsed(request: Request, say: Say) -> Iterator[Prepared]:
         not_now = str(error)
         lease = _acquire(replace(at_once, busy="ignore"), settings.threads, Ledger())
     with lease:
-        yield _prepared(request, executable, settings, lease, say, not_now)
+        yield _prepared(request, executable, settings, lease, say, not_now, rehearsal=True)
 
 
 def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
@@ -254,7 +256,14 @@ def _settings(request: Request, say: Say) -> Settings:
 
 
 def _prepared(
-    request: Request, executable: str, settings: Settings, lease: Lease, say: Say, not_now: str = ""
+    request: Request,
+    executable: str,
+    settings: Settings,
+    lease: Lease,
+    say: Say,
+    not_now: str = "",
+    *,
+    rehearsal: bool = False,
 ) -> Prepared:
     """What the command is told under ``lease``."""
     told = precedence.settle(settings, os.environ)
@@ -265,8 +274,18 @@ def _prepared(
     if note:
         say(note)
     placed = {**lease.environment, **step}
+    if rehearsal:  # the lease is gone when somebody does it in earnest
+        placed.pop(LEASE_VARIABLE, None)
     words = request.wrapping.around(request.command, {**told.environment, **told.kept, **placed}, settings.unset)
-    return Prepared(executable=executable, command=tuple(words), lease=lease, told=told, placed=placed, not_now=not_now)
+    return Prepared(
+        executable=executable,
+        command=tuple(words),
+        lease=lease,
+        told=told,
+        unset=settings.unset,
+        placed=placed,
+        not_now=not_now,
+    )
 
 
 def _lease(request: Request, threads: int, say: Say) -> Lease:

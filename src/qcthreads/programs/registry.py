@@ -122,7 +122,7 @@ def require(name: str, *, through_qcengine: bool = True) -> Installation:
     if through_qcengine and not spec.qcengine:
         ranks, threads = (4, 1) if "{ranks}" in spec.command else (1, 4)
         raise InputError(
-            f"QCEngine has no harness for {spec.title}, so that `run` cannot use it; lease CPUs for its own command: "
+            f"QCEngine has no harness for {spec.title}; lease CPUs for its own command: "
             f"`qcthreads exec --program {spec.name} --threads 4 -- {spec.command.format(ranks=ranks, threads=threads)}`"
         )
     installation = find(spec)
@@ -203,12 +203,16 @@ def _module_path(module: str) -> str | None:
 def _check_known(name: str) -> None:
     """Programs that there is no record of are QCEngine's, or nobody's."""
     try:
-        from qcengine import list_all_programs
+        from qcengine import list_all_procedures, list_all_programs
     except ImportError:
         return
     others = sorted({known.lower() for known in list_all_programs()} - set(names()))
     if name in names() or name in others:
         return
+    if name in {known.lower() for known in list_all_procedures()}:
+        raise InputError(
+            f"{name} is a procedure of QCEngine, and has calculations done by a program: name the one that does them"
+        )
     near = nearest(name, [*names(), *others])
     also = f"; QCEngine has also {', '.join(others)}" if others else ""
     raise InputError(

@@ -51,6 +51,7 @@ def settings_for(
         ``memory_bytes`` does not even hold what the program needs beyond its memory setting.
     """
     check_threads(threads)
+    _check_memory(memory_bytes)
     width, notes = _useful(spec, threads)
     if ranks is None:
         ranks = width if spec.processes_scale else 1
@@ -78,6 +79,11 @@ def check_threads(threads: int) -> None:
     """Refuse a width that is not an int of at least 1."""
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         raise InputError(f"the number of threads is {threads!r}; it must be a whole number of at least 1")
+
+
+def _check_memory(memory_bytes: int | None) -> None:
+    if memory_bytes is not None and (isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int)):
+        raise InputError(f"memory_bytes is {memory_bytes!r}; it must be a whole number of bytes")
 
 
 def untold(spec: ProgramSpec, settings: Settings, command: Sequence[str]) -> str | None:
