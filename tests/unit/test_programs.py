@@ -402,7 +402,16 @@ def test_a_command_that_does_not_tell_its_program_the_width_is_told_how(name, co
     spec = registry.get(name)
     said = untold(spec, settings_for(spec, 4), command.split())
     assert said is None if add is None else add in said
-    assert untold(spec, settings_for(spec, 1), command.split()) is None
+    assert untold(spec, settings_for(spec, 1), [spec.executable, "w.dat"]) is None
+
+
+@pytest.mark.parametrize("command", ["psi4 -n 5 w.dat", "psi4 -n5", "psi4 --nthread=5", "molpro -n 5 w.com"])
+def test_a_command_that_tells_its_program_more_than_was_leased_is_told_so(command):
+    spec = registry.get(command.split()[0])
+    said = untold(spec, settings_for(spec, 4), command.split())
+    assert f"has {spec.title} start 5, and the lease is of 4: write `{spec.name} -n 4" in said
+    assert "and the lease is of 1:" in untold(spec, settings_for(spec, 1), command.split())  # --threads was forgotten
+    assert untold(spec, settings_for(spec, 5), command.split()) is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the program is a shell script")

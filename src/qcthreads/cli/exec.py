@@ -133,6 +133,8 @@ def _request(args: Namespace) -> Request:
         raise InputError(f"--timeout {args.timeout:g} is no time to wait; give seconds")
     if args.gpus < 0:
         raise InputError(f"--gpus {args.gpus} is no number of GPUs; give 0 or more")
+    if args.cpus is not None and not args.cpus.strip():
+        raise InputError("--cpus names no CPU; write for example 0-3,8")
     if args.at_most is not None and (args.program is None or args.at_most < 1):
         raise InputError(f"--at-most {args.at_most}: give 1 or more, and say of which program by --program")
     return Request(
