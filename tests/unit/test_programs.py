@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -337,7 +338,7 @@ def test_the_example_in_contributing_is_a_program_like_ours(tmp_path):
     code = (
         "from qcthreads import QCProgramThreading\n"
         "from qcthreads.programs import registry\n"
-        "here = registry.require('MyQC')\n"
+        "here = registry.require('MyQC', through_qcengine=False)\n"
         "print(here.path, registry.version(here), registry.get('myqc').provenance, sep='\\n')\n"
         "print(QCProgramThreading().configure_myqc_threading(3)['applied']['environment']['MYQC_THREADS'])\n"
     )
@@ -469,6 +470,21 @@ def test_a_module_that_a_harness_needs_is_named(monkeypatch, tmp_path):
         ProgramNotFoundError, match=r"cannot drive it without networkx: on Debian.*pip install networkx"
     ):
         registry.require("nwchem")
+
+
+def test_a_record_of_a_program_that_qcengine_does_not_know_is_for_exec(monkeypatch):
+    pytest.importorskip("qcengine", reason="it is QCEngine's registry that is looked at")
+    model = ParallelModel.SERIAL
+    spec = ProgramSpec(
+        name="shell", title="S", parallel_model=model, in_process=False, install_hint="-", executable="sh"
+    )
+    entry = SimpleNamespace(load=lambda: spec)
+    monkeypatch.setattr(registry, "_entry_points", lambda: {"shell": entry})
+    registry.get.cache_clear()
+    with pytest.raises(InputError, match="QCEngine knows no program 'shell': its record has to name a harness_module"):
+        registry.require("Shell")
+    assert registry.require("Shell", through_qcengine=False).program == "shell"
+    registry.get.cache_clear()
 
 
 def test_a_program_that_only_qcengine_knows_is_found_through_it():

@@ -125,6 +125,8 @@ def require(name: str, *, through_qcengine: bool = True) -> Installation:
             f"QCEngine has no harness for {spec.title}; lease CPUs for its own command: "
             f"`qcthreads exec --program {spec.name} --threads 4 -- {spec.command.format(ranks=ranks, threads=threads)}`"
         )
+    if through_qcengine and name.lower() not in BUILT_IN:
+        _check_harness(spec)
     installation = find(spec)
     if installation is None:
         raise ProgramNotFoundError(not_installed(spec))
@@ -219,6 +221,19 @@ def _check_known(name: str) -> None:
         f"there is no program {name!r}; {f'did you mean {near}? ' if near else ''}"
         f"qcthreads knows {', '.join(names())}{also}"
     )
+
+
+def _check_harness(spec: ProgramSpec) -> None:
+    """Refuse a record of another package's that QCEngine has nothing for."""
+    try:
+        from qcengine import list_all_programs
+    except ImportError:
+        return
+    if spec.harness_module is None and spec.name.lower() not in {known.lower() for known in list_all_programs()}:
+        raise InputError(
+            f"QCEngine knows no program {spec.name!r}: its record has to name a harness_module that registers one, or "
+            "to say qcengine=False, and is then for `qcthreads exec`"
+        )
 
 
 def _path_by_qcengine(name: str) -> str | None:
