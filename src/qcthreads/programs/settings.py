@@ -95,7 +95,8 @@ def untold(spec: ProgramSpec, settings: Settings, command: Sequence[str]) -> str
     given = command[names.index(spec.executable) + 1 :]  # what comes before are options of something else
     said = _said(given, spec.width_options)
     if said and said.isdigit() and int(said) > settings.threads:
-        return f"this command has {spec.title} start {said}, and the lease is of {settings.threads}: {write}"
+        much = f"this command has {spec.title} start {said}, and the lease is of {settings.threads}"
+        return f"{much}: {write}, or lease {said}"
     if settings.threads == 1:
         return None
     if spec.parallel_model is ParallelModel.MPI and not any(name in launchers.COMMANDS for name in names):
