@@ -383,6 +383,8 @@ def test_a_package_that_is_broken_is_named_and_keeps_nobody_from_the_others(tmp_
     ("name", "command", "add"),
     [
         ("psi4", "psi4 w.dat", "`psi4 -n 4 input.dat`"),
+        ("psi4", "psi4", "`psi4 -n 4 input.dat`"),
+        ("psi4", "psi4 -n", None),  # which psi4 itself refuses
         ("psi4", "/opt/bin/psi4 --memory 4GB w.dat", "`psi4 -n 4 input.dat`"),
         ("psi4", "psi4 -n 4 w.dat", None),
         ("psi4", "psi4 -n4 w.dat", None),

@@ -110,7 +110,7 @@ def untold(spec: ProgramSpec, settings: Settings, command: Sequence[str]) -> str
 
 def _said(words: Sequence[str], options: Sequence[str]) -> str | None:
     """What follows the first of ``options`` that is there; ``None``: there is none."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         for option in options:
             if word == option:
                 return following
