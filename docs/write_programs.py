@@ -121,14 +121,20 @@ def _set(spec: ProgramSpec) -> Iterator[str]:
     else:
         yield f"1 process of {settings.threads} threads."
     yield "The mask of the lease, and the variables of [all runtimes and launchers](runtimes.md)."
-    if spec.environment:
-        yield f"Beside them {', '.join(f'`{name}={value}`' for name, value in spec.environment.items())}."
+    told = {name: f"`{name}={value}`" for name, value in spec.environment.items()}
+    scratch = [words for words in told.values() if "{scratch}" in words]
+    always = [words for words in told.values() if words not in scratch]
+    if always:
+        yield f"Beside them {', '.join(always)}."
+    if scratch:
+        who = "`run` and `verify`, which make" if spec.qcengine else "`verify`, which makes"
+        yield f"By {who} a directory for each calculation, {', '.join(scratch)}; else what you have set stays."
     if spec.unset:
         yield f"Removed: {', '.join(f'`{name}`' for name in spec.unset)}."
     if spec.qcengine:
         config = {name: value for name, value in settings.task_config.items() if name != "ncores"}
-        told = "".join(f", `{name}={value!r}`" for name, value in config.items())
-        yield f"QCEngine's task_config: `ncores={settings.threads}`{told}."
+        more = "".join(f", `{name}={value!r}`" for name, value in config.items())
+        yield f"QCEngine's task_config: `ncores={settings.threads}`{more}."
         yield from (f"{_fact(fact)[2:]}" for fact in spec.facts if fact.topic == "harness")
     if spec.memory:
         less = f" less {format_size(spec.memory_overhead_bytes)}" if spec.memory_overhead_bytes else ""

@@ -67,6 +67,22 @@ def test_of_many_execs_of_a_program_so_many_run(monkeypatch, tmp_path):
     assert most_at_once(log) == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="exec is not there")
+@pytest.mark.skipif(len(LeaseBook(read_machine(), read_limits()).usable) < 2, reason="one CPU limits it anyhow")
+def test_who_waits_for_a_licence_is_told_so(monkeypatch, tmp_path):
+    (tmp_path / "book").mkdir()
+    monkeypatch.setenv("QCTHREADS_LEASES", str(tmp_path / "book"))
+    command = [sys.executable, "-m", "qcthreads", "exec", "--wait", "--program", "orca", "--at-most", "1", "--"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, "sh", "-c", "echo has; read end"], stdin=pipe, stdout=pipe, text=True) as first:
+        assert first.stdout.readline() == "has\n"
+        with subprocess.Popen([*command, "true"], stderr=pipe, text=True) as second:
+            assert f"held by process {first.pid}" in (said := second.stderr.readline())
+            assert said.endswith("; orca has all that it may have at once, 1\n")
+            first.communicate("end\n")
+            assert second.wait(60) == 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="its workers write to one file")
 def test_a_slot_holds_over_two_engines_that_share_a_book_of_made_up_cpus(book, tmp_path, monkeypatch):
     """Two each would fit twice; together they may have two. What is not limited goes on beside."""

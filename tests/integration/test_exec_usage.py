@@ -137,6 +137,14 @@ def test_the_document_is_written_where_exec_itself_fails(tmp_path: Path) -> None
         assert document["error"] in done.stderr
 
 
+def test_a_dash_is_no_file_and_nothing_is_run_for_it(tmp_path: Path) -> None:
+    done = qcthreads("exec", "--json-file", "-", "--", "echo", "ran", prefix=("env", "-C", str(tmp_path)))
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "--json-file -: give a file by its name" in done.stderr
+    assert not list(tmp_path.glob("*-"))
+    assert '"exit_status": 0' in qcthreads("exec", "--json-file", "/dev/stderr", "--", "true").stderr
+
+
 def _nobody() -> tuple[str, ...]:
     """What starts a process as a user without an entry in the system's list of users."""
     how = ("unshare", "--user", "--map-user=12345", "--map-group=12345")

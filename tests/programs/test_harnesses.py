@@ -132,7 +132,9 @@ def test_old_psi4_gives_a_gradient_like_pyscfs(needs):
     needs("psi4", "pyscf")
     fixed = {**WATER, "fix_com": True, "fix_orientation": True}
     tight = {"scf_type": "pk", "e_convergence": 1e-9, "d_convergence": 1e-9}
-    theirs = compute("psi4_legacy", molecule=fixed, driver="gradient", keywords=tight).return_result
+    result = compute("psi4_legacy", molecule=fixed, driver="gradient", keywords=tight)
+    theirs = result.return_result
+    assert (result.properties.return_gradient == theirs).all()  # pyberny reads it there
     ours = compute(molecule=fixed, driver="gradient").return_result
     assert np.abs(ours - theirs).max() < 1e-6
 

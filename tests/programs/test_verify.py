@@ -127,12 +127,17 @@ def test_a_stand_in_that_leaves_its_mask_is_found(verify, tmp_path):
         (("orca", "--input", "job.xyz"), 3, "is not installed here"),
         (("no-such-program",), 2, "there is no program"),
         (("pyscf", "--input", "job.xyz"), 2, "give --method"),
-        (("pyscf", "--input", "nothing.xyz"), 2, "cannot read the input"),
+        (("pyscf", "--input", "nothing.xyz"), 2, "--input nothing.xyz cannot be read: No such file or directory; give"),
+        (("xtb", "--basis", "sto-3g"), 2, "--basis 'sto-3g' with xtb, which has no basis sets"),
+        (("xtb", "--input", "job.xyz", "--basis", "sto-3g"), 2, "which has no basis sets"),
+        (("pyscf", "--threads", "100000"), 3, "100000 threads were asked for, but"),
         (("pyscf", "--repeats", "0"), 2, "--repeats 0"),
     ],
 )
 def test_what_cannot_be_verified_says_why(arguments, expected, said, verify, needs, tmp_path):
     needs("pyscf")
+    if arguments[0] == "xtb":
+        needs("xtb")
     (tmp_path / "job.xyz").write_text(WATER)
     status, _, words = verify(*arguments)
     assert (status, said in words) == (expected, True), words

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -178,6 +180,12 @@ def test_the_program_is_told_the_lease_less_its_overhead():
         settings_for(spec, 1, 100 * 1024**2)
 
 
+@pytest.mark.parametrize("memory", ["2GiB", 2.5, True])
+def test_memory_that_is_no_number_of_bytes_is_refused(memory):
+    with pytest.raises(InputError, match="must be a whole number of bytes"):
+        settings_for(registry.get("psi4"), 1, memory)
+
+
 def test_every_rank_has_memory_of_its_own_beside_what_the_program_is_told():
     spec = registry.get("nwchem")
     one, four = (settings_for(spec, ranks, 4 * GIB).task_config["memory"] * GIB for ranks in (1, 4))
@@ -330,7 +338,7 @@ def test_the_example_in_contributing_is_a_program_like_ours(tmp_path):
     code = (
         "from qcthreads import QCProgramThreading\n"
         "from qcthreads.programs import registry\n"
-        "here = registry.require('MyQC')\n"
+        "here = registry.require('MyQC', through_qcengine=False)\n"
         "print(here.path, registry.version(here), registry.get('myqc').provenance, sep='\\n')\n"
         "print(QCProgramThreading().configure_myqc_threading(3)['applied']['environment']['MYQC_THREADS'])\n"
     )
@@ -339,22 +347,44 @@ def test_the_example_in_contributing_is_a_program_like_ours(tmp_path):
     assert done.stdout.splitlines() == [str(executable), "3.1", "measured here with 3.1, verified in source", "3"]
 
 
-def test_an_entry_point_that_is_no_record_says_so(tmp_path):
-    (tmp_path / "wrong.py").write_text("WRONG = 3\n")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("WRONG = 3\n", "is a int; it must be a qcthreads.programs.spec.ProgramSpec"),
+        ("import a_module_that_is_gone\n", "cannot be loaded (ModuleNotFoundError: No module named 'a_module_that_is"),
+    ],
+)
+def test_a_package_that_is_broken_is_named_and_keeps_nobody_from_the_others(tmp_path, content, said):
+    (tmp_path / "wrong.py").write_text(content)
     info = tmp_path / "wrong-1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong\nVersion: 1\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: itspackage\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[qcthreads.programs]\nwrong = wrong:WRONG\n")
-    code = "from qcthreads.programs import registry\nregistry.get('wrong')\n"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert "must be a qcthreads.programs.spec.ProgramSpec" in done.stderr
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PATH": str(tmp_path)}
+
+    def qcthreads(*arguments):
+        command = [sys.executable, "-m", "qcthreads", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    alone = qcthreads("programs", "wrong")
+    assert alone.returncode == 3
+    assert said in alone.stderr
+    assert "repair or uninstall the package itspackage that brings it" in alone.stderr
+    listed = qcthreads("programs")
+    assert listed.returncode == 0
+    assert f"wrong: the entry point 'wrong' of the group qcthreads.programs {said}" in listed.stdout
+    assert "nwchem" in listed.stdout
+    document = json.loads(qcthreads("doctor", "--json").stdout)
+    assert [one["name"] for one in document["broken_programs"]] == ["wrong"]
+    assert {one["name"] for one in document["programs"]} == set(registry.BUILT_IN)
 
 
 @pytest.mark.parametrize(
     ("name", "command", "add"),
     [
         ("psi4", "psi4 w.dat", "`psi4 -n 4 input.dat`"),
+        ("psi4", "psi4", "`psi4 -n 4 input.dat`"),
+        ("psi4", "psi4 -n", None),  # which psi4 itself refuses
         ("psi4", "/opt/bin/psi4 --memory 4GB w.dat", "`psi4 -n 4 input.dat`"),
         ("psi4", "psi4 -n 4 w.dat", None),
         ("psi4", "psi4 -n4 w.dat", None),
@@ -375,7 +405,16 @@ def test_a_command_that_does_not_tell_its_program_the_width_is_told_how(name, co
     spec = registry.get(name)
     said = untold(spec, settings_for(spec, 4), command.split())
     assert said is None if add is None else add in said
-    assert untold(spec, settings_for(spec, 1), command.split()) is None
+    assert untold(spec, settings_for(spec, 1), [spec.executable, "w.dat"]) is None
+
+
+@pytest.mark.parametrize("command", ["psi4 -n 5 w.dat", "psi4 -n5", "psi4 --nthread=5", "molpro -n 5 w.com"])
+def test_a_command_that_tells_its_program_more_than_was_leased_is_told_so(command):
+    spec = registry.get(command.split()[0])
+    said = untold(spec, settings_for(spec, 4), command.split())
+    assert f"has {spec.title} start 5, and the lease is of 4: write `{spec.name} -n 4" in said
+    assert "and the lease is of 1:" in untold(spec, settings_for(spec, 1), command.split())  # --threads was forgotten
+    assert untold(spec, settings_for(spec, 5), command.split()) is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the program is a shell script")
@@ -385,7 +424,7 @@ def test_a_program_without_a_harness_is_for_exec(monkeypatch, tmp_path):
     orca.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert registry.require("orca", through_qcengine=False).path == str(orca)
-    with pytest.raises(InputError, match=r"no harness for ORCA.*`run` cannot use it.*`qcthreads exec"):
+    with pytest.raises(InputError, match=r"no harness for ORCA; lease CPUs for its own command: `qcthreads exec"):
         registry.require("orca")
 
 
@@ -403,6 +442,7 @@ def test_a_program_that_is_not_here_says_how_to_install_it(monkeypatch, tmp_path
         ("pycsf", "did you mean pyscf?"),
         ("Psi3", "did you mean psi4?"),
         ("gamesss", "did you mean gamess?"),
+        ("geometric", "geometric is a procedure of QCEngine, and has calculations done by a program: name"),
         ("sh", "there is no program 'sh'; qcthreads knows adcc, aimnet2,"),  # though it is on PATH
     ],
 )
@@ -434,6 +474,21 @@ def test_a_module_that_a_harness_needs_is_named(monkeypatch, tmp_path):
         registry.require("nwchem")
 
 
+def test_a_record_of_a_program_that_qcengine_does_not_know_is_for_exec(monkeypatch):
+    pytest.importorskip("qcengine", reason="it is QCEngine's registry that is looked at")
+    model = ParallelModel.SERIAL
+    spec = ProgramSpec(
+        name="shell", title="S", parallel_model=model, in_process=False, install_hint="-", executable="sh"
+    )
+    entry = SimpleNamespace(load=lambda: spec)
+    monkeypatch.setattr(registry, "_entry_points", lambda: {"shell": entry})
+    registry.get.cache_clear()
+    with pytest.raises(InputError, match="QCEngine knows no program 'shell': its record has to name a harness_module"):
+        registry.require("Shell")
+    assert registry.require("Shell", through_qcengine=False).program == "shell"
+    registry.get.cache_clear()
+
+
 def test_a_program_that_only_qcengine_knows_is_found_through_it():
     qcengine = pytest.importorskip("qcengine", reason="it is QCEngine's registry that is looked at")
     from qcengine.programs.model import ProgramHarness
@@ -459,8 +514,8 @@ def test_a_program_that_only_qcengine_knows_is_found_through_it():
     assert registry.find(registry.get("no-such-program")) is None
 
 
-@pytest.mark.parametrize("name", ["psi4", "mopac", "pyscf"])
-def test_version_leaves_nothing_behind(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["psi4", "mopac", "pyscf", "nwchem"])
+def test_version_is_told_and_leaves_nothing_behind(name, tmp_path, monkeypatch):
     installation = registry.find(registry.get(name))
     if installation is None:
         if os.environ.get("CI") == "true":
@@ -468,7 +523,7 @@ def test_version_leaves_nothing_behind(name, tmp_path, monkeypatch):
         pytest.skip(f"{name} is not installed here")
     monkeypatch.chdir(tmp_path)
     registry.version.cache_clear()
-    assert registry.version(installation)[0].isdigit()
+    assert re.fullmatch(r"\d+\.\d+\S*", registry.version(installation))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,12 +15,11 @@ from ..host import get_host, native_status, read_machine
 from ..host.limits import read_limits
 from ..host.profiles import StoredProfile, read_profile
 from ..leases.checkup import Checkup, examine
-from ..programs import registry
 from ..units import format_size
 from .calibrate_machine import in_short, profile_document
 from .leases import place_document, place_in_words
 from .limits import limits_document
-from .programs import program_document
+from .programs import program_documents
 from .render import print_json
 
 _EPILOG = """examples:
@@ -59,6 +58,7 @@ def _examine() -> dict[str, Any]:
     capabilities = get_host().capabilities
     limits = read_limits()
     native, reason = native_status()
+    known = program_documents()
     if native and capabilities.back_end != "native":
         reason = f"built, but QCTHREADS_BACKEND={os.environ.get('QCTHREADS_BACKEND')} chose another back end"
     return {
@@ -72,7 +72,8 @@ def _examine() -> dict[str, Any]:
         "limits_in_short": limits.explain_cpus(),
         "leases": _book_document(examine()),
         "memory_bandwidth": _bandwidth_document(read_profile(read_machine())),
-        "programs": [program_document(name) for name in registry.names()],
+        "programs": known["programs"],
+        "broken_programs": known["broken"],
         "optional_packages": [
             {"name": name, "version": _installed(name), "for": use} for name, use in _OPTIONAL.items()
         ],
@@ -123,6 +124,8 @@ def _print(found: dict[str, Any]) -> None:
     print(f"programs: {len(here)} of {len(found['programs'])} known; `qcthreads programs NAME` says how to install one")
     for program in here:
         print(f"  {program['name']}: {program['version'] or 'found'}, {program['path']}")
+    for one in found["broken_programs"]:
+        print(f"  {one['name']}: {one['error']}")
     missing = [package for package in found["optional_packages"] if package["version"] is None]
     print(
         "optional packages: "

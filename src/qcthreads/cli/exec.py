@@ -10,7 +10,6 @@ from contextlib import suppress
 
 from ..cpuset import CpuSet
 from ..errors import InputError, QCThreadsError
-from ..leases.place import LEASE_VARIABLE
 from ..units import parse_size
 
 if sys.platform != "win32":
@@ -134,6 +133,8 @@ def _request(args: Namespace) -> Request:
         raise InputError(f"--timeout {args.timeout:g} is no time to wait; give seconds")
     if args.gpus < 0:
         raise InputError(f"--gpus {args.gpus} is no number of GPUs; give 0 or more")
+    if args.cpus is not None and not args.cpus.strip():
+        raise InputError("--cpus names no CPU; write for example 0-3,8")
     if args.at_most is not None and (args.program is None or args.at_most < 1):
         raise InputError(f"--at-most {args.at_most}: give 1 or more, and say of which program by --program")
     return Request(
@@ -159,19 +160,16 @@ def _say(line: str) -> None:
 
 
 def _snippet(prepared: Prepared) -> str:
-    """What has the same effect in a shell, but for the lease."""
+    """What has the same effect in a shell, also in another than this, but for the lease."""
     import shlex
 
     lease = prepared.lease
     lines = [f"# CPUs {lease.cpus}, memory node {lease.nodes}; nothing was run, and no lease is held"]
     if prepared.not_now:
         lines.append(f"# as on an empty node: {prepared.not_now}")
-    lines += [f"unset {name}" for name in prepared.told.removed]
-    lines += [
-        f"export {name}={shlex.quote(value)}"
-        for name, value in command.additions(prepared).items()
-        if name != LEASE_VARIABLE
-    ]
+    lines.append(f"unset {' '.join(prepared.unset)}")
+    variables = {**prepared.told.kept, **command.additions(prepared)}
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     return "\n".join([*lines, f"taskset -c {lease.cpus} {shlex.join(prepared.command)}"])
 
 
@@ -201,6 +199,7 @@ def _document(request: Request, prepared: Prepared, outcome: Outcome | None) -> 
             "wall_s": outcome.wall_s,
             "cpu_s": outcome.cpu_s,
             "peak_memory_bytes": outcome.peak_memory_bytes,
+            "threads_at_once": outcome.threads_at_once,
             "strays": outcome.strays,
             "mismatches": outcome.mismatches,
         }

@@ -18,6 +18,8 @@ def check_writable(option: str, path: Path, *others: tuple[str, Path | None]) ->
     for name, other in others:
         if other is not None and path.resolve() == other.resolve():
             raise InputError(f"{option} {path} is {name}, which it would overwrite; give another file")
+    if str(path) == "-":
+        raise InputError(f"{option} -: give a file by its name; /dev/stderr is one")
     if path.is_dir() or not path.parent.is_dir():
         why = "is a directory" if path.is_dir() else f"cannot be written: there is no directory {path.parent}"
         raise InputError(f"{option} {path} {why}; give a file in a directory that is there")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+from ..errors import MachineError
 from ..programs import registry
 from .render import print_json, print_table
 
@@ -23,15 +24,28 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def execute(args: Namespace) -> int:
     """List the programs, or tell of one."""
-    names = registry.names() if args.program is None else (registry.known(args.program),)
-    programs = [program_document(name) for name in names]
-    if args.json:
-        print_json({"programs": programs})
-    elif args.program is None:
-        _print_list(programs)
+    if args.program is None:
+        found = program_documents()
     else:
-        _print_one(programs[0])
+        found = {"programs": [program_document(registry.known(args.program))], "broken": []}
+    if args.json:
+        print_json(found)
+    elif args.program is None:
+        _print_list(**found)
+    else:
+        _print_one(found["programs"][0])
     return 0
+
+
+def program_documents() -> dict[str, list[dict[str, Any]]]:
+    """What is known of every program; one whose package is broken keeps nobody from the others."""
+    programs, broken = [], []
+    for name in registry.names():
+        try:
+            programs.append(program_document(name))
+        except MachineError as error:
+            broken.append({"name": name, "error": str(error)})
+    return {"programs": programs, "broken": broken}
 
 
 def program_document(name: str) -> dict[str, Any]:
@@ -62,7 +76,7 @@ def program_document(name: str) -> dict[str, Any]:
     }
 
 
-def _print_list(programs: list[dict[str, Any]]) -> None:
+def _print_list(programs: list[dict[str, Any]], broken: list[dict[str, Any]]) -> None:
     rows = [
         (
             program["name"],
@@ -74,6 +88,8 @@ def _print_list(programs: list[dict[str, Any]]) -> None:
         for program in programs
     ]
     print_table("", ("program", "found here", "for", "threads by", "how well known"), rows)
+    for one in broken:
+        print(f"{one['name']}: {one['error']}")
     print("How to install one, and all that is known of it: qcthreads programs NAME")
 
 

@@ -69,6 +69,8 @@ def execute(args: Namespace) -> int:
     else:
         job = sample.from_file(spec, args.input, args.method, args.basis)
     book = node_book(busy="avoid", orphans="end")
+    if args.threads is not None:
+        book.check(args.threads)
     memory_bytes = parse_size(args.memory) if args.memory else min(_MEMORY_BYTES, book.memory_bytes // 2)
     seen = verify(spec, job, book, memory_bytes=memory_bytes, repeats=args.repeats, widest=args.threads, say=_say)
     version = registry.version(installation) or seen.version_told

@@ -38,6 +38,8 @@ assert sys.platform != "win32", "Windows has no signals to pass on"
 Say = Callable[[str], object]
 
 _CARRIED = 1.1  # Linux counts resident pages per CPU, and what it says is some of them behind, differently each time
+_CROWDED_S = 0.9  # what starts, and its launcher with it, has more threads for less
+_HELPER_SHARE = 0.2  # of the CPU time of the busiest thread; less is a helper's or a launcher's that looks now and then
 _SETTLE_S = 0.2  # what is ending together with the command has left nothing behind
 
 
@@ -75,8 +77,10 @@ class Prepared:
     """The command with what it is put behind."""
     lease: Lease
     told: precedence.Told
+    unset: tuple[str, ...]
+    """Variables that it must not see, whether the caller has them or not."""
     placed: Mapping[str, str]
-    """Variables that say where it is: whose lease, its GPUs, and its CPUs where Slurm is to bind."""
+    """Variables that say where it is: whose lease (not in a rehearsal), its GPUs, its CPUs where Slurm is to bind."""
     not_now: str = ""
     """Why the lease could not be given now, where nothing is to be run."""
 
@@ -94,6 +98,8 @@ class Outcome:
     """Of the command and everything below it that has ended."""
     peak_memory_bytes: int
     """The largest resident memory of any one of its processes; on Linux no less than what this one had."""
+    threads_at_once: float | None
+    """So many worked at once, or would have on CPUs of their own, where it was most; ``None``: it was too short."""
     strays: tuple[str, ...]
     """What outlived the command."""
     mismatches: tuple[str, ...]
@@ -143,7 +149,7 @@ def rehearsed(request: Request, say: Say) -> Iterator[Prepared]:
         not_now = str(error)
         lease = _acquire(replace(at_once, busy="ignore"), settings.threads, Ledger())
     with lease:
-        yield _prepared(request, executable, settings, lease, say, not_now)
+        yield _prepared(request, executable, settings, lease, say, not_now, rehearsal=True)
 
 
 def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
@@ -163,13 +169,23 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
         except OSError as error:
             raise _not_started(prepared.command[0], error) from error
     lease.hold.children.append(foreground)  # type: ignore[arg-type]  # all it is asked is poll()
-    masks = _Masks(lease.cpus if bound else None)
-    foreground.wait(masks.look)
+    masks, crowd = _Masks(lease.cpus if bound else None), _Crowd()
+
+    def look(pids: list[int]) -> None:
+        masks.look(pids)
+        crowd.look(pids)
+
+    foreground.wait(look)
     wall_s = time.monotonic() - began
     strays = _outlast(request, foreground, lease, say)
     assert foreground.exit_code is not None
     cpu_s, peak_memory_bytes = _usage()
-    mismatches = [*_lost(lease, bound), *masks.outside(), *_beyond(lease, peak_memory_bytes)]
+    mismatches = [
+        *_lost(lease, bound),
+        *masks.outside(),
+        *crowd.beyond(len(lease.cpus)),
+        *_beyond(lease, peak_memory_bytes),
+    ]
     for mismatch in mismatches:
         say(mismatch)
     return Outcome(
@@ -178,6 +194,7 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
         wall_s=wall_s,
         cpu_s=cpu_s,
         peak_memory_bytes=peak_memory_bytes,
+        threads_at_once=crowd.most,
         strays=strays,
         mismatches=tuple(mismatches),
     )
@@ -239,7 +256,14 @@ def _settings(request: Request, say: Say) -> Settings:
 
 
 def _prepared(
-    request: Request, executable: str, settings: Settings, lease: Lease, say: Say, not_now: str = ""
+    request: Request,
+    executable: str,
+    settings: Settings,
+    lease: Lease,
+    say: Say,
+    not_now: str = "",
+    *,
+    rehearsal: bool = False,
 ) -> Prepared:
     """What the command is told under ``lease``."""
     told = precedence.settle(settings, os.environ)
@@ -250,8 +274,18 @@ def _prepared(
     if note:
         say(note)
     placed = {**lease.environment, **step}
+    if rehearsal:  # the lease is gone when somebody does it in earnest
+        placed.pop(LEASE_VARIABLE, None)
     words = request.wrapping.around(request.command, {**told.environment, **told.kept, **placed}, settings.unset)
-    return Prepared(executable=executable, command=tuple(words), lease=lease, told=told, placed=placed, not_now=not_now)
+    return Prepared(
+        executable=executable,
+        command=tuple(words),
+        lease=lease,
+        told=told,
+        unset=settings.unset,
+        placed=placed,
+        not_now=not_now,
+    )
 
 
 def _lease(request: Request, threads: int, say: Say) -> Lease:
@@ -341,6 +375,43 @@ class _Masks:
                     "it has bound itself, or was bound by its launcher"
                 )
         return lines
+
+
+class _Crowd:
+    """How many threads of the command work at once, be it on CPUs of their own or by turns."""
+
+    most: float | None = None
+    """The mean between two looks, where it was most."""
+
+    def __init__(self) -> None:
+        self._looked = time.monotonic()
+        self._seen: dict[tuple[int, int], tuple[float, int, int]] = {}
+
+    def look(self, pids: list[int]) -> None:
+        """At these processes of the command."""
+        before, now = self._looked, time.monotonic()
+        ran_and_wanted = []
+        for pid in pids:
+            for thread, (ran_ns, waited_ns) in processes.times_ns(pid).items():
+                last, ran_before_ns, waited_before_ns = self._seen.get((pid, thread), (before, 0, 0))
+                self._seen[pid, thread] = now, ran_ns, waited_ns
+                passed_ns = (now - last) * 1e9
+                ran = (ran_ns - ran_before_ns) / passed_ns
+                ran_and_wanted.append((ran, min(1.0, ran + (waited_ns - waited_before_ns) / passed_ns)))
+        self._looked = now
+        if ran_and_wanted and now - before >= _CROWDED_S:
+            least = _HELPER_SHARE * max(ran_and_wanted)[0]
+            at_once = sum(wanted for ran, wanted in ran_and_wanted if ran >= least)
+            self.most = max(self.most or 0.0, at_once)
+
+    def beyond(self, leased: int) -> list[str]:
+        """A line where they were more than the lease has CPUs."""
+        if self.most is None or self.most < leased + 0.5:
+            return []
+        return [
+            f"{self.most:.0f} threads of the command shared the {format_count(leased, 'CPU')} of its lease: "
+            "have it start fewer, or lease more"
+        ]
 
 
 def _lost(lease: Lease, bound: CpuSet | None) -> list[str]:

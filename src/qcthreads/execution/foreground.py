@@ -24,7 +24,7 @@ _OURS = (signal.SIGPIPE, signal.SIGXFSZ)  # CPython ignores them, and whatever i
 _UNKNOWN = 125  # as exec's own failures
 _EVER_S = 1e6
 _GOING_ON_S = 0.02  # the signal that lets a group go on reaches one after the other
-_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.25, 8.0  # the threads of 128 take some 2 ms to look at: under 0.1 % of a core
+_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.25, 8.0  # the threads of 128 take some 4 ms to look at: under 0.1 % of a core
 
 
 class Foreground:

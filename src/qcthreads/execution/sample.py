@@ -65,6 +65,7 @@ def built_in(spec: ProgramSpec, method: str | None = None, basis: str | None = N
             raise InputError(f"{spec.title} is run by its own command: method and basis are in its input, --input FILE")
         return _by_command(spec, {_input_name(spec): sample.input_text}, "its sample")
     method, basis = method or sample.method, basis or sample.basis
+    _check_basis(spec, basis)
     model = method if basis is None else f"{method}/{basis}"
     return Job(
         program=spec.name,
@@ -81,7 +82,8 @@ def from_file(spec: ProgramSpec, path: Path, method: str | None = None, basis: s
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the input {path}: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"--input {path} cannot be read: {why}; give a text file of yours") from None
     if not spec.qcengine:
         if method or basis:
             raise InputError(f"method and basis of {spec.title} are in {path}; leave --method and --basis out")
@@ -93,6 +95,7 @@ def from_file(spec: ProgramSpec, path: Path, method: str | None = None, basis: s
     method = method or spec.usual_method
     if method is None or (basis is None and spec.takes_basis):
         raise InputError(f"{path} has atoms alone: give --method, and --basis where {spec.title} has basis sets")
+    _check_basis(spec, basis)
     model = method if basis is None else f"{method}/{basis}"
     molecule = _from_xyz(path, text)
     return Job(
@@ -100,6 +103,11 @@ def from_file(spec: ProgramSpec, path: Path, method: str | None = None, basis: s
         title=f"{model}, {path.name}",
         atomic_input=_atomic_input(molecule, method, basis, {}),
     )
+
+
+def _check_basis(spec: ProgramSpec, basis: str | None) -> None:
+    if basis is not None and not spec.takes_basis:
+        raise InputError(f"--basis {basis!r} with {spec.title}, which has no basis sets; leave the basis out")
 
 
 def run_command(given: Mapping[str, Any]) -> dict[str, Any]:

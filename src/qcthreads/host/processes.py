@@ -75,6 +75,11 @@ if sys.platform == "linux":
         masks = {thread: _status(pid, b"Cpus_allowed_list", f"task/{thread}/status") for thread in working}
         return {int(thread): CpuSet.parse(mask.decode()) for thread, mask in masks.items() if mask}
 
+    def times_ns(pid: int) -> dict[int, tuple[int, int]]:
+        """How long each of its threads has run, and waited for a CPU; nothing where the kernel does not keep that."""
+        told = {thread: (_read(pid, f"task/{thread}/schedstat") or b"").split() for thread in _threads(pid)}
+        return {int(thread): (int(times[0]), int(times[1])) for thread, times in told.items() if len(times) > 1}
+
     def descendants(pid: int) -> list[int]:
         """Its children, their children and so on."""
         if _read(os.getpid(), f"task/{os.getpid()}/children") is None:  # a kernel without CONFIG_PROC_CHILDREN
@@ -215,6 +220,10 @@ else:
         return None
 
     def masks_of_working_threads(pid: int) -> dict[int, CpuSet]:  # noqa: ARG001
+        """Not told."""
+        return {}
+
+    def times_ns(pid: int) -> dict[int, tuple[int, int]]:  # noqa: ARG001
         """Not told."""
         return {}
 

@@ -53,6 +53,11 @@ class Shortage:
             said.append(f"{holdings[0].owner} (CPUs {cpus}{and_memory})")
         return ", ".join([*said, *also]) or "those who have waited longer"
 
+    def waited_for(self, also: Iterable[str] = ()) -> str:
+        """Who holds what is lacking, and of what nobody else may have more now."""
+        taken = (f"{name} has all that it may have at once, {most}" for name, most in self.all_taken)
+        return "; ".join([self.holders(also), *taken])
+
     def explain(self, waited_s: float | None, also: Iterable[str] = ()) -> str:
         """The whole of it, as an error that says what to do."""
         claim = self.claim
@@ -60,9 +65,7 @@ class Shortage:
         asked += f" and {format_size(claim.memory_bytes)}" if claim.memory_bytes else ""
         asked += f" and {format_count(claim.gpus, 'GPU')}" if claim.gpus else ""
         found = f"{len(self.free)} of {self.usable} CPUs and {format_size(self.memory_bytes)} are free"
-        found += f", the others are held by {self.holders(also)}"
-        for name, most in self.all_taken:
-            found += f"; {name} has all that it may have at once, {most}"
+        found += f", the others are held by {self.waited_for(also)}"
         queue = f", and {self.ahead} ahead of it in the queue" if self.ahead > 0 else ""
         when = f"within {waited_s:g} s" if waited_s else "now"
         return f"{asked} cannot be given {when}: {found}{queue}; wait{' longer' if waited_s else ''}, or ask for less"

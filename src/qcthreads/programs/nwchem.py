@@ -22,6 +22,7 @@ SPEC = ProgramSpec(
     ),
     memory_per_process_bytes=91 * 1024**2,
     executable="nwchem",
+    version_command=("nwchem", "/dev/null"),  # it has no option for that, and says it before it reads its input
     required_modules=("networkx",),
     sample=Sample(waters=2, method="hf", basis="cc-pvtz"),
     install_hint="on Debian: apt install nwchem openmpi-bin libopenblas0-pthread; with it: pip install networkx",

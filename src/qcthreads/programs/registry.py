@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
-from ..errors import InputError, ProgramNotFoundError, QCThreadsError
+from ..errors import InputError, MachineError, ProgramNotFoundError
 from ..units import nearest
 from .spec import ParallelModel, ProgramSpec
 from .unknown import unknown
@@ -45,18 +45,14 @@ class Installation:
 def get(name: str) -> ProgramSpec:
     """The record of program ``name`` in any case; for one that nothing is known about, a record that says so.
 
-    Ours come first, then the entry points of the group ``qcthreads.programs``, which are read once.
+    Ours come first, then the entry points of the group ``qcthreads.programs``, which are read once. Raises MachineError
+    where another package's cannot be used.
     """
     name = name.lower()
     if name in BUILT_IN:
         spec = import_module(f"{__package__}.{name.replace('-', '_')}").SPEC
     elif name in (entries := _entry_points()):
-        spec = entries[name].load()
-        if not isinstance(spec, ProgramSpec):
-            raise QCThreadsError(
-                f"the entry point {name!r} of the group {_GROUP} is a {type(spec).__name__}; "
-                "it must be a qcthreads.programs.spec.ProgramSpec: repair or uninstall the package that brings it"
-            )
+        spec = _loaded(entries[name])
     else:
         spec = unknown(name)
     assert isinstance(spec, ProgramSpec)
@@ -126,9 +122,11 @@ def require(name: str, *, through_qcengine: bool = True) -> Installation:
     if through_qcengine and not spec.qcengine:
         ranks, threads = (4, 1) if "{ranks}" in spec.command else (1, 4)
         raise InputError(
-            f"QCEngine has no harness for {spec.title}, so that `run` cannot use it; lease CPUs for its own command: "
+            f"QCEngine has no harness for {spec.title}; lease CPUs for its own command: "
             f"`qcthreads exec --program {spec.name} --threads 4 -- {spec.command.format(ranks=ranks, threads=threads)}`"
         )
+    if through_qcengine and name.lower() not in BUILT_IN:
+        _check_harness(spec)
     installation = find(spec)
     if installation is None:
         raise ProgramNotFoundError(not_installed(spec))
@@ -172,6 +170,22 @@ def version(installation: Installation) -> str | None:
     return match.group(1) if match else None
 
 
+def _loaded(entry) -> ProgramSpec:  # type: ignore[no-untyped-def]
+    """What the package that brings ``entry`` says of the program."""
+    try:
+        spec = entry.load()
+    except Exception as error:  # a package of somebody else's, in which anything may be wrong
+        wrong = f"cannot be loaded ({type(error).__name__}: {error})"
+    else:
+        if isinstance(spec, ProgramSpec):
+            return spec
+        wrong = f"is a {type(spec).__name__}; it must be a qcthreads.programs.spec.ProgramSpec"
+    package = f"the package {entry.dist.name}" if entry.dist else "the package"
+    raise MachineError(
+        f"the entry point {entry.name!r} of the group {_GROUP} {wrong}: repair or uninstall {package} that brings it"
+    )
+
+
 @cache
 def _entry_points():  # type: ignore[no-untyped-def]
     """Name in lower case -> entry point."""
@@ -191,18 +205,35 @@ def _module_path(module: str) -> str | None:
 def _check_known(name: str) -> None:
     """Programs that there is no record of are QCEngine's, or nobody's."""
     try:
-        from qcengine import list_all_programs
+        from qcengine import list_all_procedures, list_all_programs
     except ImportError:
         return
     others = sorted({known.lower() for known in list_all_programs()} - set(names()))
     if name in names() or name in others:
         return
+    if name in {known.lower() for known in list_all_procedures()}:
+        raise InputError(
+            f"{name} is a procedure of QCEngine, and has calculations done by a program: name the one that does them"
+        )
     near = nearest(name, [*names(), *others])
     also = f"; QCEngine has also {', '.join(others)}" if others else ""
     raise InputError(
         f"there is no program {name!r}; {f'did you mean {near}? ' if near else ''}"
         f"qcthreads knows {', '.join(names())}{also}"
     )
+
+
+def _check_harness(spec: ProgramSpec) -> None:
+    """Refuse a record of another package's that QCEngine has nothing for."""
+    try:
+        from qcengine import list_all_programs
+    except ImportError:
+        return
+    if spec.harness_module is None and spec.name.lower() not in {known.lower() for known in list_all_programs()}:
+        raise InputError(
+            f"QCEngine knows no program {spec.name!r}: its record has to name a harness_module that registers one, or "
+            "to say qcengine=False, and is then for `qcthreads exec`"
+        )
 
 
 def _path_by_qcengine(name: str) -> str | None:

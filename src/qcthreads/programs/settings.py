@@ -51,6 +51,7 @@ def settings_for(
         ``memory_bytes`` does not even hold what the program needs beyond its memory setting.
     """
     check_threads(threads)
+    _check_memory(memory_bytes)
     width, notes = _useful(spec, threads)
     if ranks is None:
         ranks = width if spec.processes_scale else 1
@@ -80,28 +81,43 @@ def check_threads(threads: int) -> None:
         raise InputError(f"the number of threads is {threads!r}; it must be a whole number of at least 1")
 
 
+def _check_memory(memory_bytes: int | None) -> None:
+    if memory_bytes is not None and (isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int)):
+        raise InputError(f"memory_bytes is {memory_bytes!r}; it must be a whole number of bytes")
+
+
 def untold(spec: ProgramSpec, settings: Settings, command: Sequence[str]) -> str | None:
-    """That ``command`` does not tell the program its width, where nothing else can; ``None``: it does, or need not."""
+    """That ``command`` does not tell the program its width, where nothing else can, or tells it more; else ``None``."""
     names = [os.path.basename(word) for word in command]  # noqa: PTH119
-    if settings.threads == 1 or spec.executable not in names:
+    if spec.executable not in names:
         return None
     write = f"write `{spec.command.format(threads=settings.threads // settings.ranks, ranks=settings.ranks)}`"
+    given = command[names.index(spec.executable) + 1 :]  # what comes before are options of something else
+    said = _said(given, spec.width_options)
+    if said and said.isdigit() and int(said) > settings.threads:
+        much = f"this command has {spec.title} start {said}, and the lease is of {settings.threads}"
+        return f"{much}: {write}, or lease {said}"
+    if settings.threads == 1:
+        return None
     if spec.parallel_model is ParallelModel.MPI and not any(name in launchers.COMMANDS for name in names):
         return f"the width of {spec.title} is its number of MPI processes, and this command starts one: {write}"
-    given = command[names.index(spec.executable) + 1 :]  # what comes before are options of something else
-    if spec.width_options and not any(_gives(word, spec.width_options) for word in given):
+    if spec.width_options and said is None:
         known = " or ".join(spec.width_options)
         other = f", unless its input says {settings.threads}" if spec.input_text else ""
         return f"{spec.title} is told its width by {known}, and this command has none: 1 works{other}; {write}"
     return None
 
 
-def _gives(word: str, options: Sequence[str]) -> bool:
-    """Whether ``word`` is one of ``options``, with its value or without."""
-    return any(
-        word.partition("=")[0] == option or (word.startswith(option) and word[len(option) :].isdigit())
-        for option in options
-    )
+def _said(words: Sequence[str], options: Sequence[str]) -> str | None:
+    """What follows the first of ``options`` that is there; ``None``: there is none."""
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        for option in options:
+            if word == option:
+                return following
+            value = word.removeprefix(option)
+            if value != word and (value.isdigit() or value.startswith("=")):
+                return value.removeprefix("=")
+    return None
 
 
 def _useful(spec: ProgramSpec, threads: int) -> tuple[int, list[str]]:

@@ -90,7 +90,8 @@ def _as_version_1(inp: AtomicInput, config: TaskConfig) -> dict[str, Any]:
 
 def _as_version_2(answer: dict[str, Any], inp: AtomicInput, config: TaskConfig) -> AtomicResult:
     molecule = {k: v for k, v in answer["molecule"].items() if k not in ("schema_name", "schema_version")}
-    properties = {k: v for k, v in answer["properties"].items() if k in AtomicProperties.model_fields}
+    told = answer["properties"] | {f"return_{inp.specification.driver.value}": answer["return_result"]}
+    properties = {k: v for k, v in told.items() if k in AtomicProperties.model_fields}
     provenance = {**answer["provenance"], "nthreads": config.ncores, "memory": round(config.memory, 3)}
     return AtomicResult(
         input_data=inp,
