@@ -68,7 +68,11 @@ def _variables() -> str:
     constants = ", ".join(f"`{name}={value}`" for name, value in runtimes.CONSTANTS.items())
     counts = ", ".join(f"`{name}`" for name in runtimes.COUNTS)
     unset = ", ".join(f"`{name}`" for name in runtimes.UNSET)
-    return f"- Set to the threads of one process: {counts}\n- Set always: {constants}\n- Removed: {unset}"
+    slots = ", ".join(f"`{name}`" for name in launchers.SLOTS)
+    return (
+        f"- Set to the threads of one process: {counts}\n- Set to the cores of the lease: {slots}\n"
+        f"- Set always: {constants}\n- Removed: {unset}"
+    )
 
 
 def _launchers() -> str:

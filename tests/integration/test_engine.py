@@ -24,9 +24,10 @@ from qcthreads.errors import InputError, LeaseError, ProgramNotFoundError, StopR
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.host import read_machine
-from qcthreads.host.limits import read_limits
+from qcthreads.host.limits import Limits, read_limits
 from qcthreads.host.trees import MARK
 from qcthreads.leases import Lease, LeaseBook
+from qcthreads.machine.synthetic import synthetic_machine
 
 TASKS = """
     import os, signal, subprocess, sys, tempfile, time
@@ -268,6 +269,50 @@ def test_a_wide_calculation_gets_its_width_and_its_own_worker(engine: LocalEngin
     assert CpuSet(wide["mask"]) == book.usable
     assert wide["environment"]["OMP_NUM_THREADS"] == str(width)
     assert found["wide"].worker_pid != found["narrow"].worker_pid
+
+
+def hyperthreads(cores: int) -> LeaseBook:
+    """Of a machine with two PUs per core, which is not this one: nothing may be bound to them."""
+    machine = synthetic_machine(cores=cores, threads=2)
+    pus = len(machine.cpus_online)
+    return LeaseBook(machine, Limits(machine.cpus_online, pus, None, 2**32, ()), smt=True)
+
+
+def test_two_calculations_share_a_core_where_hyperthreads_are_given(tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in "ab"]
+    pairs = [("a", names), ("b", names[::-1])]
+    with LocalEngine(hyperthreads(1), affinity=False) as made:
+        jobs = [calculation("meet", label, mine=mine, other=other) for label, (mine, other) in pairs]
+        outcomes = list(made.run(jobs, max_workers=2))
+    assert all(outcome.result and outcome.result["met"] for outcome in outcomes)
+    assert {str(outcome.cpus) for outcome in outcomes} == {"0", "1"}
+
+
+def test_ranks_that_spin_have_their_cores_for_themselves() -> None:
+    """By what the worker is told, and by when each of two ran."""
+    job = replace(calculation("look", threads=2), program="nwchem")
+    with LocalEngine(hyperthreads(2), affinity=False) as made:
+        one, other = sorted(
+            made.run([job, replace(job, label="b")], max_workers=2), key=lambda outcome: outcome.started_at
+        )
+    assert one.started_at + one.wall_s <= other.started_at
+    for outcome in (one, other):
+        assert outcome.result is not None
+        assert outcome.result["environment"]["OMPI_MCA_orte_set_default_slots"] == "2"
+        assert outcome.result["environment"]["OMP_NUM_THREADS"] == "1"
+        assert str(outcome.cpus) == "0-1"  # one of each core
+    notes: list[str] = []
+    listen = notes.append
+    with LocalEngine(
+        hyperthreads(1),
+        affinity=False,
+        on_progress=lambda event: listen(event.message) if event.event == "note" else None,
+    ) as made:
+        outcome = only(made.run([job]))
+    assert outcome.result is not None
+    assert outcome.result["environment"]["OMPI_MCA_orte_set_default_slots"] == "1"
+    assert outcome.result["environment"]["OMP_NUM_THREADS"] == "2"
+    assert "NWChem spins while it waits: a process per core, 1 on 2 PUs" in notes
 
 
 def test_a_reused_worker_follows_its_lease(engine: LocalEngine, book: LeaseBook) -> None:

@@ -521,6 +521,16 @@ def test_the_ranks_of_two_mpiruns_at_once_stay_in_their_leases(started: Callable
 
 
 @linux
+@needs_two
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs Open MPI")
+def test_an_mpirun_that_is_told_no_number_starts_as_many_as_the_lease_has_cores() -> None:
+    # By itself it starts as many as the machine has, each of which would spin while it waits for the others.
+    rank = ["mpirun", "--allow-run-as-root", "sh", "-c", "echo $OMP_NUM_THREADS"]
+    for threads in ("1", "2"):
+        assert run("--threads", threads, "--", *rank).stdout.split() == ["1"] * int(threads)
+
+
+@linux
 def test_where_the_system_refuses_to_bind_the_command_runs_unbound_and_says_so(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     refuse = [sys.executable, str(Path(__file__).with_name("refuse.py")), "EPERM", "sched_setaffinity"]

@@ -24,7 +24,7 @@ from qcthreads.host import read_machine
 from qcthreads.host.disks import file_system
 from qcthreads.host.limits import read_limits
 from qcthreads.manybody.run import Run, RunReport, RunRequest
-from qcthreads.planning.costs import Observation, Size
+from qcthreads.planning.costs import Observation, Size, memory_grant
 from qcthreads.programs.registry import find, get
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -48,6 +48,39 @@ def test_after_a_run_grants_are_near_to_peaks_where_no_setting_held_them_back() 
     # Of calculations of some milliseconds, the worker and the program are not always seen together.
     within = [0.9 <= one.memory_granted_bytes / one.memory_peak_bytes <= 2.0 for one in calculations]
     assert sum(within) >= 0.9 * len(within), [(one.memory_granted_bytes, one.memory_peak_bytes) for one in calculations]
+
+
+@pytest.mark.nwchem
+def test_of_two_processes_more_is_planned_than_of_one_and_they_take_it(tmp_path: Path) -> None:
+    """By what real NWChem took with one alone."""
+    if find(get("nwchem")) is None or shutil.which("mpirun") is None:
+        assert os.environ.get("CI") != "true", "NWChem and Open MPI must be installed in CI"
+        pytest.skip("NWChem or Open MPI is not installed here")
+    three_waters = tmp_path / "waters.xyz"
+    three_waters.write_text("\n".join(["9", "", *(EXAMPLES / "water4.xyz").read_text().splitlines()[2:11]]))
+    request = RunRequest(
+        input=three_waters,
+        program="nwchem",
+        method="hf",
+        basis="cc-pvtz",  # for some seconds: what is over sooner is not seen whole
+        max_nbody=1,
+        fragments="1-6;7-9",
+        busy="ignore",
+        workers=1,
+        memory_bytes=2048 * MIB,
+    )
+
+    def peak_bytes(threads: int) -> int:
+        made = Run(replace(request, threads=threads, learn=threads == 1)).execute()
+        return max(one.memory_peak_bytes for one in made.record.calculations)
+
+    one_bytes, two_bytes = peak_bytes(1), peak_bytes(2)
+    model = CostStore(read_machine()).model(Kind("nwchem", "energy", "hf", "cc-pvtz"))
+    largest = max((seen.size for seen in model.observations), key=lambda size: size.electrons)
+    peak = model.memory_bytes(largest)
+    assert peak is not None
+    assert peak.value == one_bytes
+    assert memory_grant(peak) < two_bytes <= memory_grant(peak) + get("nwchem").memory_per_process_bytes
 
 
 def test_what_little_memory_held_back_is_granted_its_share_afterwards() -> None:

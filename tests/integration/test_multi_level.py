@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("qcmanybody", reason="the expansion is QCManyBody's")
@@ -19,10 +25,13 @@ import qcthreads.manybody.run
 from qcthreads import ParallelConfig, ParallelManyBodyExecutor
 from qcthreads.cli.results import print_report
 from qcthreads.cpuset import CpuSet
+from qcthreads.execution.calculation import Outcome
 from qcthreads.execution.labels import find_label
 from qcthreads.execution.store import open_store
-from qcthreads.host.limits import Limits, Rule
+from qcthreads.host import read_machine
+from qcthreads.host.limits import Limits, Rule, read_limits
 from qcthreads.leases import LeaseBook
+from qcthreads.machine.placement import usable_cpus
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.manybody.request import RunRequest
 from qcthreads.manybody.run import Run
@@ -153,6 +162,79 @@ def test_three_programs_compute_at_the_same_time_on_made_up_cpus(document, seria
         assert find_label("1+2+3", opened.labels(), "it") == '["x", [1, 2, 3], [1, 2, 3]]'
         with pytest.raises(qcthreads.errors.InputError, match=r"p4:1.*py:1.*x:1"):
             find_label("1", opened.labels(), "it")
+
+
+class Looks:
+    """At every worker below this process with all that it starts, some 50 times a second: from /proc alone."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, float, dict[int, tuple[int, frozenset[int]]]]] = []
+        """When each began and ended, and by worker: nanoseconds on a CPU up to then, and where it may run."""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Looks:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.02):
+            began_at = time.time()
+            found = {worker.pid: _work(worker) for worker in psutil.Process().children()}
+            self.seen.append((began_at, time.time(), found))
+
+    def at_once(self, one: Outcome, other: Outcome, *, computing: bool) -> set[tuple[frozenset[int], frozenset[int]]]:
+        """Where their workers might run, at each look since the one before which both had worked; ``computing``: of the
+        looks during both calculations, which began when the workers had started and been bound."""
+        began_at = max(one.started_at, other.started_at)
+        ended_at = min(one.started_at + one.wall_s, other.started_at + other.wall_s)
+        looks = [found for began, ended, found in self.seen if not computing or (began_at < began and ended < ended_at)]
+        pids = one.worker_pid, other.worker_pid
+        return {
+            (now[pids[0]][1], now[pids[1]][1])
+            for before, now in itertools.pairwise(looks)
+            if all(pid in before and pid in now and now[pid][0] > before[pid][0] for pid in pids)
+        }
+
+
+def _work(worker: psutil.Process) -> tuple[int, frozenset[int]]:
+    """Threads that have ended count no more: then it is as if nothing had been done meanwhile."""
+    on_cpu_ns, cpus = 0, set()
+    with suppress(psutil.NoSuchProcess, OSError):
+        for process in [worker, *worker.children(recursive=True)]:
+            for task in Path(f"/proc/{process.pid}/task").iterdir():
+                on_cpu_ns += int((task / "schedstat").read_text().split()[0])
+                cpus |= os.sched_getaffinity(int(task.name))
+    return on_cpu_ns, frozenset(cpus)
+
+
+@pytest.mark.psi4
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.skipif(len(usable_cpus(read_machine(), read_limits().cpus)) < 2, reason="needs two cores")
+def test_programs_compute_at_the_same_time_on_cpus_of_their_own(document, serial, tmp_path):
+    path = tmp_path / "levels.json"
+    path.write_text(json.dumps(document))
+    outcomes: dict[str, list[Outcome]] = {}
+
+    def watch(progress):
+        if progress.outcome is not None:
+            outcomes.setdefault(PROGRAMS[json.loads(progress.label)[0]], []).append(progress.outcome)
+
+    with Looks() as looks, Run(RunRequest(input=path, workers=2, threads=1)) as run:
+        report = run.execute(watch)
+    assert not report.failures
+    assert report.result["return_result"] == pytest.approx(serial["energy"], abs=1e-9)
+    assert outcomes.keys() == set(PROGRAMS.values())
+    pairs = [pair for names in itertools.combinations(outcomes.values(), 2) for pair in itertools.product(*names)]
+    worked = set().union(*(looks.at_once(*pair, computing=False) for pair in pairs))
+    assert any(len(one) == len(other) == 1 and one != other for one, other in worked), worked
+    for one, other in set().union(*(looks.at_once(*pair, computing=True) for pair in pairs)):
+        assert len(one) == len(other) == 1
+        assert one != other
 
 
 @pytest.mark.psi4

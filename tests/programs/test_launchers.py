@@ -29,6 +29,8 @@ LEFT = {
     "I_MPI_PIN_RESPECT_CPUSET": "0",
     "SLURM_JOBID": "1",  # without SLURM_NODELIST it ends Open MPI 4.1.4
     "OMP_NUM_THREADS": "64",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
 
 
@@ -81,6 +83,26 @@ def test_every_rank_has_its_share_of_the_threads(mpirun):
     cpu = max(os.sched_getaffinity(0))
     out, _ = start(mpirun, cpu, ranks=2, threads=2).communicate(timeout=60)
     assert out.splitlines() == [f"[{cpu}] 2"] * 2
+
+
+def test_there_are_no_more_ranks_than_the_lease_has_cores(mpirun):
+    """Two PUs of one core: who says no number gets one rank, where by itself Open MPI starts one per core of the node;
+    and of two each would spin while it waits for the other."""
+    cpu = max(os.sched_getaffinity(0))
+    settings = settings_for(get("nwchem"), 2, cores=1)
+    told = environment_under(settle(settings, os.environ, counts=False), os.environ)
+    told["PATH"] = f"{Path(mpirun).parent}:{told['PATH']}"
+
+    def said(*words):
+        bound = ["taskset", "-c", str(cpu), mpirun, *words, sys.executable, "-c", RANK]
+        return subprocess.run(bound, env=told, capture_output=True, text=True, timeout=60, check=False)
+
+    assert said().stdout == f"[{cpu}] 2\n"
+    version = subprocess.run([mpirun, "--version"], env=told, capture_output=True, text=True, check=True).stdout
+    if "Open MPI" in version:  # MPICH's and Intel's have no such limit: `exec` refuses them before it starts them
+        refused = said("-n", "2")
+        assert refused.returncode
+        assert "not enough slots" in refused.stderr
 
 
 def test_what_is_removed_is_what_was_left():

@@ -214,6 +214,27 @@ def test_what_takes_a_little_more_than_it_is_granted_whatever_that_is_raises_nee
         assert dispatcher.running >= 6 or not dispatcher.waiting
 
 
+def test_a_wide_task_whose_threads_are_processes_has_memory_for_each_of_them() -> None:
+    """Of 300 bytes: two of width 1, or one of width 3 at most, whatever is faster."""
+    tasks = [
+        Task(f"f{number}", {1: 9.0, 2: 4.5, 3: 3.0, 4: 2.3}, 120, memory_measured=True, memory_more_bytes=more)
+        for number, more in enumerate(({1: 0, 2: 90, 3: 180, 4: 270}, {1: 0, 2: 60, 3: 120, 4: 190}))
+    ]
+    for many in (tasks[:1], tasks[1:], tasks):
+        dispatcher = Dispatcher(many, 4, memory_bytes=300)
+        left, running = 300, 4
+        while (one := dispatcher.next(0.0, CpuSet(range(running)), left)) is not None:
+            task = next(task for task in tasks if task.id == one.id)
+            assert one.memory_bytes == task.memory_bytes + (task.memory_more_bytes or {})[one.threads]
+            left, running = left - one.memory_bytes, running - one.threads
+        assert 0 <= left < 240
+        assert len(many) > 1 or (one is None and running == 1)  # the widest that fits, of one alone
+    dispatcher = Dispatcher(tasks[1:], 4, memory_bytes=300)
+    first = dispatcher.next(0.0, CpuSet(range(4)), 170.0)  # others have taken some: two processes need 180
+    assert first is not None
+    assert first.threads == 1
+
+
 def test_what_took_more_memory_than_there_is_has_all_of_it_and_runs_alone() -> None:
     tasks = [Task(f"f{number}", {1: 9.0}, 100, memory_measured=True) for number in range(4)]
     dispatcher = Dispatcher(tasks, 4, memory_bytes=200)

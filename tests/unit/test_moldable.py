@@ -29,7 +29,7 @@ def moldable(costs: list[float], cpus: int, strategy: str = "adaptive", **option
         "machine": synthetic_machine(nodes=1, cores=16),
         "cpus": cpus,
         "widths": {CHEMISTRY.name: (1, 2, 4, 8, 16)},
-        "need": lambda _: Need(GIB, GIB),
+        "need": lambda *_: Need(GIB, GIB),
         "memory_bytes": 64 * GIB,
         "workers": {},
     }

@@ -31,6 +31,10 @@ MIB, GIB = 1024**2, 1024**3
 MONOMER, DIMER = Size(24, 10), Size(48, 20)
 MACHINE = synthetic_machine(nodes=1, cores=16)
 MODELS = {"pyscf": ("hf", "cc-pvdz"), "nwchem": ("hf", "cc-pvdz"), "psi4": ("hf", "cc-pvdz"), "xtb": ("gfn2-xtb", None)}
+SCRATCH = Path("/dev/shm")
+in_memory = pytest.mark.skipif(
+    not SCRATCH.is_dir() or not file_system(SCRATCH).in_memory, reason="there is no tmpfs to write to"
+)
 
 
 def expansion(program: str, keywords: dict[str, object] | None = None) -> Expansion:
@@ -122,6 +126,52 @@ def test_wide_calculations_are_planned_with_what_wide_ones_took(tmp_path: Path) 
     assert planned(whole, 8 * GIB, tmp_path)[Size(10, 10)].memory_bytes == pytest.approx(1.1 * 281 * MIB, rel=0.01)
 
 
+def test_each_further_process_of_a_width_adds_to_what_is_planned(tmp_path: Path) -> None:
+    whole, spec = expansion("nwchem"), registry.get("nwchem")
+    each = spec.memory_per_process_bytes
+    monomer = next(term for term in whole.terms() if whole.size(term) == MONOMER)
+    measured = Measured(whole, book(8 * GIB), tmp_path)
+    one, four = measured.need(monomer), measured.need(monomer, 4)
+    assert four == Need(one.memory_bytes + 3 * each, one.least_bytes + 3 * each)
+    learnt(whole, [Observation(MONOMER, 2, 1.0, 800 * MIB + each), Observation(MONOMER, 4, 1.0, 700 * MIB + 3 * each)])
+    measured = Measured(whole, book(8 * GIB), tmp_path)
+    for width in (1, 2, 4):
+        need = measured.need(monomer, width)
+        assert need.memory_bytes == pytest.approx(1.1 * 800 * MIB + (width - 1) * each, rel=0.01)
+        assert need.least_bytes == spec.memory_overhead_bytes + spec.memory_least_bytes + (width - 1) * each
+
+
+@in_memory
+def test_what_is_too_wide_for_the_memory_refuses_nothing() -> None:
+    """Temporary files in memory are refused by what one process leaves of it."""
+    whole = expansion("nwchem")
+    learnt(whole, [Observation(MONOMER, 1, 1.0, 300 * MIB, 20 * MIB)])
+    node = book(GIB)
+    measured = Measured(whole, node, SCRATCH)
+    monomers = [term for term in whole.terms() if whole.size(term) == MONOMER]
+    moldable = mold(monomers, whole, "adaptive", node, measured, need=measured.need)
+    assert moldable is not None
+    assert moldable.foresee().side_by_side >= 1
+
+
+def test_no_more_processes_are_planned_than_there_is_memory_for(tmp_path: Path) -> None:
+    """Of 1 GiB one calculation of NWChem has 5 processes; by its first process alone it would have 16."""
+    whole, node = expansion("nwchem"), book(GIB)
+    measured = Measured(whole, node, tmp_path)
+    moldable = mold(whole.terms()[:1], whole, "adaptive", node, measured, need=measured.need)
+    assert moldable is not None
+    (width,) = moldable.foresee().widths
+    spec = registry.get("nwchem")
+    assert width > 1
+    assert any_size("nwchem") + (width - 1) * spec.memory_per_process_bytes <= GIB
+    source = moldable.source(
+        lambda term, threads, memory: whole.calculation(term, threads=threads, memory_bytes=memory)
+    )
+    started = source.next(node.usable, node.memory_bytes)
+    assert started is not None
+    assert started.memory_bytes >= any_size("nwchem") + (started.threads - 1) * spec.memory_per_process_bytes
+
+
 def test_what_took_less_than_was_thought_runs_with_more_beside_it_the_next_time(tmp_path: Path) -> None:
     whole, node = expansion("xtb"), book(4 * any_size("xtb"))
 
@@ -134,12 +184,6 @@ def test_what_took_less_than_was_thought_runs_with_more_beside_it_the_next_time(
     assert side_by_side() == 4
     learnt(whole, [Observation(Size(n, n), 1, 1.0, peak * MIB) for n, peak in ((10, 90), (20, 96))])
     assert side_by_side() == len(node.usable) == 16
-
-
-SCRATCH = Path("/dev/shm")
-in_memory = pytest.mark.skipif(
-    not SCRATCH.is_dir() or not file_system(SCRATCH).in_memory, reason="there is no tmpfs to write to"
-)
 
 
 @in_memory

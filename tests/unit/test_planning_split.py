@@ -133,6 +133,7 @@ def test_nonsense_is_refused(arguments: tuple[Any, ...], options: dict[str, Any]
     max_total=st.none() | st.integers(1, 300),
     max_workers=st.none() | st.integers(1, 300),
     useful=st.none() | st.integers(1, 300),
+    each=st.integers(0, 9),
 )
 def test_what_is_chosen_always_fits(
     costs: list[float],
@@ -142,6 +143,7 @@ def test_what_is_chosen_always_fits(
     max_total: int | None,
     max_workers: int | None,
     useful: int | None,
+    each: int,
 ) -> None:
     try:
         split = choose_split(
@@ -153,6 +155,7 @@ def test_what_is_chosen_always_fits(
             max_total_threads=max_total,
             max_workers=max_workers,
             useful_width=useful,
+            memory_per_process_bytes=each,
         )
     except OversubscriptionError:
         assert need > memory
@@ -161,4 +164,4 @@ def test_what_is_chosen_always_fits(
     assert 1 <= split.threads <= (useful or usable)
     assert split.workers * split.threads <= min(usable, max_total or usable)
     assert split.workers * split.memory_bytes <= memory
-    assert split.workers * need <= memory
+    assert split.workers * (need + (split.threads - 1) * each) <= memory or need == 0

@@ -230,14 +230,16 @@ def test_an_outer_launchers_variables_go_whole_or_in_part_and_only_for_mpi(monke
         ("env X=1 /opt/mpi/bin/mpiexec --oversubscribe -n 2 pw.x -n 8", 2),  # the second is pw.x's own
         ("srun --ntasks=3 --mpi=pmix orca", 3),
         ("mpirun -n 2 a : -n 1 b", 3),
-        ("mpirun a", None),  # as many as the launcher likes
-        ("mpirun -n many a", None),
+        ("mpirun a", 6),  # as many as the lease has room for
+        ("mpirun -n 2 a : b", 6),
+        ("mpirun -n many a", 6),
+        ("srun a", None),  # as many as its job says
         ("psi4 -n 4 in.dat", None),
         ("", None),
     ],
 )
 def test_a_commands_own_number_of_processes(command, ranks):
-    assert launchers.ranks_of(command.split()) == ranks
+    assert launchers.ranks_of(command.split(), 6) == ranks
 
 
 def test_every_launcher_is_bound_or_inherits_the_mask():
@@ -253,9 +255,30 @@ def test_open_mpi_may_start_as_root_only_where_root_starts_ranks():
     assert "OMPI_ALLOW_RUN_AS_ROOT" not in settings_for(registry.get("psi4"), 2).environment
 
 
-def test_more_ranks_than_cores_is_allowed_explicitly():
-    many = settings_for(registry.get("nwchem"), 4096)
-    assert many.environment["OMPI_MCA_rmaps_base_oversubscribe"] == "1"
+@pytest.mark.parametrize("name", registry.BUILT_IN)
+def test_there_are_no_more_ranks_than_cores(name):
+    """Of 6 PUs on 3 cores, 7 on 4, and 2 on 1; what was asked for explicitly is kept or refused."""
+    for width, cores in ((6, 3), (7, 4), (2, 1)):
+        settings = settings_for(registry.get(name), width, cores=cores)
+        assert settings.ranks <= cores
+        assert settings.ranks * int(settings.environment["OMP_THREAD_LIMIT"]) <= settings.threads <= width
+        assert {settings.environment[slots] for slots in launchers.SLOTS} <= {"1", str(cores)}
+
+
+def test_threads_have_the_pus_that_ranks_leave():
+    settings = settings_for(registry.get("nwchem"), 8, cores=4)
+    assert (settings.ranks, settings.threads, settings.environment["OMP_NUM_THREADS"]) == (4, 8, "2")
+    assert settings.notes == ("NWChem spins while it waits: a process per core, 4 on 8 PUs",)
+    with pytest.raises(InputError, match=r"5 processes of NWChem cannot share 8 PUs of 4 cores, .* spin: give 1 to 4"):
+        settings_for(registry.get("nwchem"), 8, ranks=5, cores=4)
+
+
+def test_a_callers_leave_to_start_more_ranks_than_there_is_room_for_is_removed():
+    settings = settings_for(registry.get("nwchem"), 2)
+    parent = {"OMPI_MCA_rmaps_base_oversubscribe": "1", launchers.SLOTS[0]: "64", launchers.SLOTS[1]: "1"}
+    told = settle(settings, parent)
+    assert environment_under(told, parent) == {**settings.environment, launchers.SLOTS[1]: "1"}
+    assert told.notes[-1] == "removed, for they contradict the lease: OMPI_MCA_rmaps_base_oversubscribe"
 
 
 def test_specified_keys_with_what_works_beside_them():

@@ -313,6 +313,40 @@ def started(word: str) -> dict[str, list[str]]:
     return {how: text.decode().split()[1:4:2] for how, text in told.items()}
 
 
+def ranks(word: str) -> dict[str, Any]:
+    """``CPUS:SIBLING:OTHER``: the masks of an MPI rank for each CPU, and what exec says of other CPUs meanwhile."""
+    cpus, sibling, other = word.split(":")
+    environment = {**os.environ, "QCTHREADS_LEASES": str(_shared_book()[1])}
+
+    def exec_(cpus: str, *command: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-B", "-m", "qcthreads", "exec", "--cpus", cpus, "--", *command]
+        return subprocess.Popen(
+            words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def of(cpus: str, *command: str) -> list[Any]:
+        said = (process := exec_(cpus, *command)).communicate()[1]
+        return [process.returncode, said]
+
+    count = str(len(CpuSet.parse(cpus)))
+    started = [
+        "mpirun",
+        "--allow-run-as-root",
+        "-n",
+        count,
+        "sh",
+        "-c",
+        "grep Cpus_allowed_list: /proc/self/status; cat",
+    ]
+    running = exec_(cpus, *started)
+    assert running.stdout is not None
+    masks = [running.stdout.readline().split()[-1] for _ in range(int(count))]
+    meanwhile = {"sibling": of(sibling, "true"), "other": of(other, "true")}
+    one_core = f"{CpuSet.parse(cpus).first},{sibling}"
+    running.communicate()
+    return {"masks": masks, **meanwhile, "after": of(sibling, "true"), "one core": of(one_core, *started)}
+
+
 def workers(word: str) -> list[dict[str, Any]]:
     """``COUNTxWIDTH`` calculations, each of which says what its worker was given."""
     from qcthreads.execution.calculation import Calculation, Progress
@@ -502,6 +536,7 @@ _OBSERVERS = {
         shrinking,
         split,
         started,
+        ranks,
         workers,
         cgroup,
         hungry,

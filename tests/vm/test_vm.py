@@ -40,7 +40,7 @@ GUESTS = {
         TWO_SOCKETS,
         *["machine", "limits", "binding=1,4", "binding=2-3,9"],
         *["pages=bind:1", "pages=bind:0", "pages=preferred:1", "pages=interleave:0-1", "pages=preferred-many:1"],
-        *["pages=bind:1,9", "pages=bind:9", "leases=2,2", "leases=1,2,1", "split=2x2", "started=2"],
+        *["pages=bind:1,9", "pages=bind:9", "leases=2,2", "leases=1,2,1", "split=2x2", "started=2", "ranks=0,2:1:4"],
         "workers=2x2",
         *["backend=portable", "machine", "limits", "binding=1,4", "pages=bind:1", "pages=interleave:0-1"],
         *["policy=bind:1", "limits", "workers=1x2", "policy=default", "hotplug=8", f"backend={BACK_END}", "hotplug=8"],
@@ -233,6 +233,17 @@ def test_what_is_started_under_a_lease_runs_and_takes_memory_there(two_sockets):
     assert told["popen"] == told["bound"] == ["0,2", "prefer:0"]
     assert told["exec"] == ["4,6", "prefer:1"]
     assert told["after"] == ["0-7", "default"]
+
+
+def test_mpi_ranks_have_a_core_each(two_sockets):
+    """They spin while they wait: nobody gets the second PU of such a core, and two on one core are refused."""
+    (told,) = two_sockets["ranks"]
+    assert told["masks"] == ["0,2", "0,2"]
+    assert (told["other"][0], told["after"][0]) == (0, 0), told
+    assert told["sibling"][0] == 125
+    assert "held by" in told["sibling"][1]
+    assert told["one core"][0] == 125
+    assert "2 processes of mpirun cannot share 2 PUs of 1 core" in told["one core"][1]
 
 
 def test_workers_run_and_take_memory_where_their_lease_is(two_sockets):

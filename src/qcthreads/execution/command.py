@@ -15,11 +15,12 @@ from functools import partial
 
 from ..cpuset import CpuSet
 from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseNotNowError, MachineError
-from ..host import processes, trees
+from ..host import processes, read_machine, trees
 from ..leases import Lease, has_outer_lease, node_book, node_ledger
 from ..leases.ledger import Ledger
 from ..leases.place import LEASE_VARIABLE, remove_nested
 from ..light import dataclass, replace
+from ..machine.placement import usable_cpus
 from ..programs import launchers, precedence
 from ..programs.settings import settings_for, untold
 from ..programs.spec import Settings
@@ -122,7 +123,7 @@ def prepared(request: Request, say: Say) -> Iterator[Prepared]:
     _check_installed(request)
     executable = _find(request.wrapping.around(request.command, {}, ())[0])
     settings = _settings(request, say)
-    with _lease(request, settings.threads, say) as lease:
+    with _lease(request, settings, say) as lease:
         for note in lease.notes:
             say(note)
         yield _prepared(request, executable, settings, lease, say)
@@ -144,10 +145,10 @@ def rehearsed(request: Request, say: Say) -> Iterator[Prepared]:
     settings, not_now = _settings(request, say), ""
     at_once = replace(request, wait=False, timeout_s=None)
     try:
-        lease = _acquire(at_once, settings.threads, node_ledger())
+        lease = _acquire(at_once, settings, node_ledger())
     except LeaseNotNowError as error:
         not_now = str(error)
-        lease = _acquire(replace(at_once, busy="ignore"), settings.threads, Ledger())
+        lease = _acquire(replace(at_once, busy="ignore"), settings, Ledger())
     with lease:
         yield _prepared(request, executable, settings, lease, say, not_now, rehearsal=True)
 
@@ -241,18 +242,26 @@ def _find(name: str) -> str:
 
 
 def _settings(request: Request, say: Say) -> Settings:
-    width = request.threads if request.cpus is None else len(request.cpus)
-    ranks, step = launchers.ranks_of(request.command), launchers.starts_step(request.command)
+    width, cores = _width(request)
+    ranks, step = launchers.ranks_of(request.command, cores), launchers.starts_step(request.command)
     if request.program is None:
-        return settings_for(unknown(request.command[0]), width, ranks=ranks, step=step)
+        return settings_for(unknown(request.command[0]), width, ranks=ranks, cores=cores, step=step)
     from ..programs import registry
 
     spec = registry.recorded(request.program)
-    settings = settings_for(spec, width, ranks=ranks, step=step)
+    settings = settings_for(spec, width, ranks=ranks, cores=cores, step=step)
     for note in (*settings.notes, untold(spec, settings, request.command)):
         if note:
             say(note)
     return settings
+
+
+def _width(request: Request) -> tuple[int, int]:
+    """So many PUs, of so many cores: another for each where they are chosen for the command."""
+    if request.cpus is None:
+        return request.threads, request.threads
+    # CPUs that are not there are refused with the lease.
+    return len(request.cpus), len(usable_cpus(read_machine(), request.cpus)) or len(request.cpus)
 
 
 def _prepared(
@@ -288,14 +297,14 @@ def _prepared(
     )
 
 
-def _lease(request: Request, threads: int, say: Say) -> Lease:
+def _lease(request: Request, settings: Settings, say: Say) -> Lease:
     try:
-        return _acquire(request, threads, node_ledger(), lambda what: say(f"waits for {what}"))
+        return _acquire(request, settings, node_ledger(), lambda what: say(f"waits for {what}"))
     except LeaseNotNowError as error:
         raise error if request.wait else LeaseNotNowError(f"{error}; --wait waits for it") from None
 
 
-def _acquire(request: Request, threads: int, ledger: Ledger, on_wait: Say | None = None) -> Lease:
+def _acquire(request: Request, settings: Settings, ledger: Ledger, on_wait: Say | None = None) -> Lease:
     exactly = request.cpus is not None
     book = node_book(
         cpus=request.cpus,
@@ -305,14 +314,14 @@ def _acquire(request: Request, threads: int, ledger: Ledger, on_wait: Say | None
         ledger=ledger,
         run=request.program or os.path.basename(request.command[0]),  # noqa: PTH119
     )
-    asked = (len(request.cpus) if request.cpus else threads, request.memory_bytes, request.gpus)
+    asked = (len(request.cpus) if request.cpus else settings.threads, request.memory_bytes, request.gpus)
     book.check(*asked)
     try:
         return book.acquire(
             *asked,
             wait=request.wait,
             timeout=request.timeout_s,
-            exclusive_cores=not exactly,
+            exclusive_cores=not exactly or settings.ranks > 1,  # which spin while they wait
             slots={request.program.lower(): request.at_most} if request.program and request.at_most else None,
             on_wait=on_wait and (lambda holders: on_wait(f"{format_count(asked[0], 'CPU')}, held by {holders}")),
         )

@@ -82,7 +82,10 @@ class CostStore:
 
         Without observations where nothing was.
         """
-        model = CostModel(method=kind.method, useful_width=registry.get(kind.program).useful_width)
+        spec = registry.get(kind.program)
+        model = CostModel(
+            method=kind.method, useful_width=spec.useful_width, process_bytes=spec.memory_per_process_bytes
+        )
         default = replace(kind, keywords="").key
         known = self._read(kind.program)
         if seen := known.get(kind.key):

@@ -21,6 +21,7 @@ from ..cpuset import CpuSet, NodeSet
 from ..errors import BindingError, InputError, LeaseError, LeaseTooLargeError, MachineError, StopRequestedError
 from ..host import get_host
 from ..leases import Lease, LeaseBook, has_outer_lease
+from ..machine.placement import usable_cpus
 from ..programs import precedence, registry
 from ..programs.settings import settings_for
 from ..programs.spec import Settings
@@ -221,8 +222,7 @@ class LocalEngine:
             self._book.check(settings.threads, calculation.memory_bytes, gpus)
         except LeaseError as error:
             raise LeaseError(f"calculation {short_label(calculation.label)} can never run here: {error}") from None
-        key = (settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset)
-        return _Job(calculation, settings, gpus, key)
+        return _Job(calculation, settings, gpus, _key_of(settings))
 
     def _warm(self, run: _Run, job: _Job, lease: Lease) -> None:
         try:
@@ -391,6 +391,7 @@ class LocalEngine:
             job.gpus,
             wait=wait,
             near=near,
+            exclusive_cores=not self._book.smt or job.settings.ranks > 1,  # which spin while they wait
             slots=self._slots(job),
             cancel=run.stopped,
             on_wait=on_wait,
@@ -399,6 +400,7 @@ class LocalEngine:
     def _supervise(self, run: _Run, job: _Job, lease: Lease | None = None) -> None:
         label = job.calculation.label
         with lease or self._lease(run, job) as held:
+            job = self._on_cores_of(held, job)
             run.events.put(Progress(event="started", label=label, message=f"CPUs {held.cpus}"))
             for note in job.settings.notes:
                 self._note(run, label, note)
@@ -414,6 +416,16 @@ class LocalEngine:
                     held.release()
                     run.source.ended(outcome)
         run.events.put(outcome)
+
+    def _on_cores_of(self, lease: Lease, job: _Job) -> _Job:
+        """``job`` with no more MPI ranks than the lease has cores."""
+        cores = len(usable_cpus(self._book.machine, lease.cpus))
+        if job.settings.ranks <= cores:
+            return job
+        job = replace(job, cores=cores)
+        settings = job.settings_in(None)
+        notes = (*job.settings.notes, *settings.notes)
+        return replace(job, settings=replace(settings, notes=notes), key=_key_of(settings))
 
     def _slots(self, job: _Job) -> dict[str, int]:
         program = job.settings.program
@@ -629,11 +641,14 @@ class _Job:
     settings: Settings
     gpus: int
     key: _Key
+    cores: int | None = None
+    """Where it runs on fewer than it has ranks otherwise."""
 
-    def settings_in(self, scratch: Path) -> Settings:
+    def settings_in(self, scratch: Path | None) -> Settings:
         """The settings for a worker that keeps its temporary files in ``scratch``."""
-        spec = registry.get(self.calculation.program)
-        return settings_for(spec, self.calculation.threads, self.calculation.told_bytes, str(scratch))
+        spec, given = registry.get(self.calculation.program), self.calculation
+        folder = None if scratch is None else str(scratch)
+        return settings_for(spec, given.threads, given.told_bytes, folder, cores=self.cores)
 
     def warming(self) -> dict[str, Any]:
         """What a worker is sent that is to be ready for the first calculation."""
@@ -659,6 +674,10 @@ class _Job:
             "harness_module": settings.harness_module,
             "task_config": {**settings.task_config, **self.calculation.task_config},
         }
+
+
+def _key_of(settings: Settings) -> _Key:
+    return settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset
 
 
 def _outcome(job: _Job, lease: Lease, attempt: int, worker: Worker | None, reply: Mapping[str, Any]) -> Outcome:

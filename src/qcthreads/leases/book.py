@@ -91,6 +91,8 @@ class LeaseBook:
     """The PUs this book hands out; as many others where a count is what limits them and these are taken."""
     memory_bytes: int
     """Its share of what was free when it was made."""
+    smt: bool
+    """It hands out hyperthreads, too."""
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class LeaseBook:
         self.run = printable(run)
         self._busy = busy
         self._said_avoided = CpuSet()
-        self._smt = smt
+        self.smt = smt
         self._name = f"book {self.ledger.mark} {next(_numbers)}"
         self._set(machine, limits)
         if self._most_bytes > limits.total_bytes:
@@ -260,7 +262,7 @@ class LeaseBook:
             raise OversubscriptionError(
                 f"{asked}, but {self.explain()}; {smaller_split(places, width, len(self.usable))}"
             )
-        whole = not self._smt
+        whole = not self.smt
         each = self._look_around(self._claim(width, memory_bytes, gpus, None, whole, {}))
         whole_claim = self._look_around(self._claim(total, places * memory_bytes, places * gpus, None, whole, {}))
 
@@ -329,7 +331,7 @@ class LeaseBook:
 
     def free(self) -> tuple[CpuSet, int]:
         """PUs and memory that leases could be given of now, nobody being overtaken who waits."""
-        claim = self._beside_others(self._look_around(self._new_claim(1, 1, 0, None, True, {})))
+        claim = self._beside_others(self._look_around(self._new_claim(1, 1, 0, None, not self.smt, {})))
 
         def look() -> Room:
             room = self.ledger.room(self.machine)

@@ -321,7 +321,7 @@ class ParallelManyBodyExecutor:
             strategy,
             self._book,
             self._measured,
-            need=lambda _: Need(config.memory_limit_bytes, config.memory_limit_bytes),
+            need=lambda *_: Need(config.memory_limit_bytes, config.memory_limit_bytes),
             narrowest=split.threads,
             most_threads=config.max_total_threads,
         )

@@ -86,8 +86,10 @@ class Measured:
         models = (self._model(chemistry) for chemistry in self._expansion.chemistries)
         return any(seen.peak_scratch_bytes for model in models if model is not None for seen in model.observations)
 
-    def need(self, term: Term) -> Need:
+    def need(self, term: Term, width: int = 1) -> Need:
         """The memory of a calculation: as measured of its size here, else what its program takes at least.
+
+        Where a width means processes, each but the first adds to it.
 
         A program that has a memory setting is given no less than that may say, and does with all there is where it
         would take more. Raises OversubscriptionError, with the calculation's name, where one without would not fit by
@@ -96,7 +98,13 @@ class Measured:
         key = term.chemistry.name, self._expansion.size(term)
         if key not in self._needs:
             self._needs[key] = self._with_scratch(self._need(term, key[1]), term, key[1])
-        return self._needs[key]
+        need = self._needs[key]
+        further_bytes = (width - 1) * registry.get(term.chemistry.program).memory_per_process_bytes
+        if not further_bytes:
+            return need
+        least_bytes = need.least_bytes + further_bytes
+        most_bytes = max(least_bytes, self._memory_bytes)  # it does with all there is where it would take more
+        return replace(need, memory_bytes=min(need.memory_bytes + further_bytes, most_bytes), least_bytes=least_bytes)
 
     def _with_scratch(self, need: Need, term: Term, size: Size) -> Need:
         model = self._model(term.chemistry)

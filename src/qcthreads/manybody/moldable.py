@@ -29,6 +29,8 @@ _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 TimesS = Callable[[Term, Sequence[int]], Mapping[int, float] | None]
 """Seconds by width as a measured model tells; ``None``: it does not know."""
+Needed = Callable[[Term, int], Need]
+"""Memory of a calculation at a width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,6 @@ class Moldable:
         So many may be used.
     widths
         By name of the model chemistry, those that may be used.
-    need
-        Memory of a calculation.
     memory_bytes
         For all that run at the same time.
     workers
@@ -58,7 +58,7 @@ class Moldable:
     machine: Machine
     cpus: int
     widths: Mapping[str, Sequence[int]]
-    need: Callable[[Term], Need]
+    need: Needed
     memory_bytes: int
     workers: Mapping[int, int]
     most_threads: int | None = None
@@ -76,7 +76,7 @@ class Moldable:
             (sum(start_s <= at_s < end_s for start_s, end_s, _ in runs) for at_s in _some(table.starts_s)), default=0
         )
         first = max(runs, key=lambda run: (-run[0], run[2]), default=(0.0, 0.0, 1))
-        needs = [self.need(term) for term in self.terms]
+        needs = [self.need(term, width) for term, width in zip(self.terms, table.widths, strict=True)]
         measured = all(need.measured for need in needs)
         return Foreseen(
             widths=dict(sorted(Counter(table.widths).items())),
@@ -90,7 +90,8 @@ class Moldable:
     def source(self, make: Callable[[Term, int, int], Calculation]) -> Dispatched:
         """What an engine runs. ``make``: the calculation of a term at a width, with so much memory."""
         by_label = {term.label: term for term in self.terms}
-        least = [make(term, self._widths(term)[0], self.need(term).memory_bytes) for term in self.terms]
+        narrowest = [(term, self._widths(term)[0]) for term in self.terms]
+        least = [make(term, width, self.need(term, width).memory_bytes) for term, width in narrowest]
         return Dispatched(
             self._dispatcher()[0],
             least,
@@ -103,13 +104,7 @@ class Moldable:
         told = [None if self.times_s is None else self.times_s(term, self._widths(term)) for term in self.terms]
         in_seconds = all(times_s is not None for times_s in told)
         tasks = [
-            Task(
-                term.label,
-                times_s if in_seconds and times_s is not None else self._relative(term),
-                self.need(term).memory_bytes,
-                kind=term.chemistry.name,
-                memory_measured=self.need(term).measured,
-            )
+            self._task(term, times_s if in_seconds and times_s is not None else self._relative(term))
             for term, times_s in zip(self.terms, told, strict=True)
         ]
         dispatcher = Dispatcher(
@@ -122,6 +117,21 @@ class Moldable:
             workers=self.workers,
         )
         return dispatcher, in_seconds
+
+    def _task(self, term: Term, times_s: Mapping[int, float]) -> Task:
+        widths = self._widths(term)
+        need = self.need(term, widths[0])
+        more = None
+        if self.need(term, widths[-1]).memory_bytes != need.memory_bytes:
+            more = {width: self.need(term, width).memory_bytes - need.memory_bytes for width in widths}
+        return Task(
+            term.label,
+            times_s,
+            need.memory_bytes,
+            kind=term.chemistry.name,
+            memory_measured=need.measured,
+            memory_more_bytes=more,
+        )
 
     def _relative(self, term: Term) -> dict[int, float]:
         return {width: term.cost / assumed_speedup(width) for width in self._widths(term)}
@@ -183,7 +193,7 @@ def mold(
     book: LeaseBook,
     measured: Measured | None,
     *,
-    need: Callable[[Term], Need],
+    need: Needed,
     narrowest: int = 1,
     most_threads: int | None = None,
     workers: Mapping[int, int] | None = None,

@@ -246,9 +246,8 @@ class Run:
         """One thread each, and more where there is memory for few."""
         request, usable = self.request, len(self._book.usable)
         cpus = min(usable, request.max_total_threads or usable)
-        workers = request.workers or min(
-            cpus, max(1, self._book.memory_bytes // _any_need_bytes([program], request.threads))
-        )
+        need_bytes = _any_need_bytes([program]) + ((request.threads or 1) - 1) * _process_bytes([program])
+        workers = request.workers or min(cpus, max(1, self._book.memory_bytes // need_bytes))
         widths = widths_for(registry.get(program), cpus)
         threads = request.threads or max(width for width in widths if width <= max(1, cpus // workers))
         return min(workers, cpus // threads, _WARM_WORKERS), threads
@@ -258,7 +257,7 @@ class Run:
         left = self.calculations
         costs: Sequence[float] = ()
         needs: Sequence[Need] = ()
-        need_bytes = _any_need_bytes(expansion.programs, request.threads)
+        need_bytes, process_bytes = _any_need_bytes(expansion.programs), _process_bytes(expansion.programs)
         one_by_one = request.resume or left <= _COUNTED_ONE_BY_ONE
         terms: Sequence[Term] = ()
         if one_by_one or self._measured.writes_files():
@@ -269,7 +268,8 @@ class Run:
             costs = [term.cost for term in terms]
             left = len(costs)
             need_bytes = max((one.least_bytes if request.workers else one.memory_bytes for one in needs), default=0)
-        memory_bytes, why_so_much = self._memory(need_bytes * (request.workers or 1))
+        others_bytes = ((request.threads or 1) - 1) * process_bytes
+        memory_bytes, why_so_much = self._memory((need_bytes + others_bytes) * (request.workers or 1))
         split = choose_split(
             left,
             costs if left <= _COUNTED_ONE_BY_ONE else (),
@@ -281,6 +281,7 @@ class Run:
             max_total_threads=request.max_total_threads,
             max_workers=min(filter(None, (self._engine.at_most(expansion.programs), self._side_by_side)), default=None),
             useful_width=registry.useful_width(expansion.programs),
+            memory_per_process_bytes=process_bytes,
             explain=book.explain(),
         )
         chemistries = [_described(expansion, chemistry, versions) for chemistry in expansion.chemistries]
@@ -399,7 +400,7 @@ class Run:
                 term,
                 threads=threads,
                 memory_bytes=memory_bytes,
-                files_bytes=self._measured.need(term).files_bytes_of(memory_bytes),
+                files_bytes=self._measured.need(term, threads).files_bytes_of(memory_bytes),
                 timeout_s=request.timeout_s,
             )
 
@@ -516,14 +517,14 @@ class _Span:
         return cls(wall_s, time.time() - wall_s, time.monotonic_ns() - round(wall_s * 1e9))
 
 
-def _any_need_bytes(programs: Iterable[str], threads: int | None) -> int:
-    """Memory of a calculation whose size is not looked at; each thread asked for may be a process of its own."""
-    specs = [registry.get(program) for program in programs]
-    others = (threads or 1) - 1
-    return (
-        max(spec.memory_overhead_bytes + others * spec.memory_per_process_bytes for spec in specs)
-        + WORKING_MEMORY_BYTES
-    )
+def _any_need_bytes(programs: Iterable[str]) -> int:
+    """Memory of a calculation whose size is not looked at, with one process."""
+    return max(registry.get(program).memory_overhead_bytes for program in programs) + WORKING_MEMORY_BYTES
+
+
+def _process_bytes(programs: Iterable[str]) -> int:
+    """What each process but the first adds, where the threads asked for are processes."""
+    return max(registry.get(program).memory_per_process_bytes for program in programs)
 
 
 def _title(given: Path, decision: Mapping[str, Any]) -> str:

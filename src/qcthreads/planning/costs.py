@@ -170,6 +170,8 @@ class CostModel:
         The CPU of another machine that it was measured on; empty: this one. Nothing is taken from it but seconds.
     other_keywords
         It was measured with other keywords than it is asked for.
+    process_bytes
+        Memory that each process but the first adds, where a width means processes.
     """
 
     method: str
@@ -177,6 +179,7 @@ class CostModel:
     useful_width: int | None = None
     measured_on: str = ""
     other_keywords: bool = False
+    process_bytes: int = 0
 
     @property
     def borrowed(self) -> bool:
@@ -204,7 +207,7 @@ class CostModel:
 
     @cached_property
     def memory_law(self) -> Law | None:
-        """Peak of all processes; ``None`` before anything was observed."""
+        """Peak without what further processes add; ``None`` before anything was observed."""
         return _law_of_peaks(self._memory_peaks, _RESIDENT_BYTES)
 
     @cached_property
@@ -214,7 +217,9 @@ class CostModel:
 
     @cached_property
     def _memory_peaks(self) -> dict[Size, int]:
-        return _highest((seen.size, seen.peak_memory_bytes) for seen in self.observations)
+        return _highest(
+            (seen.size, seen.peak_memory_bytes - (seen.width - 1) * self.process_bytes) for seen in self.observations
+        )
 
     @cached_property
     def _scratch_peaks(self) -> dict[Size, int]:
@@ -241,7 +246,8 @@ class CostModel:
         return Estimate(at_one.value * self.share(size, width), at_one.factor)
 
     def memory_bytes(self, size: Size) -> Estimate | None:
-        """Peak at any width; ``None`` before anything was observed. Of sizes that were seen, the highest seen."""
+        """Peak without what further processes add; ``None`` before anything was observed. Of sizes that were seen, the
+        highest seen."""
         return _peak(size, self._memory_peaks, self.memory_law)
 
     def scratch_bytes(self, size: Size) -> Estimate | None:
@@ -285,7 +291,7 @@ class CostModel:
 
 
 def _highest(seen: Iterable[tuple[Size, int]]) -> dict[Size, int]:
-    """By size, at any width: a program that had little memory did with it, and of wide ones each process adds to it."""
+    """By size, at any width: a program that had little memory did with it, and threads may add to it."""
     highest: dict[Size, int] = {}
     for size, peak in seen:
         if peak > 0:

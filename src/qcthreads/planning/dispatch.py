@@ -110,6 +110,7 @@ class Dispatcher:
         self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
         self._told_needs = self._batch.memory_bytes.copy()
         self._seen_needs = self._batch.memory_bytes.copy()
+        self._more_bytes = _more_of(self._batch)
         self._over = np.full(len(self._batch), 1 / _FAR_OVER)  # what was taken last / granted, where it was too much
         self._start_up_s = start_up_s
         self._worth = worth
@@ -195,7 +196,7 @@ class Dispatcher:
         over = peak_bytes / one.memory_bytes
         raised = self._correction.as_large(one.row) & (over > _FAR_OVER * self._over)
         self._over[raised] = over
-        needed_bytes = memory_grant(Estimate(peak_bytes, 1.0, "seen"))
+        needed_bytes = memory_grant(Estimate(peak_bytes, 1.0, "seen")) - self._more_bytes[one.row, one.column]
         self._seen_needs[raised] = np.maximum(self._seen_needs[raised], needed_bytes)
         self._looked = None
 
@@ -247,10 +248,9 @@ class Dispatcher:
         times_s = self._times_s(rows, capacity)
         fits = np.isfinite(times_s).any(axis=1) & (self._batch.memory_bytes[rows] <= capacity.memory_bytes)
         needs = self._batch.memory_bytes[rows]
-        self._line_needs = float(needs[fits].max(initial=0.0))
         self._others_need = float(needs[needs > capacity.memory_bytes].min(initial=math.inf))
         rows, times_s = rows[fits], times_s[fits]
-        self._line = []
+        self._line, self._line_needs = [], 0.0
         if len(rows):
             batch = self._batch.retimed(rows, times_s, capacity)
             beside = self._beside(now_s)
@@ -258,7 +258,10 @@ class Dispatcher:
             columns = layout.chosen(deadline_s)
             order = _longest_last(np.array(columns[2]), np.array(columns[1]))
             for at in order.tolist():
-                self._line.append((int(rows[at]), self._column(int(rows[at]), columns[1][at])))
+                row = int(rows[at])
+                column = self._column(row, columns[1][at])
+                self._line.append((row, column))
+                self._line_needs = max(self._line_needs, self._needs(row, column))
         self._looked = capacity.cpus, capacity.memory_bytes, self._left
         self._far = 0
 
@@ -288,6 +291,9 @@ class Dispatcher:
         times_s = self._correction.times_s(rows)
         widths = self._batch.widths[rows]
         times_s[widths > capacity.cpus] = np.inf
+        if self._more_bytes.any():
+            needs = self._batch.memory_bytes[rows, np.newaxis] + self._more_bytes[rows]
+            times_s[needs > capacity.memory_bytes] = np.inf
         if self._start_up_s and self._correction.in_seconds:
             idle = [width for width in self._workers if self._idle(width)]
             shared = 1.0 if self._few(capacity) else np.minimum(1.0, capacity.cpus / (widths * self._left))
@@ -307,6 +313,10 @@ class Dispatcher:
             found.append(Running(left_s, one.width, one.memory_bytes))
         return found
 
+    def _needs(self, row: int, column: int) -> float:
+        """Bytes of memory, at that width."""
+        return float(self._batch.memory_bytes[row] + self._more_bytes[row, column])
+
     def _column(self, row: int, width: int) -> int:
         listed = (self._batch.widths[row] == width) & np.isfinite(self._batch.times_s[row])
         return int(listed.argmax())
@@ -315,7 +325,7 @@ class Dispatcher:
         last = -1 if len(self._line) <= _FEW else len(self._line) - 1 - _LOOK_AHEAD
         for at in range(len(self._line) - 1, last, -1):
             row, column = self._line[at]
-            if self._batch.widths[row, column] <= cpus and self._batch.memory_bytes[row] <= memory_bytes:
+            if self._batch.widths[row, column] <= cpus and self._needs(row, column) <= memory_bytes:
                 return self._line.pop(at)
         return None
 
@@ -327,7 +337,7 @@ class Dispatcher:
         self._workers[width] = self._workers.get(width, 0) + fresh
         expected_s = self._expected_s(row, column, fresh)
         task = self._batch.tasks[row]
-        granted = int(self._batch.memory_bytes[row])
+        granted = int(self._needs(row, column))
         if math.isfinite(capacity.memory_bytes) and not task.memory_measured:
             share = int(capacity.memory_bytes) * width // capacity.cpus
             granted = int(min(memory_bytes, max(granted, share)))
@@ -340,6 +350,15 @@ class Dispatcher:
         if not self._correction.in_seconds:
             return None
         return self._correction.time_s(row, column) + (self._start_up_s if fresh else 0.0)
+
+
+def _more_of(batch: Batch) -> Floats:
+    """What each task needs at each width beyond its ``memory_bytes``, in the columns of its widths."""
+    more = np.zeros(batch.widths.shape)
+    for row, task in enumerate(batch):
+        for width, more_bytes in (task.memory_more_bytes or {}).items():
+            more[row, batch.widths[row] == width] = more_bytes
+    return more
 
 
 def _ends_s(batch: Batch, deadline_s: float, choices: Choices) -> float:

@@ -26,6 +26,9 @@ class Task:
     """What one task takes tells of those of its own kind."""
     memory_measured: bool = False
     """``memory_bytes`` is what it takes: more would not help it. Else it is granted more, where its share is more."""
+    memory_more_bytes: Mapping[int, int] | None = None
+    """By width, what it needs beyond ``memory_bytes``; ``None``: nothing. :class:`~.dispatch.Dispatcher` alone looks at
+    it, who starts no task without."""
 
 
 @dataclass(frozen=True, slots=True)

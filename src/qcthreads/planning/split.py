@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heapreplace
 
 from ..errors import InputError, OversubscriptionError
@@ -28,6 +28,7 @@ def choose_split(
     max_total_threads: int | None = None,
     max_workers: int | None = None,
     useful_width: int | None = None,
+    memory_per_process_bytes: int = 0,
     memory_per_worker_bytes: int = 0,
     memory_why: str = "as asked",
     explain: str | None = None,
@@ -42,8 +43,9 @@ def choose_split(
         Their relative costs at width 1; an empty sequence: all alike.
     usable
         PUs that may be used.
-    memory_bytes, memory_per_task_bytes
-        Memory for all workers together, and what one calculation needs at least; 0: not known.
+    memory_bytes, memory_per_task_bytes, memory_per_process_bytes
+        Memory for all workers together, what one calculation needs at least, 0: not known; and how much more for each
+        thread but the first, where these are processes.
     workers, threads
         What the user asks for explicitly: kept, or refused.
     max_total_threads, max_workers
@@ -84,20 +86,28 @@ def choose_split(
         threads = 1
     if (workers or 1) * (threads or 1) > cpus:
         raise oversubscription(workers or 1, threads or 1, cpus, explain)
-    by_memory = _workers_by_memory(workers, memory_bytes, memory_per_task_bytes)
+    narrow_bytes = memory_per_task_bytes + ((threads or 1) - 1) * memory_per_process_bytes
+    by_memory = _workers_by_memory(workers, memory_bytes, narrow_bytes)
     ceiling = min(cpus, max(n_tasks, 1), max_workers or cpus, by_memory or cpus)
 
+    def widest(workers: int) -> int:
+        width = min(cpus // workers, useful_width or cpus)
+        if memory_bytes and memory_per_process_bytes:
+            spare_bytes = memory_bytes // workers - memory_per_task_bytes
+            width = min(width, 1 + spare_bytes // memory_per_process_bytes)
+        return width
+
     if workers is None and threads is None:
-        chosen_workers, chosen_threads = _sweep(costs or [1.0] * max(n_tasks, 1), cpus, ceiling, useful_width)
+        chosen_workers, chosen_threads = _sweep(costs or [1.0] * max(n_tasks, 1), ceiling, widest)
         reasons += _why(n_tasks, cpus, ceiling, chosen_workers, chosen_threads)
     else:
         chosen_workers = workers or min(ceiling, cpus // (threads or 1))
-        chosen_threads = threads or min(cpus // chosen_workers, useful_width or cpus)
+        chosen_threads = threads or widest(chosen_workers)
         asked = [format_count(count, what) for count, what in ((workers, "worker"), (threads, "thread")) if count]
         reasons.append(f"as asked: {' x '.join(asked)}")
     short_of_memory = by_memory is not None and chosen_workers == by_memory < min(n_tasks, cpus)
     if short_of_memory:
-        reasons.append(f"memory for {by_memory} at a time: each needs {format_size(memory_per_task_bytes)}")
+        reasons.append(f"memory for {by_memory} at a time: each needs {format_size(narrow_bytes)}")
     if max_workers is not None and chosen_workers < max_workers and not short_of_memory:
         few = f"there are {format_count(n_tasks, 'calculation')}" if chosen_workers == n_tasks else explain
         reasons.append(f"fewer than max_workers={max_workers}: {few}")
@@ -155,12 +165,11 @@ def _workers_by_memory(workers: int | None, memory_bytes: int, need_bytes: int) 
     return fit
 
 
-def _sweep(costs: Sequence[float], cpus: int, ceiling: int, useful_width: int | None) -> tuple[int, int]:
-    """The narrowest split that no wider one beats clearly, under the assumed speedup."""
+def _sweep(costs: Sequence[float], ceiling: int, widest: Callable[[int], int]) -> tuple[int, int]:
+    """The narrowest split that no wider one beats clearly, under the assumed speedup. ``widest``: by workers."""
     splits: dict[int, int] = {}
     for workers in range(ceiling, 0, -1):
-        width = min(cpus // workers, useful_width or cpus)
-        splits.setdefault(width, workers)  # at the same width more workers are better
+        splits.setdefault(widest(workers), workers)  # at the same width more workers are better
     narrowest = min(splits)
     total, longest = sum(costs), max(costs)
 

@@ -37,7 +37,8 @@ SPEC = ProgramSpec(
         ),
         Fact(
             "trap",
-            "Over MPI it starts a data server beside every compute process; under Open MPI these spin.",
+            "Over MPI it starts a data server beside every compute process; under Open MPI these spin, and find no "
+            "slots in a lease.",
             Known.SOURCE,
             "gamess: rungms of December 2014",
         ),

@@ -93,7 +93,12 @@ ESCAPES = tuple(name for launcher in LAUNCHERS for name in launcher.escapes)
 """Removed from every child."""
 
 OPEN_MPI_AS_ROOT: Mapping[str, str] = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-OPEN_MPI_OVERSUBSCRIBE: Mapping[str, str] = {"OMPI_MCA_rmaps_base_oversubscribe": "1"}
+
+SLOTS = ("OMPI_MCA_orte_set_default_slots", "PRTE_MCA_prte_set_default_slots")
+"""Set to the cores of the lease: Open MPI 4 and 5 start as many processes where nobody says how many, and refuse more.
+By themselves they have one for each core of the machine, mask or no mask; MPICH and Intel MPI start one (measured)."""
+OVERSUBSCRIBE = ("OMPI_MCA_rmaps_base_oversubscribe", "PRTE_MCA_rmaps_default_mapping_policy")
+"""What may let Open MPI start more, removed from every child."""
 
 COMMANDS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "srun")
 # What has srun give a step CPUs of its own.
@@ -111,10 +116,11 @@ _JOBS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 _OPEN_MPI_RANK = "OMPI_COMM_WORLD_RANK"
 
 
-def ranks_of(command: Sequence[str]) -> int | None:
-    """How many processes ``command`` starts, as its launcher is told; None: it starts no launcher, or does not say.
+def ranks_of(command: Sequence[str], slots: int) -> int | None:
+    """How many processes ``command`` starts, as its launcher is told; None: it starts no launcher, or Slurm says.
 
-    Each of several programs at once (``mpirun -n 2 a : -n 1 b``) says its own number.
+    Each of several programs at once (``mpirun -n 2 a : -n 1 b``) says its own number. Where one does not, there are as
+    many as ``slots``.
     """
     called = [place for place, word in enumerate(command) if os.path.basename(word) in COMMANDS]  # noqa: PTH119
     if not called:
@@ -126,7 +132,9 @@ def ranks_of(command: Sequence[str]) -> int | None:
         else:
             parts[-1].append(word)
     ranks = [_first_number(part) for part in parts]
-    return None if None in ranks else sum(number for number in ranks if number)
+    if None in ranks:
+        return None if starts_step(command) else slots
+    return sum(number for number in ranks if number)
 
 
 def starts_step(command: Sequence[str]) -> bool:

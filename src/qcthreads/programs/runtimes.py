@@ -39,6 +39,7 @@ CONSTANTS: Mapping[str, str] = {
 
 UNSET = (
     *launchers.ESCAPES,
+    *launchers.OVERSUBSCRIBE,
     "GOMP_CPU_AFFINITY",  # leaves the inherited mask (measured)
     "KMP_AFFINITY",  # does so with norespect (measured)
     "KMP_HW_SUBSET",

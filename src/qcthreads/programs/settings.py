@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 from ..errors import InputError, MachineError
 from ..units import format_count, format_size
@@ -24,6 +23,7 @@ def settings_for(
     scratch: str | None = None,
     *,
     ranks: int | None = None,
+    cores: int | None = None,
     step: bool = False,
 ) -> Settings:
     """What a calculation with ``spec`` at ``threads`` PUs is started with: only settings that really work.
@@ -40,24 +40,30 @@ def settings_for(
         Directory for the program's temporary files.
     ranks
         Processes that share the width, where the caller's own command starts them. None: the record decides.
+    cores
+        That the PUs belong to; None: each to another. MPI ranks spin while they wait, and so there is one per core at
+        most: threads have the rest.
     step
         That command has Slurm start them, as a step of the job that the caller is in.
 
     Raises
     ------
     InputError
-        ``threads`` is not an int of at least 1, or there are more ``ranks`` than PUs.
+        ``threads`` is not an int of at least 1, or there are more ``ranks`` than PUs or cores.
     MachineError
         ``memory_bytes`` does not even hold what the program needs beyond its memory setting.
     """
     check_threads(threads)
     _check_memory(memory_bytes)
     width, notes = _useful(spec, threads)
+    cores = min(width, cores or width)
     if ranks is None:
-        ranks = width if spec.processes_scale else 1
-    threads_each = _threads_each(spec, width, ranks)
+        ranks = cores if spec.processes_scale else 1
+        if spec.processes_scale and cores < width:
+            notes.append(f"{spec.title} spins while it waits: a process per core, {cores} on {width} PUs")
+    threads_each = _threads_each(spec, width, ranks, cores)
     told = {"threads": threads_each, "ranks": ranks, "width": ranks * threads_each}
-    environment = _environment(spec, told, scratch)
+    environment = _environment(spec, told, cores, scratch)
     unset = (*runtimes.UNSET, *spec.unset)
     if spec.starts_mpi and not step:
         unset += launchers.of_outer_launcher(os.environ)
@@ -137,13 +143,14 @@ def _useful(spec: ProgramSpec, threads: int) -> tuple[int, list[str]]:
     return threads, []
 
 
-def _threads_each(spec: ProgramSpec, width: int, ranks: int) -> int:
+def _threads_each(spec: ProgramSpec, width: int, ranks: int, cores: int) -> int:
     """Threads of each process, so that all together stay within the width."""
-    if not isinstance(ranks, int) or isinstance(ranks, bool) or not 1 <= ranks <= width:
-        few = "give 1" if width == 1 else f"give 1 to {width}"
-        raise InputError(
-            f"{ranks!r} processes of {spec.title} cannot share {format_count(width, 'PU')}: {few}, or a wider lease"
-        )
+    if not isinstance(ranks, int) or isinstance(ranks, bool) or not 1 <= ranks <= cores:
+        few = "give 1" if cores == 1 else f"give 1 to {cores}"
+        pus = format_count(width, "PU")
+        if cores < width:
+            pus += f" of {format_count(cores, 'core')}, for processes that wait for each other spin"
+        raise InputError(f"{ranks!r} processes of {spec.title} cannot share {pus}: {few}, or a wider lease")
     return width // ranks
 
 
@@ -178,26 +185,13 @@ def _told_memory_gib(spec: ProgramSpec, memory_bytes: int, ranks: int) -> float:
     return round(told_bytes / 1024**3, 6)
 
 
-def _environment(spec: ProgramSpec, told: Mapping[str, int], scratch: str | None) -> dict[str, str]:
+def _environment(spec: ProgramSpec, told: Mapping[str, int], cores: int, scratch: str | None) -> dict[str, str]:
     environment = dict.fromkeys(runtimes.COUNTS, str(told["threads"]))
+    environment |= dict.fromkeys(launchers.SLOTS, str(cores))
     environment |= runtimes.CONSTANTS
-    if spec.starts_mpi:
-        environment |= _launcher_permissions(told["ranks"])
+    if spec.starts_mpi and sys.platform != "win32" and os.geteuid() == 0:
+        environment |= launchers.OPEN_MPI_AS_ROOT
     for name, template in spec.environment.items():
         if scratch is not None or "{scratch}" not in template:
             environment[name] = template.format(**told, scratch=scratch)
     return environment
-
-
-@cache
-def _launcher_permissions(ranks: int) -> Mapping[str, str]:
-    """What Open MPI asks for before it starts ``ranks`` processes here."""
-    import psutil
-
-    permissions: dict[str, str] = {}
-    if sys.platform != "win32" and os.geteuid() == 0:
-        permissions |= launchers.OPEN_MPI_AS_ROOT
-    # Open MPI 4 has a slot per core of the machine, not per PU (measured): leases of PUs may hold more.
-    if ranks > (psutil.cpu_count(logical=False) or 1):
-        permissions |= launchers.OPEN_MPI_OVERSUBSCRIBE
-    return permissions

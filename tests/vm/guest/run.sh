@@ -3,6 +3,7 @@ cd /run/guest
 B=/run/guest/busybox
 . ./settings
 $B ifconfig lo up
+$B hostname guest # Open MPI will not start on "(none)"
 for link in fd:fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do
     [ -e "/dev/${link%%:*}" ] || $B ln -s "/proc/self/${link#*:}" "/dev/${link%%:*}"
 done
