@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from qcthreads.errors import StopRequestedError
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.observing import Attempt, Watching
@@ -304,6 +305,26 @@ def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngin
         assert attempt.usage is not None
         # It has one thread that works, and had not ended.
         assert 0 < one.cpu_s <= attempt.usage.wall_ns / 1e9 + TICK_S
+
+
+def test_what_is_stopped_with_its_run_is_kept_as_far_as_it_came_and_runs_no_longer(
+    engine: LocalEngine, watching: Watching
+) -> None:
+    events = engine.run([calculation("burn", "short", cpu_s=0.1), calculation("rest", "long", wall_s=60)], 1)
+    next(events)
+    while watching.running != ("long",):
+        time.sleep(0.01)
+    engine.stop()
+    with pytest.raises(StopRequestedError):
+        next(events)
+    assert watching.running == ()
+    assert [(one.outcome.label, one.outcome.status) for one in watching.attempts] == [
+        ("short", "finished"),
+        ("long", "stopped"),
+    ]
+    now = watching.monitor.now
+    assert now is not None
+    assert (now.cpus_busy, now.memory_bytes) == (0, 0)
 
 
 def _fields(one: Calculation) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from ..cpuset import CpuSet
 from ..execution.labels import short_label
 from ..manybody.report import BodyRow, FragmentRow, grouped
 from ..manybody.run import RunReport
+from ..monitoring.statistics import Finding
 from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_count, format_size, format_split
 from .render import percent, print_table, seconds
 
@@ -56,9 +57,14 @@ def print_report(report: RunReport, csv_file: Path | None) -> None:
         print("Nothing was left to compute: all results were in the store.")
     else:
         _print_decision(report.decision, unbound=any(finding["kind"] == "unbound" for finding in report.findings))
-    _print_statistics(report.statistics)
-    for finding in report.findings:
-        print(f"Finding: {finding.get('message', finding)}")
+    print_usage(report.statistics, report.record.findings)
+
+
+def print_usage(statistics: Mapping[str, Any], findings: Iterable[Finding], stream: TextIO | None = None) -> None:
+    """How long it took, how the PUs were used, and what was found; by default on standard output."""
+    _print_statistics(statistics, stream)
+    for finding in findings:
+        print(f"Finding: {finding.message}", file=stream)
 
 
 def print_dry_run(run: Prepared, csv_file: Path | None) -> None:
@@ -212,17 +218,17 @@ def _print_decision(decision: Mapping[str, Any], *, unbound: bool = False) -> No
         print(f"  {reason}")
 
 
-def _print_statistics(statistics: Mapping[str, Any]) -> None:
+def _print_statistics(statistics: Mapping[str, Any], stream: TextIO | None) -> None:
     counts = {name: statistics.get(f"fragments_{name}") for name in ("computed", "reused", "failed")}
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     total, wall = statistics.get("fragments_total"), seconds(statistics.get("wall_s"))
     widths = statistics.get("widths") or {}
     if len(widths) > 1:
         used = ", ".join(f"{count} with {format_count(int(width), 'thread')}" for width, count in widths.items())
-        print(f"Ran: {used}")
-    print(f"Wall time {wall} for {total} calculations ({said})")
+        print(f"Ran: {used}", file=stream)
+    print(f"Wall time {wall} for {total} calculations ({said or 'none has ended'})", file=stream)
     if statistics.get("watched"):
-        print_table("How the PUs were used", ("figure", "value", "what it is"), _usage_rows(statistics))
+        print_table("How the PUs were used", ("figure", "value", "what it is"), _usage_rows(statistics), stream)
 
 
 def _usage_rows(statistics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -98,7 +98,6 @@ class LocalEngine:
         self._idle: list[tuple[_Key, Worker]] = []
         self._warming: list[Lease] = []
         self._runs: list[_Run] = []
-        self._said: set[str] = set()
 
     def run(
         self, calculations: Iterable[Calculation] | Source, max_workers: int | None = None, *, refill: bool = False
@@ -271,7 +270,12 @@ class LocalEngine:
                 self._on_progress(event)
             else:
                 self._on_progress(
-                    Progress(event=event.status, label=event.label, message=event.error or "", outcome=event)
+                    Progress(
+                        event="finished" if event.status == "finished" else "failed",
+                        label=event.label,
+                        message=event.error or "",
+                        outcome=event,
+                    )
                 )
                 yield event
         if run.stopped.is_set():
@@ -427,12 +431,13 @@ class LocalEngine:
                 worker = self._worker(run, job, lease, fresh=attempt > 1)
                 reply = self._reply(run, job, lease, worker)
             except (WorkerEndedError, UnmadeInputError) as error:
-                if run.stopped.is_set():
-                    raise StopRequestedError("stopped while it ran") from None
-                reply = {"status": "failed", "result": None, "error": str(error), "started_at": started_at}
+                status, why = ("stopped", "stopped while it ran") if run.stopped.is_set() else ("failed", str(error))
+                reply = {"status": status, "result": None, "error": why, "started_at": started_at}
                 reply |= {"wall_s": time.time() - started_at, "cpu_s": 0.0, "peak_memory_bytes": 0}
             outcome = _outcome(job, lease, attempt, worker, reply)
             self._observer.ends(job.calculation, outcome)
+            if outcome.status == "stopped":
+                raise StopRequestedError(outcome.error)
             return outcome
         finally:
             if worker is not None:
@@ -572,10 +577,10 @@ class LocalEngine:
             return self._folder / f"w{self._started}"
 
     def _note(self, run: _Run, label: str, note: str, kind: str = "") -> None:
-        """Each kind of thing is said once, however many calculations it is true of."""
+        """Each kind of thing is said once in a run, however many calculations it is true of."""
         with self._lock:
-            new = (kind or note) not in self._said
-            self._said.add(kind or note)
+            new = (kind or note) not in run.said
+            run.said.add(kind or note)
         if new:
             run.events.put(Progress(event="note", label=label, message=note, kind=kind))
 
@@ -602,6 +607,8 @@ class _Run:
     stopped: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = field(default_factory=queue.SimpleQueue)
     busy: set[Worker] = field(default_factory=set)
+    said: set[str] = field(default_factory=set)
+    """Kinds of notes, or notes without one."""
     threads: list[threading.Thread] = field(default_factory=list)
     first_width: int = field(init=False)
 

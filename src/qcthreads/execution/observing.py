@@ -36,7 +36,10 @@ class Observer:
         """The worker is sent ``calculation`` next."""
 
     def ends(self, calculation: Calculation, outcome: Outcome) -> None:
-        """What became of the attempt that began last in this worker, before the worker is given another or ended."""
+        """What became of the attempt that began last in this worker, before the worker is given another or ended.
+
+        Also of one that is stopped with its run.
+        """
 
     def instead_of(self, calculation: Calculation) -> tuple[Calculation, str]:
         """What is to be run for ``calculation``, before its lease is asked for: itself, or why another, in a line."""

@@ -84,6 +84,14 @@ class RunMonitor:
         with self._lock:
             return tuple(replace(moment, at_s=(at_ns - since_ns) / 1e9) for at_ns, moment in self._moments)
 
+    @property
+    def now(self) -> Moment | None:
+        """All workers together over the last second or so; nothing when the sampling has ended."""
+        with self._lock:
+            if self._sampler is None or not self._moments:
+                return Moment(at_s=0.0, cpus_busy=0.0, cpus_waited_for=0.0, memory_bytes=0) if self._moments else None
+            return self._moments[-1][1]
+
     def begin(self, pid: int, grant: Grant) -> None:
         """The worker ``pid`` begins a calculation. Raises OSError where it cannot be watched."""
         with self._lock:
