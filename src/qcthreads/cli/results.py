@@ -12,7 +12,6 @@ from ..cpuset import CpuSet
 from ..execution.labels import short_label
 from ..manybody.report import BodyRow, FragmentRow, grouped
 from ..manybody.run import RunReport
-from ..monitoring.statistics import Finding
 from ..units import HARTREE_TO_KCAL_PER_MOL, HARTREE_TO_KJ_PER_MOL, format_count, format_size, format_split
 from .render import percent, print_table, seconds
 
@@ -57,14 +56,14 @@ def print_report(report: RunReport, csv_file: Path | None) -> None:
         print("Nothing was left to compute: all results were in the store.")
     else:
         _print_decision(report.decision, unbound=any(finding["kind"] == "unbound" for finding in report.findings))
-    print_usage(report.statistics, report.record.findings)
+    print_usage(report.statistics, [finding["message"] for finding in report.findings])
 
 
-def print_usage(statistics: Mapping[str, Any], findings: Iterable[Finding], stream: TextIO | None = None) -> None:
+def print_usage(statistics: Mapping[str, Any], findings: Iterable[str], stream: TextIO | None = None) -> None:
     """How long it took, how the PUs were used, and what was found; by default on standard output."""
     _print_statistics(statistics, stream)
     for finding in findings:
-        print(f"Finding: {finding.message}", file=stream)
+        print(f"Finding: {finding}", file=stream)
 
 
 def print_dry_run(run: Prepared, csv_file: Path | None) -> None:
@@ -234,13 +233,13 @@ def _print_statistics(statistics: Mapping[str, Any], stream: TextIO | None) -> N
 def _usage_rows(statistics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     queue_s, idle = statistics["run_queue_s"], statistics["idle_over_time"]
     yield "thread efficiency", percent(statistics["thread_efficiency"]), "CPU time / (threads x wall time)"
-    yield "usable PUs busy", percent(statistics["busy_fraction"]), "share of their time that a calculation had them"
+    yield "usable PUs leased", percent(statistics["busy_fraction"]), "share of their time that a calculation had them"
     if queue_s is not None:
         yield "contention", percent(statistics["contention"]), f"threads waited {seconds(queue_s)} for a CPU"
     if statistics["idle_pus"] is not None:
         steps = idle[:: -(-len(idle) // _IDLE_STEPS)]
         over_time = " ".join(f"{step['idle_pus']:.1f}" for step in steps)
-        yield "idle PUs", f"{statistics['idle_pus']:.1f}", f"over time: {over_time}"
+        yield "idle PUs", f"{statistics['idle_pus']:.1f}", f"no thread of the run ran there; over time: {over_time}"
 
 
 def _three_units(energy_hartree: float) -> str:

@@ -516,7 +516,9 @@ class LocalEngine:
         folder = self._next_folder()
         bound = lease.cpus if self._affinity else None
         settings = job.settings_in(scratch_of(folder))
-        return Worker(settings, folder, bound, self._memory_nodes(lease), lease, self._wrapping)
+        worker = Worker(settings, folder, bound, self._memory_nodes(lease), lease, self._wrapping)
+        self._observer.starts(worker)
+        return worker
 
     def _memory_nodes(self, lease: Lease) -> NodeSet | None:
         """The nodes to prefer for ``lease``; ``None`` where there is no choice to make."""

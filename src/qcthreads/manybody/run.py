@@ -23,7 +23,7 @@ from ..execution.source import Planned
 from ..execution.store import Store, open_store
 from ..leases import node_book
 from ..machine.placement import split as cut
-from ..monitoring.findings import OF_A_RUN
+from ..monitoring.findings import OF_A_RUN, OF_AN_AUTO_RUN
 from ..monitoring.metrics import RunNow
 from ..monitoring.record import RunRecord
 from ..monitoring.statistics import Finding
@@ -493,13 +493,14 @@ class Run:
         self, tally: RunTally, statistics: Mapping[str, Any], others: Sequence[Finding], span: _Span
     ) -> RunRecord:
         """``others``: findings about the results."""
-        book, monitor = self._book, self._watching.monitor
+        book, monitor, request = self._book, self._watching.monitor, self.request
+        auto = strategy_name(request.strategy) == "auto" and not (request.workers or request.threads)
         labels = {term.label for term in self._terms}  # the program may have been asked something, too
         attempts = [one for one in self._watching.attempts if one.outcome.label in labels]
         moments = tuple(one for one in monitor.moments(span.began_ns) if one.at_s >= 0)
         usable = len(book.usable)
         return RunRecord(
-            title=_title(self.request.input, self.decision),
+            title=_title(request.input, self.decision),
             began_at=span.began_at,
             wall_s=span.wall_s,
             machine=book.machine,
@@ -515,9 +516,9 @@ class Run:
             calculations=calculated(attempts, span.began_at, self.planned),
             moments=moments,
             findings=(
-                *tally.findings(affinity=self.request.affinity),
+                *tally.findings(affinity=request.affinity),
                 *others,
-                *findings(attempts, moments, usable, OF_A_RUN),
+                *findings(attempts, moments, usable, OF_AN_AUTO_RUN if auto else OF_A_RUN),
             ),
         )
 

@@ -97,7 +97,7 @@ def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int
             Finding(
                 kind="idle",
                 message=f"{usable - wanted:.1f} of {usable} usable PUs had nothing to do on average: {advice.idle}; "
-                "at the end the longest calculation may have run alone",
+                "at the beginning workers start, and at the end the longest calculation may have run alone",
             )
         )
     return found

@@ -53,7 +53,7 @@ OF_A_LEASE = Advice(
     "{threads}",
     width="ask for {threads}",
     fewer_threads="ask for fewer threads and run more calculations side by side",
-    other_cpus="use other CPUs or fewer threads",
+    other_cpus="use other CPUs",
     leave_cpus_out="leave these CPUs out",
     scratch="give it a faster scratch directory",
     memory="tell the program less, or use fewer workers",
@@ -71,7 +71,10 @@ OF_A_RUN = Advice(
     memory="leave it more by fewer --workers, or a larger --memory",
     idle="use more workers, or let --strategy auto decide",
 )
-"""For who left the widths to a run."""
+"""For who said how a run divides the CPUs."""
+
+OF_AN_AUTO_RUN = replace(OF_A_RUN, idle="what was decided says why no more ran side by side")
+"""For who left that to the run."""
 
 OF_AN_EXECUTOR = Advice(
     too_many="look for a setting of its own in its keywords, or give each calculation {threads} by "
@@ -190,12 +193,23 @@ def _imbalanced(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[
 
 
 def _contended(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
-    if usage.wait_share is not None and usage.wait_share > _CONTENDED_SHARE and _wants_to_run(usage):
-        yield (
-            "contended",
-            f"{who} waited for a CPU {usage.wait_share:.0%} of the time that threads wanted to run: more threads than "
-            f"CPUs, their own or other people's, run on {usage.cpus_allowed}; {advice.other_cpus}",
-        )
+    if usage.wait_share is None or not _waits(usage):
+        return
+    cpus = usage.cpus_allowed
+    if 0 < len(cpus) < usage.threads_working:
+        why = f"its {usage.threads_working} threads share {format_count(len(cpus), 'CPU')} ({cpus})"
+        remedy = "give it as many CPUs as threads, or fewer threads"
+    else:  # a quota cannot be told from others by what a thread waits for
+        why, remedy = f"others run on {cpus or 'its CPUs'}, too, or a quota of CPU time is used up", advice.other_cpus
+    yield (
+        "contended",
+        f"{who} waited for a CPU {usage.wait_share:.0%} of the time that threads wanted to run: {why}; {remedy}",
+    )
+
+
+def _waits(usage: WorkerUsage) -> bool:
+    """Whether it wants to run and has to wait for a CPU; where nothing tells of waiting, it may."""
+    return usage.wait_share is None or (usage.wait_share > _CONTENDED_SHARE and _wants_to_run(usage))
 
 
 def _wants_to_run(usage: WorkerUsage) -> bool:
@@ -203,14 +217,15 @@ def _wants_to_run(usage: WorkerUsage) -> bool:
 
 
 def _others(who: str, grant: Grant, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
-    if usage.other_cpu_ns is None or not grant.bound_to:
+    """What runs on CPUs that a calculation does not wait for is nobody's trouble."""
+    if usage.other_cpu_ns is None or not grant.bound_to or not _waits(usage):
         return
     busy = usage.other_cpu_ns / usage.wall_ns
     if busy > _OTHERS_SHARE * len(grant.bound_to):
         yield (
             "others",
-            f"other processes kept {busy:.2g} of the {format_count(len(grant.bound_to), 'CPU')} busy that {who} is "
-            f"bound to ({grant.bound_to}); end them, or {advice.leave_cpus_out}",
+            f"other processes kept {busy:.2g} of the {format_count(len(grant.bound_to), 'CPU')} busy that {who} may "
+            f"use ({grant.bound_to}); end them, or {advice.leave_cpus_out}",
         )
 
 

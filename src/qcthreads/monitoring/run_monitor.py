@@ -42,7 +42,7 @@ class RunMonitor:
     """Any number of workers that come and go, each with one calculation at a time; from any threads.
 
     Long calculations are seen at the rates of :class:`BackgroundSampler`, and every one is looked at when it begins and
-    when it ends, so that none is too short to be counted. The sampling begins with the first calculation.
+    when it ends, so that none is too short to be counted. The sampling begins with the first worker.
     """
 
     def __init__(self, source: TimesSource | None = None) -> None:
@@ -92,17 +92,15 @@ class RunMonitor:
                 return Moment(at_s=0.0, cpus_busy=0.0, cpus_waited_for=0.0, memory_bytes=0) if self._moments else None
             return self._moments[-1][1]
 
+    def attach(self, pid: int) -> None:
+        """The worker ``pid`` has started: it counts in the moments. Raises OSError where it cannot be watched."""
+        with self._lock:
+            self._attach(pid)
+
     def begin(self, pid: int, grant: Grant) -> None:
         """The worker ``pid`` begins a calculation. Raises OSError where it cannot be watched."""
         with self._lock:
-            sampler = self._running()
-            first = self._first_look(sampler, pid)
-            if not self._before_ns:
-                self._begin_moments(first)
-            if pid not in self._root_of and self._bandwidth:
-                self._bandwidth.watch(pid)
-            self._root_of[pid] = pid
-            self._before.setdefault(pid, totals_of(first))
+            first = self._attach(pid)
             self._watched[pid] = _Watched(grant, Tally(first), self._busy_now(), first.at_ns)
 
     def end(self, pid: int) -> WorkerUsage | None:
@@ -145,6 +143,17 @@ class RunMonitor:
                 self._root_of, self._gone, self._before, self._before_ns = {}, set(), {}, 0
         if thread is not None:
             thread.join()
+
+    def _attach(self, pid: int) -> Sample:
+        """A look at it; what it did before it is looked at first counts nowhere."""
+        first = self._first_look(self._running(), pid)
+        if not self._before_ns:
+            self._begin_moments(first)
+        if pid not in self._root_of and self._bandwidth:
+            self._bandwidth.watch(pid)
+        self._root_of[pid] = pid
+        self._before.setdefault(pid, totals_of(first))
+        return first
 
     def _running(self) -> BackgroundSampler:
         if self._sampler is None:
