@@ -46,6 +46,8 @@ class Advice:
     scratch: str
     memory: str
     idle: str
+    given: str = "was given {threads}"
+    """Where the width comes from."""
 
 
 OF_A_LEASE = Advice(
@@ -60,6 +62,9 @@ OF_A_LEASE = Advice(
     idle="use more workers",
 )
 """For who chose the width."""
+
+OF_ITS_CPUS = replace(OF_A_LEASE, given="has CPUs for {threads}")
+"""For who chose none."""
 
 OF_A_RUN = Advice(
     too_many="look for a setting of its own in its keywords, or give each calculation {threads} by --threads",
@@ -164,7 +169,7 @@ def _summed(usages: Sequence[WorkerUsage]) -> WorkerUsage:
 
 def _threads(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
     asked, worked = usage.threads_asked, usage.threads_working
-    given = f"{who} was given {format_count(asked, 'thread')}, but"
+    given = f"{who} {advice.given.format(threads=format_count(asked, 'thread'))}, but"
     so_many = format_count(worked, "thread")
     if worked > asked:
         yield (
