@@ -84,6 +84,7 @@ def _lease_document(lease: LeaseNow, now_s: float) -> dict[str, Any]:
     return {
         **lease_document(lease.held, now_s),
         "runs": lease.runs,
+        "calculation": lease.calculation or None,
         "processes": lease.processes,
         "threads_working": lease.threads_working,
         "efficiency": lease.efficiency,

@@ -662,6 +662,7 @@ class _Job:
         except Exception as error:
             raise UnmadeInputError(f"its input could not be made: {type(error).__name__}: {error}") from error
         return {
+            "name": short_label(self.calculation.label),
             "input": made,
             "compute": self.calculation.compute,
             "program": settings.program,
