@@ -278,7 +278,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
 def _tell_so_far(args: Namespace, run: Run) -> None:
     """What was seen of a run that was stopped: it may have been slow. Standard output is that of results."""
     record = run.so_far()
-    if record is not None and record.statistics["watched"]:
+    if record is not None:
         print_usage(record.statistics, [finding.message for finding in record.findings], sys.stderr)
         write_record(args, record)
 
