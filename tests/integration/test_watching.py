@@ -7,7 +7,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +133,11 @@ def by_label(watching: Watching) -> dict[str, Attempt]:
 def cpu_s(attempt: Attempt) -> float:
     assert attempt.usage is not None
     return attempt.usage.cpu_ns / 1e9
+
+
+def busy_s(moments: Sequence[Moment]) -> float:
+    """CPU time of all workers; a moment lasts from the one before it."""
+    return sum(after.cpus_busy * (after.at_s - before.at_s) for before, after in itertools.pairwise(moments))
 
 
 def test_a_reused_worker_is_cut_into_its_calculations(engine: LocalEngine, watching: Watching) -> None:
@@ -267,10 +272,8 @@ def test_busy_and_idle_cpus_over_time_add_up(engine: LocalEngine, watching: Watc
     worker_s = sum(psutil.Process(outcomes[0].worker_pid).cpu_times()[:2])  # with what it loaded before the first
     watching.close()
     moments = watching.monitor.moments(0)
-    lengths_s = [after.at_s - before.at_s for before, after in itertools.pairwise(moments)]
-    busy_s = sum(moment.cpus_busy * length_s for moment, length_s in zip(moments[1:], lengths_s, strict=True))
     counted_s = sum(outcome.result["cpu_s"] for outcome in outcomes)  # type: ignore[index]
-    assert 0.95 * counted_s - 0.1 <= busy_s <= 1.05 * worker_s + 0.1
+    assert 0.95 * counted_s - 0.1 <= busy_s(moments) <= 1.05 * worker_s + 0.1
     told = figures(watching.attempts, moments, 2)
     (worker,) = told["worker_processes"]
     assert worker["calculations"] == told["watched"] == 3
@@ -284,9 +287,7 @@ def test_what_a_worker_loads_before_its_first_calculation_keeps_a_cpu_busy(
     (tmp_path / "modules" / "large.py").write_text("import loads\nloads._spin(1.5)\nrest = loads.rest\n")
     run(engine, replace(calculation("rest", "a", wall_s=0.1), compute="large:rest"))
     watching.close()
-    moments = watching.monitor.moments(0)
-    pairs = itertools.pairwise(moments)
-    assert sum(after.cpus_busy * (after.at_s - before.at_s) for before, after in pairs) > 1.4
+    assert busy_s(watching.monitor.moments(0)) > 1.4
 
 
 def test_cpus_that_have_nothing_to_do_are_found(engine: LocalEngine, watching: Watching) -> None:
@@ -324,10 +325,13 @@ def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngin
 def test_what_is_stopped_with_its_run_is_kept_as_far_as_it_came_and_runs_no_longer(
     engine: LocalEngine, watching: Watching
 ) -> None:
-    events = engine.run([calculation("burn", "short", cpu_s=0.1), calculation("rest", "long", wall_s=60)], 1)
-    next(events)
-    while watching.running != ("long",):
+    began_ns = time.monotonic_ns()
+    events = engine.run([calculation("burn", "short", cpu_s=0.1), calculation("burn", "long", cpu_s=60)], 1)
+    worker = psutil.Process(next(events).worker_pid)
+    before_s = used_s = worker.cpu_times().user
+    while watching.running != ("long",) or used_s < before_s + 0.5:
         time.sleep(0.01)
+        used_s = worker.cpu_times().user
     engine.stop()
     with pytest.raises(StopRequestedError):
         next(events)
@@ -339,6 +343,8 @@ def test_what_is_stopped_with_its_run_is_kept_as_far_as_it_came_and_runs_no_long
     now = watching.monitor.now
     assert now is not None
     assert (now.cpus_busy, now.memory_bytes) == (0, 0)
+    if sys.platform == "linux":  # as last seen, a tenth of a second before its end
+        assert busy_s(watching.monitor.moments(began_ns)) > 0.5 * (used_s - before_s)
 
 
 def _fields(one: Calculation) -> dict[str, Any]:

@@ -107,7 +107,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
-    assert f"  qcthreads {command}" in capsys.readouterr().out.partition("examples:")[2]
+    shown = capsys.readouterr().out
+    assert f"  qcthreads {command}" in shown.partition("examples:")[2]
+    assert f"{COMMANDS[command][1:]}." in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(

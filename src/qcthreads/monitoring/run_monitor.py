@@ -58,6 +58,8 @@ class RunMonitor:
         self._root_of: dict[int, int] = {}
         self._gone: set[int] = set()
         self._before: dict[int, Totals] = {}
+        self._settled_cpu_ns = self._settled_wait_ns = 0
+        """Of workers that have ended since the last moment, for the next."""
         self._before_ns = 0
         self._busy: tuple[int, dict[int, int] | None] = (-_BUSY_HOLDS_NS, None)
         self._moments: list[tuple[int, Moment]] = []
@@ -117,6 +119,7 @@ class RunMonitor:
                 others_ns = busy_between(watched.busy, self._busy_now(), watched.grant.bound_to)
             used = watched.tally.usage(watched.grant, error_ns(self._sampler.source), others_ns)
             if used.ended:
+                self._settle(pid, last)
                 self._forget(self._sampler, pid)
             return replace(used, threads=(), moments=())
 
@@ -141,6 +144,7 @@ class RunMonitor:
                 self._drain(sampler)
                 self._counts = _sum(self._counts, sampler.counts)
                 self._root_of, self._gone, self._before, self._before_ns = {}, set(), {}, 0
+                self._settled_cpu_ns = self._settled_wait_ns = 0
         if thread is not None:
             thread.join()
 
@@ -187,6 +191,12 @@ class RunMonitor:
         self._before.pop(pid, None)
         self._gone.discard(pid)
 
+    def _settle(self, pid: int, last: Sample) -> None:
+        now = totals_of(last)
+        before = self._before.get(pid, now)
+        self._settled_cpu_ns += max(0, cpu_between(before, now))
+        self._settled_wait_ns += max(0, wait_between(before, now) or 0)
+
     def _drain_often(self, sampler: BackgroundSampler, ended: threading.Event) -> None:
         while not ended.wait(_DRAIN_EVERY_S):
             with self._lock:
@@ -224,8 +234,8 @@ class RunMonitor:
         wall_ns = sample.at_ns - self._before_ns
         if not self._before_ns or wall_ns <= 0 or sample.processes is None:
             return
-        cpu_ns, wait_ns = 0, 0
-        told = True
+        cpu_ns, wait_ns, told = self._settled_cpu_ns, self._settled_wait_ns, True
+        self._settled_cpu_ns = self._settled_wait_ns = 0
         for root, part in _by_root(sample, self._root_of):
             now = totals_of(part)
             before = self._before.get(root, now)
