@@ -215,7 +215,7 @@ def test_threads_that_share_a_cpu_wait_for_it() -> None:
     # Two threads on one CPU: whatever else runs there, together they wait at least as long as one of them runs.
     assert stats.wait_s > 0.8 * stats.cpu_s / 2
     contended = next(finding.message for finding in stats.findings if finding.kind == "contended")
-    assert f"its 2 threads share 1 CPU ({lease}); give it as many CPUs as threads, or fewer threads" in contended
+    assert f": 2 threads share 1 CPU ({lease}); give as many CPUs as threads, or fewer threads" in contended
     shares = [thread.wait_share for thread in stats.workers[0].threads if thread.utilisation > 0.05]
     assert len(shares) == 2
     assert all(share is not None and share > 0.25 for share in shares)
@@ -230,6 +230,9 @@ def test_threads_that_share_a_cpu_wait_for_it() -> None:
     (found,) = merged([("a dimer", grant(threads_asked=2, leased=lease), piece)] * pieces, OF_A_RUN)
     assert found.kind == "contended"
     assert found.message.startswith(f"{pieces} calculations of less than 50 ms waited for a CPU ")
+    elsewhere = replace(piece, cpus_allowed=CpuSet([1000]))
+    (found,) = merged([("a dimer", grant(threads_asked=2), one) for one in (piece, elsewhere) * pieces], OF_A_RUN)
+    assert f": 2 threads share 1 CPU ({lease}); " in found.message
 
 
 def test_descendants_count_with_the_worker() -> None:

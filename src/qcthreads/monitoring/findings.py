@@ -157,13 +157,14 @@ def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]], advice: Advice) ->
 def _summed(usages: Sequence[WorkerUsage]) -> WorkerUsage:
     """As far as their times go, as if they were one; the rest is the first one's."""
     cpu_ns, wait_ns = sum(usage.cpu_ns for usage in usages), sum_known(usage.wait_ns for usage in usages)
+    told = usages[:1] if all(map(_crowded, usages)) else usages
     return replace(
         usages[0],
         wall_ns=sum(usage.wall_ns for usage in usages),
         cpu_ns=cpu_ns,
         wait_ns=wait_ns,
         wait_share=None if wait_ns is None else ratio(wait_ns, wait_ns + cpu_ns),
-        cpus_allowed=CpuSet(cpu for usage in usages for cpu in usage.cpus_allowed),
+        cpus_allowed=CpuSet(cpu for usage in told for cpu in usage.cpus_allowed),
     )
 
 
@@ -201,15 +202,19 @@ def _contended(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[C
     if usage.wait_share is None or not _waits(usage):
         return
     cpus = usage.cpus_allowed
-    if 0 < len(cpus) < usage.threads_working:
-        why = f"its {usage.threads_working} threads share {format_count(len(cpus), 'CPU')} ({cpus})"
-        remedy = "give it as many CPUs as threads, or fewer threads"
+    if _crowded(usage):
+        why = f"{usage.threads_working} threads share {format_count(len(cpus), 'CPU')} ({cpus})"
+        remedy = "give as many CPUs as threads, or fewer threads"
     else:  # a quota cannot be told from others by what a thread waits for
         why, remedy = f"others run on {cpus or 'its CPUs'}, too, or a quota of CPU time is used up", advice.other_cpus
     yield (
         "contended",
         f"{who} waited for a CPU {usage.wait_share:.0%} of the time that threads wanted to run: {why}; {remedy}",
     )
+
+
+def _crowded(usage: WorkerUsage) -> bool:
+    return 0 < len(usage.cpus_allowed) < usage.threads_working
 
 
 def _waits(usage: WorkerUsage) -> bool:
