@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -186,6 +187,8 @@ def test_stopped_in_the_middle_leaves_no_process_and_can_be_resumed(tmp_path: Pa
     store = tmp_path / "water.store"
     alone = ("--workers", "1", "--threads", "1")  # so that most is left when the first has ended
     arguments = ["run", str(WATER4), "--method", "mp2", "--basis", "aug-cc-pvdz", *alone, "--store", str(store)]
+    page, trace, metrics = tmp_path / "run.html", tmp_path / "run.json", tmp_path / "run.prom"
+    arguments += ["--report", str(page), "--trace", str(trace), "--metrics", str(metrics)]
     driver = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     children: set[psutil.Process] = set()
     finished = 0
@@ -205,6 +208,17 @@ def test_stopped_in_the_middle_leaves_no_process_and_can_be_resumed(tmp_path: Pa
     assert kept["total"] == 10
     assert finished <= kept["finished"] < 10
     assert kept["running"] == 0
+    # What was seen until then is told and written all the same.
+    assert f"stopped before its end: {kept['finished']} of 10 calculations had ended" in errors
+    assert "thread efficiency" in errors
+    events = json.loads(trace.read_text())["traceEvents"]
+    ran = Counter(event["args"]["status"] for event in events if "status" in event.get("args", ()))
+    assert ran.keys() <= {"finished", "stopped"}
+    assert ran["finished"] - kept["finished"] in (0, 1)  # one may have ended as the signal came
+    assert "stopped before its end" in page.read_text(encoding="utf-8")
+    states = dict(re.findall(r'state="(\w+)"} (\d+)', metrics.read_text()))
+    assert (int(states["running"]), int(states["finished"])) == (0, kept["finished"])
+    assert re.search(r"qcthreads_run_cpus_busy{.*} 0.0\n", metrics.read_text())
     resumed = run(*arguments, "--resume", "--json")
     rest = json.loads(resumed.stdout)
     assert f"{10 - kept['finished']}/{10 - kept['finished']} done" in resumed.stderr

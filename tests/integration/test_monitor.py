@@ -122,6 +122,25 @@ def test_more_threads_than_omp_num_threads_is_a_finding() -> None:
     assert "was given 1 thread, but 3 worked; tell every threading runtime its width" in done.stderr
 
 
+def test_who_asked_for_no_width_is_told_of_the_cpus() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = monitor("--", "sleep", "0.6", env=environment)
+    cpus = len(os.sched_getaffinity(0))
+    assert f"threads: {cpus} asked (the CPUs that it may use), 0 worked side by side" in done.stderr
+    assert f"has CPUs for {cpus} thread{'s' * (cpus > 1)}, but none worked: it waits or sleeps" in done.stderr
+
+
+@pytest.mark.parametrize("told", ["3", "3,2"])
+def test_a_running_process_is_held_against_the_width_that_it_began_with(told: str) -> None:
+    with subprocess.Popen(["sleep", "600"], env={**os.environ, "OMP_NUM_THREADS": told}) as process:
+        command = [*MONITOR, "--pid", str(process.pid)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
+            wait_until_it_watches(watching.pid, process.pid)
+            process.kill()
+            _, said = watching.communicate()
+    assert "threads: 3 asked (OMP_NUM_THREADS)" in said
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
 def test_a_command_that_leaves_its_mask_is_a_finding() -> None:
     first, second = sorted(os.sched_getaffinity(0))[:2]

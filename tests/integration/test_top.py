@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,13 +32,16 @@ from textual.widgets import DataTable, Static
 
 from qcthreads.cli.top_frame import SIGNS, cpu_lines, frame, lease_rows
 from qcthreads.cli.top_screen import TopScreen
+from qcthreads.errors import StopRequestedError
+from qcthreads.execution.calculation import Calculation
+from qcthreads.execution.engine import LocalEngine
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
 from qcthreads.leases import LeaseBook, node_ledger
 from qcthreads.leases.place import find_place
 from qcthreads.machine import Machine
 from qcthreads.machine.synthetic import synthetic_machine
-from qcthreads.monitoring.live import LeaseNow, Live, Now
+from qcthreads.monitoring.live import Live, Now
 
 HOLDS = """
 import os, qcthreads, sys
@@ -202,6 +206,34 @@ def test_leases_of_one_holder_are_told_apart_by_their_masks() -> None:
     assert (seen[one.cpus].threads_working, seen[two.cpus].threads_working) == (1, 0)
 
 
+def test_the_calculation_of_a_worker_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "resting.py").write_text("import time\ndef rest(input):\n    time.sleep(600)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    dimer = Calculation(label='["(auto)", [1, 2], [1, 2]]', program="none", input={}, compute="resting:rest")
+    book = LeaseBook(read_machine(), read_limits(), ledger=node_ledger(), run="water.xyz")
+
+    def compute() -> None:
+        with contextlib.suppress(StopRequestedError):
+            list(engine.run([dimer]))
+
+    with LocalEngine(book) as engine, Live(find_place(create=False)) as live:
+        caller = threading.Thread(target=compute)
+        caller.start()
+        try:
+            named = []
+            while not named:
+                time.sleep(0.1)
+                leases = live.look().leases  # others on this machine may have some, too
+                named = [lease for lease in leases if lease.held.pid == os.getpid() and lease.calculation]
+        finally:
+            engine.stop()
+            caller.join()
+    (lease,) = named
+    assert lease.calculation == "1+2"
+    (row,) = lease_rows(replace(looked(), leases=(lease,)))
+    assert row[-1] == "water.xyz 1+2"
+
+
 class Stopped(Live):
     """Tells the same again and again."""
 
@@ -327,7 +359,7 @@ def test_what_may_not_be_seen_is_a_dash(start: Start) -> None:
     start(*BURNS)
     now = looked()
     (lease,) = now.leases
-    hidden = LeaseNow(held=lease.held, runs=lease.runs, processes=0, memory_bytes=0, busy=None, threads=None)
+    hidden = replace(lease, processes=0, memory_bytes=0, busy=None, threads=None)
     unseen = Now(place=now.place, at_s=now.at_s, interval_s=1.0, cpus_busy=None, leases=(hidden,), queue=(), shut=False)
     (row,) = lease_rows(unseen)
     assert row[4:8] == ("-/1", "-", "-", "-")

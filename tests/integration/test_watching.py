@@ -7,14 +7,16 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from qcthreads.errors import StopRequestedError
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.observing import Attempt, Watching
@@ -131,6 +133,11 @@ def by_label(watching: Watching) -> dict[str, Attempt]:
 def cpu_s(attempt: Attempt) -> float:
     assert attempt.usage is not None
     return attempt.usage.cpu_ns / 1e9
+
+
+def busy_s(moments: Sequence[Moment]) -> float:
+    """CPU time of all workers; a moment lasts from the one before it."""
+    return sum(after.cpus_busy * (after.at_s - before.at_s) for before, after in itertools.pairwise(moments))
 
 
 def test_a_reused_worker_is_cut_into_its_calculations(engine: LocalEngine, watching: Watching) -> None:
@@ -262,16 +269,25 @@ def test_calculations_of_two_calls_are_told_apart_though_they_have_one_label(
 @linux_only
 def test_busy_and_idle_cpus_over_time_add_up(engine: LocalEngine, watching: Watching) -> None:
     outcomes = run(engine, *(calculation("burn", f"c{n}", cpu_s=0.8) for n in range(3)), max_workers=1)
+    worker_s = sum(psutil.Process(outcomes[0].worker_pid).cpu_times()[:2])  # with what it loaded before the first
     watching.close()
     moments = watching.monitor.moments(0)
-    lengths_s = [after.at_s - before.at_s for before, after in itertools.pairwise(moments)]
-    busy_s = sum(moment.cpus_busy * length_s for moment, length_s in zip(moments[1:], lengths_s, strict=True))
     counted_s = sum(outcome.result["cpu_s"] for outcome in outcomes)  # type: ignore[index]
-    assert busy_s == pytest.approx(counted_s, abs=0.05 * counted_s + 0.1)
+    assert 0.95 * counted_s - 0.1 <= busy_s(moments) <= 1.05 * worker_s + 0.1
     told = figures(watching.attempts, moments, 2)
     (worker,) = told["worker_processes"]
     assert worker["calculations"] == told["watched"] == 3
     assert worker["pid"] == outcomes[0].worker_pid
+
+
+@linux_only
+def test_what_a_worker_loads_before_its_first_calculation_keeps_a_cpu_busy(
+    engine: LocalEngine, watching: Watching, tmp_path: Path
+) -> None:
+    (tmp_path / "modules" / "large.py").write_text("import loads\nloads._spin(1.5)\nrest = loads.rest\n")
+    run(engine, replace(calculation("rest", "a", wall_s=0.1), compute="large:rest"))
+    watching.close()
+    assert busy_s(watching.monitor.moments(0)) > 1.4
 
 
 def test_cpus_that_have_nothing_to_do_are_found(engine: LocalEngine, watching: Watching) -> None:
@@ -304,6 +320,31 @@ def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngin
         assert attempt.usage is not None
         # It has one thread that works, and had not ended.
         assert 0 < one.cpu_s <= attempt.usage.wall_ns / 1e9 + TICK_S
+
+
+def test_what_is_stopped_with_its_run_is_kept_as_far_as_it_came_and_runs_no_longer(
+    engine: LocalEngine, watching: Watching
+) -> None:
+    began_ns = time.monotonic_ns()
+    events = engine.run([calculation("burn", "short", cpu_s=0.1), calculation("burn", "long", cpu_s=60)], 1)
+    worker = psutil.Process(next(events).worker_pid)
+    before_s = used_s = worker.cpu_times().user
+    while watching.running != ("long",) or used_s < before_s + 0.5:
+        time.sleep(0.01)
+        used_s = worker.cpu_times().user
+    engine.stop()
+    with pytest.raises(StopRequestedError):
+        next(events)
+    assert watching.running == ()
+    assert [(one.outcome.label, one.outcome.status) for one in watching.attempts] == [
+        ("short", "finished"),
+        ("long", "stopped"),
+    ]
+    now = watching.monitor.now
+    assert now is not None
+    assert (now.cpus_busy, now.memory_bytes) == (0, 0)
+    if sys.platform == "linux":  # as last seen, a tenth of a second before its end
+        assert busy_s(watching.monitor.moments(began_ns)) > 0.5 * (used_s - before_s)
 
 
 def _fields(one: Calculation) -> dict[str, Any]:

@@ -107,7 +107,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
-    assert f"  qcthreads {command}" in capsys.readouterr().out.partition("examples:")[2]
+    shown = capsys.readouterr().out
+    assert f"  qcthreads {command}" in shown.partition("examples:")[2]
+    assert f"{COMMANDS[command][1:]}." in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(
@@ -381,10 +383,10 @@ def test_the_report_gives_energies_in_three_units(capsys: pytest.CaptureFixture[
     assert "BSSE treatment: counterpoise" in shown
     assert "2 PUs may be used" in shown
     table = [" ".join(line.split()) for line in shown.splitlines()]
-    assert "usable PUs busy 90 % share of their time that a calculation had them" in table
+    assert "usable PUs leased 90 % share of their time that a calculation had them" in table
     assert "thread efficiency 97 % CPU time / (threads x wall time)" in table
     assert "contention 25 % threads waited 1.5 s for a CPU" in table
-    assert "idle PUs 0.4 over time: 0.0 0.3 0.6 0.9 1.2 1.5 1.8 2.1 2.4" in table
+    assert "idle PUs 0.4 no thread of the run ran there; over time: 0.0 0.3 0.6 0.9 1.2 1.5 1.8 2.1 2.4" in table
 
 
 def test_no_total_is_printed_when_a_term_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,7 +214,8 @@ def test_threads_that_share_a_cpu_wait_for_it() -> None:
     assert stats.wait_s is not None
     # Two threads on one CPU: whatever else runs there, together they wait at least as long as one of them runs.
     assert stats.wait_s > 0.8 * stats.cpu_s / 2
-    assert "contended" in kinds(stats)
+    contended = next(finding.message for finding in stats.findings if finding.kind == "contended")
+    assert f": 2 threads share 1 CPU ({lease}); give as many CPUs as threads, or fewer threads" in contended
     shares = [thread.wait_share for thread in stats.workers[0].threads if thread.utilisation > 0.05]
     assert len(shares) == 2
     assert all(share is not None and share > 0.25 for share in shares)
@@ -229,6 +230,9 @@ def test_threads_that_share_a_cpu_wait_for_it() -> None:
     (found,) = merged([("a dimer", grant(threads_asked=2, leased=lease), piece)] * pieces, OF_A_RUN)
     assert found.kind == "contended"
     assert found.message.startswith(f"{pieces} calculations of less than 50 ms waited for a CPU ")
+    elsewhere = replace(piece, cpus_allowed=CpuSet([1000]))
+    (found,) = merged([("a dimer", grant(threads_asked=2), one) for one in (piece, elsewhere) * pieces], OF_A_RUN)
+    assert f": 2 threads share 1 CPU ({lease}); " in found.message
 
 
 def test_descendants_count_with_the_worker() -> None:
@@ -335,8 +339,19 @@ def test_the_load_of_others_on_its_cpus_is_found() -> None:
         stats = watch(pid, leased=lease, bound_to=lease, wall_s=1.0)
     assert stats.other_cpu_s is not None
     assert stats.other_cpu_s > 0.3 * stats.wall_s  # half, were there nobody else
-    message = next(finding.message for finding in stats.findings if finding.kind == "others")
-    assert f"of the 1 CPU busy that worker 7 (process {pid}) is bound to" in message
+    found = {finding.kind: finding.message for finding in stats.findings}
+    assert f"of the 1 CPU busy that worker 7 (process {pid}) may use ({lease})" in found["others"]
+    assert f"others run on {lease}, too, or a quota of CPU time is used up; use other CPUs" in found["contended"]
+
+
+@linux_only
+def test_others_on_its_cpus_are_no_trouble_for_who_sleeps() -> None:
+    lease = CpuSet([usable().first])
+    with running(BURN.format(threads=1), lease), running(SLEEP, lease) as pid:
+        stats = watch(pid, leased=lease, bound_to=lease, wall_s=1.0)
+    assert stats.other_cpu_s is not None
+    assert stats.other_cpu_s > 0.3 * stats.wall_s
+    assert kinds(stats) == {"undersubscribed"}
 
 
 @linux_only

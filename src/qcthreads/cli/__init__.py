@@ -134,7 +134,7 @@ def _dispatch(arguments: list[str]) -> int:
     module = importlib.import_module(f"{__name__}.{name}")
     parser = _Parser(
         prog=f"qcthreads {name}",
-        description=f"{COMMANDS[name].capitalize()}.",
+        description=f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
         formatter_class=_Formatter,
         allow_abbrev=False,
     )

@@ -15,6 +15,7 @@ from textwrap import shorten
 from typing import Any
 
 from ..errors import InputError
+from ..host import processes
 from ..monitoring.observe import Observation, Watcher
 from ..monitoring.statistics import BandwidthUsage
 from ..units import format_count, format_size, parse_size
@@ -27,7 +28,7 @@ _EPILOG = """examples:
   qcthreads monitor --pid 4711    # until it ends, or Ctrl-C
   timeout 60 qcthreads monitor --pid 4711
 
-N, or else OMP_NUM_THREADS, or else the number of CPUs that it may use, is what the threads that worked are held
+N, or else its OMP_NUM_THREADS, or else the number of CPUs that it may use, is what the threads that worked are held
 against. What was seen is told on standard error at the end.
 
 exit status: the command's, or 128 and the number of the signal that ended it; with --pid 0. 125: monitor itself failed;
@@ -76,15 +77,24 @@ def execute(args: Namespace) -> int:
 def _asked(args: Namespace) -> tuple[int | None, str]:
     """How many threads were asked for, and where."""
     if (args.pid is None) == (not args.command):
-        raise InputError("watch what? Give --pid PID, or a command behind `--`: qcthreads monitor -- ./prog input")
+        why = "watch what?" if args.pid is None else "one thing at a time:"
+        raise InputError(f"{why} give --pid PID, or a command behind `--`: qcthreads monitor -- ./prog input")
     if not args.interval > 0:
         raise InputError(f"--interval {args.interval:g} is no time between two looks; give seconds, such as 1")
     if args.threads is not None:
         if args.threads < 1:
             raise InputError(f"--threads {args.threads} is no number of threads; give 1 or more")
         return args.threads, "--threads"
-    told = os.environ.get("OMP_NUM_THREADS", "") if args.command else ""
-    return (int(told), "OMP_NUM_THREADS") if told.isdecimal() and int(told) else (None, "the CPUs that it may use")
+    told = os.environ.get("OMP_NUM_THREADS", "") if args.command else _omp_num_threads(args.pid)
+    first = told.partition(",")[0].strip()  # of nested teams, the outermost
+    return (int(first), "OMP_NUM_THREADS") if first.isdecimal() and int(first) else (None, "the CPUs that it may use")
+
+
+def _omp_num_threads(pid: int) -> str:
+    """As it was when the process began; empty where it is not set, or may not be read."""
+    name = b"OMP_NUM_THREADS="
+    settings = (processes.environment(pid) or b"").split(b"\0")
+    return next((one.removeprefix(name).decode(errors="replace") for one in settings if one.startswith(name)), "")
 
 
 def _watch(watcher: Watcher, pid: int) -> Observation:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from ..cpuset import CpuSet
 from ..execution.labels import short_label
@@ -56,9 +56,14 @@ def print_report(report: RunReport, csv_file: Path | None) -> None:
         print("Nothing was left to compute: all results were in the store.")
     else:
         _print_decision(report.decision, unbound=any(finding["kind"] == "unbound" for finding in report.findings))
-    _print_statistics(report.statistics)
-    for finding in report.findings:
-        print(f"Finding: {finding.get('message', finding)}")
+    print_usage(report.statistics, [finding["message"] for finding in report.findings])
+
+
+def print_usage(statistics: Mapping[str, Any], findings: Iterable[str], stream: TextIO | None = None) -> None:
+    """How long it took, how the PUs were used, and what was found; by default on standard output."""
+    _print_statistics(statistics, stream)
+    for finding in findings:
+        print(f"Finding: {finding}", file=stream)
 
 
 def print_dry_run(run: Prepared, csv_file: Path | None) -> None:
@@ -212,29 +217,29 @@ def _print_decision(decision: Mapping[str, Any], *, unbound: bool = False) -> No
         print(f"  {reason}")
 
 
-def _print_statistics(statistics: Mapping[str, Any]) -> None:
+def _print_statistics(statistics: Mapping[str, Any], stream: TextIO | None) -> None:
     counts = {name: statistics.get(f"fragments_{name}") for name in ("computed", "reused", "failed")}
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     total, wall = statistics.get("fragments_total"), seconds(statistics.get("wall_s"))
     widths = statistics.get("widths") or {}
     if len(widths) > 1:
         used = ", ".join(f"{count} with {format_count(int(width), 'thread')}" for width, count in widths.items())
-        print(f"Ran: {used}")
-    print(f"Wall time {wall} for {total} calculations ({said})")
+        print(f"Ran: {used}", file=stream)
+    print(f"Wall time {wall} for {total} calculations ({said or 'none has ended'})", file=stream)
     if statistics.get("watched"):
-        print_table("How the PUs were used", ("figure", "value", "what it is"), _usage_rows(statistics))
+        print_table("How the PUs were used", ("figure", "value", "what it is"), _usage_rows(statistics), stream)
 
 
 def _usage_rows(statistics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     queue_s, idle = statistics["run_queue_s"], statistics["idle_over_time"]
     yield "thread efficiency", percent(statistics["thread_efficiency"]), "CPU time / (threads x wall time)"
-    yield "usable PUs busy", percent(statistics["busy_fraction"]), "share of their time that a calculation had them"
+    yield "usable PUs leased", percent(statistics["busy_fraction"]), "share of their time that a calculation had them"
     if queue_s is not None:
         yield "contention", percent(statistics["contention"]), f"threads waited {seconds(queue_s)} for a CPU"
     if statistics["idle_pus"] is not None:
         steps = idle[:: -(-len(idle) // _IDLE_STEPS)]
         over_time = " ".join(f"{step['idle_pus']:.1f}" for step in steps)
-        yield "idle PUs", f"{statistics['idle_pus']:.1f}", f"over time: {over_time}"
+        yield "idle PUs", f"{statistics['idle_pus']:.1f}", f"no thread of the run ran there; over time: {over_time}"
 
 
 def _three_units(energy_hartree: float) -> str:

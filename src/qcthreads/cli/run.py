@@ -21,7 +21,7 @@ from .output import explained
 from .progress import show_progress
 from .records import check_files, kept_up_to_date, write_record
 from .render import print_json
-from .results import LISTED, dry_run_document, print_dry_run, print_report, write_csv
+from .results import LISTED, dry_run_document, print_dry_run, print_report, print_usage, write_csv
 
 _EPILOG = """INPUT is a QCManyBody ManyBodyInput (JSON), an .xyz file (angstrom), or a Psi4 molecule block with --
 between fragments.
@@ -127,6 +127,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def execute(args: Namespace) -> int:
     """Prepare, run and print; 1 when a calculation failed, 4 when stopped."""
     check_files(args)
+    run = None
     try:
         with _terminated_like_interrupted(), Run(request_of(args), warm=not args.dry_run) as run:
             if args.dry_run:
@@ -142,6 +143,8 @@ def execute(args: Namespace) -> int:
                 report = run.execute(on_progress)
     except KeyboardInterrupt:
         print(f"qcthreads: stopped; {_how_to_go_on(args.store)}", file=sys.stderr)
+        if run is not None:
+            _tell_so_far(args, run)
         return 4
     print_json(report.to_json()) if args.json else print_report(report, args.csv)
     if args.csv is not None:
@@ -270,6 +273,14 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _tell_so_far(args: Namespace, run: Run) -> None:
+    """What was seen of a run that was stopped: it may have been slow. Standard output is that of results."""
+    record = run.so_far()
+    if record is not None:
+        print_usage(record.statistics, [finding.message for finding in record.findings], sys.stderr)
+        write_record(args, record)
 
 
 def _how_to_go_on(store: Path | None) -> str:

@@ -18,7 +18,7 @@ from .top_frame import SIGNS, frame
 
 _EPILOG = """keys: q quit, t threads or leases, p pause, + and - slower and faster, arrows scroll
 
-The letters under the CPUs are those of the leases below. Efficiency is the CPU time of the threads that live, for every
+The letters under the CPUs are those of the leases below. Efficiency is the CPU time of its processes, for every
 CPU of the lease; wait the share of the time that they wanted to run that they waited for a CPU. What this user may not
 see, or has not been seen for a whole interval yet, is a dash.
 
@@ -84,6 +84,7 @@ def _lease_document(lease: LeaseNow, now_s: float) -> dict[str, Any]:
     return {
         **lease_document(lease.held, now_s),
         "runs": lease.runs,
+        "calculation": lease.calculation or None,
         "processes": lease.processes,
         "threads_working": lease.threads_working,
         "efficiency": lease.efficiency,

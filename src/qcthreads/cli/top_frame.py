@@ -165,7 +165,9 @@ def _memory(lease: LeaseNow) -> str:
 
 
 def _runs(lease: LeaseNow) -> str:
-    """What a person knows it by: a command without its directory; of a worker of ours, what it computes for."""
+    """What a person knows it by: a command without its directory; of a worker of ours, for what it computes what."""
+    if lease.calculation and lease.held.holding.run:
+        return f"{lease.held.holding.run} {lease.calculation}"
     if _WORKER in lease.runs and lease.held.holding.run:
         return lease.held.holding.run
     program, blank, rest = lease.runs.partition(" ")

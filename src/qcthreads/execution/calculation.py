@@ -43,7 +43,8 @@ class Outcome:
     """What became of a calculation. ``result``: QCSchema AtomicResult data when finished, else ``None``."""
 
     label: str
-    status: Literal["finished", "failed"]
+    status: Literal["finished", "failed", "stopped"]
+    """``stopped``: with its run, while it ran; observers alone are told of it."""
     result: Mapping[str, Any] | None
     error: str | None
     threads: int

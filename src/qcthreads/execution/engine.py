@@ -99,7 +99,6 @@ class LocalEngine:
         self._idle: list[tuple[_Key, Worker]] = []
         self._warming: list[Lease] = []
         self._runs: list[_Run] = []
-        self._said: set[str] = set()
 
     def run(
         self, calculations: Iterable[Calculation] | Source, max_workers: int | None = None, *, refill: bool = False
@@ -271,7 +270,12 @@ class LocalEngine:
                 self._on_progress(event)
             else:
                 self._on_progress(
-                    Progress(event=event.status, label=event.label, message=event.error or "", outcome=event)
+                    Progress(
+                        event="finished" if event.status == "finished" else "failed",
+                        label=event.label,
+                        message=event.error or "",
+                        outcome=event,
+                    )
                 )
                 yield event
         if run.stopped.is_set():
@@ -439,12 +443,13 @@ class LocalEngine:
                 worker = self._worker(run, job, lease, fresh=attempt > 1)
                 reply = self._reply(run, job, lease, worker)
             except (WorkerEndedError, UnmadeInputError) as error:
-                if run.stopped.is_set():
-                    raise StopRequestedError("stopped while it ran") from None
-                reply = {"status": "failed", "result": None, "error": str(error), "started_at": started_at}
+                status, why = ("stopped", "stopped while it ran") if run.stopped.is_set() else ("failed", str(error))
+                reply = {"status": status, "result": None, "error": why, "started_at": started_at}
                 reply |= {"wall_s": time.time() - started_at, "cpu_s": 0.0, "peak_memory_bytes": 0}
             outcome = _outcome(job, lease, attempt, worker, reply)
             self._observer.ends(job.calculation, outcome)
+            if outcome.status == "stopped":
+                raise StopRequestedError(outcome.error)
             return outcome
         finally:
             if worker is not None:
@@ -523,7 +528,9 @@ class LocalEngine:
         folder = self._next_folder()
         bound = lease.cpus if self._affinity else None
         settings = job.settings_in(scratch_of(folder))
-        return Worker(settings, folder, bound, self._memory_nodes(lease), lease, self._wrapping)
+        worker = Worker(settings, folder, bound, self._memory_nodes(lease), lease, self._wrapping)
+        self._observer.starts(worker)
+        return worker
 
     def _memory_nodes(self, lease: Lease) -> NodeSet | None:
         """The nodes to prefer for ``lease``; ``None`` where there is no choice to make."""
@@ -584,10 +591,10 @@ class LocalEngine:
             return self._folder / f"w{self._started}"
 
     def _note(self, run: _Run, label: str, note: str, kind: str = "") -> None:
-        """Each kind of thing is said once, however many calculations it is true of."""
+        """Each kind of thing is said once in a run, however many calculations it is true of."""
         with self._lock:
-            new = (kind or note) not in self._said
-            self._said.add(kind or note)
+            new = (kind or note) not in run.said
+            run.said.add(kind or note)
         if new:
             run.events.put(Progress(event="note", label=label, message=note, kind=kind))
 
@@ -614,6 +621,8 @@ class _Run:
     stopped: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = field(default_factory=queue.SimpleQueue)
     busy: set[Worker] = field(default_factory=set)
+    said: set[str] = field(default_factory=set)
+    """Kinds of notes, or notes without one."""
     threads: list[threading.Thread] = field(default_factory=list)
     first_width: int = field(init=False)
 
@@ -668,6 +677,7 @@ class _Job:
         except Exception as error:
             raise UnmadeInputError(f"its input could not be made: {type(error).__name__}: {error}") from error
         return {
+            "name": short_label(self.calculation.label),
             "input": made,
             "compute": self.calculation.compute,
             "program": settings.program,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
@@ -32,11 +33,17 @@ WORKING_MEMORY_BYTES = 256 * 1024**2
 class Observer:
     """What an engine calls, from the thread that supervises the calculation; this one does nothing."""
 
+    def starts(self, worker: Worker) -> None:
+        """The worker is there, and loads next what it needs."""
+
     def begins(self, calculation: Calculation, worker: Worker, lease: Lease) -> None:
         """The worker is sent ``calculation`` next."""
 
     def ends(self, calculation: Calculation, outcome: Outcome) -> None:
-        """What became of the attempt that began last in this worker, before the worker is given another or ended."""
+        """What became of the attempt that began last in this worker, before the worker is given another or ended.
+
+        Also of one that is stopped with its run.
+        """
 
     def instead_of(self, calculation: Calculation) -> tuple[Calculation, str]:
         """What is to be run for ``calculation``, before its lease is asked for: itself, or why another, in a line."""
@@ -90,6 +97,11 @@ class Watching(Observer):
         """The labels of those that have begun and not ended."""
         with self._lock:
             return tuple(begun.label for begun in self._begun.values())
+
+    def starts(self, worker: Worker) -> None:
+        """What it does before its first calculation keeps CPUs busy, too."""
+        with contextlib.suppress(OSError):
+            self.monitor.attach(worker.pid)
 
     def begins(self, calculation: Calculation, worker: Worker, lease: Lease) -> None:
         """Watch the worker from now on."""

@@ -49,7 +49,9 @@ def main() -> None:
             request = requests.get()
             if held is not None:
                 held.update()
+            processes.call_itself(processes.WORKER_NAME + request.get("name", ""))
             outbox.write(_get_ready(request) if "preload" in request else _serve(request))
+            processes.call_itself(processes.WORKER_NAME)
             outbox.flush()
     watch.join()
 

@@ -16,6 +16,9 @@ from .build_info import native_status
 
 _WORKING_SHARE = 0.05  # of the CPU time of its process's busiest thread: one with less waits
 
+WORKER_NAME = "qct "
+"""What a worker of a run calls itself, and behind it what it computes."""
+
 if sys.platform == "linux":
 
     def all_processes() -> list[int]:
@@ -118,6 +121,11 @@ if sys.platform == "linux":
     def name(pid: int) -> str:
         """What the process calls itself."""
         return printable((_read(pid, "comm") or b"").decode(errors="replace"))
+
+    def call_itself(what: str) -> None:
+        """What :func:`name`, ``ps`` and ``top`` show of this process; the kernel keeps 15 bytes."""
+        with contextlib.suppress(OSError), open("/proc/self/comm", "wb") as file:  # noqa: PTH123
+            file.write(what.encode())
 
     def command(pid: int) -> str:
         """Its command line."""
@@ -252,6 +260,9 @@ else:
             return printable(psutil.Process(pid).name())
         except (psutil.Error, OSError):
             return ""
+
+    def call_itself(what: str) -> None:
+        """It cannot, here."""
 
     def command(pid: int) -> str:
         """Its command line."""

@@ -210,5 +210,5 @@ def require_pids(pids: Iterable[int]) -> list[int]:
     """``pids``, each once; raises InputError where there is none, or what cannot be one."""
     wanted = list(dict.fromkeys(pids))
     if not wanted or any(not isinstance(pid, int) or pid < 1 for pid in wanted):
-        raise InputError(f"processes {wanted} were to be sampled; give the numbers of one or more, each at least 1")
+        raise InputError(f"cannot sample processes {wanted}: give the numbers of one or more, each at least 1")
     return wanted

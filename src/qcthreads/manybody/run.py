@@ -23,7 +23,7 @@ from ..execution.source import Planned
 from ..execution.store import Store, open_store
 from ..leases import node_book
 from ..machine.placement import split as cut
-from ..monitoring.findings import OF_A_RUN
+from ..monitoring.findings import OF_A_RUN, OF_AN_AUTO_RUN
 from ..monitoring.metrics import RunNow
 from ..monitoring.record import RunRecord
 from ..monitoring.statistics import Finding
@@ -121,6 +121,8 @@ class Run:
         self.planned = {}
         self._watching = Watching()
         self._reused_count = 0
+        self._tally: RunTally | None = None
+        self._began: float | None = None
         self._engine = LocalEngine(
             self._book,
             affinity=request.affinity,
@@ -204,10 +206,11 @@ class Run:
     def execute(self, on_progress: Callable[[Progress], None] | None = None) -> RunReport:
         """Compute what the store lacks.
 
-        A KeyboardInterrupt ends every child, releases everything, leaves the store valid, and goes on up.
+        A KeyboardInterrupt ends every child, releases everything, leaves the store valid, and goes on up;
+        :meth:`so_far` then tells what was done.
         """
-        began = self._warmed_at or time.perf_counter()
-        tally = RunTally(self._book, on_progress)
+        self._began = began = self._warmed_at or time.perf_counter()
+        self._tally = tally = RunTally(self._book, on_progress)
         store = None
         try:
             if not self.request.resume:  # a store is begun after the check only, so what it belongs to has passed
@@ -215,7 +218,7 @@ class Run:
                 self.check()
             store = self._open_store()
             results = self._reused(store, on_progress)
-            self._reused_count = reused = len(results)
+            self._reused_count = len(results)
             self._compute(tally, store, results)
         finally:
             self.close()
@@ -224,7 +227,20 @@ class Run:
             if self.request.learn and self._watching.attempts:
                 with never_failing():
                     self._measured.keep(self._watching.attempts, self._terms)
-        return self._report(tally, results, reused, _Span.until_now(time.perf_counter() - began))
+        return self._report(tally, results, _Span.until_now(time.perf_counter() - began))
+
+    def so_far(self) -> RunRecord | None:
+        """What ran where and when until :meth:`execute` was interrupted; ``None`` where it had not begun."""
+        tally, began = self._tally, self._began
+        if tally is None or began is None:
+            return None
+        stopped = Finding(
+            kind="note",
+            message=f"the run was stopped before its end: {len(tally.outcomes) + self._reused_count} of "
+            f"{format_count(self.calculations, 'calculation')} had ended",
+        )
+        span = _Span.until_now(time.perf_counter() - began)
+        return self._record(tally, self._statistics(tally, span), [stopped], span)
 
     def _warm(self) -> None:
         """Start workers by what can be told without reading the input; a wrong guess costs no more than their start.
@@ -438,7 +454,19 @@ class Run:
                 one["cpu_s"] += outcome.cpu_s
         return sums
 
-    def _report(self, tally: RunTally, results: Mapping[str, Any], reused: int, span: _Span) -> RunReport:
+    def _statistics(self, tally: RunTally, span: _Span) -> dict[str, Any]:
+        widths = [outcome.threads for outcome in tally.outcomes.values()]
+        return {
+            **tally.statistics(span.wall_s),
+            "fragments_total": self.calculations,
+            "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
+            "fragments_reused": self._reused_count,
+            "fragments_failed": sum(not _finished(outcome) for outcome in tally.outcomes.values()),
+            "by_model_chemistry": self._by_chemistry(tally),
+            "widths": {str(width): count for width, count in sorted(Counter(widths).items())},
+        }
+
+    def _report(self, tally: RunTally, results: Mapping[str, Any], span: _Span) -> RunReport:
         expansion, decision = self._expansion, self.decision
         failures = {o.label: o.error or "no message" for o in tally.outcomes.values() if o.status == "failed"}
         missing = tuple(row.label for row in self.fragments if row.label not in results)
@@ -448,17 +476,7 @@ class Run:
             made = expansion.result(results)
             bodies = body_rows(made.properties.model_dump(), expansion.bsse, expansion.bodies)
             result = made.model_dump(mode="json")
-        widths = [outcome.threads for outcome in tally.outcomes.values()]
-        statistics = {
-            **tally.statistics(span.wall_s),
-            "fragments_total": self.calculations,
-            "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
-            "fragments_reused": reused,
-            "fragments_failed": len(failures),
-            "by_model_chemistry": self._by_chemistry(tally),
-            "widths": {str(width): count for width, count in sorted(Counter(widths).items())},
-        }
-        record = self._record(tally, statistics, mixed_versions(results), span)
+        record = self._record(tally, self._statistics(tally, span), mixed_versions(results), span)
         return RunReport(
             fragments=fragment_rows(self._terms, self._molecule, results, tally.outcomes),
             bodies=bodies,
@@ -476,12 +494,14 @@ class Run:
         self, tally: RunTally, statistics: Mapping[str, Any], others: Sequence[Finding], span: _Span
     ) -> RunRecord:
         """``others``: findings about the results."""
-        book, monitor = self._book, self._watching.monitor
-        attempts = [one for one in self._watching.attempts if one.outcome.label in tally.outcomes]
+        book, monitor, request = self._book, self._watching.monitor, self.request
+        auto = strategy_name(request.strategy) == "auto" and not (request.workers or request.threads)
+        labels = {term.label for term in self._terms}  # the program may have been asked something, too
+        attempts = [one for one in self._watching.attempts if one.outcome.label in labels]
         moments = tuple(one for one in monitor.moments(span.began_ns) if one.at_s >= 0)
         usable = len(book.usable)
         return RunRecord(
-            title=_title(self.request.input, self.decision),
+            title=_title(request.input, self.decision),
             began_at=span.began_at,
             wall_s=span.wall_s,
             machine=book.machine,
@@ -497,9 +517,9 @@ class Run:
             calculations=calculated(attempts, span.began_at, self.planned),
             moments=moments,
             findings=(
-                *tally.findings(affinity=self.request.affinity),
+                *tally.findings(affinity=request.affinity),
                 *others,
-                *findings(attempts, moments, usable, OF_A_RUN),
+                *findings(attempts, moments, usable, OF_AN_AUTO_RUN if auto else OF_A_RUN),
             ),
         )
 

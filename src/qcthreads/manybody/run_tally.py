@@ -34,6 +34,8 @@ class RunTally:
             self.peak_threads = max(self.peak_threads, sum(len(lease.cpus) for lease in held))
             self.peak_workers = max(self.peak_workers, len(held))
         elif progress.event == "note":
+            if progress.kind in self.notes.values() and progress.kind:
+                return  # said before, as the program was asked whether it knows what is asked for
             self.notes.setdefault(progress.message, progress.kind)
         if self._pass_on is not None:
             self._pass_on(progress)

@@ -97,7 +97,7 @@ def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int
             Finding(
                 kind="idle",
                 message=f"{usable - wanted:.1f} of {usable} usable PUs had nothing to do on average: {advice.idle}; "
-                "at the end the longest calculation may have run alone",
+                "at the beginning workers start, and at the end the longest calculation may have run alone",
             )
         )
     return found
@@ -109,7 +109,7 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Run
     # What the program was asked before the run began has a label of its own kind.
     attempts = [one for one in watching.attempts if label_order(one.outcome.label)[0]]
     status = {one.outcome.label: one.outcome.status for one in attempts}
-    held, moments, counts = book.held(), monitor.moments(0), monitor.counts
+    held, counts = book.held(), monitor.counts
     usages = [one.usage for one in attempts if one.usage is not None]
     wait_ns = sum_known(usage.wait_ns for usage in usages)
     return RunNow(
@@ -120,7 +120,7 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Run
         total=total,
         pus_usable=len(book.usable),
         pus_leased=sum(len(lease.cpus) for lease in held),
-        moment=moments[-1] if moments else None,
+        moment=monitor.now,
         cpu_s=sum(one.outcome.cpu_s for one in attempts),
         run_queue_s=None if wait_ns is None else wait_ns / 1e9,
         sampler_cpu_s=None if counts is None else counts.own_cpu_ns / 1e9,

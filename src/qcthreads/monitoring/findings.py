@@ -46,6 +46,8 @@ class Advice:
     scratch: str
     memory: str
     idle: str
+    given: str = "was given {threads}"
+    """Where the width comes from."""
 
 
 OF_A_LEASE = Advice(
@@ -53,13 +55,16 @@ OF_A_LEASE = Advice(
     "{threads}",
     width="ask for {threads}",
     fewer_threads="ask for fewer threads and run more calculations side by side",
-    other_cpus="use other CPUs or fewer threads",
+    other_cpus="use other CPUs",
     leave_cpus_out="leave these CPUs out",
     scratch="give it a faster scratch directory",
     memory="tell the program less, or use fewer workers",
     idle="use more workers",
 )
 """For who chose the width."""
+
+OF_ITS_CPUS = replace(OF_A_LEASE, given="has CPUs for {threads}")
+"""For who chose none."""
 
 OF_A_RUN = Advice(
     too_many="look for a setting of its own in its keywords, or give each calculation {threads} by --threads",
@@ -71,7 +76,10 @@ OF_A_RUN = Advice(
     memory="leave it more by fewer --workers, or a larger --memory",
     idle="use more workers, or let --strategy auto decide",
 )
-"""For who left the widths to a run."""
+"""For who said how a run divides the CPUs."""
+
+OF_AN_AUTO_RUN = replace(OF_A_RUN, idle="what was decided says why no more ran side by side")
+"""For who left that to the run."""
 
 OF_AN_EXECUTOR = Advice(
     too_many="look for a setting of its own in its keywords, or give each calculation {threads} by "
@@ -149,19 +157,20 @@ def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]], advice: Advice) ->
 def _summed(usages: Sequence[WorkerUsage]) -> WorkerUsage:
     """As far as their times go, as if they were one; the rest is the first one's."""
     cpu_ns, wait_ns = sum(usage.cpu_ns for usage in usages), sum_known(usage.wait_ns for usage in usages)
+    told = usages[:1] if all(map(_crowded, usages)) else usages
     return replace(
         usages[0],
         wall_ns=sum(usage.wall_ns for usage in usages),
         cpu_ns=cpu_ns,
         wait_ns=wait_ns,
         wait_share=None if wait_ns is None else ratio(wait_ns, wait_ns + cpu_ns),
-        cpus_allowed=CpuSet(cpu for usage in usages for cpu in usage.cpus_allowed),
+        cpus_allowed=CpuSet(cpu for usage in told for cpu in usage.cpus_allowed),
     )
 
 
 def _threads(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
     asked, worked = usage.threads_asked, usage.threads_working
-    given = f"{who} was given {format_count(asked, 'thread')}, but"
+    given = f"{who} {advice.given.format(threads=format_count(asked, 'thread'))}, but"
     so_many = format_count(worked, "thread")
     if worked > asked:
         yield (
@@ -190,12 +199,27 @@ def _imbalanced(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[
 
 
 def _contended(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
-    if usage.wait_share is not None and usage.wait_share > _CONTENDED_SHARE and _wants_to_run(usage):
-        yield (
-            "contended",
-            f"{who} waited for a CPU {usage.wait_share:.0%} of the time that threads wanted to run: more threads than "
-            f"CPUs, their own or other people's, run on {usage.cpus_allowed}; {advice.other_cpus}",
-        )
+    if usage.wait_share is None or not _waits(usage):
+        return
+    cpus = usage.cpus_allowed
+    if _crowded(usage):
+        why = f"{usage.threads_working} threads share {format_count(len(cpus), 'CPU')} ({cpus})"
+        remedy = "give as many CPUs as threads, or fewer threads"
+    else:  # a quota cannot be told from others by what a thread waits for
+        why, remedy = f"others run on {cpus or 'its CPUs'}, too, or a quota of CPU time is used up", advice.other_cpus
+    yield (
+        "contended",
+        f"{who} waited for a CPU {usage.wait_share:.0%} of the time that threads wanted to run: {why}; {remedy}",
+    )
+
+
+def _crowded(usage: WorkerUsage) -> bool:
+    return 0 < len(usage.cpus_allowed) < usage.threads_working
+
+
+def _waits(usage: WorkerUsage) -> bool:
+    """Whether it wants to run and has to wait for a CPU; where nothing tells of waiting, it may."""
+    return usage.wait_share is None or (usage.wait_share > _CONTENDED_SHARE and _wants_to_run(usage))
 
 
 def _wants_to_run(usage: WorkerUsage) -> bool:
@@ -203,14 +227,15 @@ def _wants_to_run(usage: WorkerUsage) -> bool:
 
 
 def _others(who: str, grant: Grant, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
-    if usage.other_cpu_ns is None or not grant.bound_to:
+    """What runs on CPUs that a calculation does not wait for is nobody's trouble."""
+    if usage.other_cpu_ns is None or not grant.bound_to or not _waits(usage):
         return
     busy = usage.other_cpu_ns / usage.wall_ns
     if busy > _OTHERS_SHARE * len(grant.bound_to):
         yield (
             "others",
-            f"other processes kept {busy:.2g} of the {format_count(len(grant.bound_to), 'CPU')} busy that {who} is "
-            f"bound to ({grant.bound_to}); end them, or {advice.leave_cpus_out}",
+            f"other processes kept {busy:.2g} of the {format_count(len(grant.bound_to), 'CPU')} busy that {who} may "
+            f"use ({grant.bound_to}); end them, or {advice.leave_cpus_out}",
         )
 
 

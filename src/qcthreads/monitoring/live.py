@@ -49,6 +49,8 @@ class LeaseNow:
     held: Held
     runs: str
     """The command of its busiest process; the holder's where none is seen."""
+    calculation: str
+    """What a worker of a run computes, in as many letters as a process's name has; empty: none is seen."""
     processes: int
     memory_bytes: int
     busy: float | None
@@ -261,6 +263,7 @@ def _lease_now(lease: Held, pids: list[int], seen: _HolderNow) -> LeaseNow:
     return LeaseNow(
         held=lease,
         runs=(processes.command(busiest) if busiest else "") or lease.holding.owner.command,
+        calculation=next(filter(None, map(_computes, pids)), ""),
         processes=len(pids),
         memory_bytes=sum(seen.memory[pid] for pid in pids),
         busy=sum(seen.busy[pid] for pid in pids),
@@ -268,5 +271,11 @@ def _lease_now(lease: Held, pids: list[int], seen: _HolderNow) -> LeaseNow:
     )
 
 
+def _computes(pid: int) -> str:
+    name = processes.name(pid)
+    return name.removeprefix(processes.WORKER_NAME) if name.startswith(processes.WORKER_NAME) else ""
+
+
 def _unseen(lease: Held) -> LeaseNow:
-    return LeaseNow(held=lease, runs=lease.holding.owner.command, processes=0, memory_bytes=0, busy=None, threads=None)
+    command = lease.holding.owner.command
+    return LeaseNow(held=lease, runs=command, calculation="", processes=0, memory_bytes=0, busy=None, threads=None)

@@ -32,7 +32,7 @@ class RunNow:
     pus_usable: int
     pus_leased: int
     moment: Moment | None
-    """The last second or so of all workers."""
+    """All workers, over the last second or so."""
     cpu_s: float
     """Of calculations that have ended."""
     run_queue_s: float | None

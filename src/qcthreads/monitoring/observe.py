@@ -19,7 +19,7 @@ from ..host import get_host
 from ..host.cpu_times import busy_ns
 from ..host.sampling import RecorderCounts
 from .bandwidth import BandwidthWatch
-from .findings import judge
+from .findings import OF_A_LEASE, OF_ITS_CPUS, judge
 from .sampler import BackgroundSampler, error_ns
 from .statistics import BandwidthUsage, Finding, Grant, WorkerUsage
 from .tally import Tally
@@ -96,13 +96,13 @@ class Watcher:
         for sample in background.take():
             tally.add(sample)
         usage = tally.usage(grant, error_ns(background.source), busy_between(busy, busy_ns(), grant.bound_to))
-        who = f"process {pid}"
+        found = judge(f"process {pid}", grant, usage, OF_A_LEASE if self.threads_asked else OF_ITS_CPUS)
         return Observation(
             pid=pid,
             exit_status=None,
             wait4_cpu_s=None,
             usage=usage,
-            findings=tuple(Finding(kind=kind, message=message) for kind, message in judge(who, grant, usage)),
+            findings=tuple(Finding(kind=kind, message=message) for kind, message in found),
             counts=background.counts,
             source=background.source,
             bandwidth=moved,

@@ -20,7 +20,7 @@ class Calculated:
     """What belongs together, for colours and sums: the number of bodies, ``"1"``; empty: nothing."""
     attempt: int
     status: str
-    """``finished`` or ``failed``."""
+    """``finished``, ``failed``, or ``stopped`` with the run."""
     error: str
     pid: int
     """The worker's."""

@@ -42,7 +42,7 @@ class RunMonitor:
     """Any number of workers that come and go, each with one calculation at a time; from any threads.
 
     Long calculations are seen at the rates of :class:`BackgroundSampler`, and every one is looked at when it begins and
-    when it ends, so that none is too short to be counted. The sampling begins with the first calculation.
+    when it ends, so that none is too short to be counted. The sampling begins with the first worker.
     """
 
     def __init__(self, source: TimesSource | None = None) -> None:
@@ -58,6 +58,8 @@ class RunMonitor:
         self._root_of: dict[int, int] = {}
         self._gone: set[int] = set()
         self._before: dict[int, Totals] = {}
+        self._settled_cpu_ns = self._settled_wait_ns = 0
+        """Of workers that have ended since the last moment, for the next."""
         self._before_ns = 0
         self._busy: tuple[int, dict[int, int] | None] = (-_BUSY_HOLDS_NS, None)
         self._moments: list[tuple[int, Moment]] = []
@@ -84,17 +86,23 @@ class RunMonitor:
         with self._lock:
             return tuple(replace(moment, at_s=(at_ns - since_ns) / 1e9) for at_ns, moment in self._moments)
 
+    @property
+    def now(self) -> Moment | None:
+        """All workers together over the last second or so; nothing when the sampling has ended."""
+        with self._lock:
+            if self._sampler is None or not self._moments:
+                return Moment(at_s=0.0, cpus_busy=0.0, cpus_waited_for=0.0, memory_bytes=0) if self._moments else None
+            return self._moments[-1][1]
+
+    def attach(self, pid: int) -> None:
+        """The worker ``pid`` has started: it counts in the moments. Raises OSError where it cannot be watched."""
+        with self._lock:
+            self._attach(pid)
+
     def begin(self, pid: int, grant: Grant) -> None:
         """The worker ``pid`` begins a calculation. Raises OSError where it cannot be watched."""
         with self._lock:
-            sampler = self._running()
-            first = self._first_look(sampler, pid)
-            if not self._before_ns:
-                self._begin_moments(first)
-            if pid not in self._root_of and self._bandwidth:
-                self._bandwidth.watch(pid)
-            self._root_of[pid] = pid
-            self._before.setdefault(pid, totals_of(first))
+            first = self._attach(pid)
             self._watched[pid] = _Watched(grant, Tally(first), self._busy_now(), first.at_ns)
 
     def end(self, pid: int) -> WorkerUsage | None:
@@ -111,6 +119,7 @@ class RunMonitor:
                 others_ns = busy_between(watched.busy, self._busy_now(), watched.grant.bound_to)
             used = watched.tally.usage(watched.grant, error_ns(self._sampler.source), others_ns)
             if used.ended:
+                self._settle(pid, last)
                 self._forget(self._sampler, pid)
             return replace(used, threads=(), moments=())
 
@@ -135,8 +144,20 @@ class RunMonitor:
                 self._drain(sampler)
                 self._counts = _sum(self._counts, sampler.counts)
                 self._root_of, self._gone, self._before, self._before_ns = {}, set(), {}, 0
+                self._settled_cpu_ns = self._settled_wait_ns = 0
         if thread is not None:
             thread.join()
+
+    def _attach(self, pid: int) -> Sample:
+        """A look at it; what it did before it is looked at first counts nowhere."""
+        first = self._first_look(self._running(), pid)
+        if not self._before_ns:
+            self._begin_moments(first)
+        if pid not in self._root_of and self._bandwidth:
+            self._bandwidth.watch(pid)
+        self._root_of[pid] = pid
+        self._before.setdefault(pid, totals_of(first))
+        return first
 
     def _running(self) -> BackgroundSampler:
         if self._sampler is None:
@@ -169,6 +190,12 @@ class RunMonitor:
         sampler.detach(pid)
         self._before.pop(pid, None)
         self._gone.discard(pid)
+
+    def _settle(self, pid: int, last: Sample) -> None:
+        now = totals_of(last)
+        before = self._before.get(pid, now)
+        self._settled_cpu_ns += max(0, cpu_between(before, now))
+        self._settled_wait_ns += max(0, wait_between(before, now) or 0)
 
     def _drain_often(self, sampler: BackgroundSampler, ended: threading.Event) -> None:
         while not ended.wait(_DRAIN_EVERY_S):
@@ -207,8 +234,8 @@ class RunMonitor:
         wall_ns = sample.at_ns - self._before_ns
         if not self._before_ns or wall_ns <= 0 or sample.processes is None:
             return
-        cpu_ns, wait_ns = 0, 0
-        told = True
+        cpu_ns, wait_ns, told = self._settled_cpu_ns, self._settled_wait_ns, True
+        self._settled_cpu_ns = self._settled_wait_ns = 0
         for root, part in _by_root(sample, self._root_of):
             now = totals_of(part)
             before = self._before.get(root, now)

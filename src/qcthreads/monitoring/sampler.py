@@ -223,7 +223,7 @@ def _open(pids: list[int], children: bool, source: TimesSource | None) -> Sample
     gone = [int(row["pid"]) for row in sampler.processes() if row["ended"]]
     if gone:
         sampler.close()
-        raise ProcessGoneError(f"processes {pids} were to be sampled, but there is no process {gone[0]}")
+        raise ProcessGoneError(f"there is no process {gone[0]} to be sampled")
     return sampler
 
 

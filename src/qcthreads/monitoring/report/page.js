@@ -21,7 +21,7 @@ const asText = (words) => String(words).replace(/&/g, "&amp;").replace(/</g, "&l
 function timelineTraces() {
   const those = data.calculations;
   const shade = (one) =>
-    one.status !== "finished" ? "failed" : one.efficiency == null ? "unknown" : LIMITS.findIndex((limit) => one.efficiency < limit);
+    one.status === "failed" ? "failed" : one.efficiency == null ? "unknown" : LIMITS.findIndex((limit) => one.efficiency < limit);
   const traces = SHARES.map((name, at) => boxes(name, `eff${at}`, those.filter((one) => shade(one) === at), 1));
   traces.push(boxes("not known", "unknown", those.filter((one) => shade(one) === "unknown"), 1));
   traces.push(boxes("failed", "failed", those.filter((one) => shade(one) === "failed"), 1));
@@ -302,7 +302,7 @@ function rows() {
   const first = table.page * PAGE, shown = table.order.slice(first, first + PAGE), total = table.order.length;
   document.querySelector("#calculations tbody").replaceChildren(...shown.map((at) => {
     const one = data.calculations[at], row = document.createElement("tr");
-    row.className = (one.status === "finished" ? "" : "failed") + (at === table.found ? " found" : "");
+    row.className = (one.status === "failed" ? "failed" : "") + (at === table.found ? " found" : "");
     for (const [key, , format] of COLUMNS) {
       const made = cell("td", format ? format(one[key]) : one[key] ?? "", Boolean(format));
       if (key === "error") made.className = "error";

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -51,14 +52,16 @@ def _in_script(data: Any) -> str:
 def _figures(record: RunRecord) -> Iterator[str]:
     """What a run came to: some large numbers, each with what it is."""
     those = record.calculations
-    failed = sum(one.status != "finished" for one in those)
+    count = Counter(one.status for one in those)
     cpu_s = sum(one.cpu_s for one in those)
     thread_s = sum(one.threads * one.wall_s for one in those)
     waits_s = [one.run_queue_s for one in those]
     yield _figure(_seconds(record.wall_s), "wall time")
-    yield _figure(f"{len(those) - failed:,}", "calculations finished")
-    if failed:
-        yield _figure(f"{failed:,}", "attempts failed", bad=True)
+    yield _figure(f"{count['finished']:,}", "calculations finished")
+    if count["failed"]:
+        yield _figure(f"{count['failed']:,}", "attempts failed", bad=True)
+    if count["stopped"]:
+        yield _figure(f"{count['stopped']:,}", "stopped while they ran")
     yield _figure(_percent(ratio(cpu_s, thread_s)), "thread efficiency: CPU time / (threads × wall time)")
     used = ratio(cpu_s, len(record.usable) * record.wall_s)
     yield _figure(_percent(used), f"of the time of {format_count(len(record.usable), 'usable CPU')} used")
