@@ -21,7 +21,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest --timeout 900 $(PYTEST_ARGS)
 
 # The same tests without the extension, on a package that was built pure, and with what else is in $(VENV); but for those
-# that are long and the same.
+# that are long and the same, or are of both back ends.
 SITE = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 pure: $(VENV)/.test | $(PURE)/bin/python
 	rm -rf build/lib build/bdist.*  # else modules that are no more would be packed again

@@ -73,7 +73,6 @@ def test_pyscf_obeys_at_every_width_and_its_energy_is_that_of_a_run_by_hand(need
     assert document["widths"][1]["energy_hartree"] == pytest.approx(by_hand.energy, abs=1e-7, rel=0)
 
 
-@pytest.mark.once
 @pytest.mark.skipif(usable() < 2, reason="two at the same time need two CPUs")
 @pytest.mark.parametrize(
     ("program", "asked", "widths"),  # CP2K, whose sample takes ten times as long, is test_cp2k's
