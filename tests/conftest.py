@@ -16,8 +16,8 @@ settings.load_profile("untimed")
 # A shell without job control starts background jobs with SIGINT ignored, which every child would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What `make pure` need not repeat. Nothing in it knows whether there is an extension (other programs, other users, other
-# platforms, whole runs of which others are left, what asks no operating system), or it is of both back ends itself.
+# What `make pure` need not repeat. Nothing in it knows whether there is an extension (other programs, users, platforms,
+# whole runs of which others are left, what asks no operating system), or it is of both back ends itself.
 ONCE = (
     "programs/",
     *(f"native/test_{name}.py" for name in ("build", "c", "cross", "topology")),
