@@ -31,13 +31,23 @@ ONCE = (
     *(f"integration/test_{name}" for name in ("leases_shown", "run", "trace_perfetto", "wrapping")),
 )
 
+# What keeps to no clock, leases nothing and has no CPU of its own.
+BESIDE = (
+    *(f"native/test_{name}.py" for name in ("build", "cross", "topology")),
+    *(f"unit/test_{name}.py" for name in ("costs", "dispatch", "moldable", "planning", "planning_quality")),
+    *(f"unit/test_{name}.py" for name in ("planning_split", "programs", "report")),
+    *(f"integration/test_{name}.py" for name in ("peer_suites", "report_page")),
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark those that `make pure` leaves out."""
+    """Mark those that `make pure` leaves out, and those that `make beside` runs."""
     here = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(here) and item.path.relative_to(here).as_posix().startswith(ONCE):
-            item.add_marker("once")
+        path = item.path.relative_to(here).as_posix() if item.path.is_relative_to(here) else ""
+        for name, paths in (("once", ONCE), ("beside", BESIDE)):
+            if path.startswith(paths):
+                item.add_marker(name)
 
 
 MEASURED = tempfile.TemporaryDirectory(prefix="qcthreads-measured-")
