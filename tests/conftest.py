@@ -34,8 +34,10 @@ ONCE = (
 # What keeps to no clock, leases nothing and has no CPU of its own.
 BESIDE = (
     *(f"native/test_{name}.py" for name in ("build", "cross", "topology")),
-    *(f"unit/test_{name}.py" for name in ("costs", "dispatch", "moldable", "planning", "planning_quality")),
-    *(f"unit/test_{name}.py" for name in ("planning_split", "programs", "report")),
+    *(f"programs/test_{name}.py" for name in ("harnesses", "memory_knobs", "procedures", "pyscf_against_psi4")),
+    "programs/test_standins.py",
+    *(f"unit/test_{name}.py" for name in ("cli_machine", "costs", "dispatch", "moldable", "planning")),
+    *(f"unit/test_{name}.py" for name in ("planning_quality", "planning_split", "programs", "report")),
     *(f"integration/test_{name}.py" for name in ("peer_suites", "report_page")),
 )
 
