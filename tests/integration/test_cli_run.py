@@ -206,8 +206,8 @@ def test_what_this_machine_cannot_is_exit_code_3(
 def test_stopped_in_the_middle_leaves_no_process_and_can_be_resumed(tmp_path: Path, stop: signal.Signals) -> None:
     store = tmp_path / "water.store"
     alone = ("--workers", "1", "--threads", "1")  # so that most is left when the first has ended
-    arguments = ["run", str(WATER4), "--method", "mp2", "--basis", "aug-cc-pvdz", *alone, "--store", str(store)]
-    driver = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = ["run", str(WATER4), "--method", "mp2", "--basis", "aug-cc-pvdz", "--store", str(store)]
+    driver = subprocess.Popen([*COMMAND, *arguments, *alone], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     children: set[psutil.Process] = set()
     finished = 0
     while not finished and driver.poll() is None:
