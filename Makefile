@@ -11,8 +11,8 @@ PURE = .venv-pure
 BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xdi])
 PYTEST_ARGS ?=
 
-.PHONY: run test pure vm fuzz coverage lint lint-ruff lint-format lint-types lint-layers lint-c docs measured bench clean \
-	lint-types-linux lint-types-darwin lint-types-win32
+.PHONY: run test beside pure vm fuzz coverage lint lint-ruff lint-format lint-types lint-layers lint-c \
+	lint-types-linux lint-types-darwin lint-types-win32 docs measured bench clean
 
 run: $(VENV)/.all
 	$(BIN)/qcthreads run examples/water16.xyz --program pyscf --method mp2 --basis cc-pvdz --max-nbody 2
@@ -20,8 +20,12 @@ run: $(VENV)/.all
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --timeout 900 $(PYTEST_ARGS)
 
+# Those of them that need no CPU for themselves, side by side.
+beside: $(VENV)/.test
+	$(BIN)/python -m pytest --timeout 900 -n 2 --dist loadfile -m beside $(PYTEST_ARGS)
+
 # The same tests without the extension, on a package that was built pure, and with what else is in $(VENV); but for those
-# that are long and the same.
+# that are long and the same, or are of both back ends.
 SITE = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 pure: $(VENV)/.test | $(PURE)/bin/python
 	rm -rf build/lib build/bdist.*  # else modules that are no more would be packed again
@@ -72,10 +76,12 @@ bench: $(VENV)/.test
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds
 	for benchmark in benchmarks/bench_*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
 
-# One stamp per extra: .all, .test, .lint, .docs.
+# One stamp per extra: .all, .test, .lint, .docs; and for those that are in it.
+WITHIN_lint = test all
+WITHIN_test = all
 $(VENV)/.all $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: $(BUILT_FROM) | $(BIN)/python
 	$(PIP) --editable '.[$*]'
-	touch $@
+	touch $(addprefix $(VENV)/.,$* $(WITHIN_$*))
 
 $(BIN)/python $(PURE)/bin/python:
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 on PATH; name one: make PYTHON=/path/to/python3"; exit 1; }

@@ -16,26 +16,40 @@ settings.load_profile("untimed")
 # A shell without job control starts background jobs with SIGINT ignored, which every child would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Nothing in them knows whether there is an extension: other programs, other users, other platforms, whole runs of
-# which others are left, and what asks no operating system.
+# What `make pure` need not repeat. Nothing in it knows whether there is an extension (other programs, users, platforms,
+# whole runs of which others are left, what asks no operating system), or it is of both back ends itself.
 ONCE = (
     "programs/",
-    *(f"native/test_{name}.py" for name in ("build", "c", "cross")),
-    *(f"unit/test_{name}" for name in ("cli_leases", "costs", "dispatch", "expansion", "inputs", "lease_instructions")),
-    *(f"unit/test_{name}" for name in ("moldable", "needs", "planning", "profiles", "programs", "report", "store")),
-    *(f"integration/test_{name}.py" for name in ("calibrate", "callers_variables", "cli_run", "leases_beside_others")),
-    *(f"integration/test_{name}.py" for name in ("leases_shared", "leases_users", "manybody", "measured")),
-    *(f"integration/test_{name}.py" for name in ("memory_planned", "multi_level", "peer_suites", "report_page")),
+    *(f"native/test_{name}.py" for name in ("build", "c", "cross", "topology")),
+    *(f"unit/test_{name}" for name in ("cli_leases", "costs", "dispatch", "disks", "expansion", "inputs")),
+    *(f"unit/test_{name}" for name in ("lease_instructions", "moldable", "needs", "planning", "profiles", "programs")),
+    *(f"unit/test_{name}" for name in ("report", "sampler", "store")),
+    *(f"integration/test_{name}" for name in ("calibrate", "callers_variables", "cli_run", "engine_source")),
+    *(f"integration/test_{name}.py" for name in ("leases_beside_others", "leases_shared", "leases_users", "manybody")),
+    *(f"integration/test_{name}.py" for name in ("measured", "memory_planned", "multi_level", "peer_suites")),
+    *(f"integration/test_{name}.py" for name in ("refused_calls", "report_page")),
     *(f"integration/test_{name}" for name in ("leases_shown", "run", "trace_perfetto", "wrapping")),
+)
+
+# What keeps to no clock, leases nothing and has no CPU of its own.
+BESIDE = (
+    *(f"native/test_{name}.py" for name in ("build", "cross", "topology")),
+    *(f"programs/test_{name}.py" for name in ("harnesses", "memory_knobs", "procedures", "pyscf_against_psi4")),
+    "programs/test_standins.py",
+    *(f"unit/test_{name}.py" for name in ("cli_machine", "costs", "dispatch", "moldable", "planning")),
+    *(f"unit/test_{name}.py" for name in ("planning_quality", "planning_split", "programs", "report")),
+    *(f"integration/test_{name}.py" for name in ("peer_suites", "report_page")),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark those that `make pure` leaves out."""
+    """Mark those that `make pure` leaves out, and those that `make beside` runs."""
     here = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(here) and item.path.relative_to(here).as_posix().startswith(ONCE):
-            item.add_marker("once")
+        path = item.path.relative_to(here).as_posix() if item.path.is_relative_to(here) else ""
+        for name, paths in (("once", ONCE), ("beside", BESIDE)):
+            if path.startswith(paths):
+                item.add_marker(name)
 
 
 MEASURED = tempfile.TemporaryDirectory(prefix="qcthreads-measured-")

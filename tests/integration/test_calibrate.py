@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qcthreads.host.limits import read_limits
+from qcthreads.manybody.run import Run, RunRequest
 
 WATER = Path(__file__).parents[2] / "examples/water4.xyz"
 CALIBRATE = [sys.executable, "-m", "qcthreads", "calibrate"]
@@ -28,17 +29,19 @@ def calibrate(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def expected_wall_s(home: Path) -> float | None:
-    """What a dry run says that a run will take."""
-    options = ("--program", "pyscf", "--method", "hf", "--basis", "sto-3g", "--max-nbody", "2")
-    command = [sys.executable, "-m", "qcthreads", "run", str(WATER), *options, "--dry-run", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment(home))
-    seconds: float | None = json.loads(done.stdout)["decision"]["expected_wall_s"]
+def expected_wall_s(home: Path, monkeypatch: pytest.MonkeyPatch) -> float | None:
+    """What a run that is not started would take."""
+    for name in ("XDG_DATA_HOME", "QCTHREADS_LEASES"):
+        monkeypatch.setenv(name, environment(home)[name])
+    with Run(RunRequest(input=WATER, program="pyscf", method="hf", basis="sto-3g", max_nbody=2)) as run:
+        seconds: float | None = run.decision["expected_wall_s"]
     return seconds
 
 
-def test_what_was_measured_is_kept_predicts_it_and_a_run_plans_with_it(tmp_path: Path) -> None:
-    assert expected_wall_s(tmp_path) is None
+def test_what_was_measured_is_kept_predicts_it_and_a_run_plans_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert expected_wall_s(tmp_path, monkeypatch) is None
     arguments = ("pyscf", "--method", "hf", "--basis", "sto-3g", "--json", "--seconds")
     for seconds in ("4", "20", "100"):  # a busy machine has no time for a second size in a few
         home = tmp_path / seconds
@@ -58,7 +61,7 @@ def test_what_was_measured_is_kept_predicts_it_and_a_run_plans_with_it(tmp_path:
     kept = json.loads(Path(document["file"]).read_text())
     assert len(kept["models"]["energy|hf|sto-3g"]) == len(measured)
     if len(read_limits().cpus) > 1:  # with one CPU there is no width to choose
-        expected_s = expected_wall_s(home)
+        expected_s = expected_wall_s(home, monkeypatch)
         assert expected_s is not None
         assert 0.01 < expected_s < 600
     again = json.loads(calibrate(home, *arguments, "1").stdout)

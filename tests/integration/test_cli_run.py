@@ -13,13 +13,17 @@ import sys
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from qcthreads import cli
+
 pyscf = pytest.importorskip("pyscf", reason="PySCF does not support this platform")
 
+Main = Callable[..., tuple[int, str, str]]
 COMMAND = [sys.executable, "-m", "qcthreads"]
 HELIUM = "3\nthree helium atoms, angstrom\nHe 0 0 0\nHe 0 0 2.8\nHe 2.9 0 0\n"
 WATER4 = Path(__file__).parents[2] / "examples" / "water4.xyz"
@@ -32,6 +36,18 @@ def run(*arguments: object, check: int | None = 0) -> subprocess.CompletedProces
     assert check is None or done.returncode == check, done.stderr
     assert "Traceback" not in done.stderr
     return done
+
+
+@pytest.fixture
+def main(capsys: pytest.CaptureFixture[str]) -> Main:
+    """The same in this process, where nothing is computed: exit status, and what is written."""
+
+    def main(*arguments: object) -> tuple[int, str, str]:
+        status = cli.main(list(map(str, arguments)))
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return main
 
 
 @pytest.fixture
@@ -86,13 +102,14 @@ def test_text_gives_the_interaction_energy_and_why(helium: Path, tmp_path: Path)
     assert float(rows[3]["closest_contact_angstrom"]) == pytest.approx(2.8, abs=1e-6)
 
 
-def test_dry_run_counts_and_computes_nothing(helium: Path, tmp_path: Path) -> None:
+def test_dry_run_counts_and_computes_nothing(helium: Path, tmp_path: Path, main: Main) -> None:
     document = json.loads(run("run", helium, *MODEL, "--dry-run", "--store", tmp_path / "s", "--json").stdout)
     assert document["counts_by_nbody"] == {"1": 3, "2": 3}
     assert document["calculations"] == 6
     assert document["decision"]["workers"] >= 1
     assert not (tmp_path / "s").exists()
-    told = run("run", helium, *MODEL, "--dry-run", "--csv", tmp_path / "plan.csv").stdout
+    status, told, _ = main("run", helium, *MODEL, "--dry-run", "--csv", tmp_path / "plan.csv")
+    assert status == 0
     assert "3 monomers, 3 dimers" in told
     assert "energy/hartree" not in told
     with (tmp_path / "plan.csv").open(newline="") as stream:
@@ -100,17 +117,17 @@ def test_dry_run_counts_and_computes_nothing(helium: Path, tmp_path: Path) -> No
     assert plan == [(name, "0", "") for name in ("1", "2", "3", "1+2", "1+3", "2+3")]
 
 
-def test_a_dry_run_of_very_many_counts_and_lists_none(tmp_path: Path) -> None:
+def test_a_dry_run_of_very_many_counts_and_lists_none(tmp_path: Path, main: Main) -> None:
     """C(200, 2) and C(200, 3) by hand: 200 * 199 / 2 and 200 * 199 * 198 / 6."""
     path = tmp_path / "he200.xyz"
     path.write_text(
         "200\n\n" + "".join(f"He {3 * (i % 10)} {3 * (i // 10 % 10)} {3 * (i // 100)}\n" for i in range(200))
     )
     asked = ("run", path, *MODEL, "--max-nbody", 3, "--dry-run")
-    document = json.loads(run(*asked, "--json").stdout)
+    document = json.loads(main(*asked, "--json")[1])
     assert document["counts_by_nbody"] == {"1": 200, "2": 19900, "3": 1313400}
     assert document["fragments"] is None
-    told = run(*asked).stdout
+    told = main(*asked)[1]
     assert told.startswith("1333500 calculations: 200 monomers, 19900 dimers, 1313400 trimers\n")
     assert "Decided" in told
 
@@ -177,8 +194,12 @@ def test_a_failing_calculation_leaves_the_rest_and_no_total(tmp_path: Path) -> N
         (("--cpus", "100000"), "100000"),
     ],
 )
-def test_what_this_machine_cannot_is_exit_code_3(helium: Path, arguments: tuple[str, ...], said: str) -> None:
-    assert said in run("run", helium, *MODEL, *arguments, check=3).stderr.lower()
+def test_what_this_machine_cannot_is_exit_code_3(
+    helium: Path, arguments: tuple[str, ...], said: str, main: Main
+) -> None:
+    status, _, error = main("run", helium, *MODEL, *arguments)
+    assert status == 3
+    assert said in error.lower()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
@@ -308,12 +329,12 @@ def test_metrics_are_there_while_it_runs(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_cannot_be_is_told_before_anything_starts(
-    helium: Path, tmp_path: Path, option: str, name: str, code: int, said: str
+    helium: Path, tmp_path: Path, option: str, name: str, code: int, said: str, main: Main
 ) -> None:
     store = tmp_path / "he.store"
-    done = run("run", helium, *MODEL, "--store", store, option, tmp_path / name, check=code)
-    assert said in done.stderr
-    assert done.stdout == ""
+    status, told, error = main("run", helium, *MODEL, "--store", store, option, tmp_path / name)
+    assert (status, told) == (code, "")
+    assert said in error
     assert not store.exists()
     assert helium.read_text() == HELIUM
 

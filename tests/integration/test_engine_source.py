@@ -238,7 +238,7 @@ from qcthreads.planning import Task
 limit, less, more, need_bytes = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
 (limit.parent / "cgroup.procs").write_text(str(os.getpid()))
 book = LeaseBook(read_machine(), read_limits())
-source = source_of([Task(f"f{number}", {1: 1.0}, need_bytes) for number in range(60)], book, sleep_s=0.3)
+source = source_of([Task(f"f{number}", {1: 1.0}, need_bytes) for number in range(40)], book, sleep_s=0.3)
 told, shrunk_at, grown_at = [], 0.0, 0.0
 with LocalEngine(book) as engine:
     for outcome in engine.run(source):

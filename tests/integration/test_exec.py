@@ -447,6 +447,7 @@ for thread in threads:
 """
 
 
+@pytest.mark.once
 @linux
 @needs_two
 def test_a_command_with_many_threads_that_leaves_its_lease_is_told_of() -> None:

@@ -157,6 +157,7 @@ def test_a_user_without_a_name_runs_a_command() -> None:
     assert qcthreads("exec", "--", "id", "-u", prefix=_nobody()).stdout == "12345\n"
 
 
+@pytest.mark.once
 def test_a_user_without_a_name_computes_with_qcengine(tmp_path: Path) -> None:
     pytest.importorskip("pyscf")
     pytest.importorskip("qcmanybody")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from qcelemental.models.v2 import Molecule
 from qcmanybody import ManyBodyCore
 
 from qcthreads import HybridParallelConfig, ParallelConfig, ParallelManyBodyExecutor
+from qcthreads.cli import main
 from qcthreads.errors import QCThreadsError
 from qcthreads.execution.calculation import Outcome
 from qcthreads.execution.cost_store import CostStore, Kind
@@ -35,29 +36,39 @@ from qcthreads.programs.registry import find, get
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WATER = EXAMPLES / "water4.xyz"
 KIND = Kind("pyscf", "energy", "hf", "sto-3g")
+QCTHREADS = [sys.executable, "-m", "qcthreads"]
+Runner = Callable[..., dict[str, Any]]
 
 pytestmark = pytest.mark.skipif(len(read_limits().cpus) < 2, reason="with one CPU there is no width to choose")
 
 
 def command(*options: str, given: Path = WATER) -> list[str]:
-    return [sys.executable, "-m", "qcthreads", "run", str(given), "--json", *options]
+    return ["run", str(given), "--json", *options]
 
 
-def run(*options: str, given: Path = WATER) -> dict[str, Any]:
-    done = subprocess.run(command(*options, given=given), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    document: dict[str, Any] = json.loads(done.stdout)
-    return document
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Runner:
+    """The command, in this process, which has imported everything; what a run tells the next is in a file."""
+
+    def run(*options: str, given: Path = WATER) -> dict[str, Any]:
+        status = main(command(*options, given=given))
+        said = capsys.readouterr()
+        assert status == 0, said.err
+        document: dict[str, Any] = json.loads(said.out)
+        return document
+
+    return run
 
 
 def model(kind: Kind = KIND) -> CostModel:
     return CostStore(read_machine()).model(kind)
 
 
-def test_a_second_run_knows_seconds_from_the_first() -> None:
+def test_a_second_run_knows_seconds_from_the_first(run: Runner) -> None:
     options = ("--method", "hf", "--basis", "sto-3g")
     assert run(*options, "--dry-run")["decision"]["expected_wall_s"] is None
-    first = run(*options)
+    done = subprocess.run([*QCTHREADS, *command(*options)], capture_output=True, text=True, timeout=300, check=True)
+    first = json.loads(done.stdout)
     expected_s = run(*options, "--dry-run")["decision"]["expected_wall_s"]
     serial_s = first["statistics"]["calculations_wall_s"]
     # It cannot be told how busy the machine is then and now: a guess without measurements would be far off.
@@ -67,7 +78,7 @@ def test_a_second_run_knows_seconds_from_the_first() -> None:
     assert all(seen.peak_memory_bytes > 50 * 1024**2 for seen in model().observations)
 
 
-def test_keywords_make_another_kind_and_begin_with_what_defaults_took() -> None:
+def test_keywords_make_another_kind_and_begin_with_what_defaults_took(run: Runner) -> None:
     run("--method", "hf", "--basis", "sto-3g", "--keywords", '{"conv_tol": 1e-6}', "--max-nbody", "1")
     told = Kind("pyscf", "energy", "hf", "sto-3g", '{"conv_tol": 1e-06}')
     assert not model().observations
@@ -80,7 +91,8 @@ def test_keywords_make_another_kind_and_begin_with_what_defaults_took() -> None:
 def test_what_had_ended_before_ctrl_c_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "run.store"
     options = ("--method", "mp2", "--basis", "cc-pvdz", "--max-nbody", "3", "--workers", "1", "--store", str(path))
-    with subprocess.Popen(command(*options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    asked = [*QCTHREADS, *command(*options)]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and ended(path) < 2:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
@@ -154,7 +166,7 @@ def test_single_fragments_are_learned_from_together_when_their_executor_is_close
     assert len(model().observations) == many
 
 
-def test_who_does_not_want_measurements_kept_gets_no_file() -> None:
+def test_who_does_not_want_measurements_kept_gets_no_file(run: Runner) -> None:
     executor, dimers = noble(learn=False)
     executor.execute_level_parallel(2, dimers)
     executor.close()
@@ -162,7 +174,7 @@ def test_who_does_not_want_measurements_kept_gets_no_file() -> None:
     assert not CostStore(read_machine()).path("pyscf").exists()
 
 
-def test_model_chemistries_have_widths_of_their_own_once_each_was_measured(tmp_path: Path) -> None:
+def test_model_chemistries_have_widths_of_their_own_once_each_was_measured(run: Runner, tmp_path: Path) -> None:
     if find(get("xtb")) is None:
         assert os.environ.get("CI") != "true", "xtb must be installed in CI"
         pytest.skip("xtb is not installed here")
@@ -179,7 +191,7 @@ def test_model_chemistries_have_widths_of_their_own_once_each_was_measured(tmp_p
     assert sum(again["statistics"]["widths"].values()) == again["statistics"]["fragments_total"]
 
 
-def test_what_comes_with_it_serves_until_something_is_measured_here() -> None:
+def test_what_comes_with_it_serves_until_something_is_measured_here(run: Runner) -> None:
     options = ("--method", "mp2", "--basis", "cc-pvdz")
     first = run(*options, "--dry-run")["decision"]
     assert first["expected_wall_s"] > 0

@@ -177,6 +177,7 @@ def burn_a_while(pid: int) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.once
 def test_a_running_process_is_watched_until_it_ends_or_the_watching_is_stopped(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     with subprocess.Popen([sys.executable, "-c", BURN.format(threads=1, cpu_s=60)]) as burner:

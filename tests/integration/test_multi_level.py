@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -267,11 +268,13 @@ def test_what_is_beyond_the_orders_comes_from_the_supersystem(
     document["specification"]["specification"] = {name: named[name] for name in dict.fromkeys(levels.values())}
     path = tmp_path / "levels.json"
     path.write_text(json.dumps(document))
-    with Run(RunRequest(input=path, workers=3, threads=1, affinity=False, busy="ignore")) as run:
-        counts = run.counts_by_nbody
-        report = run.execute()
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(_serial, document)
+        with Run(RunRequest(input=path, workers=3, threads=1, affinity=False, busy="ignore")) as run:
+            counts = run.counts_by_nbody
+            report = run.execute()
+        serial = theirs.result()
     assert not report.failures
-    serial = _serial(document)
     assert report.result["return_result"] == pytest.approx(serial["energy"], abs=1e-9)
     for name, value in serial["properties"].items():
         if isinstance(value, float):

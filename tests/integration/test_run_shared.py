@@ -18,8 +18,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "water4.xyz"
 _BUSY_S = 0.03  # of 0.2: to end a calculation takes less
 
 
-def start(tmp_path: Path, name: str, strategy: str = "auto") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "qcthreads", "run", str(EXAMPLE), "--method", "hf", "--basis", "aug-cc-pvtz"]
+def start(tmp_path: Path, name: str, basis: str, strategy: str = "auto") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "qcthreads", "run", str(EXAMPLE), "--method", "hf", "--basis", basis]
     with (tmp_path / f"{name}.json").open("w") as out, (tmp_path / f"{name}.log").open("w") as log:
         return subprocess.Popen(
             [*command, "--max-nbody", "1", "--json", "--strategy", strategy],
@@ -65,7 +65,7 @@ def working(drivers: list[subprocess.Popen[str]]) -> dict[int, frozenset[int]]:
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="on one PU a bound worker cannot be told from one that is not")
 @pytest.mark.parametrize("strategy", ["auto", "balanced"])
 def test_two_runs_share_the_node(tmp_path: Path, strategy: str) -> None:
-    drivers = [start(tmp_path, name, strategy) for name in ("one", "two")]
+    drivers = [start(tmp_path, name, "aug-cc-pvtz", strategy) for name in ("one", "two")]
     looks = 0
     while any(driver.poll() is None for driver in drivers):
         masks = list(working(drivers).values())
@@ -99,7 +99,7 @@ def test_a_run_says_whom_it_waits_for_and_whom_it_waited_for(tmp_path: Path) -> 
         assert holder.stdout is not None
         assert holder.stdin is not None
         assert holder.stdout.readline() == "held\n"
-        driver = start(tmp_path, "one")
+        driver = start(tmp_path, "one", "sto-3g")
         deadline = time.monotonic() + 120
         while f"waits for what is held by process {holder.pid} " not in (tmp_path / "one.log").read_text():
             assert time.monotonic() < deadline

@@ -212,6 +212,7 @@ def test_a_program_that_ignores_its_width_gets_one_pu_each_and_more_run_side_by_
     assert set(grants[2:]) == {memory_bytes // 2}
 
 
+@pytest.mark.once
 @linux_only
 @needs_two
 def test_workers_that_were_asked_for_stay_as_many(engine: LocalEngine) -> None:
@@ -290,6 +291,7 @@ def test_what_a_worker_loads_before_its_first_calculation_keeps_a_cpu_busy(
     assert busy_s(watching.monitor.moments(0)) > 1.4
 
 
+@pytest.mark.once
 def test_cpus_that_have_nothing_to_do_are_found(engine: LocalEngine, watching: Watching) -> None:
     began_ns = time.monotonic_ns()
     run(engine, calculation("rest", "a", wall_s=10.5))

@@ -153,6 +153,7 @@ def test_what_qcengine_does_not_know_is_a_failure_in_its_words(worker: subproces
     assert "Program nosuch is not registered" in reply["error"]
 
 
+@pytest.mark.once
 def test_a_driver_killed_at_any_moment_leaves_no_worker(tmp_path: Path) -> None:
     """From before the first worker starts until calculations run: 12 moments over the first second."""
     (tmp_path / "tasks.py").write_text("import time\ndef nap(input):\n    time.sleep(0.05)\n    return {}\n")

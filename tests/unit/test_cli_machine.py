@@ -145,6 +145,7 @@ def test_limits_have_the_fixed_keys() -> None:
     assert "tightest" in text("limits")
 
 
+@pytest.mark.once
 def test_programs_agree_with_the_path_and_the_installed_packages() -> None:
     programs = {program["name"]: program for program in document("programs")["programs"]}
     for name, executable in (("psi4", "psi4"), ("nwchem", "nwchem"), ("mopac", "mopac")):
@@ -155,6 +156,7 @@ def test_programs_agree_with_the_path_and_the_installed_packages() -> None:
     assert "pyscf" in text("programs")
 
 
+@pytest.mark.once
 def test_programs_that_nobody_has_verified_are_said_to_be_so() -> None:
     lines = {line.split()[0]: line for line in text("programs").splitlines() if line.strip()}
     for name, said in (("orca", "documented"), ("qchem", "second-hand")):  # of which the manual, or others, tell

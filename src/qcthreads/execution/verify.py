@@ -179,6 +179,8 @@ class _Bench:
         self._at_once: dict[int, int] = {}
         """Calculations in one measurement, by width."""
         self.workers: list[Worker] = []
+        self._by_width: dict[int, Worker] = {}
+        """The first of each."""
         self.version_told: str | None = None
 
     def lease(self, width: int, timeout_s: float | None = None) -> Lease:
@@ -197,8 +199,18 @@ class _Bench:
         except WorkerEndedError as error:
             raise CalculationError(str(error)) from error
         self.workers.append(worker)
+        self._by_width.setdefault(width, worker)
         wall_s = self.compute(worker, width)[0]
         self._at_once[width] = max(1, min(_MOST_AT_ONCE, math.ceil(_ENOUGH_S / max(wall_s, 1e-3))))
+        return worker
+
+    def first_worker(self, width: int, lease: Lease) -> Worker:
+        """The one that computed at ``width`` before, now under ``lease``; else a new one."""
+        worker = self._by_width.get(width)
+        if worker is None:
+            return self.worker(width, lease)
+        worker.hold(lease)
+        worker.rebind(lease.cpus)
         return worker
 
     def measure(self, worker: Worker, width: int) -> tuple[Work, float, float, float | None]:
@@ -229,30 +241,27 @@ class _Bench:
 
 def _alone(bench: _Bench, widths: Sequence[int], repeats: int) -> tuple[Measured, ...]:
     """Every width once in every round, so that a drift of the machine hits all alike."""
-    workers = {}
     for width in widths:
         bench.say(f"starts a worker of width {width}")
         with bench.lease(width) as lease:
-            workers[width] = bench.worker(width, lease)
+            bench.worker(width, lease)
     seen: dict[int, list[_Repeat]] = {width: [] for width in widths}
     for number in range(repeats):
         for width in widths if number % 2 == 0 else reversed(widths):
             bench.say(f"round {number + 1} of {repeats}, width {width}")
             with bench.lease(width) as lease:
-                workers[width].hold(lease)
-                workers[width].rebind(lease.cpus)
-                seen[width].append(_Repeat(lease.cpus, *bench.measure(workers[width], width)))
+                seen[width].append(_Repeat(lease.cpus, *bench.measure(bench.first_worker(width, lease), width)))
     return tuple(_summed(bench, width, seen[width]) for width in widths)
 
 
 def _two_at_once(bench: _Bench, width: int, repeats: int) -> tuple[tuple[Measured, ...], tuple[float, ...]]:
     """What each of them did; and by round their wall time / that of one alone right before."""
-    bench.say(f"starts two workers of width {width}")
+    bench.say(f"starts a second worker of width {width}")
     leases = _two_leases(bench, width)
     seen: list[list[_Repeat]] = [[], []]
     ratios = []
     with leases[0], leases[1], ThreadPoolExecutor(2) as pool:
-        workers = [bench.worker(width, lease) for lease in leases]
+        workers = [bench.first_worker(width, leases[0]), bench.worker(width, leases[1])]
         for number in range(repeats):
             bench.say(f"round {number + 1} of {repeats}, two at the same time, of width {width}")
             alone = _Repeat(leases[0].cpus, *bench.measure(workers[0], width))
