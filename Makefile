@@ -10,19 +10,22 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PURE = .venv-pure
 BUILT_FROM = pyproject.toml setup.py $(wildcard csrc/*.[ch] src/qcthreads/host/*.p[xy][xdi])
 PYTEST_ARGS ?=
+RESULTS ?=
+# $(call pytest,PYTHON,NAME): with RESULTS, what came out is written to RESULTS/NAME.xml.
+pytest = $(1) -m pytest --timeout 900 $(PYTEST_ARGS) $(if $(RESULTS),--junitxml=$(RESULTS)/$(2).xml --durations=15)
 
-.PHONY: run test beside pure vm fuzz coverage lint lint-ruff lint-format lint-types lint-layers lint-c \
+.PHONY: run test pure vm fuzz coverage lint lint-ruff lint-format lint-types lint-layers lint-c \
 	lint-types-linux lint-types-darwin lint-types-win32 docs measured bench clean
 
 run: $(VENV)/.all
 	$(BIN)/qcthreads run examples/water16.xyz --program pyscf --method mp2 --basis cc-pvdz --max-nbody 2
 
+# Those that need no CPU for themselves side by side, then the others; status 5: PYTEST_ARGS select none of them.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --timeout 900 $(PYTEST_ARGS)
-
-# Those of them that need no CPU for themselves, side by side.
-beside: $(VENV)/.test
-	$(BIN)/python -m pytest --timeout 900 -n 2 --dist loadfile -m beside $(PYTEST_ARGS)
+	failed=0; \
+	$(call pytest,$(BIN)/python,beside) -n 2 --dist loadfile -m beside || [ $$? = 5 ] || failed=1; \
+	$(call pytest,$(BIN)/python,test) -m 'not vm and not beside' || [ $$? = 5 ] || failed=1; \
+	exit $$failed
 
 # The same tests without the extension, on a package that was built pure, and with what else is in $(VENV); but for those
 # that are long and the same, or are of both back ends.
@@ -31,11 +34,11 @@ pure: $(VENV)/.test | $(PURE)/bin/python
 	rm -rf build/lib build/bdist.*  # else modules that are no more would be packed again
 	$(BIN)/python $(SITE) >"$$($(PURE)/bin/python $(SITE))/beside.pth"
 	QCTHREADS_PURE=1 $(PURE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
-	$(PURE)/bin/python -m pytest --timeout 900 -m 'not vm and not once' $(PYTEST_ARGS)
+	$(call pytest,$(PURE)/bin/python,pure) -m 'not vm and not once'
 
 # Boots machines that are not here; needs QEMU and a kernel: tests/vm/numa_vm.py --setup (Debian, root). Takes minutes.
 vm: $(VENV)/.test
-	$(BIN)/python -m pytest --timeout 1800 -m vm tests/vm $(PYTEST_ARGS)
+	$(call pytest,$(BIN)/python,vm) --timeout 1800 -m vm tests/vm
 
 # The C parsers under libFuzzer and the sanitizers; needs clang and its run-time libraries (Debian: clang libclang-rt-dev).
 FUZZ_SECONDS ?= 60
@@ -43,7 +46,7 @@ fuzz:
 	$(PYTHON) tests/fuzz/run.py $(FUZZ_SECONDS)
 
 coverage: $(VENV)/.test
-	$(BIN)/python -m pytest --timeout 900 --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(call pytest,$(BIN)/python,coverage) --cov --cov-report=term:skip-covered
 
 # `make --keep-going lint` reports on all of them.
 lint: lint-ruff lint-format lint-types lint-layers lint-c

@@ -43,7 +43,7 @@ BESIDE = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark those that `make pure` leaves out, and those that `make beside` runs."""
+    """Mark those that `make pure` leaves out, and those that `make test` runs side by side."""
     here = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(here).as_posix() if item.path.is_relative_to(here) else ""
