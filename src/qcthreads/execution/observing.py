@@ -88,6 +88,10 @@ class Watching(Observer):
                 self._monitor = RunMonitor()
             return self._monitor
 
+    def get_ready(self) -> None:
+        """Import what watching takes, which else the first calculation waits for."""
+        _ = self.monitor
+
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """Those that have ended, in that order."""
