@@ -79,7 +79,11 @@ class HeadStart:
         self.began_cpu_s = time.process_time()
         if warm:
             self.began_s = time.perf_counter()
-            self._warm()
+            try:
+                self._warm()
+            except BaseException:
+                self.close()
+                raise
 
     def complete(self, workers: int, threads: int, programs: Iterable[str]) -> None:
         """Start what was left out where so many of this width are needed: for another program, if there is one."""
