@@ -104,7 +104,8 @@ def test_nothing_is_started_before_execute():
     assert set(psutil.Process().children()) == before
 
 
-def test_warm_workers_compute_and_end(report):
+def test_warm_workers_compute_and_end(report, monkeypatch):
+    monkeypatch.setenv("QCTHREADS_LEASES", "process")
     before = set(psutil.Process().children())
     with warm_run(request(max_nbody=3)) as run:
         deadline = time.monotonic() + 60
@@ -118,7 +119,8 @@ def test_warm_workers_compute_and_end(report):
 
 
 @pytest.mark.skipif(len(read_limits().cpus) < 2, reason="one PU is left over where there are two")
-def test_as_long_as_the_input_is_read_one_pu_is_left_over():
+def test_as_long_as_the_input_is_read_one_pu_is_left_over(monkeypatch):
+    monkeypatch.setenv("QCTHREADS_LEASES", "process")  # what others lease meanwhile is not at issue
     asked = request()
     with HeadStart(asked, warm=True) as head_start:
         usable = len(head_start.book.usable)
