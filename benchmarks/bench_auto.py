@@ -49,7 +49,7 @@ BOUNDED = JOBS | {
     "mixed": (
         str(EXAMPLES / "mixed.xyz"), "--charges", "1,-1,0,0,0,0,0,1", "--method", "hf", "--basis", "6-31g",
     ),
-    "ammonium_water": (str(EXAMPLES / "ammonium_water.psi4"), "--method", "hf", "--basis", "6-31g"),
+    "ammonium_water": (str(EXAMPLES / "ammonium_water.psi4"), "--method", "mp2", "--basis", "cc-pvtz"),
     "water4_cp": (str(EXAMPLES / "water4_cp.json"),),
     "levels": (str(EXAMPLES / "levels.json"),),
 }  # fmt: skip
