@@ -137,7 +137,7 @@ def test_each_further_process_of_a_width_adds_to_what_is_planned(tmp_path: Path)
     measured = Measured(whole, book(8 * GIB), tmp_path)
     for width in (1, 2, 4):
         need = measured.need(monomer, width)
-        assert need.memory_bytes == pytest.approx(1.1 * 800 * MIB + (width - 1) * each, rel=0.01)
+        assert need.memory_bytes == pytest.approx(1.05 * 800 * MIB + (width - 1) * each, rel=0.01)
         assert need.least_bytes == spec.memory_overhead_bytes + spec.memory_least_bytes + (width - 1) * each
 
 
