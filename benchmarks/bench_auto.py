@@ -1,14 +1,22 @@
 """What `qcthreads run` chooses by itself against what one could have chosen, on real programs.
 
-    python benchmarks/bench_auto.py [--rounds 15] [--part split|served|bound|efficiency]
+    python benchmarks/bench_auto.py [--rounds 15] [--part split|served|bound|efficiency] [--job NAME]
+
+--job: of ``split`` and ``bound``, only this one; each takes 2 to 5 minutes on 2 cores.
 
 split
-    `auto` against the best static split, found by a sweep first; then both in interleaved pairs.
+    `auto` against the best static split, found by a sweep of two rounds first; then both in interleaved pairs.
 served
-    First come, first served, in the order of the input, on workers of one width, against `auto` on a skewed set.
+    First come, first served, in the order of the input, on workers of one width, against `auto` on a skewed set; a
+    fifth of the rounds.
 bound
     Runs against the lower bound that follows from their own measured times: nothing with these times can end sooner.
-    Cold: a whole command, start-up included. Warm: a second call of an executor that keeps its workers.
+    Cold: a whole command. Its bound contains what the driver did (CPU time until it can start a worker, to read and
+    plan, to report), the start of as many workers as would have been best (CPU time of the quickest, at least one of
+    each program), and the calculations (wall time x threads): whatever is busy is busy on one of the CPUs, no
+    calculation begins before a worker has started and the input is read, and the report is made last.
+    Calculations alone: a cold run against the bound of those, as if starting cost nothing. Warm: the same of a second
+    call of an executor that keeps its workers.
 efficiency
     CPU time / (threads x wall time) over the calculations of a run, as it says itself, with what `auto` chose: the
     embedded engine, and Psi4 from Debian.
@@ -19,31 +27,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timing
-from intervals import HEAD, told
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RUN = [sys.executable, "-m", "qcthreads", "run"]
 MANY = (str(EXAMPLES / "water4.xyz"), "--method", "mp2", "--basis", "cc-pvdz", "--max-nbody", "3")
 SKEWED = (str(EXAMPLES / "benzene_dimer.xyz"), "--method", "hf", "--basis", "6-31g*", "--max-nbody", "2")
 JOBS = {
-    "water4, MP2/cc-pvdz, 3 bodies": MANY,
-    "water16, HF/6-31g, 2 bodies": (str(EXAMPLES / "water16.xyz"), "--method", "hf", "--basis", "6-31g"),
-    "benzene dimer, HF/6-31g*, 2 bodies": SKEWED,
+    "water4": MANY,
+    "water16": (str(EXAMPLES / "water16.xyz"), "--method", "hf", "--basis", "sto-3g"),
+    "benzene_dimer": (str(EXAMPLES / "benzene_dimer.xyz"), "--method", "hf", "--basis", "6-31g"),
 }
 # All examples; those of several levels have no second call here.
 BOUNDED = JOBS | {
-    "ions and water, HF/6-31g, 2 bodies": (
+    "mixed": (
         str(EXAMPLES / "mixed.xyz"), "--charges", "1,-1,0,0,0,0,0,1", "--method", "hf", "--basis", "6-31g",
     ),
-    "ammonium and water, HF/6-31g": (str(EXAMPLES / "ammonium_water.psi4"), "--method", "hf", "--basis", "6-31g"),
-    "water4_cp.json": (str(EXAMPLES / "water4_cp.json"),),
-    "levels.json": (str(EXAMPLES / "levels.json"),),
+    "ammonium_water": (str(EXAMPLES / "ammonium_water.psi4"), "--method", "mp2", "--basis", "cc-pvtz"),
+    "water4_cp": (str(EXAMPLES / "water4_cp.json"),),
+    "levels": (str(EXAMPLES / "levels.json"),),
 }  # fmt: skip
 EFFICIENT = {
     "embedded: water4, MP2/cc-pvdz, 3 bodies": MANY,
@@ -61,6 +69,7 @@ def main() -> None:
     )
     options.add_argument("--rounds", type=int, default=15)
     options.add_argument("--part", action="append", choices=sorted(PARTS))
+    options.add_argument("--job", action="append", choices=list(BOUNDED))
     options.add_argument("--served", type=int, help=argparse.SUPPRESS)
     options.add_argument("--warm", action="store_true", help=argparse.SUPPRESS)
     asked, job = options.parse_known_args()
@@ -68,14 +77,17 @@ def main() -> None:
         print(json.dumps(serve(job, asked.served) if asked.served else warm_ratio(job)))
         return
     for part in asked.part or PARTS:
-        PARTS[part](asked.rounds)
+        PARTS[part](asked.rounds, asked.job or list(BOUNDED))
 
 
-def split(rounds: int) -> None:
+def split(rounds: int, jobs: Sequence[str]) -> None:
     """Each static split twice, then the best one of these against auto."""
+    from intervals import HEAD, told  # with scipy, which the peers are not to import
+
     cpus = len(os.sched_getaffinity(0))
     print(f"auto against the best static split; {cpus} CPUs, {rounds} pairs\n\n{HEAD}", flush=True)
-    for name, job in JOBS.items():
+    for name in filter(JOBS.__contains__, jobs):
+        job = JOBS[name]
         sweep = timing.interleave(
             {f"{n} x {t}": command(job, n, t) for n in range(1, cpus + 1) for t in range(1, cpus // n + 1)}, 2
         )
@@ -85,36 +97,41 @@ def split(rounds: int) -> None:
         print(told(f"{name}: auto / {best}", pair["auto"].wall_s, pair[best].wall_s), flush=True)
 
 
-def served(rounds: int) -> None:
+def served(rounds: int, _: Sequence[str]) -> None:
     """First come, first served, at every width."""
+    from intervals import HEAD, told
+
     cpus = len(os.sched_getaffinity(0))
     contenders = {"auto": command(SKEWED)}
     for width in sorted({1, cpus}):
         contenders[f"served, width {width}"] = [sys.executable, __file__, "--served", str(width), *SKEWED]
+    rounds = max(1, rounds // 5)
     timings = timing.interleave(contenders, rounds)
     print(f"\nauto against first come, first served, on the skewed set; {cpus} CPUs, {rounds} rounds\n\n{HEAD}")
     for name in list(contenders)[1:]:
         print(told(f"{name} / auto", timings[name].wall_s, timings["auto"].wall_s), flush=True)
 
 
-def bound(rounds: int) -> None:
+def bound(rounds: int, jobs: Sequence[str]) -> None:
     """The median of the rounds, of each job."""
     print("\nwall time / lower bound from the run's own times; median of the rounds\n")
-    print("| job | cold | warm |\n|---|---|---|")
-    for name, job in BOUNDED.items():
+    print("| job | wall s, cold | cold | calculations alone | warm |\n|---|---|---|---|---|")
+    for name in jobs:
+        job = BOUNDED[name]
         contenders = {"cold": command(job), "warm": [sys.executable, __file__, "--warm", *job]}
-        if name == "levels.json":
+        if name == "levels":
             del contenders["warm"]
-        cold, warm = [], []
+        found = []
         for _ in range(max(1, rounds // 5)):
             one = timing.interleave(contenders, 1)
-            cold.append(one["cold"].wall_s[0] / lower_bound_s(json.loads(one["cold"].stdout)["fragments"]))
-            warm += [json.loads(timings.stdout) for which, timings in one.items() if which == "warm"]
-        told_warm = f"{sorted(warm)[len(warm) // 2]:.3f}" if warm else "-"
-        print(f"| {name} | {sorted(cold)[len(cold) // 2]:.3f} | {told_warm} |", flush=True)
+            document, wall_s = json.loads(one["cold"].stdout), one["cold"].wall_s[0]
+            ratios = [wall_s, wall_s / cold_bound_s(document), wall_s / lower_bound_s(document["fragments"])]
+            found.append((*ratios, *(json.loads(timings.stdout) for timings in list(one.values())[1:])))
+        figures = [f"{statistics.median(ratios):.3f}" for ratios in zip(*found, strict=True)]
+        print(f"| {name} | {' | '.join((*figures, '-')[:4])} |", flush=True)
 
 
-def efficiency(rounds: int) -> None:
+def efficiency(rounds: int, _: Sequence[str]) -> None:
     """The median of the rounds, of each program."""
     print("\nthread efficiency; median of the rounds, least and most\n")
     print("| run | widths | efficiency | least | most |\n|---|---|---|---|---|")
@@ -122,11 +139,11 @@ def efficiency(rounds: int) -> None:
         found = []
         for _ in range(max(1, rounds // 3)):
             one = timing.interleave({name: command(job)}, 1)[name]
-            statistics = json.loads(one.stdout)["statistics"]
-            found.append(statistics["thread_efficiency"])
+            run = json.loads(one.stdout)["statistics"]
+            found.append(run["thread_efficiency"])
         found.sort()
         figures = " | ".join(f"{figure:.3f}" for figure in (found[len(found) // 2], found[0], found[-1]))
-        print(f"| {name} | {statistics['widths']} | {figures} |", flush=True)
+        print(f"| {name} | {run['widths']} | {figures} |", flush=True)
 
 
 PARTS = {"split": split, "served": served, "bound": bound, "efficiency": efficiency}
@@ -142,6 +159,38 @@ def lower_bound_s(rows: Sequence[Mapping[str, Any]]) -> float:
     """Of calculations with these times at these widths: the longest, or all CPUs busy."""
     cpus = len(os.sched_getaffinity(0))
     return max(max(row["wall_s"] for row in rows), sum(row["wall_s"] * row["threads"] for row in rows) / cpus)
+
+
+def cold_bound_s(document: Mapping[str, Any]) -> float:
+    """The same of a command with the starts that its own calculations need, and with what its driver did."""
+    cpus = len(os.sched_getaffinity(0))
+    rows = document["fragments"]
+    driver_s: dict[str, float] = document["statistics"]["driver_cpu_s"]
+    longest_s: float = max(row["wall_s"] for row in rows)
+    work_s: float = sum(row["wall_s"] * row["threads"] for row in rows)
+    widest = max(row["threads"] for row in rows)
+    quickest_s = quickest_starts_s(document)
+
+    def with_starts(count: int) -> float:
+        starts_s = sum(quickest_s) + min(quickest_s) * (count - len(quickest_s))
+        calculating_s = max(longest_s, work_s / min(cpus, count * widest))
+        first_s = driver_s["start"] + max(driver_s["preparation"], min(quickest_s))
+        return max(
+            first_s + calculating_s + driver_s["report"],
+            (sum(driver_s.values()) + starts_s + work_s) / cpus,
+        )
+
+    return min(with_starts(count) for count in range(len(quickest_s), max(cpus, len(quickest_s)) + 1))
+
+
+def quickest_starts_s(document: Mapping[str, Any]) -> list[float]:
+    """CPU seconds of the quickest start of a worker, for each program that computed."""
+    programs = {one["name"]: one["program"] for one in document["decision"]["model_chemistries"]}
+    started_s = {one["pid"]: one["start_cpu_s"] for one in document["statistics"]["worker_processes"]}
+    by_program: dict[str, list[float]] = {}
+    for row in document["fragments"]:
+        by_program.setdefault(programs[row["chemistry"]], []).append(started_s[row["worker_pid"]])
+    return [min(found) for found in by_program.values()]
 
 
 def serve(job: Sequence[str], width: int) -> float:

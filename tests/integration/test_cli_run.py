@@ -285,6 +285,8 @@ def test_what_a_run_leaves_behind_agrees_with_its_document(
     assert statistics["watched"] == sum(worker["calculations"] for worker in statistics["worker_processes"]) == total
     pids = {row["worker_pid"] for row in document["fragments"]}
     assert {worker["pid"] for worker in statistics["worker_processes"]} == pids
+    assert all(0 < worker["start_cpu_s"] <= worker["start_s"] for worker in statistics["worker_processes"])
+    assert list(statistics["driver_cpu_s"]) == ["start", "preparation", "calculations", "report"]
     assert 0 <= statistics["idle_pus"] <= len(document["decision"]["cpus_usable"])
     families = list(text_string_to_metric_families(metrics.read_text()))
     samples = {(one.name, one.labels.get("state")): one.value for family in families for one in family.samples}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import platform
 import queue
 import subprocess
 import sys
@@ -111,6 +112,19 @@ TASKS = """
     def nothing(input):
         return 1.5
 
+    KEPT = []
+
+    def litter(input):
+        blocks = [b"x" * 65_536 for _ in range(3000)]
+        KEPT.append(blocks.pop())  # the heap's last: what lies before it does not go back by itself
+        resident = int(open("/proc/self/statm").read().split()[1])
+        del blocks
+        time.sleep(0.05)
+        return {"pages": resident}
+
+    def resident(input):
+        return {"pages": int(open("/proc/self/statm").read().split()[1])}
+
     def work(input):
         burn = "import time\\nwhile time.process_time() < 0.3: pass\\nb = bytearray(150_000_000)"
         subprocess.run([sys.executable, "-c", burn], check=True)
@@ -209,6 +223,16 @@ def test_an_idle_worker_has_imported_nothing_heavy(engine: LocalEngine) -> None:
         [sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
     )
     assert heavy.isdisjoint(set(seen["modules"]) - set(bare.stdout.split()))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give nothing back when asked")
+def test_an_idle_worker_gives_back_what_its_calculation_has_freed(engine: LocalEngine) -> None:
+    first = only(engine.run([calculation("litter")]))
+    second = only(engine.run([calculation("resident")]))
+    assert first.worker_pid == second.worker_pid
+    assert first.result is not None
+    assert second.result is not None
+    assert second.result["pages"] < first.result["pages"] - 2900 * 65_536 // os.sysconf("SC_PAGE_SIZE")
 
 
 def test_warm_workers_take_the_first_calculations(engine: LocalEngine, book: LeaseBook) -> None:

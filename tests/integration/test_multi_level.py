@@ -22,7 +22,6 @@ pytest.importorskip("qcmanybody", reason="the expansion is QCManyBody's")
 from qcmanybody.models.v2 import ManyBodyInput
 
 import qcthreads.manybody.executor
-import qcthreads.manybody.run
 from qcthreads import ParallelConfig, ParallelManyBodyExecutor
 from qcthreads.cli.results import print_report
 from qcthreads.cpuset import CpuSet
@@ -123,7 +122,9 @@ def three_cpus(monkeypatch):
         rules=(Rule("online", "made up", cpus=CpuSet(range(3)), tightest=True),),
     )
     monkeypatch.setenv("QCTHREADS_LEASES", "process")
-    monkeypatch.setattr(qcthreads.manybody.run, "node_book", lambda **options: LeaseBook(machine, limits, **options))
+    monkeypatch.setattr(
+        qcthreads.manybody.head_start, "node_book", lambda **options: LeaseBook(machine, limits, **options)
+    )
     monkeypatch.setattr(qcthreads.manybody.executor, "process_book", lambda: LeaseBook(machine, limits))
 
 

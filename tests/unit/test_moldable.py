@@ -14,7 +14,8 @@ from qcthreads.leases import LeaseBook
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.manybody.expansion import Chemistry, Term
 from qcthreads.manybody.measured import Need
-from qcthreads.manybody.moldable import Moldable, widths_for
+from qcthreads.manybody.moldable import Moldable
+from qcthreads.manybody.widths import widths_for
 from qcthreads.programs import registry
 
 GIB = 1024**3

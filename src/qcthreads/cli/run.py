@@ -1,7 +1,8 @@
-"""``qcthreads run``: options into a RunRequest, its report onto the screen; decides nothing."""
+"""``qcthreads run``: options into a RunRequest, and workers started before the rest is imported; decides nothing."""
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
@@ -15,13 +16,10 @@ from typing import Any
 from ..cpuset import CpuSet
 from ..errors import InputError, QCThreadsError
 from ..execution.wrapping import Wrapping
-from ..manybody.run import Run, RunRequest
+from ..manybody.head_start import HeadStart
+from ..manybody.request import RunRequest
 from ..units import parse_size
-from .output import explained
-from .progress import show_progress
-from .records import check_files, kept_up_to_date, write_record
-from .render import print_json
-from .results import LISTED, dry_run_document, print_dry_run, print_report, print_usage, write_csv
+from .records import check_files
 
 _EPILOG = """INPUT is a QCManyBody ManyBodyInput (JSON), an .xyz file (angstrom), or a Psi4 molecule block with --
 between fragments.
@@ -127,31 +125,23 @@ def add_arguments(parser: ArgumentParser) -> None:
 def execute(args: Namespace) -> int:
     """Prepare, run and print; 1 when a calculation failed, 4 when stopped."""
     check_files(args)
-    run = None
+    request, run = request_of(args), None
+    gc.disable()  # until everything is imported and read: little of it is garbage
     try:
-        with _terminated_like_interrupted(), Run(request_of(args), warm=not args.dry_run) as run:
-            if args.dry_run:
-                run.check()
-                if args.csv is not None:
-                    with explained("--csv", args.csv):
-                        write_csv(args.csv, run.fragments)
-                print_json(dry_run_document(run)) if args.json else print_dry_run(run, args.csv)
-                return 0
-            if run.calculations > LISTED:
-                print(f"preparing {run.calculations:,} calculations", file=sys.stderr, flush=True)
-            with kept_up_to_date(args.metrics, run), show_progress(run, sys.stderr) as on_progress:
-                report = run.execute(on_progress)
+        with _terminated_like_interrupted(), HeadStart(request, warm=not args.dry_run) as head_start:
+            from . import running  # which takes as long to import as all this
+
+            with running.Run(request, head_start) as run:
+                gc.enable()
+                report = running.compute(args, run)
     except KeyboardInterrupt:
         print(f"qcthreads: stopped; {_how_to_go_on(args.store)}", file=sys.stderr)
         if run is not None:
-            _tell_so_far(args, run)
+            running.tell_so_far(args, run)
         return 4
-    print_json(report.to_json()) if args.json else print_report(report, args.csv)
-    if args.csv is not None:
-        with explained("--csv", args.csv, "the results are on standard output"):
-            write_csv(args.csv, report.fragments)
-    write_record(args, report.record)
-    return 1 if report.failures or report.missing else 0
+    finally:
+        gc.enable()
+    return 0 if report is None else running.show(args, report)
 
 
 def request_of(args: Namespace) -> RunRequest:
@@ -273,14 +263,6 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _tell_so_far(args: Namespace, run: Run) -> None:
-    """What was seen of a run that was stopped: it may have been slow. Standard output is that of results."""
-    record = run.so_far()
-    if record is not None:
-        print_usage(record.statistics, [finding.message for finding in record.findings], sys.stderr)
-        write_record(args, record)
 
 
 def _how_to_go_on(store: Path | None) -> str:

@@ -15,7 +15,7 @@ from ..programs import registry
 from ..units import format_count
 from .calculation import Calculation, Outcome
 from .scratch import ScratchWatch
-from .supervisor import scratch_of
+from .supervisor import WorkerStart, scratch_of
 
 if TYPE_CHECKING:
     from ..monitoring.run_monitor import RunMonitor
@@ -63,6 +63,8 @@ class Attempt:
     usage: WorkerUsage | None
     scratch_bytes: int = 0
     """The most that was seen in its scratch directory."""
+    worker_start: WorkerStart | None = None
+    """Of the worker that it ran in."""
 
 
 class Watching(Observer):
@@ -85,6 +87,10 @@ class Watching(Observer):
 
                 self._monitor = RunMonitor()
             return self._monitor
+
+    def get_ready(self) -> None:
+        """Import what watching takes, which else the first calculation waits for."""
+        _ = self.monitor
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -112,7 +118,7 @@ class Watching(Observer):
             bound_to=worker.bound,
             memory_bytes=calculation.memory_bytes,
         )
-        begun = _Begun(calculation.label, grant, scratch_of(worker.folder))
+        begun = _Begun(calculation.label, grant, scratch_of(worker.folder), worker.start)
         with self._lock:
             self._begun[worker.pid] = begun
         self._scratch.begin(begun.folder)
@@ -138,6 +144,7 @@ class Watching(Observer):
                     grant=_no_grant(calculation, outcome) if begun is None else begun.grant,
                     usage=usage,
                     scratch_bytes=scratch_bytes,
+                    worker_start=None if begun is None else begun.start,
                 )
             )
             if usage is not None and outcome.status == "finished":
@@ -178,6 +185,7 @@ class _Begun:
     label: str
     grant: Grant
     folder: Path
+    start: WorkerStart | None
 
 
 @dataclass(slots=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..cpuset import CpuSet
-from ..planning.dispatch import Dispatcher
 from .calculation import Calculation, Outcome
+
+if TYPE_CHECKING:
+    from ..planning.dispatch import Dispatcher  # with numpy, which no worker waits for
 
 
 class Source(Protocol):

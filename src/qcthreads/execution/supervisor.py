@@ -23,6 +23,7 @@ from ..errors import BindingError, MachineError
 from ..host import get_host, trees
 from ..leases import Lease
 from ..leases.place import LEASE_VARIABLE
+from ..light import dataclass
 from ..programs import precedence
 from ..programs.spec import Settings
 from . import locks, wire
@@ -39,6 +40,14 @@ class WorkerEndedError(Exception):
 
 class NoGreetingError(WorkerEndedError):
     """It was started, and ended before it was ready: what it is put behind may be why."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStart:
+    """What it took until a worker could compute, with the imports of its program."""
+
+    wall_s: float
+    cpu_s: float
 
 
 class Worker:
@@ -75,6 +84,8 @@ class Worker:
     """Those that it sees, of the lease that it was started under."""
     bound: CpuSet | None
     """The mask read back; ``None`` where none was set."""
+    start: WorkerStart | None = None
+    """``None``: it is not ready yet."""
     notes: Mapping[str, str]
     """What went otherwise than asked at the last binding: its kind and a line about it."""
 
@@ -93,7 +104,8 @@ class Worker:
         self.gpus = () if lease is None else lease.gpus
         self._log = folder / "log"
         self._mark = uuid.uuid4().hex
-        self._timed_out = self._ready = False
+        self._timed_out = False
+        self._began_s = time.perf_counter()
         try:
             scratch_of(folder).mkdir(parents=True)
             environment = precedence.environment_under(
@@ -146,9 +158,9 @@ class Worker:
 
     def get_ready(self, request: Mapping[str, Any], timeout_s: float | None) -> None:
         """Have it import, once, what its first calculation needs, in nobody's time; raises as :meth:`compute`."""
-        if not self._ready:
-            self.compute(request, timeout_s)
-            self._ready = True
+        if self.start is None:
+            reply = self.compute(request, timeout_s)
+            self.start = WorkerStart(time.perf_counter() - self._began_s, reply["cpu_s"])
 
     @property
     def healthy(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import os
 import queue
@@ -26,6 +27,9 @@ from ..errors import BindingError, InputError
 from ..host import processes, trees
 from . import wire
 from .locks import Held
+
+# Looking for memory to give back takes a millisecond, which shorter calculations are not to pay.
+_LONG_S = 0.02
 
 
 def main() -> None:
@@ -50,9 +54,12 @@ def main() -> None:
             if held is not None:
                 held.update()
             processes.call_itself(processes.WORKER_NAME + request.get("name", ""))
+            began_s = time.perf_counter()
             outbox.write(_get_ready(request) if "preload" in request else _serve(request))
             processes.call_itself(processes.WORKER_NAME)
             outbox.flush()
+            if time.perf_counter() - began_s > _LONG_S:
+                _give_back_memory()
     watch.join()
 
 
@@ -126,12 +133,17 @@ def _watch(inbox: IO[bytes], requests: queue.SimpleQueue[dict[str, Any]], folder
 
 
 def _get_ready(request: Mapping[str, Any]) -> bytes:
-    """Import what the first calculation would have to; what cannot be imported is that calculation's to report."""
+    """Import what the first calculation would have to; what cannot be imported is that calculation's to report.
+
+    Modules are not garbage: looking for some among them takes a tenth of the time.
+    """
+    gc.disable()
     with contextlib.suppress(Exception):
         _compute_function(request["compute"], request["program"], request["harness_module"])
         for module in request["preload"]:
             importlib.import_module(module)
-    return wire.encode({})
+    gc.enable()
+    return wire.encode({"cpu_s": time.process_time()})
 
 
 def _serve(request: Mapping[str, Any]) -> bytes:
@@ -231,6 +243,26 @@ def _end_descendants() -> None:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+
+
+def _give_back_memory() -> None:
+    """What was freed, to the system: what an idle worker keeps, others have been granted.
+
+    Of what PySCF takes for an MP2 with 96 functions, 20 MiB stayed otherwise, and counted as the peak of smaller ones.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], object] | None:
+    """The C library's, where it has one: glibc's does."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def _usage() -> tuple[float, int, int]:

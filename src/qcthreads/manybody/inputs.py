@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import re
@@ -15,14 +14,13 @@ from ..errors import InputError
 from ..execution.xyz import parse_xyz
 from ..programs import registry
 from ..units import BOHR_TO_ANGSTROM
-from .request import RunRequest
+from .request import DEFAULT_PROGRAM, RunRequest
 from .supported import check_bsse, check_input
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import Molecule
     from qcmanybody.models.v2 import ManyBodyInput
 
-DEFAULT_PROGRAM = "pyscf"
 DEFAULT_MAX_NBODY = 2
 DEFAULT_BSSE = ("nocp",)
 
@@ -74,18 +72,6 @@ def read_input(path: Path, request: RunRequest) -> ManyBodyInput:
         bsse=request.bsse,
         keywords=request.keywords,
     )
-
-
-def likely_program(request: RunRequest) -> str | None:
-    """Which program it will be, as far as a look tells that imports nothing; ``None``: it does not."""
-    if request.program is not None:
-        return request.program.lower()
-    if request.input.suffix.lower() != ".json":
-        return DEFAULT_PROGRAM
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        (model,) = json.loads(request.input.read_text(encoding="utf-8"))["specification"]["specification"].values()
-        return str(model["program"]).lower()
-    return None
 
 
 def build_input(
@@ -413,9 +399,8 @@ def _check_distances(coordinates: Sequence[tuple[float, float, float]], name: st
 def _connected(symbols: Sequence[str], coordinates: Sequence[tuple[float, float, float]]) -> list[list[int]]:
     """Connected components of the graph of covalent bonds, each sorted, in the order of their first atoms."""
     import numpy as np
-    from qcelemental import covalentradii
 
-    radii = np.array([covalentradii.get(symbol, units="angstrom", missing=1.8) for symbol in symbols])
+    radii = np.array([_covalent_radius(symbol) for symbol in symbols])
     radii[[symbol in _STAND_ALONE for symbol in symbols]] = -np.inf
     bonded = _distances(coordinates) < _BOND_FACTOR * (radii[:, None] + radii[None, :])
     groups: list[list[int]] = []
@@ -431,6 +416,17 @@ def _connected(symbols: Sequence[str], coordinates: Sequence[tuple[float, float,
         seen |= group
         groups.append(sorted(group))
     return groups
+
+
+def _covalent_radius(symbol: str) -> float:
+    """In angstrom, as the table has it: asked for a unit, QCElemental imports pint, which takes 0.3 s."""
+    from qcelemental import covalentradii
+    from qcelemental.exceptions import DataUnavailableError
+
+    try:
+        return float(covalentradii.get(symbol, return_tuple=True).data)
+    except DataUnavailableError:
+        return 1.8
 
 
 def _states(

@@ -14,19 +14,16 @@ from ..planning import Task
 from ..planning.cost import PARALLEL_FRACTION, assumed_speedup
 from ..planning.dispatch import Dispatcher
 from ..programs import registry
-from ..programs.spec import ParallelModel, ProgramSpec
 from ..units import format_count, format_size
 from .expansion import Expansion, Term
 from .measured import Measured, Need
+from .widths import widths_for
 
 # What a wider worker costs before it computes: to import QCEngine and PySCF takes 2 s of a core, Psi4 as long.
 START_UP_S = 2.0
 # `auto` widens where that ends the rest so much sooner: the speedup is an assumption, and small fragments have none
 # (PySCF MP2/DZ, 4 waters, 2 cores: 1 x 2 took 5.4-5.9 s, 2 x 1 3.0-3.2 s).
 _WORTH = {"auto": 1.10}
-# Between them nothing is gained; as places they divide LLC domains evenly.
-_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-
 TimesS = Callable[[Term, Sequence[int]], Mapping[int, float] | None]
 """Seconds by width as a measured model tells; ``None``: it does not know."""
 Needed = Callable[[Term, int], Need]
@@ -227,14 +224,6 @@ def mold(
         times_s=times_s,
         measured_on="" if measured is None else measured.measured_on(),
     )
-
-
-def widths_for(spec: ProgramSpec, cpus: int, narrowest: int = 1) -> tuple[int, ...]:
-    """The widths of a program that are worth considering on so many CPUs."""
-    serial = spec.parallel_model in (ParallelModel.SERIAL, ParallelModel.GPU)
-    most = 1 if serial else min(cpus, spec.useful_width or cpus)
-    listed = {width for width in (*_WIDTHS, most) if narrowest <= width <= most}
-    return tuple(sorted(listed)) or (narrowest,)
 
 
 def _some(starts_s: Sequence[float]) -> list[float]:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from ..cpuset import CpuSet
 from ..execution.wrapping import Wrapping
 
+DEFAULT_PROGRAM = "pyscf"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:

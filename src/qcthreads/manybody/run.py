@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +12,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..cpuset import CpuSet
-from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.cost_store import never_failing
-from ..execution.engine import LocalEngine
-from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..execution.source import Planned
 from ..execution.store import Store, open_store
-from ..leases import node_book
 from ..machine.placement import split as cut
 from ..monitoring.findings import OF_A_RUN, OF_AN_AUTO_RUN
 from ..monitoring.metrics import RunNow
@@ -33,12 +27,13 @@ from ..units import format_count, format_size
 from .check import check_with_program
 from .config import strategy_name
 from .expansion import Chemistry, Expansion, Term
-from .inputs import likely_program, read_input
+from .head_start import HeadStart, any_need_bytes, process_bytes_of, require
+from .inputs import read_input
 from .measured import Measured, Need
-from .moldable import Moldable, mold, widths_for
+from .moldable import Moldable, mold
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
-from .run_tally import RunTally, mixed_versions
+from .run_tally import CpuByPhase, RunTally, mixed_versions
 from .watched import bandwidth, calculated, figures, findings, limits_in_words, live, sampling
 
 __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
@@ -47,8 +42,6 @@ __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
 _STORED_BYTES = 40 * 1024
 # Of more calculations each is small beside all, and what it costs changes no decision.
 _COUNTED_ONE_BY_ONE = 10_000
-# How many workers start before it is known how many calculations there are.
-_WARM_WORKERS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +78,7 @@ class RunReport:
 class Run:
     """A prepared run: the input is read and checked, the decision is taken, nothing has been computed.
 
-    With ``warm`` workers start while the input is read; leave the ``with`` statement, or call :meth:`close`, when the
+    With a ``head_start`` workers have started already; leave the ``with`` statement, or call :meth:`close`, when the
     run is not to be executed after all. Raises InputError for malformed or contradictory input, MachineError (and
     subclasses) where this machine cannot.
     """
@@ -102,39 +95,20 @@ class Run:
     planned: Mapping[str, Planned]
     """By label, when each calculation was expected to run as it started; of those that had widths of their own."""
 
-    def __init__(self, request: RunRequest, *, warm: bool = False) -> None:
+    def __init__(self, request: RunRequest, head_start: HeadStart | None = None) -> None:
         self.request = request
-        self._book = node_book(
-            cpus=request.cpus,
-            leave=request.leave,
-            memory_bytes=request.memory_bytes,
-            smt=request.smt,
-            busy=request.busy,
-            orphans="end",
-            run=str(request.store or request.input),
-        )
-        self._on_progress: Callable[[Progress], None] = lambda _: None
-        self._warmed_at: float | None = None
-        self._warmed: dict[int, int] = {}
+        self._head_start = head_start or HeadStart(request)
+        self._book, self._engine = self._head_start.book, self._head_start.engine
+        self._watching = self._head_start.watching
         self._moldable: Moldable | None = None
         self._side_by_side: int | None = None
         self.planned = {}
-        self._watching = Watching()
         self._reused_count = 0
         self._tally: RunTally | None = None
         self._began: float | None = None
-        self._engine = LocalEngine(
-            self._book,
-            affinity=request.affinity,
-            scratch=request.scratch,
-            retries=request.retries,
-            at_most={program: most for program, most in request.at_most.items() if program},
-            wrapping=request.wrapping,
-            on_progress=lambda progress: self._on_progress(progress),
-            observer=self._watching,
-        )
+        self._cpu = CpuByPhase(self._head_start.began_cpu_s)
         try:
-            self._prepare(warm)
+            self._prepare()
         except BaseException:
             self.close()
             raise
@@ -150,7 +124,7 @@ class Run:
 
     def close(self) -> None:
         """End the workers, if there are any."""
-        self._engine.stop()
+        self._head_start.close()
 
     def __enter__(self) -> Self:
         return self
@@ -160,31 +134,20 @@ class Run:
     ) -> None:
         self.close()
 
-    def _prepare(self, warm: bool) -> None:
+    def _prepare(self) -> None:
         request = self.request
         strategy = strategy_name(request.strategy)
-        _check_places(request)
-        if request.program is not None:
-            self._require(request.program)  # a slip of the pen is told before the input is read
-        if warm:
-            self._warmed_at = time.perf_counter()
-            self._warm()
         given = read_input(request.input, request)
         self._expansion = Expansion.from_input(given)
-        versions = {program: self._require(program) for program in self._expansion.programs}
+        found = {program: require(request, program) for program in self._expansion.programs}
+        versions = {program: registry.version(one) if one else None for program, one in found.items()}
         self._engine.limit({program: request.at_most[""] for program in versions if "" in request.at_most})
         self._measured = Measured(self._expansion, self._book, request.scratch)
         self._molecule = given.molecule
         self.counts_by_nbody = self._expansion.counts_by_nbody()
         self.calculations = sum(self.counts_by_nbody.values())
         self.decision = self._decide(strategy, versions)
-
-    def _require(self, program: str) -> str | None:
-        """The version of what is to be used; not known where a wrapper brings it."""
-        if self.request.wrapping:
-            registry.known(program)
-            return None
-        return registry.version(registry.require(program))
+        self._head_start.complete(self.decision["workers"], self._first_width, versions)
 
     def live(self) -> RunNow:
         """How far :meth:`execute` has come; from any thread."""
@@ -209,17 +172,22 @@ class Run:
         A KeyboardInterrupt ends every child, releases everything, leaves the store valid, and goes on up;
         :meth:`so_far` then tells what was done.
         """
-        self._began = began = self._warmed_at or time.perf_counter()
+        self._began = began = self._head_start.began_s or time.perf_counter()
         self._tally = tally = RunTally(self._book, on_progress)
         store = None
         try:
+            self._watching.get_ready()
             if not self.request.resume:  # a store is begun after the check only, so what it belongs to has passed
-                self._on_progress = lambda progress: tally.watch(progress) if progress.event == "note" else None
+                self._head_start.on_progress = lambda progress: (
+                    tally.watch(progress) if progress.event == "note" else None
+                )
                 self.check()
             store = self._open_store()
+            self._cpu.ends("preparation")
             results = self._reused(store, on_progress)
             self._reused_count = len(results)
             self._compute(tally, store, results)
+            self._cpu.ends("calculations")
         finally:
             self.close()
             if store is not None:
@@ -242,38 +210,12 @@ class Run:
         span = _Span.until_now(time.perf_counter() - began)
         return self._record(tally, self._statistics(tally, span), [stopped], span)
 
-    def _warm(self) -> None:
-        """Start workers by what can be told without reading the input; a wrong guess costs no more than their start.
-
-        To import QCEngine and PySCF takes a worker 2 s, to read the input takes us 1 s.
-        """
-        program = likely_program(self.request)
-        if program is None:
-            return
-        workers, threads = self._likely_split(program)
-        if workers > 0:
-            memory_bytes = self._book.memory_bytes // workers
-            likely = Calculation(label="", program=program, input={}, threads=threads, memory_bytes=memory_bytes)
-            with contextlib.suppress(QCThreadsError):  # what is wrong is said of the calculations themselves
-                self._engine.warm(likely, workers)
-                self._warmed = {threads: workers}
-
-    def _likely_split(self, program: str) -> tuple[int, int]:
-        """One thread each, and more where there is memory for few."""
-        request, usable = self.request, len(self._book.usable)
-        cpus = min(usable, request.max_total_threads or usable)
-        need_bytes = _any_need_bytes([program]) + ((request.threads or 1) - 1) * _process_bytes([program])
-        workers = request.workers or min(cpus, max(1, self._book.memory_bytes // need_bytes))
-        widths = widths_for(registry.get(program), cpus)
-        threads = request.threads or max(width for width in widths if width <= max(1, cpus // workers))
-        return min(workers, cpus // threads, _WARM_WORKERS), threads
-
     def _decide(self, strategy: str, versions: Mapping[str, str | None]) -> dict[str, Any]:
         request, expansion, book = self.request, self._expansion, self._book
         left = self.calculations
         costs: Sequence[float] = ()
         needs: Sequence[Need] = ()
-        need_bytes, process_bytes = _any_need_bytes(expansion.programs), _process_bytes(expansion.programs)
+        need_bytes, process_bytes = any_need_bytes(expansion.programs), process_bytes_of(expansion.programs)
         one_by_one = request.resume or left <= _COUNTED_ONE_BY_ONE
         terms: Sequence[Term] = ()
         if one_by_one or self._measured.writes_files():
@@ -305,8 +247,10 @@ class Run:
         workers, threads, reasons, wall_s = split.workers, split.threads, list(split.reasons), None
         share_bytes = split.memory_bytes
         self._moldable = self._mold(strategy)
+        self._first_width = threads
         if self._moldable is not None:
             foreseen = self._moldable.foresee()
+            self._first_width = foreseen.first_width
             side_by_side = min(foreseen.side_by_side, self._side_by_side or foreseen.side_by_side)
             if foreseen.memory_bytes or (workers, threads) != (side_by_side, foreseen.usual_width):
                 workers, threads = side_by_side, foreseen.usual_width
@@ -352,7 +296,7 @@ class Run:
             self._measured,
             need=self._measured.need,
             most_threads=request.max_total_threads,
-            workers=self._warmed,
+            workers=self._head_start.workers,
         )
 
     def _memory(self, need_bytes: int) -> tuple[int, tuple[str, ...]]:
@@ -423,7 +367,7 @@ class Run:
         terms = [term for term in self._terms if term.label not in results]
         if not terms:
             return
-        self._on_progress = watch
+        self._head_start.on_progress = watch
         threads, memory_bytes = decision["threads"], decision["memory_bytes_per_worker"]
         if self._moldable is None:
             outcomes = self._engine.run(
@@ -464,6 +408,7 @@ class Run:
             "fragments_failed": sum(not _finished(outcome) for outcome in tally.outcomes.values()),
             "by_model_chemistry": self._by_chemistry(tally),
             "widths": {str(width): count for width, count in sorted(Counter(widths).items())},
+            "driver_cpu_s": self._cpu.seconds,
         }
 
     def _report(self, tally: RunTally, results: Mapping[str, Any], span: _Span) -> RunReport:
@@ -476,6 +421,7 @@ class Run:
             made = expansion.result(results)
             bodies = body_rows(made.properties.model_dump(), expansion.bsse, expansion.bodies)
             result = made.model_dump(mode="json")
+        self._cpu.ends("report")
         record = self._record(tally, self._statistics(tally, span), mixed_versions(results), span)
         return RunReport(
             fragments=fragment_rows(self._terms, self._molecule, results, tally.outcomes),
@@ -537,16 +483,6 @@ class _Span:
         return cls(wall_s, time.time() - wall_s, time.monotonic_ns() - round(wall_s * 1e9))
 
 
-def _any_need_bytes(programs: Iterable[str]) -> int:
-    """Memory of a calculation whose size is not looked at, with one process."""
-    return max(registry.get(program).memory_overhead_bytes for program in programs) + WORKING_MEMORY_BYTES
-
-
-def _process_bytes(programs: Iterable[str]) -> int:
-    """What each process but the first adds, where the threads asked for are processes."""
-    return max(registry.get(program).memory_per_process_bytes for program in programs)
-
-
 def _title(given: Path, decision: Mapping[str, Any]) -> str:
     models = [
         f"{one['program']} {'/'.join(str(one[name]) for name in ('method', 'basis') if one[name])}"
@@ -578,26 +514,3 @@ def _identified(chemistry: Chemistry) -> dict[str, Any]:
 
 def _finished(outcome: Outcome) -> bool:
     return outcome.status == "finished"
-
-
-def _check_places(request: RunRequest) -> None:
-    """Find out before hours of computing, not after, that something cannot be written."""
-    if request.resume and request.store is None:
-        raise InputError("resume needs a store: say which with --store FILE")
-    if request.store is not None:
-        _check_writable(request.store.absolute().parent, "the store's directory")
-        if request.store.is_dir():
-            raise InputError(f"the store {request.store} is a directory; name a file, for example in it")
-        if request.store.exists() and not request.resume:
-            raise InputError(f"the store {request.store} exists: go on with it by --resume, or name another file")
-        if request.resume and not request.store.exists():
-            raise InputError(f"there is no store {request.store} to resume; leave --resume out to begin one")
-    if request.scratch is not None:
-        _check_writable(request.scratch, "the scratch directory")
-
-
-def _check_writable(directory: Path, what: str) -> None:
-    if not directory.is_dir():
-        raise InputError(f"{what} {directory} is not there; make it, or name another")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise MachineError(f"{what} {directory} may not be written by this user; name another")

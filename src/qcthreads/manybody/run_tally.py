@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,20 @@ from ..units import format_count
 
 # Shorter waits, in all, are not worth a line.
 _TELLING_S = 1.0
+
+
+class CpuByPhase:
+    """CPU seconds of this process, which drives a run, by what it did meanwhile; ``start``: until workers started."""
+
+    def __init__(self, start_s: float) -> None:
+        self._seen_s = start_s
+        self.seconds = {"start": start_s}
+
+    def ends(self, phase: str) -> None:
+        """What was taken since the last one ended was this one's."""
+        now_s = time.process_time()
+        self.seconds[phase] = now_s - self._seen_s
+        self._seen_s = now_s
 
 
 class RunTally:

@@ -219,8 +219,11 @@ def _worker(pid: int, done: Sequence[Attempt]) -> dict[str, Any]:
     wait_ns = sum_known(usage.wait_ns for usage in usages) if usages else None
     cpu_s = sum(attempt.outcome.cpu_s for attempt in done)
     thread_s = sum(attempt.outcome.threads * attempt.outcome.wall_s for attempt in done)
+    start = done[0].worker_start
     return {
         "pid": pid,
+        "start_s": None if start is None else start.wall_s,
+        "start_cpu_s": None if start is None else start.cpu_s,
         "calculations": len(done),
         "threads": max(attempt.outcome.threads for attempt in done),
         "threads_working": max((usage.threads_working for usage in usages), default=None),

@@ -42,9 +42,9 @@ _RESIDENT_BYTES, _RESIDENT_SD = 128 * 1024**2, 0.5
 _LARGEST_LOG = 700.0
 
 
-# PySCF that was told 1.08 times its peak computed as with all memory; told its peak, it found its integrals too large
-# and took three times as long (2.14, MP2/cc-pVDZ, 1 to 6 waters).
-_MARGIN = 1.10
+# PySCF that was told 1.03 times its peak computed as with all memory; told its peak, it found its integrals too large
+# and took two to three times as long (2.14, MP2/cc-pVDZ, 3 to 5 waters).
+_MARGIN = 1.05
 
 
 @dataclass(frozen=True, slots=True)
