@@ -42,6 +42,11 @@ class Choices:
         columns: Integers = np.minimum(late.sum(axis=1), listed.sum(axis=1) - 1)
         return columns
 
+    def at(self, deadline_s: float) -> tuple[Integers, Floats]:
+        """Per task the :meth:`cheapest` width, and its time."""
+        chosen = np.arange(len(self.widths)), self.cheapest(deadline_s)
+        return self.widths[chosen], self.times_s[chosen]
+
     @cached_property
     def bound_s(self) -> float:
         """:meth:`bound` of these tasks alone."""
