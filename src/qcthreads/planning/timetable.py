@@ -91,9 +91,14 @@ class Layout:
         """(width, time) of every choice of a task; made when it is first asked for, as few are where there are many."""
         row = self._rows[task]
         if row is None:
-            listed = zip(self.choices.widths[task].tolist(), self.choices.times_s[task].tolist(), strict=True)
+            widths, times_s = self._listed
+            listed = zip(widths[task], times_s[task], strict=True)
             row = self._rows[task] = [choice for choice in listed if choice[1] < math.inf]
         return row
+
+    @cached_property
+    def _listed(self) -> tuple[list[list[int]], list[list[float]]]:
+        return self.choices.widths.tolist(), self.choices.times_s.tolist()
 
     @cached_property
     def memory(self) -> Floats:
