@@ -58,10 +58,12 @@ def _left(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def start(mpirun: str, cpu: int, ranks: int, threads: int) -> subprocess.Popen[str]:
+def start(mpirun: str, cpu: int, ranks: int, threads: int, scratch: Path) -> subprocess.Popen[str]:
     """``ranks`` processes below a parent bound to ``cpu``, in an environment that would have them elsewhere."""
     settings = settings_for(get("cp2k"), ranks * threads, ranks=ranks)
-    callers = {**os.environ, "PATH": f"{Path(mpirun).parent}:{os.environ['PATH']}"}
+    # One of them may remove Open MPI 4's directory of the user when another is about to write into it.
+    (own := scratch / str(cpu)).mkdir()
+    callers = {**os.environ, "PATH": f"{Path(mpirun).parent}:{os.environ['PATH']}", "TMPDIR": str(own)}
     return subprocess.Popen(
         ["taskset", "-c", str(cpu), mpirun, "-n", str(ranks), sys.executable, "-c", RANK],
         env=environment_under(settle(settings, callers, counts=False), callers),
@@ -70,18 +72,18 @@ def start(mpirun: str, cpu: int, ranks: int, threads: int) -> subprocess.Popen[s
     )
 
 
-def test_two_at_once_have_the_cpus_of_their_leases(mpirun):
+def test_two_at_once_have_the_cpus_of_their_leases(mpirun, tmp_path):
     """open-mpi/ompi issues 10761 and 13390: side by side they land on the same core."""
     cpus = sorted(os.sched_getaffinity(0))[-2:]
-    running = [start(mpirun, cpu, ranks=1, threads=3) for cpu in cpus]
+    running = [start(mpirun, cpu, ranks=1, threads=3, scratch=tmp_path) for cpu in cpus]
     said = [process.communicate(timeout=60)[0] for process in running]
     assert said == [f"[{cpu}] 3\n" for cpu in cpus]
 
 
-def test_every_rank_has_its_share_of_the_threads(mpirun):
+def test_every_rank_has_its_share_of_the_threads(mpirun, tmp_path):
     """QCEngine's way, OMP_NUM_THREADS = ncores in each of ncores ranks, would be the square."""
     cpu = max(os.sched_getaffinity(0))
-    out, _ = start(mpirun, cpu, ranks=2, threads=2).communicate(timeout=60)
+    out, _ = start(mpirun, cpu, ranks=2, threads=2, scratch=tmp_path).communicate(timeout=60)
     assert out.splitlines() == [f"[{cpu}] 2"] * 2
 
 

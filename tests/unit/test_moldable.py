@@ -16,6 +16,7 @@ from qcthreads.manybody.expansion import Chemistry, Term
 from qcthreads.manybody.measured import Need
 from qcthreads.manybody.moldable import Moldable
 from qcthreads.manybody.widths import widths_for
+from qcthreads.planning.costs import Size
 from qcthreads.programs import registry
 
 GIB = 1024**3
@@ -30,6 +31,7 @@ def moldable(costs: list[float], cpus: int, strategy: str = "adaptive", **option
         "machine": synthetic_machine(nodes=1, cores=16),
         "cpus": cpus,
         "widths": {CHEMISTRY.name: (1, 2, 4, 8, 16)},
+        "size": lambda _: Size(66, 28),
         "need": lambda *_: Need(GIB, GIB),
         "memory_bytes": 64 * GIB,
         "workers": {},

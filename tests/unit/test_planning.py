@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from families import FAMILIES, UNUSUAL, Family
+from families import FAMILIES, UNUSUAL, Family, heavy_tail, many_body, memory_tight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -208,6 +208,15 @@ def test_lower_bound_against_bisection(batch: list[dict[int, float]], cpus: int)
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
     assert lower_bound(tasks, cpus) == pytest.approx(high, rel=1e-9)
+
+
+@pytest.mark.parametrize("family", [many_body, heavy_tail, memory_tight])
+def test_ten_times_as_many_tasks_on_ten_times_the_node_have_the_same_bound(family: Family) -> None:
+    few = family(64, 1_000, 0)
+    memory_bytes = few.memory_bytes and 10 * few.memory_bytes
+    many = [replace(task, id=f"{task.id}-{number}") for number in range(10) for task in few.tasks]
+    once_s = lower_bound(few.tasks, 64, memory_bytes=few.memory_bytes)
+    assert lower_bound(many, 640, memory_bytes=memory_bytes) == pytest.approx(once_s, rel=1e-9)
 
 
 def test_lower_bound_is_the_longest_task_at_its_best_width() -> None:

@@ -7,6 +7,9 @@ Inside, sets are the bits of ints: a call is made for every batch and every leas
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 from ..cpuset import CpuSet
 from ..errors import OversubscriptionError
 from .model import Machine, Region
@@ -81,7 +84,7 @@ def split(machine: Machine, usable: CpuSet, places: int, width: int) -> tuple[Cp
     first = _one_per_core(machine.region, bits)
     have = first.bit_count()
     if have < total:  # every core works, and the first cores in line also with their further PUs
-        pool = first | sum(_in_line(machine.region, bits & ~first)[: total - have])
+        pool = first | sum(islice(_in_line(machine.region, bits & ~first), total - have))
     else:
         pool = _fastest(machine, first, total)
     return tuple(CpuSet.from_bits(place) for place in sorted(_cut(machine.region, pool, places, width), key=_lowest))
@@ -156,7 +159,7 @@ def _fill(region: Region, pool: int, width: int) -> int:
         tightest = min(fitting, key=lambda part: (part.bits & pool).bit_count())
         return _fill(tightest, pool & tightest.bits, width)
     if not region.parts:
-        return sum(_in_line(region, pool)[:width])
+        return sum(islice(_in_line(region, pool), width))
     chosen = 0
     # Not part by part: two large domains of two packages may hold what one package has only in three.
     domains = [(domain, part.bits) for part in region.parts for domain in _domains(part)]
@@ -181,21 +184,19 @@ def _next_domain(domains: list[tuple[Region, int]], pool: int, width: int, chose
     return max(domains, key=lambda entry: ((entry[0].bits & pool).bit_count(), bool(entry[1] & chosen)))[0]
 
 
-def _in_line(region: Region, bits: int) -> list[int]:
+def _in_line(region: Region, bits: int) -> Iterator[int]:
     """The PUs of ``bits`` as single bits, neighbours next to each other: by parts, then core by core."""
-    line: list[int] = []
+    for part in region.parts:
+        if part.bits & bits:
+            yield from _in_line(part, bits & part.bits)
     if region.parts:
-        for part in region.parts:
-            if part.bits & bits:
-                line += _in_line(part, bits & part.bits)
-        return line
+        return
     for core in (region.bits,) if len(region.cores) == region.bits.bit_count() else region.cores:
         left = core & bits
         while left:
             low = left & -left
-            line.append(low)
+            yield low
             left ^= low
-    return line
 
 
 def _cut(region: Region, pool: int, places: int, width: int) -> list[int]:
@@ -212,7 +213,7 @@ def _cut(region: Region, pool: int, places: int, width: int) -> list[int]:
             pool &= ~place
     missing = places - len(made)
     if missing:
-        line = _in_line(region, pool)
+        line = list(_in_line(region, pool))
         made += (
             line[:missing] if width == 1 else [sum(line[at : at + width]) for at in range(0, missing * width, width)]
         )

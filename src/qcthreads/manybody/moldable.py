@@ -11,7 +11,8 @@ from ..execution.source import Dispatched
 from ..leases import LeaseBook
 from ..machine import Machine
 from ..planning import Task
-from ..planning.cost import PARALLEL_FRACTION, assumed_speedup
+from ..planning.cost import assumed_parallel_fraction, assumed_speedup
+from ..planning.costs import Size
 from ..planning.dispatch import Dispatcher
 from ..programs import registry
 from ..units import format_count, format_size
@@ -42,6 +43,8 @@ class Moldable:
         So many may be used.
     widths
         By name of the model chemistry, those that may be used.
+    size
+        Of a calculation; its speedup is assumed by it.
     memory_bytes
         For all that run at the same time.
     workers
@@ -55,6 +58,7 @@ class Moldable:
     machine: Machine
     cpus: int
     widths: Mapping[str, Sequence[int]]
+    size: Callable[[Term], Size]
     need: Needed
     memory_bytes: int
     workers: Mapping[int, int]
@@ -81,6 +85,7 @@ class Moldable:
             side_by_side=most,
             wall_s=table.makespan_s if in_seconds else None,
             memory_bytes=max((need.memory_bytes for need in needs), default=0) if measured else None,
+            parallel=_ends_of([self._parallel(term) for term in self.terms]),
             measured_on=self.measured_on,
         )
 
@@ -131,7 +136,10 @@ class Moldable:
         )
 
     def _relative(self, term: Term) -> dict[int, float]:
-        return {width: term.cost / assumed_speedup(width) for width in self._widths(term)}
+        return {width: term.cost / assumed_speedup(width, self._parallel(term)) for width in self._widths(term)}
+
+    def _parallel(self, term: Term) -> float:
+        return assumed_parallel_fraction(self.size(term).basis_functions)
 
     def _widths(self, term: Term) -> Sequence[int]:
         return self.widths[term.chemistry.name]
@@ -151,6 +159,8 @@ class Foreseen:
     """``None``: nothing is known of seconds."""
     memory_bytes: int | None
     """Of the largest, where what each takes was measured."""
+    parallel: tuple[float, float]
+    """The least and the largest share of the work that is taken for parallel where no speedup was measured."""
     measured_on: str = ""
     """The CPU of another machine, where times are not of this one."""
 
@@ -172,7 +182,9 @@ class Foreseen:
             known = "times are those of a model that comes with qcthreads, measured on another machine "
             known += f"({self.measured_on}); `qcthreads calibrate` measures this one"
         if self.wall_s is None:
-            known = f"sizes are known, seconds are not; {PARALLEL_FRACTION:.0%} of the work is taken for parallel"
+            least, most = (f"{share:.0%}" for share in self.parallel)
+            shares = "" if least == most else f" of the smallest and {most} of that of the largest"
+            known = f"sizes are known, seconds are not; {least} of the work{shares} is taken for parallel"
         memory = []
         if self.memory_bytes:
             memory = [f"each has the memory that it takes by what was measured, up to {format_size(self.memory_bytes)}"]
@@ -217,6 +229,7 @@ def mold(
         machine=book.machine,
         cpus=cpus,
         widths=widths,
+        size=expansion.size,
         need=need,
         memory_bytes=book.memory_bytes,
         workers=workers or {},
@@ -224,6 +237,10 @@ def mold(
         times_s=times_s,
         measured_on="" if measured is None else measured.measured_on(),
     )
+
+
+def _ends_of(shares: Sequence[float]) -> tuple[float, float]:
+    return min(shares, default=0.0), max(shares, default=0.0)
 
 
 def _some(starts_s: Sequence[float]) -> list[float]:

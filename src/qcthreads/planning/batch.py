@@ -20,6 +20,7 @@ from .model import Capacity, Task
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+_SORTED = 10_000  # at once
 _NARROWER_FIRST = 1e-12  # above rounding, below any measured difference
 
 
@@ -42,6 +43,11 @@ class Choices:
         columns: Integers = np.minimum(late.sum(axis=1), listed.sum(axis=1) - 1)
         return columns
 
+    def at(self, deadline_s: float) -> tuple[Integers, Floats]:
+        """Per task the :meth:`cheapest` width, and its time."""
+        chosen = np.arange(len(self.widths)), self.cheapest(deadline_s)
+        return self.widths[chosen], self.times_s[chosen]
+
     @cached_property
     def bound_s(self) -> float:
         """:meth:`bound` of these tasks alone."""
@@ -62,10 +68,19 @@ class Choices:
         opens = (self.times_s[:, :-1] > longest_s) & (self.times_s[:, :-1] <= total_s)
         opens &= np.isfinite(self.costs_s[:, 1:])
         times_s = self.times_s[:, :-1][opens]
+        saved_s = self.costs_s[:, 1:][opens] - self.costs_s[:, :-1][opens]
+        while len(times_s) > _SORTED:  # to sort so many takes longer than to look in which part of them T lies
+            middle_s = float(np.median(times_s[:: len(times_s) // 100]))
+            before = times_s <= middle_s
+            until_s = total_s - float(saved_s[before].sum())
+            if until_s > middle_s:
+                longest_s, total_s, before = middle_s, until_s, ~before
+            if before.all():
+                break
+            times_s, saved_s = times_s[before], saved_s[before]
         order = np.argsort(times_s, kind="stable")
-        saved_s = (self.costs_s[:, 1:][opens] - self.costs_s[:, :-1][opens])[order]
         starts_s = np.concatenate(([longest_s], times_s[order]))
-        totals_s = total_s - np.concatenate(([0.0], np.cumsum(saved_s)))
+        totals_s = total_s - np.concatenate(([0.0], np.cumsum(saved_s[order])))
         bounds_s = np.maximum(starts_s, totals_s)
         within = bounds_s <= np.append(starts_s[1:], np.inf)
         return float(bounds_s[np.argmax(within)])
@@ -170,14 +185,14 @@ class Batch(Sequence[Task]):
 
     def _weighed(self, cpus: float, memory: float, bandwidth: float) -> Choices:
         widths, times_s = self._fastest_last
-        listed = np.isfinite(times_s)
+        listed, spent_s = self._spent_s
         share = widths * (cpus / self.capacity.cpus)
         if memory:
-            share = share + memory * self.memory_bytes[:, None] / self.capacity.memory_bytes
-        costs_s = np.where(listed, times_s, 0.0) * share
+            share += memory * self.memory_bytes[:, None] / self.capacity.memory_bytes
+        costs_s = spent_s * share
         if bandwidth:  # who alone wants more than there is gets all of it
             moved_s = self.traffic_bytes[:, None] / self.capacity.bandwidth_bytes_per_s
-            costs_s += bandwidth * np.minimum(moved_s, np.where(listed, times_s, 0.0))
+            costs_s += bandwidth * np.minimum(moved_s, spent_s)
         costs_s[~listed] = np.inf
         # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
         dearness = costs_s * (1 + _NARROWER_FIRST * widths)
@@ -200,6 +215,12 @@ class Batch(Sequence[Task]):
             return self.widths, self.times_s
         order = np.lexsort((-self.widths, -self.times_s), axis=1)
         return np.take_along_axis(self.widths, order, axis=1), np.take_along_axis(self.times_s, order, axis=1)
+
+    @cached_property
+    def _spent_s(self) -> tuple[npt.NDArray[np.bool_], Floats]:
+        """Of :attr:`_fastest_last` which widths are listed, and times with 0 where they are not."""
+        listed = np.isfinite(self._fastest_last[1])
+        return listed, np.where(listed, self._fastest_last[1], 0.0)
 
     @cached_property
     def _table(self) -> tuple[Integers, Floats]:

@@ -16,6 +16,7 @@ from .model import Capacity, Running, Task, capacity_of, usable_of
 _MOST_SIDE_BY_SIDE = 64
 # How much memory (or bandwidth) weighs beside CPUs in the bounds that count both.
 _WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+_PROMISING = 3  # of them
 
 
 def lower_bound(
@@ -69,6 +70,21 @@ def bounds_of(batch: Batch, running: Sequence[Running] = ()) -> list[tuple[float
         bound_s = choices.bound(_taken_up(batch.capacity, running, **weight)) if running else choices.bound_s
         found.append((max(bound_s, few_s if weight else 0.0), choices))
     return found
+
+
+def most_promising(batch: Batch, bounds: Sequence[tuple[float, Choices]]) -> Sequence[tuple[float, Choices]]:
+    """The first few of those that :func:`bounds_of` weighs, by about when all tasks end at their cheapest widths.
+
+    Where no more fit side by side than have the memory, several bounds are the strongest, and only the widths tell.
+    """
+    if len(bounds) == 1:
+        return bounds
+    longest_s = max(bound_s for bound_s, _ in bounds)
+
+    def ends_s(one: tuple[float, Choices]) -> float:
+        return bound_at(batch, *one[1].at(longest_s))
+
+    return sorted(bounds, key=ends_s)[:_PROMISING]
 
 
 def _taken_up(

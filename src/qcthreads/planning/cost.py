@@ -28,6 +28,11 @@ _SELF_CONSISTENT_FIELD = 3.0
 # Amdahl's law 57 % of the work is parallel. Psi4 on 4 waters has less (1.08), larger molecules have more.
 PARALLEL_FRACTION = 0.57
 
+# Half of the work of so many basis functions is taken for parallel, and of N the share N / (N + this). By what comes
+# with qcthreads, measured at 1 and 2 threads, it is 15 for PySCF (the median of what takes 0.1 s or longer), and 300
+# for Psi4 and NWChem, of whose second at 72 functions the start is the most.
+_HALF_PARALLEL = 50
+
 
 @cache
 def scaling_exponent(method: str) -> float:
@@ -56,6 +61,11 @@ def relative_cost(method: str, *, electrons: int = 0, basis_functions: int = 0, 
             f"the size of a calculation with {method} must be given: basis functions, electrons or atoms, at least 1"
         )
     return float(size ** scaling_exponent(method))
+
+
+def assumed_parallel_fraction(basis_functions: float) -> float:
+    """The share of the work that is taken for parallel where nothing was measured: the more, the larger it is."""
+    return basis_functions / (basis_functions + _HALF_PARALLEL)
 
 
 def assumed_speedup(width: int, parallel_fraction: float = PARALLEL_FRACTION) -> float:

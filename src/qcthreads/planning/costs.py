@@ -11,7 +11,7 @@ from statistics import median, median_low
 from typing import Any, Literal, Self
 
 from ..errors import InputError
-from .cost import scaling_exponent
+from .cost import assumed_parallel_fraction, assumed_speedup, scaling_exponent
 from .speedup import SpeedupModel
 
 # Standard deviations of what theory says of the exponents before anything was measured: real programs screen,
@@ -229,7 +229,7 @@ class CostModel:
         """Time at ``width`` / time at width 1: between measured sizes by interpolation, beyond them as the nearest."""
         width = min(width, self.useful_width or width)
         if not self.speedups:
-            return SpeedupModel().share(width)
+            return 1 / assumed_speedup(width, assumed_parallel_fraction(size.basis_functions))
         functions = [measured for measured, _ in self.speedups]
         after = bisect_left(functions, size.basis_functions)
         if after in (0, len(functions)):

@@ -1,9 +1,8 @@
 """What starts now, where, and how wide, while a batch runs; a pure object that is told the time and starts nothing.
 
 It follows no timetable made beforehand: each time that something may start, the tasks that wait are looked at anew with
-what is known by then. A task's width is chosen when it starts and stays. Widths are those of the bound: the cheapest
-with which every task still meets one common deadline; the longest goes first. When few are left, that deadline is the
-one of several under which the rest, laid out beside what runs, ends soonest: so the last ones widen.
+what is known by then. A task's width is chosen when it starts and stays. Widths and order are those with which the
+rest, laid out beside what runs, ends soonest (course.py): so the last ones widen.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -19,19 +17,18 @@ from ..cpuset import CpuSet
 from ..errors import InputError
 from ..machine import Machine
 from ..machine.placement import compact
-from .batch import Batch, Choices, Floats, Integers
-from .bounds import bound_at, bounds_of
+from .batch import Batch, Floats, Integers
 from .correction import Correction, Known
 from .costs import Estimate, memory_grant
+from .course import course_of
 from .model import Capacity, Running, Task, usable_of
-from .timetable import Layout, Timetable, start
+from .timetable import Timetable
 
 _FAR = 1.5  # times the estimate, or a part of it: a plan made with such an estimate is of no use
 _SHRUNK = 0.95  # of those that waited at the last look: what there is to choose from is another by then
-# Few are left: laid out to the end under each of the paces. 4 per CPU keep all CPUs busy long enough for any width to
-# be thought better of, and 512 are laid out in 10 ms.
+# Few are left: looked at anew whenever one ends. 4 per CPU keep all CPUs busy long enough for any width to be thought
+# better of.
 _TAIL_PER_CPU, _TAIL = 4, 512
-_PACES = (1.0, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0, math.inf)  # deadlines, as multiples of the bound
 _MOVED = 0.95  # of the memory at the last look: others on the node take and give back a little all the time
 _FAR_OVER = 1.1  # times what was too much before, where more was granted: by less a program may follow its grant
 _LOOK_AHEAD, _FEW = 64, 512  # how many of those that wait are tried for what is free; all where there are few
@@ -206,12 +203,9 @@ class Dispatcher:
         Only before the first has started. Relative where nothing is known of seconds.
         """
         capacity = Capacity(cpus, self._memory_bytes)
-        self._look(0.0, capacity)
         rows = np.flatnonzero(self._waiting)
-        times_s = self._times_s(rows, capacity)
-        deadline_s, layout = self._deadline(self._batch.retimed(rows, times_s, capacity), ())
-        order = [row for row, _ in reversed(self._line)]
-        return start(layout, order, deadline_s)
+        batch = self._batch.retimed(rows, self._times_s(rows, capacity), capacity)
+        return course_of(batch, worth=self._worth).timetable()
 
     def _undone(self, task_id: str) -> _Started:
         one = self._running.pop(task_id, None)
@@ -253,38 +247,14 @@ class Dispatcher:
         self._line, self._line_needs = [], 0.0
         if len(rows):
             batch = self._batch.retimed(rows, times_s, capacity)
-            beside = self._beside(now_s)
-            deadline_s, layout = self._deadline(batch, beside)
-            columns = layout.chosen(deadline_s)
-            order = _longest_last(np.array(columns[2]), np.array(columns[1]))
-            for at in order.tolist():
+            course = course_of(batch, self._beside(now_s), self._worth)
+            for at in course.order[::-1].tolist():
                 row = int(rows[at])
-                column = self._column(row, columns[1][at])
+                column = self._column(row, int(course.widths[at]))
                 self._line.append((row, column))
                 self._line_needs = max(self._line_needs, self._needs(row, column))
         self._looked = capacity.cpus, capacity.memory_bytes, self._left
         self._far = 0
-
-    def _deadline(self, batch: Batch, beside: Sequence[Running]) -> tuple[float, Layout]:
-        """The one that ends the rest soonest, with the widths worth having."""
-        bounds = bounds_of(batch, beside)
-        bound_s = max(bound_s for bound_s, _ in bounds)
-        # Where no more fit side by side than have the memory, several are the strongest, and only the widths tell.
-        strongest = [choices for one_s, choices in bounds if one_s == bound_s]
-        layout = Layout(batch, strongest[0])
-        if len(strongest) > 1:
-            layout = Layout(batch, min(strongest, key=partial(_ends_s, batch, bound_s)))
-        if len(batch) > min(_TAIL, _TAIL_PER_CPU * batch.capacity.cpus):
-            return bound_s, layout
-        best_s, best = math.inf, math.inf
-        for pace in reversed(_PACES):  # the cheapest widths first: who is no better comes too late
-            deadline_s = bound_s * pace
-            _, widths, times_s = layout.chosen(deadline_s)
-            order = _longest_last(np.array(times_s), np.array(widths))[::-1].tolist()
-            ends_s = start(layout, order, deadline_s, beside=beside).makespan_s
-            if ends_s * (self._worth if math.isinf(best) else 1.0) < best_s * (1 - 1e-9):
-                best_s, best = ends_s, deadline_s
-        return best, layout
 
     def _times_s(self, rows: Integers, capacity: Capacity) -> Floats:
         """Estimates, with the start of a worker where there is none to take over; while many wait, they share it."""
@@ -296,9 +266,18 @@ class Dispatcher:
             times_s[needs > capacity.memory_bytes] = np.inf
         if self._start_up_s and self._correction.in_seconds:
             idle = [width for width in self._workers if self._idle(width)]
-            shared = 1.0 if self._few(capacity) else np.minimum(1.0, capacity.cpus / (widths * self._left))
+            shared = 1.0 if self._few(capacity) else np.minimum(1.0, self._side_by_side(rows, capacity) / self._left)
             times_s = np.where(np.isin(widths, idle), times_s, times_s + self._start_up_s * shared)
         return times_s
+
+    def _side_by_side(self, rows: Integers, capacity: Capacity) -> Floats:
+        """How many would run at each width, if all were like it."""
+        most = capacity.cpus / self._batch.widths[rows]
+        if math.isinf(capacity.memory_bytes):
+            return most
+        needs = self._batch.memory_bytes[rows, np.newaxis] + self._more_bytes[rows]
+        fit: Floats = np.minimum(most, capacity.memory_bytes / np.maximum(needs, 1.0))
+        return fit
 
     def _idle(self, width: int) -> int:
         """Workers of that width which wait."""
@@ -359,15 +338,3 @@ def _more_of(batch: Batch) -> Floats:
         for width, more_bytes in (task.memory_more_bytes or {}).items():
             more[row, batch.widths[row] == width] = more_bytes
     return more
-
-
-def _ends_s(batch: Batch, deadline_s: float, choices: Choices) -> float:
-    """About when all tasks have ended at the cheapest widths that meet a deadline."""
-    at = np.arange(len(batch)), choices.cheapest(deadline_s)
-    return bound_at(batch, choices.widths[at], choices.times_s[at])
-
-
-def _longest_last(times_s: Floats, widths: Integers) -> Integers:
-    """Of equals the widest last."""
-    order: Integers = np.lexsort((widths, times_s))
-    return order

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch, Choices, Floats
-from .bounds import bound_at, bounds_of
+from .bounds import bounds_of, most_promising
 from .timetable import Layout, Timetable, insert, pack, start
 from .uniform import Workers, promising
 
@@ -109,29 +109,20 @@ def binding(batch: Batch) -> bool:
 def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
     """With the widest, the largest or the longest first, as the bound chooses; the most promising come first."""
     tight = binding(batch)
-    weighed = [(bound_s, Layout(batch, choices)) for bound_s, choices in (bounds if tight else bounds[:1])]
-    if tight:
-        longest_s = max(bound_s for bound_s, _ in bounds)
-
-        def least_s(one: tuple[float, Layout]) -> float:
-            widths, times_s = map(np.array, one[1].chosen(longest_s)[1:])
-            return bound_at(batch, widths, times_s)
-
-        weighed = sorted(weighed, key=least_s)[:3]
-    for bound_s, layout in weighed:
-        _, widths, times_s = (np.array(column) for column in layout.chosen(bound_s))
-        wide, large, long = (
-            np.lexsort(keys).tolist() for keys in ((-times_s, -widths), (-times_s * widths,), (-times_s,))
-        )
+    for bound_s, choices in most_promising(batch, bounds) if tight else bounds[:1]:
+        layout = Layout(batch, choices)
+        widths, times_s = choices.at(bound_s)
+        wide, large, long = (-times_s, -widths), (-times_s * widths,), (-times_s,)
         ways = [(pack, wide), (start, large), (pack, large), (start, long), (pack, long), (start, wide)]
         if tight:
             ways = [(start, large), (start, long), (start, wide)]
         if len(batch) <= _INSERT_UP_TO:
             ways += [(insert, order) for order in (wide, large, long)]
-        elif not tight:
-            ways += [(pack, order) for order in _begun_within(wide, times_s, bound_s)]
-        for lay_out, order in ways:
-            yield _Way(lay_out, layout, order)
+        for lay_out, keys in ways:  # of very many tasks few are asked for
+            yield _Way(lay_out, layout, np.lexsort(keys).tolist())
+        if len(batch) > _INSERT_UP_TO and not tight:
+            for order in _begun_within(np.lexsort(wide).tolist(), times_s, bound_s):
+                yield _Way(pack, layout, order)
 
 
 def _begun_within(order: Sequence[int], times_s: Floats, bound_s: float) -> Iterator[list[int]]:
@@ -173,9 +164,7 @@ class _Search:
         Then the best quarter by squeaking.
         """
         tried = []
-        for way in ways:
-            if self._done:
-                break
+        while not self._done and (way := next(ways, None)):
             tried.append(way)
             if len(tried) <= _FIRST:
                 self._try(way, self.close_s)

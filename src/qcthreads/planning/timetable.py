@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import islice
@@ -91,9 +91,14 @@ class Layout:
         """(width, time) of every choice of a task; made when it is first asked for, as few are where there are many."""
         row = self._rows[task]
         if row is None:
-            listed = zip(self.choices.widths[task].tolist(), self.choices.times_s[task].tolist(), strict=True)
+            widths, times_s = self._listed
+            listed = zip(widths[task], times_s[task], strict=True)
             row = self._rows[task] = [choice for choice in listed if choice[1] < math.inf]
         return row
+
+    @cached_property
+    def _listed(self) -> tuple[list[list[int]], list[list[float]]]:
+        return self.choices.widths.tolist(), self.choices.times_s.tolist()
 
     @cached_property
     def memory(self) -> Floats:
@@ -180,19 +185,24 @@ def insert(
     return Timetable(widths, starts_s, ends_s, late, max(ends_s, default=0.0))
 
 
-def start(
+def start(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> Timetable:
+    """List scheduling: whenever something ends, every task that fits starts, the first in order first."""
+    _, widths, times_s = layout.chosen(deadline_s, wider)
+    made = in_turn(layout, order, widths, times_s)
+    latest_s = deadline_s * (1 + _ROUNDING)
+    if made.makespan_s <= latest_s:
+        return made
+    return replace(made, late=[task for task in order if made.ends_s[task] > latest_s])
+
+
+def in_turn(
     layout: Layout,
     order: Sequence[int],
-    deadline_s: float,
-    wider: Mapping[int, int] = _NONE_WIDER,
+    widths: Sequence[int],
+    times_s: Sequence[float],
     beside: Sequence[Running] = (),
 ) -> Timetable:
-    """List scheduling: whenever something ends, every task that fits starts, the first in order first.
-
-    ``beside``: what runs already; the makespan includes it.
-    """
-    _, widths, times_s = layout.chosen(deadline_s, wider)
-    latest_s = deadline_s * (1 + _ROUNDING)
+    """:func:`start` at these widths; nobody is late. ``beside``: what runs already; the makespan includes it."""
     free, memory, bandwidth = layout.cpus, layout.memory_bytes, layout.bandwidth
     running = [(one.left_s, one.width, one.memory_bytes, 0) for one in beside]
     heapify(running)
@@ -218,9 +228,7 @@ def start(
         heappush(running, (end_s, width, need, rate))
         starts_s[task], ends_s[task] = now_s, end_s
         left -= 1
-    makespan_s = max((end_s for end_s, *_ in running), default=now_s)
-    late = [task for task in order if ends_s[task] > latest_s] if makespan_s > latest_s else []
-    return Timetable(widths, starts_s, ends_s, late, makespan_s)
+    return Timetable(widths, starts_s, ends_s, (), max((end_s for end_s, *_ in running), default=now_s))
 
 
 class _Profile:
@@ -299,7 +307,11 @@ class _Queues:
             if self._alike:
                 best, best_rank = number, queue[-1]
                 continue
-            for at, rank in enumerate(queue[:beyond:-1], start=1):
+            rank = queue[-1]
+            if needs[rank] <= memory and rates[rank] <= bandwidth:  # as most do
+                best, best_rank, best_at = number, rank, -1
+                continue
+            for at, rank in enumerate(queue[-2:beyond:-1], start=2):
                 if rank > best_rank:
                     break
                 if needs[rank] <= memory and rates[rank] <= bandwidth:
