@@ -206,10 +206,12 @@ class Tally:
 
     def _side_by_side(self) -> int:
         """Threads that worked in the same slices, for long enough; all of them where a window has no slice."""
-        enough_ns = _SIDE_BY_SIDE_SHARE * self._worked_ns.total()
+        # Nobody works in those in which the processes that do are not known yet.
+        worked_ns = {working: held_ns for working, held_ns in self._worked_ns.items() if working}
+        enough_ns = _SIDE_BY_SIDE_SHARE * sum(worked_ns.values())
         held_ns = 0
-        for working in sorted(self._worked_ns, reverse=True):
-            held_ns += self._worked_ns[working]
+        for working in sorted(worked_ns, reverse=True):
+            held_ns += worked_ns[working]
             if held_ns >= enough_ns:
                 return working
         return len(self._threads)

@@ -197,7 +197,7 @@ class Batch(Sequence[Task]):
         # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
         dearness = costs_s * (1 + _NARROWER_FIRST * widths)
         cheapest_faster = np.minimum.accumulate(dearness[:, ::-1], axis=1)[:, -2::-1]
-        worth = listed
+        worth = listed.copy()
         worth[:, :-1] &= dearness[:, :-1] < cheapest_faster
         if worth.all():
             return Choices(widths, times_s, costs_s)

@@ -26,9 +26,9 @@ from .timetable import Timetable
 
 _FAR = 1.5  # times the estimate, or a part of it: a plan made with such an estimate is of no use
 _SHRUNK = 0.95  # of those that waited at the last look: what there is to choose from is another by then
-# Few are left: looked at anew whenever one ends. 4 per CPU keep all CPUs busy long enough for any width to be thought
-# better of.
-_TAIL_PER_CPU, _TAIL = 4, 512
+# Few are left: looked at anew whenever one has started; of more than 64, one in 64, as each look takes some 20 ms.
+# 4 per CPU keep all CPUs busy long enough for any width to be thought better of.
+_TAIL_PER_CPU, _TAIL, _AT_ONCE = 4, 512, 64
 _MOVED = 0.95  # of the memory at the last look: others on the node take and give back a little all the time
 _FAR_OVER = 1.1  # times what was too much before, where more was granted: by less a program may follow its grant
 _LOOK_AHEAD, _FEW = 64, 512  # how many of those that wait are tried for what is free; all where there are few
@@ -221,7 +221,7 @@ class Dispatcher:
         cpus, memory_bytes, waited = self._looked
         if cpus != capacity.cpus or self._memory_differs(memory_bytes, capacity.memory_bytes):
             return True
-        if waited != self._left and self._few(capacity):
+        if self._few(capacity) and waited - self._left > self._left // _AT_ONCE:
             return True
         return self._left < _SHRUNK * waited or self._far > waited // 100
 
