@@ -24,7 +24,10 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError, ProgramNotFoundError, StopRequestedError
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
 from qcthreads.execution.engine import LocalEngine
+from qcthreads.execution.observing import Observer
+from qcthreads.execution.supervisor import Worker
 from qcthreads.host import read_machine
+from qcthreads.host.build_info import native_status
 from qcthreads.host.limits import Limits, read_limits
 from qcthreads.host.trees import MARK
 from qcthreads.leases import Lease, LeaseBook
@@ -235,6 +238,14 @@ def test_an_idle_worker_gives_back_what_its_calculation_has_freed(engine: LocalE
     assert second.result["pages"] < first.result["pages"] - 2900 * 65_536 // os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.skipif(not native_status()[0], reason="without the extension, a worker cannot do without ctypes")
+def test_a_worker_that_cannot_give_memory_back_goes_on(engine: LocalEngine, tmp_path: Path) -> None:
+    (tmp_path / "module" / "ctypes.py").write_text("raise ImportError('this Python was built without it')")
+    outcomes = list(engine.run([calculation("litter", "long"), calculation("look", "next")], max_workers=1))
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert outcomes[0].worker_pid == outcomes[1].worker_pid
+
+
 def test_warm_workers_take_the_first_calculations(engine: LocalEngine, book: LeaseBook) -> None:
     workers = len(book.usable)
     engine.warm(calculation("look"), workers)
@@ -249,6 +260,51 @@ def test_a_worker_that_cannot_get_ready_leaves_the_reason_to_its_calculation(eng
     lost = Calculation(label="a", program="none", input={}, compute="nowhere_at_all:function")
     engine.warm(lost, 1)
     assert "nowhere_at_all" in (only(engine.run([lost])).error or "")
+
+
+def test_a_module_that_leaves_when_it_is_imported_takes_no_worker_along(engine: LocalEngine, tmp_path: Path) -> None:
+    (tmp_path / "module" / "leaving.py").write_text("raise SystemExit('not on this machine')")
+    lost = [replace(calculation("look", label), compute="leaving:look") for label in "ab"]
+    outcomes = list(engine.run(lost, max_workers=1))
+    assert all("SystemExit: not on this machine" in (outcome.error or "") for outcome in outcomes)
+    assert outcomes[0].worker_pid == outcomes[1].worker_pid
+
+
+def test_a_label_that_is_no_text_is_computed_all_the_same(engine: LocalEngine) -> None:
+    assert only(engine.run([calculation("look", "\udcff")])).error is None
+
+
+def test_an_interrupt_while_workers_are_started_leaves_no_lease(
+    engine: LocalEngine, book: LeaseBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if len(book.usable) < 2:
+        pytest.skip("needs 2 cores")
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if started and thread.name == started[0].name:
+            raise KeyboardInterrupt
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.warm(calculation("look"), 2)
+    monkeypatch.undo()
+    engine.stop()
+    assert psutil.Process().children() == []
+    assert book.held() == ()
+
+
+def test_a_worker_that_the_observer_fails_to_take_note_of_is_ended(book: LeaseBook) -> None:
+    class Failing(Observer):
+        def starts(self, worker: Worker) -> None:
+            raise ValueError(f"I do not know {worker.pid}")
+
+    with LocalEngine(book, observer=Failing()) as engine, pytest.raises(ValueError, match="I do not know"):
+        list(engine.run([calculation("look")]))
+    assert psutil.Process().children() == []
 
 
 def test_stop_while_workers_get_ready(engine: LocalEngine, book: LeaseBook) -> None:

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from others import until
 from qcmanybody.v2 import ManyBodyComputer
 
 import qcthreads.programs.harnesses.pyscf  # noqa: F401 (QCManyBody's own driver finds PySCF by it)
 from qcthreads import open_store
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, OversubscriptionError, ProgramNotFoundError
-from qcthreads.host.limits import read_limits
+from qcthreads.host.limits import Limits, Rule, read_limits
+from qcthreads.leases import LeaseBook, node_book
+from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.manybody.head_start import HeadStart, likely_program
 from qcthreads.manybody.inputs import read_input
 from qcthreads.manybody.run import Run, RunRequest
@@ -127,6 +130,68 @@ def test_as_long_as_the_input_is_read_one_pu_is_left_over(monkeypatch):
         assert (len(head_start.book.held()), head_start.workers) == (usable - 1, {1: usable})
         head_start.complete(usable, 1, ["pyscf"])
         assert len(head_start.book.held()) == usable
+
+
+@pytest.mark.skipif(len(read_limits().cpus) < 2, reason="one PU is left over where there are two")
+def test_the_worker_that_was_left_out_ends_none_that_is_ready(monkeypatch):
+    monkeypatch.setenv("QCTHREADS_LEASES", "process")
+    before = set(psutil.Process().children())
+    with HeadStart(request(cpus=CpuSet(list(read_limits().cpus)[:2])), warm=True) as head_start:
+        until(lambda: not head_start.book.held())
+        (ready,) = set(psutil.Process().children()) - before
+        head_start.complete(2, 1, ["pyscf"])
+        until(lambda: not head_start.book.held())
+        there = set(psutil.Process().children()) - before
+    assert len(there) == 2
+    assert ready in there
+
+
+def test_a_pu_is_left_over_of_wide_workers_too(monkeypatch):
+    machine = synthetic_machine(cores=4)
+    rule = Rule("online", "made up", cpus=CpuSet(range(4)), tightest=True)
+    limits = Limits(cpus=CpuSet(range(4)), cpu_count=4, quota_cpus=None, memory_bytes=8 * 1024**3, rules=(rule,))
+    monkeypatch.setattr(
+        "qcthreads.manybody.head_start.node_book", lambda **options: LeaseBook(machine, limits, **options)
+    )
+    asked = request(workers=2, threads=2, affinity=False, busy="ignore")
+    with HeadStart(asked, warm=True) as head_start:
+        assert (len(head_start.book.held()), head_start.workers) == (1, {2: 2})
+        head_start.complete(2, 2, ["pyscf"])
+        assert len(head_start.book.held()) == 2
+
+
+def test_workers_that_could_not_start_are_not_planned_with(monkeypatch, tmp_path):
+    monkeypatch.setenv("QCTHREADS_LEASES", str(tmp_path / "leases"))
+    others = node_book(busy="ignore")
+    before = set(psutil.Process().children())
+    with others.acquire(len(others.usable)), HeadStart(request(), warm=True) as head_start:
+        assert head_start.workers == {}
+        head_start.complete(len(others.usable), 1, ["pyscf"])
+        assert set(psutil.Process().children()) == before
+
+
+def test_an_input_that_is_not_there_starts_nothing(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read the input .*none\.xyz: No such file"):
+        HeadStart(request(tmp_path / "none.xyz"), warm=True)
+
+
+def test_workers_do_not_wait_for_what_watches_them():
+    script = f"""
+import sys, time
+from pathlib import Path
+from qcthreads.manybody.head_start import HeadStart
+from qcthreads.manybody.request import RunRequest
+
+with HeadStart(RunRequest(input=Path({str(WATER4)!r}), method="hf", basis="sto-3g"), warm=True) as head_start:
+    while head_start.book.held():
+        time.sleep(0.01)
+    print(head_start.workers != {{}}, "numpy" in sys.modules)
+    head_start.watching.get_ready()
+    print(head_start.watching.monitor.moments(0)[0].memory_bytes > 0)
+"""
+    environment = {**os.environ, "QCTHREADS_LEASES": "process"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False", "True"]
 
 
 @pytest.mark.parametrize(

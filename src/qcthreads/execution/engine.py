@@ -151,11 +151,18 @@ class LocalEngine:
         with self._lock:
             self._runs.append(run)
         leases = self._book.acquire_split(workers, job.settings.threads, gpus=job.gpus)
-        self._warming += leases
-        for lease in leases:
-            thread = threading.Thread(target=self._warm, args=(run, job, lease), name="qcthreads-warm", daemon=True)
-            thread.start()
-            run.threads.append(thread)
+        try:
+            self._warming += leases
+            for lease in leases:
+                thread = threading.Thread(target=self._warm, args=(run, job, lease), name="qcthreads-warm", daemon=True)
+                run.threads.append(thread)
+                thread.start()
+        except BaseException:
+            run.stopped.set()
+            started = sum(thread.ident is not None for thread in run.threads)
+            for lease in leases[started:]:
+                self._cool(lease)
+            raise
 
     def limit(self, at_most: Mapping[str, int]) -> None:
         """Further programs that run so many times at once at most; those with a limit already keep it."""
@@ -179,7 +186,8 @@ class LocalEngine:
         end_all([worker for _, worker in idle] + [worker for run in runs for worker in tuple(run.busy)])
         for run in runs:
             for thread in run.threads:
-                thread.join()
+                if thread.ident is not None:  # one that starts later sees that the run was stopped
+                    thread.join()
         with self._lock:
             folder, self._folder = self._folder, None
         if folder is not None:
@@ -226,17 +234,25 @@ class LocalEngine:
     def _warm(self, run: _Run, job: _Job, lease: Lease) -> None:
         try:
             with lease, contextlib.suppress(StopRequestedError, WorkerEndedError, MachineError):
+                if run.stopped.is_set():
+                    return
                 worker = self._worker(run, job, lease, fresh=True)
                 try:
                     worker.get_ready(job.warming(), None)
                 finally:
                     self._put_back(run, job, worker)
         finally:
-            self._warming.remove(lease)
+            self._cool(lease)
             with self._lock:
                 runs = tuple(self._runs)
             for one in runs:
                 one.wake()
+
+    def _cool(self, lease: Lease) -> None:
+        """No worker gets ready on it any more, if one ever did."""
+        lease.release()
+        with contextlib.suppress(ValueError):
+            self._warming.remove(lease)
 
     def _iterate(self, run: _Run) -> Iterator[Outcome]:
         with self._lock:
@@ -529,7 +545,11 @@ class LocalEngine:
         bound = lease.cpus if self._affinity else None
         settings = job.settings_in(scratch_of(folder))
         worker = Worker(settings, folder, bound, self._memory_nodes(lease), lease, self._wrapping)
-        self._observer.starts(worker)
+        try:
+            self._observer.starts(worker)
+        except BaseException:
+            worker.end()
+            raise
         return worker
 
     def _memory_nodes(self, lease: Lease) -> NodeSet | None:
@@ -557,21 +577,20 @@ class LocalEngine:
             return entry[1]
 
     def _make_room(self, run: _Run, threads: int) -> None:
-        """Idle workers of other kinds hold memory: the oldest go before there are more than run at once.
+        """Idle workers of other kinds hold memory: the oldest go before all have more threads than there are PUs.
 
-        Of a source two kinds may stay, as one width follows another; its drivers are more than run at once, and so the
-        threads are counted that workers are made for.
+        Of a source two kinds may stay, as one width follows another. A run is no measure: one that asks the program
+        something has a single calculation, and the workers that are warm are for those that follow.
         """
         leaving: list[Worker] = []
         with self._lock:
-            if run.source is None:
-                surplus = len(self._idle) + len(run.busy) + 1 - run.width
-            else:
-                there = (*(worker for _, worker in self._idle), *run.busy)
-                surplus = sum(worker.threads for worker in there) + threads - 2 * len(self._book.usable)
+            busy = (worker for one in {run, *self._runs} for worker in tuple(one.busy))
+            there = (*(worker for _, worker in self._idle), *busy)
+            most = len(self._book.usable) * (1 if run.source is None else 2)
+            surplus = sum(worker.threads for worker in there) + threads - most
             while surplus > 0 and self._idle:
                 leaving.append(self._idle.pop(0)[1])
-                surplus -= 1 if run.source is None else leaving[-1].threads
+                surplus -= leaving[-1].threads
         end_all(leaving)
 
     def _put_back(self, run: _Run, job: _Job, worker: Worker) -> None:

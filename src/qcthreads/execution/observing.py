@@ -68,25 +68,36 @@ class Attempt:
 
 
 class Watching(Observer):
-    """Watches every attempt, and has programs that ignore their width given one PU; from any threads."""
+    """Watches every attempt, and has programs that ignore their width given one PU; from any threads.
 
-    def __init__(self) -> None:
+    Not ``at_once``: workers that start are watched from :meth:`get_ready` or the first calculation on, so that none
+    waits for what watching imports.
+    """
+
+    def __init__(self, *, at_once: bool = True) -> None:
+        self._at_once = at_once
         self._lock = threading.Lock()
         self._attempts: list[Attempt] = []
         self._begun: dict[int, _Begun] = {}
         self._scratch = ScratchWatch()
         self._widths: dict[Hashable, _Width] = {}
         self._monitor: RunMonitor | None = None
+        self._started: list[int] = []
+        """Workers that are watched as soon as there is a monitor."""
 
     @property
     def monitor(self) -> RunMonitor:
         """Of all workers."""
-        with self._lock:
-            if self._monitor is None:
-                from ..monitoring.run_monitor import RunMonitor  # with numpy, which nothing needs before
+        if self._monitor is None:
+            from ..monitoring.run_monitor import RunMonitor  # with numpy, which nothing needs before
 
-                self._monitor = RunMonitor()
-            return self._monitor
+            with self._lock:
+                if self._monitor is None:
+                    monitor = RunMonitor()
+                    for pid in self._started:
+                        _attach(monitor, pid)
+                    self._started, self._monitor = [], monitor
+        return self._monitor
 
     def get_ready(self) -> None:
         """Import what watching takes, which else the first calculation waits for."""
@@ -106,8 +117,12 @@ class Watching(Observer):
 
     def starts(self, worker: Worker) -> None:
         """What it does before its first calculation keeps CPUs busy, too."""
-        with contextlib.suppress(OSError):
-            self.monitor.attach(worker.pid)
+        with self._lock:
+            later = self._monitor is None and not self._at_once
+            if later:
+                self._started.append(worker.pid)
+        if not later:
+            _attach(self.monitor, worker.pid)
 
     def begins(self, calculation: Calculation, worker: Worker, lease: Lease) -> None:
         """Watch the worker from now on."""
@@ -209,6 +224,11 @@ class _Width:
     def ignored(self) -> bool:
         enough = self.watched_ns >= _TELLING_NS and self.calculations >= _TELLING_CALCULATIONS
         return enough and self.threads_working == 1
+
+
+def _attach(monitor: RunMonitor, pid: int) -> None:
+    with contextlib.suppress(OSError):  # it has ended, or no descriptor is left
+        monitor.attach(pid)
 
 
 def _alike(calculation: Calculation) -> Hashable:

@@ -48,19 +48,26 @@ def main() -> None:
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     watch = threading.Thread(target=_watch, args=(inbox, requests, start["folder"]), daemon=True)
     watch.start()
-    with contextlib.suppress(OSError):  # the driver has ended: the watch ends us
-        while True:
-            request = requests.get()
-            if held is not None:
-                held.update()
-            processes.call_itself(processes.WORKER_NAME + request.get("name", ""))
-            began_s = time.perf_counter()
-            outbox.write(_get_ready(request) if "preload" in request else _serve(request))
-            processes.call_itself(processes.WORKER_NAME)
-            outbox.flush()
-            if time.perf_counter() - began_s > _LONG_S:
-                _give_back_memory()
+    while True:
+        request = requests.get()
+        began_s = time.perf_counter()
+        try:
+            _answer(request, held, outbox)
+        except OSError:  # the driver has ended: the watch ends us
+            break
+        if time.perf_counter() - began_s > _LONG_S:
+            _give_back_memory()
     watch.join()
+
+
+def _answer(request: Mapping[str, Any], held: Held | None, outbox: IO[bytes]) -> None:
+    """OSError where nobody waits for the answer any more."""
+    if held is not None:
+        held.update()
+    processes.call_itself(processes.WORKER_NAME + request.get("name", ""))
+    outbox.write(_get_ready(request) if "preload" in request else _serve(request))
+    processes.call_itself(processes.WORKER_NAME)
+    outbox.flush()
 
 
 def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
@@ -137,12 +144,16 @@ def _get_ready(request: Mapping[str, Any]) -> bytes:
 
     Modules are not garbage: looking for some among them takes a tenth of the time.
     """
+    was_enabled = gc.isenabled()
     gc.disable()
-    with contextlib.suppress(Exception):
-        _compute_function(request["compute"], request["program"], request["harness_module"])
-        for module in request["preload"]:
-            importlib.import_module(module)
-    gc.enable()
+    try:
+        with contextlib.suppress(Exception, SystemExit):
+            _compute_function(request["compute"], request["program"], request["harness_module"])
+            for module in request["preload"]:
+                importlib.import_module(module)
+    finally:
+        if was_enabled:
+            gc.enable()
     return wire.encode({"cpu_s": time.process_time()})
 
 
@@ -257,12 +268,15 @@ def _give_back_memory() -> None:
 
 @cache
 def _malloc_trim() -> Callable[[int], object] | None:
-    """The C library's, where it has one: glibc's does."""
+    """The C library's, where it has one, as glibc, and can be called: not every Python or system lets us."""
     if sys.platform != "linux":
         return None
-    import ctypes
+    try:
+        import ctypes
 
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+        return getattr(ctypes.CDLL(None), "malloc_trim", None)
+    except (ImportError, OSError, MemoryError):
+        return None
 
 
 def _usage() -> tuple[float, int, int]:

@@ -125,7 +125,7 @@ if sys.platform == "linux":
     def call_itself(what: str) -> None:
         """What :func:`name`, ``ps`` and ``top`` show of this process; the kernel keeps 15 bytes."""
         with contextlib.suppress(OSError), open("/proc/self/comm", "wb") as file:  # noqa: PTH123
-            file.write(what.encode())
+            file.write(what.encode(errors="replace")[:15])
 
     def command(pid: int) -> str:
         """Its command line."""
@@ -188,7 +188,8 @@ else:
     def environment(pid: int) -> bytes | None:
         """What it was started with, ``NAME=value`` separated by zero bytes; ``None``: not ours to read."""
         try:
-            return b"\0".join(f"{name}={value}".encode() for name, value in psutil.Process(pid).environ().items())
+            told = psutil.Process(pid).environ()
+            return b"\0".join(os.fsencode(f"{name}={value}") for name, value in told.items())
         except psutil.NoSuchProcess:
             return b""
         except (psutil.Error, OSError):

@@ -59,7 +59,7 @@ class HeadStart:
             run=str(request.store or request.input),
         )
         self.on_progress: Callable[[Progress], None] = lambda _: None
-        self.watching = Watching()
+        self.watching = Watching(at_once=False)
         self.engine = LocalEngine(
             self.book,
             affinity=request.affinity,
@@ -89,8 +89,8 @@ class HeadStart:
         """Start what was left out where so many of this width are needed: for another program, if there is one."""
         if self._likely is not None and threads == self._likely.threads:
             others = (program for program in programs if program != self._likely.program)
-            self._likely = replace(self._likely, program=next(others, self._likely.program))
-            self._start(min(self._left, workers - (self.workers[threads] - self._left)))
+            likely = replace(self._likely, program=next(others, self._likely.program))
+            self._start(likely, min(self._left, workers - (self.workers[threads] - self._left)))
         self._left = 0
 
     def close(self) -> None:
@@ -113,15 +113,18 @@ class HeadStart:
         workers, threads = self._likely_split(program)
         if workers > 0:
             memory_bytes = self.book.memory_bytes // workers
-            self._likely = Calculation(label="", program=program, input={}, threads=threads, memory_bytes=memory_bytes)
-            self._left = int(1 < workers == len(self.book.usable))
-            self.workers = {threads: workers}
-            self._start(workers - self._left)
+            likely = Calculation(label="", program=program, input={}, threads=threads, memory_bytes=memory_bytes)
+            left = int(workers > 1 and workers * threads == len(self.book.usable))
+            if self._start(likely, workers - left):
+                self._likely, self._left, self.workers = likely, left, {threads: workers}
 
-    def _start(self, workers: int) -> None:
-        if workers > 0 and self._likely is not None:
-            with contextlib.suppress(QCThreadsError):  # what is wrong is said of the calculations themselves
-                self.engine.warm(self._likely, workers)
+    def _start(self, likely: Calculation, workers: int) -> bool:
+        """Whether they start. What is wrong is said of the calculations themselves."""
+        if workers > 0:
+            with contextlib.suppress(QCThreadsError):
+                self.engine.warm(likely, workers)
+                return True
+        return False
 
     def _likely_split(self, program: str) -> tuple[int, int]:
         """One thread each, and more where there is memory for few."""
@@ -167,7 +170,11 @@ def process_bytes_of(programs: Iterable[str]) -> int:
 
 
 def _check_places(request: RunRequest) -> None:
-    """Find out before hours of computing, not after, that something cannot be written."""
+    """Find out before hours of computing, not after, that something cannot be written, or the input is not there."""
+    try:
+        request.input.stat()
+    except OSError as error:
+        raise InputError(f"cannot read the input {request.input}: {error.strerror or error}") from None
     if request.resume and request.store is None:
         raise InputError("resume needs a store: say which with --store FILE")
     if request.store is not None:

@@ -138,6 +138,8 @@ class Run:
         request = self.request
         strategy = strategy_name(request.strategy)
         given = read_input(request.input, request)
+        if self._head_start.workers:
+            self._watching.get_ready()  # numpy is there by now
         self._expansion = Expansion.from_input(given)
         found = {program: require(request, program) for program in self._expansion.programs}
         versions = {program: registry.version(one) if one else None for program, one in found.items()}
