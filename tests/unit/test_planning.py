@@ -326,9 +326,7 @@ def test_tasks_that_take_no_time_are_placed(name: str) -> None:
 def test_the_bound_with_memory_and_bandwidth_is_the_larger_of_both(
     tasks: list[Task], needs: list[int], traffic: list[float]
 ) -> None:
-    tasks = [
-        Task(task.id, task.times_s, need, rate) for task, need, rate in zip(tasks, needs, traffic, strict=False)
-    ]
+    tasks = [Task(task.id, task.times_s, need, rate) for task, need, rate in zip(tasks, needs, traffic, strict=False)]
     either_s = max(lower_bound(tasks, 16, memory_bytes=4), lower_bound(tasks, 16, bandwidth_bytes_per_s=12.0))
     assert lower_bound(tasks, 16, memory_bytes=4, bandwidth_bytes_per_s=12.0) == either_s
 
