@@ -581,11 +581,20 @@ def test_version_is_told_and_leaves_nothing_behind(name, tmp_path, monkeypatch):
             pytest.fail(f"{name} must be installed in CI")
         pytest.skip(f"{name} is not installed here")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SLURM_JOBID", "7")  # which alone ends Open MPI 4.1.4
-    monkeypatch.setenv("PMI_FD", "3")
     registry.version.cache_clear()
     assert re.fullmatch(r"\d+\.\d+\S*", registry.version(installation))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the program is a shell script")
+def test_a_program_that_is_asked_its_version_is_no_rank_of_a_job(tmp_path, monkeypatch):
+    nwchem = tmp_path / "nwchem"
+    nwchem.write_text('#!/bin/sh\necho "nwchem 7.$OMP_NUM_THREADS$PMI_RANK"\n')
+    nwchem.chmod(0o755)
+    monkeypatch.setenv("PMI_RANK", "5")
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    registry.version.cache_clear()
+    assert registry.version(registry.Installation(program="nwchem", path=str(nwchem))) == "7.1"
 
 
 def test_looking_a_program_up_loads_nothing_heavy():

@@ -248,9 +248,9 @@ def _find(name: str) -> str:
 
 def _settings(request: Request, book: LeaseBook, say: Say) -> Settings:
     width, cores = _width(request, book.machine)
-    ranks, note = launchers.ranks_of(request.command, cores)
-    if note:
-        say(note)
+    ranks, assumed = launchers.ranks_of(request.command, cores)
+    if assumed:
+        say(assumed)
     step = launchers.starts_step(request.command)
     if request.program is None:
         return settings_for(unknown(request.command[0]), width, ranks=ranks, cores=cores, step=step)
