@@ -306,6 +306,35 @@ def test_what_a_run_leaves_behind_agrees_with_its_document(
     assert "<html" in page.read_text(encoding="utf-8")[:2000]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the full disk and the pipe are Linux's")
+@pytest.mark.parametrize("trace", ["/dev/full", "pipe"])
+def test_what_keeps_a_stopped_run_from_telling_all_leaves_it_its_exit_code(tmp_path: Path, trace: str) -> None:
+    """A disk that is full, and, while the trace waits for somebody who reads it, the signal once more."""
+    os.mkfifo(tmp_path / "pipe")
+    store = tmp_path / "water.store"
+    arguments = ["run", WATER4, "--method", "mp2", "--basis", "cc-pvdz", "--workers", "1", "--threads", "1"]
+    command = [*COMMAND, *map(str, arguments), "--store", str(store), "--trace", trace]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        assert driver.stderr is not None
+        finished = 0
+        while not finished and driver.poll() is None:
+            status = run("status", store, "--json", check=None)
+            finished = json.loads(status.stdout)["finished"] if status.returncode == 0 else 0
+        driver.terminate()
+        told = ""
+        while "stopped before its end" not in told:
+            line = driver.stderr.readline()
+            assert line, told
+            told += line
+        if trace == "pipe":
+            driver.terminate()
+        told += driver.stderr.read()
+    assert driver.returncode == 4, told
+    assert "Traceback" not in told
+    if trace == "/dev/full":
+        assert told.endswith("--trace /dev/full could not be written: No space left on device; its figures are above\n")
+
+
 def test_metrics_are_there_while_it_runs(tmp_path: Path) -> None:
     metrics = tmp_path / "run.prom"
     arguments = ["run", WATER4, "--method", "mp2", "--basis", "cc-pvdz", "--workers", "1", "--threads", "1"]

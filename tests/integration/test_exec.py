@@ -219,7 +219,7 @@ foreground = Foreground()
 foreground.start("/bin/true", ["true"], os.environ)
 os.waitid(os.P_PID, foreground.pid, os.WEXITED)
 signal.sigtimedwait([signal.SIGCHLD], 60)
-foreground.wait(lambda pids: None)
+foreground.wait(lambda pids, complete: None)
 print(foreground.exit_code)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
@@ -456,11 +456,15 @@ def test_a_command_with_many_threads_that_leaves_its_lease_is_told_of() -> None:
     assert "may run on CPUs 1, outside the lease of 0" in done.stderr
 
 
+# exec is told of the end of each, several times a second.
+ORPHANS = "timeout 5 sh -c 'while :; do (sleep 0.1 &); sleep 0.2; done' &"
+
+
 @linux
-@pytest.mark.parametrize(("busy", "told"), [(3, True), (1, False)])
-def test_more_threads_at_once_than_were_leased_are_told_of(tmp_path: Path, busy: int, told: bool) -> None:
+@pytest.mark.parametrize(("busy", "orphans", "told"), [(3, "", True), (3, ORPHANS, True), (1, "", False)])
+def test_more_threads_at_once_than_were_leased_are_told_of(tmp_path: Path, busy: int, orphans: str, told: bool) -> None:
     file = tmp_path / "exec.json"
-    script = "for one; do timeout 5 sh -c 'while :; do :; done' & done; sleep 5; wait"
+    script = f"{orphans} for one; do timeout 5 sh -c 'while :; do :; done' & done; sleep 5; wait"
     done = run("--json-file", str(file), "--", "sh", "-c", script, "sh", *"x" * busy)
     assert ("threads of the command shared the 1 CPU of its lease" in done.stderr) is told, done.stderr
     document = json.loads(file.read_text())
@@ -528,7 +532,19 @@ def test_an_mpirun_that_is_told_no_number_starts_as_many_as_the_lease_has_cores(
     # By itself it starts as many as the machine has, each of which would spin while it waits for the others.
     rank = ["mpirun", "--allow-run-as-root", "sh", "-c", "echo $OMP_NUM_THREADS"]
     for threads in ("1", "2"):
-        assert run("--threads", threads, "--", *rank).stdout.split() == ["1"] * int(threads)
+        done = run("--threads", threads, "--", *rank)
+        assert done.stdout.split() == ["1"] * int(threads)
+        assert ("mpirun is told no number of processes: 2 are assumed" in done.stderr) is (threads == "2")
+
+
+@linux
+@needs_two
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs Open MPI")
+@pytest.mark.parametrize("number", [["-N", "1"], ["-c", "1"], ["--npernode", "1"], ["--map-by", "ppr:1:node"]])
+def test_an_mpirun_that_says_its_number_otherwise_leaves_each_process_its_threads(number: list[str]) -> None:
+    command = ["mpirun", *number, "--allow-run-as-root", "sh", "-c", "echo $OMP_NUM_THREADS"]
+    done = run("--threads", "2", "--", *command)
+    assert (done.stdout, done.stderr) == ("2\n", "")
 
 
 @linux

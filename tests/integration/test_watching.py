@@ -23,7 +23,7 @@ from qcthreads.execution.observing import Attempt, Watching
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
 from qcthreads.leases import LeaseBook
-from qcthreads.manybody.watched import calculated, figures, findings
+from qcthreads.manybody.watched import calculated, figures, findings, live
 from qcthreads.monitoring.findings import OF_A_RUN
 from qcthreads.monitoring.statistics import Moment
 
@@ -313,7 +313,7 @@ def test_cpus_that_the_run_waits_for_are_not_idle() -> None:
 
 
 def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngine, watching: Watching) -> None:
-    asked = calculation("burn", "a", cpu_s=30)
+    asked = calculation("burn", '["hf", [1], [1]]', cpu_s=30)
     outcomes = list(engine.run([Calculation(**{**_fields(asked), "timeout_s": 1.5})]))
     assert [outcome.status for outcome in outcomes] == ["failed"]
     (attempt,) = watching.attempts
@@ -322,6 +322,9 @@ def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngin
         assert attempt.usage is not None
         # It has one thread that works, and had not ended.
         assert 0 < one.cpu_s <= attempt.usage.wall_ns / 1e9 + TICK_S
+        (worker,) = figures([attempt], [], 2)["worker_processes"]
+        now = live(watching, LeaseBook(read_machine(), read_limits()), total=1, reused=0)
+        assert worker["cpu_s"] == now.cpu_s == one.cpu_s
 
 
 def test_what_is_stopped_with_its_run_is_kept_as_far_as_it_came_and_runs_no_longer(

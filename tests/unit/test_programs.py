@@ -230,7 +230,17 @@ def test_an_outer_launchers_variables_go_whole_or_in_part_and_only_for_mpi(monke
         ("env X=1 /opt/mpi/bin/mpiexec --oversubscribe -n 2 pw.x -n 8", 2),  # the second is pw.x's own
         ("srun --ntasks=3 --mpi=pmix orca", 3),
         ("mpirun -n 2 a : -n 1 b", 3),
+        ("mpirun -N 4 a -n 8", 4),
+        ("mpirun --npernode 4 a", 4),
+        ("mpiexec -ppn 4 a", 4),
+        ("mpirun -c 4 a", 4),
+        ("mpirun -N 4 --oversubscribe sh -c a", 4),
+        ("mpirun --map-by ppr:4:node a", 4),
+        ("mpirun -ppn 4 --map-by=ppr:3:node:pe=2 --mca btl self -n 2 a", 2),  # in all
+        ("mpirun --map-by ppr:1:socket a", 6),
+        ("srun -N 1 -c 4 a", None),  # of nodes and of CPUs
         ("mpirun a", 6),  # as many as the lease has room for
+        ("mpirun a -n 2", 6),
         ("mpirun -n 2 a : b", 6),
         ("mpirun -n many a", 6),
         ("srun a", None),  # as many as its job says
@@ -238,8 +248,26 @@ def test_an_outer_launchers_variables_go_whole_or_in_part_and_only_for_mpi(monke
         ("", None),
     ],
 )
-def test_a_commands_own_number_of_processes(command, ranks):
-    assert launchers.ranks_of(command.split(), 6) == ranks
+def test_a_commands_own_number_of_processes(command, ranks, monkeypatch):
+    monkeypatch.setenv("PATH", "")  # whatever mpirun is on it
+    found, note = launchers.ranks_of(command.split(), 6)
+    assert found == ranks
+    assert ("6 are assumed" in note) is (ranks == 6)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the launcher is a shell script")
+def test_a_launcher_of_mpich_that_is_told_no_number_starts_one(tmp_path, monkeypatch):
+    hydra = tmp_path / "mpiexec.hydra"
+    hydra.write_text("#!/bin/sh\n")
+    hydra.chmod(0o755)
+    (tmp_path / "mpirun").symlink_to(hydra)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ranks, note = launchers.ranks_of(["mpirun", "a"], 6)
+    assert (ranks, note.partition(":")[0]) == (
+        1,
+        "mpirun is told no number of processes and starts one, which has all threads",
+    )
+    assert launchers.ranks_of(["mpirun", "-n", "2", "a"], 6) == (2, "")
 
 
 def test_every_launcher_is_bound_or_inherits_the_mask():
@@ -440,6 +468,14 @@ def test_a_command_that_tells_its_program_more_than_was_leased_is_told_so(comman
     assert untold(spec, settings_for(spec, 5), command.split()) is None
 
 
+def test_each_process_of_a_launcher_has_the_threads_that_its_program_is_told():
+    spec = registry.get("psi4")
+    command = ["mpirun", "-n", "2", "psi4", "-n", "4", "w.dat"]
+    said = untold(spec, settings_for(spec, 4, ranks=2), command)
+    assert "has Psi4 start 8, and the lease is of 4: write `psi4 -n 2" in said
+    assert untold(spec, settings_for(spec, 8, ranks=2), command) is None
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the program is a shell script")
 def test_a_program_without_a_harness_is_for_exec(monkeypatch, tmp_path):
     orca = tmp_path / "orca"
@@ -548,6 +584,17 @@ def test_version_is_told_and_leaves_nothing_behind(name, tmp_path, monkeypatch):
     registry.version.cache_clear()
     assert re.fullmatch(r"\d+\.\d+\S*", registry.version(installation))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the program is a shell script")
+def test_a_program_that_is_asked_its_version_is_no_rank_of_a_job(tmp_path, monkeypatch):
+    nwchem = tmp_path / "nwchem"
+    nwchem.write_text('#!/bin/sh\necho "nwchem 7.$OMP_NUM_THREADS$PMI_RANK"\n')
+    nwchem.chmod(0o755)
+    monkeypatch.setenv("PMI_RANK", "5")
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    registry.version.cache_clear()
+    assert registry.version(registry.Installation(program="nwchem", path=str(nwchem))) == "7.1"
 
 
 def test_looking_a_program_up_loads_nothing_heavy():

@@ -35,9 +35,8 @@ def check_files(args: Namespace) -> None:
         raise InputError(f"--metrics {args.metrics} would not be read: the node exporter reads *.prom alone")
 
 
-def write_record(args: Namespace, record: RunRecord) -> None:
-    """What ``--report`` and ``--trace`` ask for."""
-    remedy = "the results are on standard output"
+def write_record(args: Namespace, record: RunRecord, remedy: str = "the results are on standard output") -> None:
+    """What ``--report`` and ``--trace`` ask for; ``remedy`` is said where that cannot be written."""
     if args.report is not None:
         from ..monitoring import report
 

@@ -9,7 +9,7 @@ import sys
 import threading
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,20 +127,22 @@ def execute(args: Namespace) -> int:
     check_files(args)
     request, run = request_of(args), None
     gc.disable()  # until everything is imported and read: little of it is garbage
-    try:
-        with _terminated_like_interrupted(), HeadStart(request, warm=not args.dry_run) as head_start:
-            from . import running  # which takes as long to import as all this
+    with _terminated_like_interrupted():
+        try:
+            with HeadStart(request, warm=not args.dry_run) as head_start:
+                from . import running  # which takes as long to import as all this
 
-            with running.Run(request, head_start) as run:
-                gc.enable()
-                report = running.compute(args, run)
-    except KeyboardInterrupt:
-        print(f"qcthreads: stopped; {_how_to_go_on(args.store)}", file=sys.stderr)
-        if run is not None:
-            running.tell_so_far(args, run)
-        return 4
-    finally:
-        gc.enable()
+                with running.Run(request, head_start) as run:
+                    gc.enable()
+                    report = running.compute(args, run)
+        except KeyboardInterrupt:
+            print(f"qcthreads: stopped; {_how_to_go_on(args.store)}", file=sys.stderr)
+            if run is not None:
+                with suppress(KeyboardInterrupt):  # who says it again does not want to be told
+                    running.tell_so_far(args, run)
+            return 4
+        finally:
+            gc.enable()
     return 0 if report is None else running.show(args, report)
 
 

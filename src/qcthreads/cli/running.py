@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
+from ..errors import QCThreadsError
 from ..manybody.run import Run, RunReport
 from .output import explained
 from .progress import show_progress
@@ -45,4 +46,7 @@ def tell_so_far(args: Namespace, run: Run) -> None:
     record = run.so_far()
     if record is not None:
         print_usage(record.statistics, [finding.message for finding in record.findings], sys.stderr)
-        write_record(args, record)
+        try:
+            write_record(args, record, "its figures are above")
+        except QCThreadsError as error:  # the run was stopped, and that is what its exit code says
+            print(f"qcthreads: {error}", file=sys.stderr)

@@ -15,8 +15,8 @@ from functools import partial
 
 from ..cpuset import CpuSet
 from ..errors import BindingError, CommandNotFoundError, CommandNotRunnableError, LeaseNotNowError, MachineError
-from ..host import processes, read_machine, trees
-from ..leases import Lease, has_outer_lease, node_book, node_ledger
+from ..host import processes, trees
+from ..leases import Lease, LeaseBook, has_outer_lease, node_book, node_ledger
 from ..leases.ledger import Ledger
 from ..leases.place import LEASE_VARIABLE, remove_nested
 from ..light import dataclass, replace
@@ -34,6 +34,8 @@ if sys.platform != "win32":
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
+
+    from ..machine import Machine
 assert sys.platform != "win32", "Windows has no signals to pass on"
 
 Say = Callable[[str], object]
@@ -122,8 +124,9 @@ def prepared(request: Request, say: Say) -> Iterator[Prepared]:
     """
     _check_installed(request)
     executable = _find(request.wrapping.around(request.command, {}, ())[0])
-    settings = _settings(request, say)
-    with _lease(request, settings, say) as lease:
+    book = _book(request, node_ledger())
+    settings = _settings(request, book, say)
+    with _lease(request, settings, book, say) as lease:
         for note in lease.notes:
             say(note)
         yield _prepared(request, executable, settings, lease, say)
@@ -142,13 +145,14 @@ def rehearsed(request: Request, say: Say) -> Iterator[Prepared]:
         executable = _find(first)
     except MachineError as error:
         say(str(error))
-    settings, not_now = _settings(request, say), ""
+    book = _book(request, node_ledger())
+    settings, not_now = _settings(request, book, say), ""
     at_once = replace(request, wait=False, timeout_s=None)
     try:
-        lease = _acquire(at_once, settings, node_ledger())
+        lease = _acquire(at_once, settings, book)
     except LeaseNotNowError as error:
         not_now = str(error)
-        lease = _acquire(replace(at_once, busy="ignore"), settings, Ledger())
+        lease = _acquire(at_once, settings, _book(replace(request, busy="ignore"), Ledger()))
     with lease:
         yield _prepared(request, executable, settings, lease, say, not_now, rehearsal=True)
 
@@ -172,9 +176,10 @@ def run(request: Request, prepared: Prepared, say: Say) -> Outcome:
     lease.hold.children.append(foreground)  # type: ignore[arg-type]  # all it is asked is poll()
     masks, crowd = _Masks(lease.cpus if bound else None), _Crowd()
 
-    def look(pids: list[int]) -> None:
+    def look(pids: list[int], complete: bool) -> None:
         masks.look(pids)
-        crowd.look(pids)
+        if complete:
+            crowd.look(pids)
 
     foreground.wait(look)
     wall_s = time.monotonic() - began
@@ -241,9 +246,12 @@ def _find(name: str) -> str:
     raise CommandNotFoundError(f"there is no command {name!r}{where}; give its path, or load its module first")
 
 
-def _settings(request: Request, say: Say) -> Settings:
-    width, cores = _width(request)
-    ranks, step = launchers.ranks_of(request.command, cores), launchers.starts_step(request.command)
+def _settings(request: Request, book: LeaseBook, say: Say) -> Settings:
+    width, cores = _width(request, book.machine)
+    ranks, assumed = launchers.ranks_of(request.command, cores)
+    if assumed:
+        say(assumed)
+    step = launchers.starts_step(request.command)
     if request.program is None:
         return settings_for(unknown(request.command[0]), width, ranks=ranks, cores=cores, step=step)
     from ..programs import registry
@@ -256,12 +264,12 @@ def _settings(request: Request, say: Say) -> Settings:
     return settings
 
 
-def _width(request: Request) -> tuple[int, int]:
+def _width(request: Request, machine: Machine) -> tuple[int, int]:
     """So many PUs, of so many cores: another for each where they are chosen for the command."""
     if request.cpus is None:
         return request.threads, request.threads
     # CPUs that are not there are refused with the lease.
-    return len(request.cpus), len(usable_cpus(read_machine(), request.cpus)) or len(request.cpus)
+    return len(request.cpus), len(usable_cpus(machine, request.cpus)) or len(request.cpus)
 
 
 def _prepared(
@@ -297,23 +305,25 @@ def _prepared(
     )
 
 
-def _lease(request: Request, settings: Settings, say: Say) -> Lease:
-    try:
-        return _acquire(request, settings, node_ledger(), lambda what: say(f"waits for {what}"))
-    except LeaseNotNowError as error:
-        raise error if request.wait else LeaseNotNowError(f"{error}; --wait waits for it") from None
-
-
-def _acquire(request: Request, settings: Settings, ledger: Ledger, on_wait: Say | None = None) -> Lease:
-    exactly = request.cpus is not None
-    book = node_book(
+def _book(request: Request, ledger: Ledger) -> LeaseBook:
+    return node_book(
         cpus=request.cpus,
-        smt=exactly,
+        smt=request.cpus is not None,
         memory_bytes=request.memory_bytes or None,
         busy=request.busy,
         ledger=ledger,
         run=request.program or os.path.basename(request.command[0]),  # noqa: PTH119
     )
+
+
+def _lease(request: Request, settings: Settings, book: LeaseBook, say: Say) -> Lease:
+    try:
+        return _acquire(request, settings, book, lambda what: say(f"waits for {what}"))
+    except LeaseNotNowError as error:
+        raise error if request.wait else LeaseNotNowError(f"{error}; --wait waits for it") from None
+
+
+def _acquire(request: Request, settings: Settings, book: LeaseBook, on_wait: Say | None = None) -> Lease:
     asked = (len(request.cpus) if request.cpus else settings.threads, request.memory_bytes, request.gpus)
     book.check(*asked)
     try:
@@ -321,7 +331,7 @@ def _acquire(request: Request, settings: Settings, ledger: Ledger, on_wait: Say 
             *asked,
             wait=request.wait,
             timeout=request.timeout_s,
-            exclusive_cores=not exactly or settings.ranks > 1,  # which spin while they wait
+            exclusive_cores=request.cpus is None or settings.ranks > 1,  # which spin while they wait
             slots={request.program.lower(): request.at_most} if request.program and request.at_most else None,
             on_wait=on_wait and (lambda holders: on_wait(f"{format_count(asked[0], 'CPU')}, held by {holders}")),
         )
@@ -397,7 +407,7 @@ class _Crowd:
         self._seen: dict[tuple[int, int], tuple[float, int, int]] = {}
 
     def look(self, pids: list[int]) -> None:
-        """At these processes of the command."""
+        """At these processes of the command, all that there are: what is new has begun since the look before."""
         before, now = self._looked, time.monotonic()
         ran_and_wanted = []
         for pid in pids:

@@ -53,8 +53,11 @@ class Foreground:
             # A script without its first line: shells and env(1) have sh run it.
             self.pid = spawn("/bin/sh", ["sh", path, *command[1:]], environment, before)
 
-    def wait(self, look: Callable[[list[int]], None]) -> None:
-        """Until the command has ended. ``look`` gets its processes now and then, and once it has ended its own."""
+    def wait(self, look: Callable[[list[int], bool], None]) -> None:
+        """Until the command has ended. ``look`` gets its processes now and then, and once it has ended its own.
+
+        It is also told whether that is complete.
+        """
         pause_s = _FIRST_LOOK_S
         while self.exit_code is None:
             number, to_us_alone = _next_signal(pause_s, self.pid)
@@ -63,9 +66,9 @@ class Foreground:
                     os.kill(self.pid, number)
                 continue
             if number:
-                look([self.pid])  # it may have ended, but is there until it is reaped
+                look([self.pid], False)  # it may have ended, but is there until it is reaped
             else:
-                look([self.pid, *processes.descendants(self.pid)])
+                look([self.pid, *processes.descendants(self.pid)], True)
                 pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
             self._reap()
 

@@ -472,7 +472,7 @@ class LeaseBook:
                 freed = self.ledger.examine()
                 also = self._also(claim)
                 if not waited_for and not short.is_our_own(also):
-                    waited_for = short.waited_for(also)
+                    waited_for = short.holders(also)
                 if freed:
                     continue
                 if cancel is not None and cancel.is_set():

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from ..cpuset import CpuSet
 from ..light import dataclass
 from ..units import format_count, format_size
-from .claims import Claim
+from .claims import SLOTS, Claim
 from .records import Holding
 
 TYPE_CHECKING = False
@@ -42,7 +42,8 @@ class Shortage:
         said = []
         if self.own:
             cpus = CpuSet(cpu for hold in self.own for cpu in hold.cpus)
-            said.append(f"{format_count(len(self.own), 'lease')} of this process (CPUs {cpus})")
+            ours = f"{format_count(len(self.own), 'lease')} of this process"
+            said.append(f"{ours} (CPUs {cpus}{self._taken_by(self.own)})")
         by_owner: dict[str, list[Holding]] = {}
         for other in self.others:
             by_owner.setdefault(other.owner.mark, []).append(other)
@@ -50,13 +51,8 @@ class Shortage:
             cpus = CpuSet(cpu for one in holdings for cpu in one.cpus)
             memory = sum(one.memory_bytes for one in holdings)
             and_memory = f" and {format_size(memory)}" if memory else ""
-            said.append(f"{holdings[0].owner} (CPUs {cpus}{and_memory})")
+            said.append(f"{holdings[0].owner} (CPUs {cpus}{and_memory}{self._taken_by(holdings)})")
         return ", ".join([*said, *also]) or "those who have waited longer"
-
-    def waited_for(self, also: Iterable[str] = ()) -> str:
-        """Who holds what is lacking, and of what nobody else may have more now."""
-        taken = (f"{name} has all that it may have at once, {most}" for name, most in self.all_taken)
-        return "; ".join([self.holders(also), *taken])
 
     def explain(self, waited_s: float | None, also: Iterable[str] = ()) -> str:
         """The whole of it, as an error that says what to do."""
@@ -65,7 +61,12 @@ class Shortage:
         asked += f" and {format_size(claim.memory_bytes)}" if claim.memory_bytes else ""
         asked += f" and {format_count(claim.gpus, 'GPU')}" if claim.gpus else ""
         found = f"{len(self.free)} of {self.usable} CPUs and {format_size(self.memory_bytes)} are free"
-        found += f", the others are held by {self.waited_for(also)}"
+        found += f", the others are held by {self.holders(also)}"
         queue = f", and {self.ahead} ahead of it in the queue" if self.ahead > 0 else ""
         when = f"within {waited_s:g} s" if waited_s else "now"
         return f"{asked} cannot be given {when}: {found}{queue}; wait{' longer' if waited_s else ''}, or ask for less"
+
+    def _taken_by(self, holdings: Sequence[Hold | Holding]) -> str:
+        """What these have of that of which there is no more."""
+        taken = ((name, most, sum(f"{SLOTS}{name}" in one.draws for one in holdings)) for name, most in self.all_taken)
+        return "".join(f"; {count} of the {most} that {name} may have at once" for name, most, count in taken if count)

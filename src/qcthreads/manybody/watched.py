@@ -121,7 +121,7 @@ def live(watching: Watching, book: LeaseBook, *, total: int, reused: int) -> Run
         pus_usable=len(book.usable),
         pus_leased=sum(len(lease.cpus) for lease in held),
         moment=monitor.now,
-        cpu_s=sum(one.outcome.cpu_s for one in attempts),
+        cpu_s=sum(map(cpu_s_of, attempts)),
         run_queue_s=None if wait_ns is None else wait_ns / 1e9,
         sampler_cpu_s=None if counts is None else counts.own_cpu_ns / 1e9,
     )
@@ -167,14 +167,18 @@ def _calculated(attempt: Attempt, name: str, began_at: float, planned: Planned |
         start_s=start_s,
         end_s=start_s + outcome.wall_s,
         waited_s=outcome.waited_s,
-        # A worker that was ended tells nothing of itself.
-        cpu_s=outcome.cpu_s or (usage.cpu_ns / 1e9 if usage is not None else 0.0),
+        cpu_s=cpu_s_of(attempt),
         run_queue_s=None if wait_ns is None else wait_ns / 1e9,
         memory_granted_bytes=attempt.grant.memory_bytes,
         memory_peak_bytes=peak_bytes(outcome, usage),
         planned_start_s=None if planned is None else planned.start_at - began_at,
         planned_end_s=None if planned is None or planned.end_at is None else planned.end_at - began_at,
     )
+
+
+def cpu_s_of(attempt: Attempt) -> float:
+    """CPU time: as the worker tells of itself, or as last seen of one that was ended, which tells nothing."""
+    return attempt.outcome.cpu_s or (0.0 if attempt.usage is None else attempt.usage.cpu_ns / 1e9)
 
 
 def peak_bytes(outcome: Outcome, usage: WorkerUsage | None) -> int:
@@ -217,7 +221,7 @@ def _workers(attempts: Iterable[Attempt]) -> list[dict[str, Any]]:
 def _worker(pid: int, done: Sequence[Attempt]) -> dict[str, Any]:
     usages = [attempt.usage for attempt in done if attempt.usage is not None]
     wait_ns = sum_known(usage.wait_ns for usage in usages) if usages else None
-    cpu_s = sum(attempt.outcome.cpu_s for attempt in done)
+    cpu_s = sum(map(cpu_s_of, done))
     thread_s = sum(attempt.outcome.threads * attempt.outcome.wall_s for attempt in done)
     start = done[0].worker_start
     return {

@@ -105,6 +105,11 @@ COMMANDS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "srun")
 _PARTING = ("-c", "--cpus-per-task", "--exact", "--exclusive")
 _PARTING_VARIABLES = ("SRUN_CPUS_PER_TASK", "SLURM_EXACT", "SLURM_EXCLUSIVE")
 _RANKS = ("-n", "-np", "--n", "--np", "--ntasks")
+# On each node, of which a lease has one; srun means other things by -N and -c.
+_RANKS_OF_NODE = ("-c", "-N", "--N", "-npernode", "--npernode", "-ppn", "--ppn", "-perhost")
+_MAPPING = ("-map-by", "--map-by")  # ppr:4:node
+# Their value is two words.
+_PAIRS = ("-mca", "--mca", "-gmca", "--gmca", "--prtemca", "--pmixmca", "-env", "-genv")
 
 _OUTER = ("SLURM_", "PMI_", "PMIX_", "HYDI_")
 # What tells of a whole job, each by its name and its old one.
@@ -116,25 +121,32 @@ _JOBS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 _OPEN_MPI_RANK = "OMPI_COMM_WORLD_RANK"
 
 
-def ranks_of(command: Sequence[str], slots: int) -> int | None:
+def ranks_of(command: Sequence[str], slots: int) -> tuple[int | None, str]:
     """How many processes ``command`` starts, as its launcher is told; None: it starts no launcher, or Slurm says.
 
     Each of several programs at once (``mpirun -n 2 a : -n 1 b``) says its own number. Where one does not, there are as
-    many as ``slots``.
+    many as ``slots``, or one where the launcher is known to be MPICH's or Intel's; a line says so.
     """
     called = [place for place, word in enumerate(command) if os.path.basename(word) in COMMANDS]  # noqa: PTH119
     if not called:
-        return None
+        return None, ""
     parts: list[list[str]] = [[]]
     for word in command[called[0] + 1 :]:
         if word == ":":
             parts.append([])
         else:
             parts[-1].append(word)
-    ranks = [_first_number(part) for part in parts]
-    if None in ranks:
-        return None if starts_step(command) else slots
-    return sum(number for number in ranks if number)
+    launcher = command[called[0]]
+    ranks = [_number(part, of_node=not starts_step(command)) for part in parts]
+    if None not in ranks:
+        return sum(number for number in ranks if number), ""
+    if starts_step(command):
+        return None, ""
+    untold = f"{os.path.basename(launcher)} is told no number of processes"  # noqa: PTH119
+    if len(parts) == 1 and _is_hydra(launcher):
+        return 1, f"{untold} and starts one, which has all threads: give it one by -n"
+    note = f"{untold}: {slots} are assumed; MPICH and Intel MPI start one: give it one by -n"
+    return slots, note if slots > 1 else ""
 
 
 def starts_step(command: Sequence[str]) -> bool:
@@ -163,17 +175,8 @@ def bound_step(command: Sequence[str], cpus: CpuSet, environ: Mapping[str, str])
 
 
 def _options_of_srun(command: Sequence[str]) -> list[str]:
-    """Before its program, which is the first word that may not be the value of the option before it."""
     called = next(place for place, word in enumerate(command) if os.path.basename(word) == "srun")  # noqa: PTH119
-    options: list[str] = []
-    before = ""
-    for word in command[called + 1 :]:
-        if word.startswith("-"):
-            options.append(word)
-        elif not before.startswith("-"):
-            break
-        before = word
-    return options
+    return [option for option, _ in _options(command[called + 1 :])]
 
 
 def of_outer_launcher(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -200,11 +203,37 @@ def of_partial_job(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted(gone))
 
 
-def _first_number(words: Sequence[str]) -> int | None:
-    """The value of the first option for a number of processes: what comes later is the program's own."""
-    for place, word in enumerate(words):
-        name, _, value = word.partition("=")
-        if name in _RANKS:
-            value = value or (words[place + 1] if place + 1 < len(words) else "")
-            return int(value) if value.isdigit() and int(value) > 0 else None
-    return None
+def _number(words: Sequence[str], *, of_node: bool) -> int | None:
+    """How many processes a launcher is told to start by ``words``: in all, or, ``of_node``, on each node."""
+    told: dict[str, str] = {}
+    for option, following in _options(words):
+        name, _, value = option.partition("=")
+        told.setdefault(name, value or following)
+    numbers = [value for name, value in told.items() if name in _RANKS]
+    if of_node and not numbers:
+        mappings = {name: told[name].split(":") for name in _MAPPING if name in told}
+        told |= {name: kind[1] for name, kind in mappings.items() if kind[0] == "ppr" and kind[2:3] == ["node"]}
+        numbers = [value for name, value in told.items() if name in _RANKS_OF_NODE + _MAPPING]
+    return int(numbers[0]) if numbers and numbers[0].isdigit() and int(numbers[0]) > 0 else None
+
+
+def _options(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Each option of a launcher with the word after it, up to its program: the first that can be no option's value."""
+    options = []
+    values = 0
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word.startswith("-"):
+            options.append((word, following))
+            values = 0 if "=" in word else 2 if word in _PAIRS else 1
+        elif values:
+            values -= 1
+        else:
+            break
+    return options
+
+
+def _is_hydra(launcher: str) -> bool:
+    """Whether it is MPICH's launcher or Intel's, where that can be told by the name of its file."""
+    import shutil  # which commands that tell a number can do without
+
+    return os.path.basename(os.path.realpath(shutil.which(launcher) or launcher)) == "mpiexec.hydra"  # noqa: PTH119

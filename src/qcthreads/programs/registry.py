@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from importlib import import_module
 
 from ..errors import InputError, MachineError, ProgramNotFoundError
 from ..units import nearest
+from .launchers import of_outer_launcher
 from .spec import ParallelModel, ProgramSpec
 from .unknown import unknown
 
@@ -28,6 +30,7 @@ reading the entry points takes some 60 ms, which a command that starts in 50 ms 
 without."""
 
 _GROUP = "qcthreads.programs"
+_VERSION_S = 10.0  # what takes longer has not been told that it is only asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +149,10 @@ def not_installed(spec: ProgramSpec) -> str:
 
 @cache
 def version(installation: Installation) -> str | None:
-    """The program's version, or ``None`` where it does not tell. May run the program once (Psi4: 0.5 CPU-s)."""
+    """The program's version, or ``None`` where it does not tell. May run the program once (Psi4: 0.5 CPU-s).
+
+    It is run alone, and not as a rank of the job that this process may be in: that would wait for the others.
+    """
     spec = get(installation.program)
     if spec.python_module:
         from importlib.metadata import PackageNotFoundError
@@ -159,10 +165,18 @@ def version(installation: Installation) -> str | None:
     if not spec.version_command:
         return None
     command = [installation.path, *spec.version_command[1:]]
+    outer = of_outer_launcher(os.environ)
+    environment = {name: value for name, value in os.environ.items() if name not in outer} | {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as elsewhere:  # Psi4 leaves a timer.dat wherever it is asked
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL, cwd=elsewhere
+                command,
+                capture_output=True,
+                text=True,
+                timeout=_VERSION_S,
+                stdin=subprocess.DEVNULL,
+                cwd=elsewhere,
+                env=environment,
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -100,9 +100,11 @@ def untold(spec: ProgramSpec, settings: Settings, command: Sequence[str]) -> str
     write = f"write `{spec.command.format(threads=settings.threads // settings.ranks, ranks=settings.ranks)}`"
     given = command[names.index(spec.executable) + 1 :]  # what comes before are options of something else
     said = _said(given, spec.width_options)
-    if said and said.isdigit() and int(said) > settings.threads:
-        much = f"this command has {spec.title} start {said}, and the lease is of {settings.threads}"
-        return f"{much}: {write}, or lease {said}"
+    processes = launchers.ranks_of(command, settings.ranks)[0] or 1
+    if said and said.isdigit() and processes * int(said) > settings.threads:
+        started = processes * int(said)
+        much = f"this command has {spec.title} start {started}, and the lease is of {settings.threads}"
+        return f"{much}: {write}, or lease {started}"
     if settings.threads == 1:
         return None
     if spec.parallel_model is ParallelModel.MPI and not any(name in launchers.COMMANDS for name in names):
