@@ -157,7 +157,8 @@ def workers(book: Path) -> Iterator[tuple[int, str, CpuSet, CpuSet, int]]:
             continue
         try:
             environment = Path(f"/proc/{name}/environ").read_bytes()
-            if wanted not in environment:
+            # One that is just beginning another program shows a part of it.
+            if wanted not in environment or Path(f"/proc/{name}/environ").read_bytes() != environment:
                 continue
             said = dict(part.partition("=")[::2] for part in environment.decode().split("\0") if part)
         except (OSError, UnicodeDecodeError):

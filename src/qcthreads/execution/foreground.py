@@ -59,8 +59,9 @@ class Foreground:
         It is also told whether that is complete.
         """
         pause_s = _FIRST_LOOK_S
+        due_s = time.monotonic() + pause_s
         while self.exit_code is None:
-            number, to_us_alone = _next_signal(pause_s, self.pid)
+            number, to_us_alone = _next_signal(max(0.0, due_s - time.monotonic()), self.pid)
             if number in _PASSED_ON:
                 if to_us_alone:
                     os.kill(self.pid, number)
@@ -70,6 +71,7 @@ class Foreground:
             else:
                 look([self.pid, *processes.descendants(self.pid)], True)
                 pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
+                due_s = time.monotonic() + pause_s
             self._reap()
 
     def poll(self) -> int | None:
