@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Literal
 
 from ..errors import InputError, MachineError, ProgramNotFoundError
 from ..units import nearest
@@ -218,14 +219,11 @@ def _module_path(module: str) -> str | None:
 
 def _check_known(name: str) -> None:
     """Programs that there is no record of are QCEngine's, or nobody's."""
-    try:
-        from qcengine import list_all_procedures, list_all_programs
-    except ImportError:
+    known = _known_to_qcengine("programs")
+    if known is None or name in names() or name in known:
         return
-    others = sorted({known.lower() for known in list_all_programs()} - set(names()))
-    if name in names() or name in others:
-        return
-    if name in {known.lower() for known in list_all_procedures()}:
+    others = sorted(known - set(names()))
+    if name in (_known_to_qcengine("procedures") or ()):
         raise InputError(
             f"{name} is a procedure of QCEngine, and has calculations done by a program: name the one that does them"
         )
@@ -239,15 +237,22 @@ def _check_known(name: str) -> None:
 
 def _check_harness(spec: ProgramSpec) -> None:
     """Refuse a record of another package's that QCEngine has nothing for."""
-    try:
-        from qcengine import list_all_programs
-    except ImportError:
-        return
-    if spec.harness_module is None and spec.name.lower() not in {known.lower() for known in list_all_programs()}:
+    known = _known_to_qcengine("programs")
+    if known is not None and spec.harness_module is None and spec.name.lower() not in known:
         raise InputError(
             f"QCEngine knows no program {spec.name!r}: its record has to name a harness_module that registers one, or "
             "to say qcengine=False, and is then for `qcthreads exec`"
         )
+
+
+def _known_to_qcengine(kind: Literal["programs", "procedures"]) -> set[str] | None:
+    """Their names in lower case, whether they are installed or not; ``None``: QCEngine is not here."""
+    try:
+        import qcengine
+    except ImportError:
+        return None
+    listed = qcengine.list_all_programs() if kind == "programs" else qcengine.list_all_procedures()
+    return {name.lower() for name in listed}
 
 
 def _path_by_qcengine(name: str) -> str | None:
