@@ -20,7 +20,7 @@ SPEC = ProgramSpec(
     memory=MemorySetting(
         "process", "8-byte words", "the memory line of the input, by QCEngine: the lease's by the ranks"
     ),
-    memory_per_process_bytes=91 * 1024**2,
+    memory_per_process_bytes=128 * 1024**2,
     executable="nwchem",
     version_command=("nwchem", "/dev/null"),  # it has no option for that, and says it before it reads its input
     required_modules=("networkx",),
@@ -60,7 +60,8 @@ SPEC = ProgramSpec(
         ),
         Fact(
             "memory",
-            "HF/triple zeta, 2 waters: 239 MiB with one rank and its worker, 330 MiB with two.",
+            "HF/triple zeta, 2 waters: 239 MiB with one rank and its worker, 330 MiB with two; with room for more "
+            "460 MiB, and 552 to 586 MiB with two.",
             Known.MEASURED,
             "7.0.2",
         ),
