@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 
+from qcthreads.execution.cost_store import Kind
+from qcthreads.execution.observing import Watching
 from qcthreads.host.limits import read_limits
+from qcthreads.leases import process_book
+from qcthreads.manybody.calibration import calibrate as climb
+from qcthreads.manybody.calibration import engines_of
 from qcthreads.manybody.run import Run, RunRequest
 
 WATER = Path(__file__).parents[2] / "examples/water4.xyz"
@@ -67,6 +72,17 @@ def test_what_was_measured_is_kept_predicts_it_and_a_run_plans_with_it(
     again = json.loads(calibrate(home, *arguments, "1").stdout)
     assert again["measured"]
     assert again["observations"] == len(measured) + len(again["measured"])
+
+
+@pytest.mark.skipif(len(read_limits().cpus) < 2, reason="with one CPU there is one width")
+def test_each_width_has_one_worker_for_all_of_the_ladder() -> None:
+    """To start one again and again would take longer than most of what is measured."""
+    watching = Watching()
+    with engines_of((1, 2), process_book(), watching) as engines:
+        climb(Kind("pyscf", "energy", "hf", "sto-3g"), engines, 1e-9, watching=watching)
+    workers = {(attempt.outcome.threads, attempt.outcome.worker_pid) for attempt in watching.attempts}
+    assert len(watching.attempts) > len(workers)
+    assert [threads for threads, _ in sorted(workers)] == [1, 2]
 
 
 @pytest.mark.parametrize(
