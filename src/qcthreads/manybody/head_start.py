@@ -58,7 +58,7 @@ class HeadStart(Closing):
             run=str(request.store or request.input),
         )
         self.on_progress: Callable[[Progress], None] = lambda _: None
-        self.watching = Watching(at_once=False)
+        self.watching = Watching()
         self.engine = LocalEngine(
             self.book,
             affinity=request.affinity,

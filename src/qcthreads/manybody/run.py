@@ -170,7 +170,6 @@ class Run(Closing):
         self._tally = tally = RunTally(self._book, on_progress)
         store = None
         try:
-            self._watching.get_ready()
             if not self.request.resume:  # a store is begun after the check only, so what it belongs to has passed
                 self._head_start.on_progress = lambda progress: (
                     tally.watch(progress) if progress.event == "note" else None
