@@ -20,12 +20,15 @@ pytest = $(1) -m pytest --timeout 900 $(PYTEST_ARGS) $(if $(RESULTS),--junitxml=
 run: $(VENV)/.all
 	$(BIN)/qcthreads run examples/water16.xyz --program pyscf --method mp2 --basis cc-pvdz --max-nbody 2
 
-# Those that need no CPU for themselves side by side, then the others; status 5: PYTEST_ARGS select none of them.
-test: $(VENV)/.test
-	failed=0; \
-	$(call pytest,$(BIN)/python,beside) -n 2 --dist loadfile -m beside || [ $$? = 5 ] || failed=1; \
-	$(call pytest,$(BIN)/python,test) -m 'not vm and not beside' || [ $$? = 5 ] || failed=1; \
+# $(call in_two,PYTHON,NAME,AND): those that need no CPU for themselves side by side, then the others; status 5:
+# PYTEST_ARGS select none of them.
+in_two = failed=0; \
+	$(call pytest,$(1),$(2)-beside) -n 2 --dist loadfile -m 'beside$(3)' || [ $$? = 5 ] || failed=1; \
+	$(call pytest,$(1),$(2)) -m 'not vm and not beside$(3)' || [ $$? = 5 ] || failed=1; \
 	exit $$failed
+
+test: $(VENV)/.test
+	$(call in_two,$(BIN)/python,test)
 
 # The same tests without the extension, on a package that was built pure, and with what else is in $(VENV); but for those
 # that are long and the same, or are of both back ends.
@@ -34,7 +37,7 @@ pure: $(VENV)/.test | $(PURE)/bin/python
 	rm -rf build/lib build/bdist.*  # else modules that are no more would be packed again
 	$(BIN)/python $(SITE) >"$$($(PURE)/bin/python $(SITE))/beside.pth"
 	QCTHREADS_PURE=1 $(PURE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
-	$(call pytest,$(PURE)/bin/python,pure) -m 'not vm and not once'
+	$(call in_two,$(PURE)/bin/python,pure, and not once)
 
 # Boots machines that are not here; needs QEMU and a kernel: tests/vm/numa_vm.py --setup (Debian, root). Takes minutes.
 vm: $(VENV)/.test

@@ -112,7 +112,7 @@ def main() -> None:
     watching = Watching()
     with tempfile.TemporaryDirectory() as home, LocalEngine(book, observer=watching) as engine:
         store = CostStore(book.machine, {"XDG_DATA_HOME": home})
-        seen = calibrate(kind, engine, sorted({1, args.width}), args.seconds, watching=watching)
+        seen = calibrate(kind, dict.fromkeys(sorted({1, args.width}), engine), args.seconds, watching=watching)
         store.add(kind, seen)
         model = store.model(kind)
         held_out = cases(bool(kind.basis))

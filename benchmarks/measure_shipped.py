@@ -13,11 +13,10 @@ import datetime
 from pathlib import Path
 
 from qcthreads.execution.cost_store import Kind, document_of, file_name
-from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.observing import Watching
 from qcthreads.host.profiles import cpu_model, write_document
 from qcthreads.leases import process_book
-from qcthreads.manybody.calibration import calibrate, widths_of
+from qcthreads.manybody.calibration import calibrate, engines_of, widths_of
 from qcthreads.planning.costs import Observation
 from qcthreads.programs import registry
 
@@ -44,9 +43,8 @@ def main() -> None:
         known: dict[str, list[Observation]] = {}
         for method, basis in MODELS[program]:
             kind, watching = Kind(program, "energy", method, basis), Watching()
-            with LocalEngine(book, observer=watching) as engine:
-                widths = widths_of(program, len(book.usable))
-                known[kind.key] = calibrate(kind, engine, widths, args.seconds, watching=watching)
+            with engines_of(widths_of(program, len(book.usable)), book, watching) as engines:
+                known[kind.key] = calibrate(kind, engines, args.seconds, watching=watching)
             print(f"{program} {method} {basis}: {len(known[kind.key])} calculations", flush=True)
         on = f"{cpu_model() or 'an unnamed CPU'}, {datetime.date.today().isoformat()}"
         path = WHERE / file_name(program)

@@ -18,7 +18,8 @@ settings.load_profile("untimed")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What `make pure` need not repeat. Nothing in it knows whether there is an extension (other programs, users, platforms,
-# whole runs of which others are left, what asks no operating system), or it is of both back ends itself.
+# whole runs of which others are left, what asks no operating system), or it is of both back ends itself, or looks at
+# processes through the sampler, which is.
 ONCE = (
     "programs/",
     *(f"native/test_{name}.py" for name in ("build", "c", "cross", "topology")),
@@ -29,17 +30,21 @@ ONCE = (
     *(f"integration/test_{name}.py" for name in ("leases_beside_others", "leases_shared", "leases_users", "manybody")),
     *(f"integration/test_{name}.py" for name in ("measured", "memory_planned", "multi_level", "peer_suites")),
     *(f"integration/test_{name}.py" for name in ("refused_calls", "report_page")),
-    *(f"integration/test_{name}" for name in ("leases_shown", "run", "trace_perfetto", "wrapping")),
+    *(f"integration/test_{name}" for name in ("leases_shown", "run", "top", "trace_perfetto", "watching", "wrapping")),
 )
 
-# What keeps to no clock, leases nothing and has no CPU of its own.
+# What keeps to no clock and needs no CPU of its own.
 BESIDE = (
-    *(f"native/test_{name}.py" for name in ("build", "cross", "topology")),
-    *(f"programs/test_{name}.py" for name in ("harnesses", "memory_knobs", "procedures", "pyscf_against_psi4")),
-    "programs/test_standins.py",
-    *(f"unit/test_{name}.py" for name in ("cli_machine", "costs", "dispatch", "moldable", "planning")),
-    *(f"unit/test_{name}.py" for name in ("planning_quality", "planning_split", "programs", "report")),
-    *(f"integration/test_{name}.py" for name in ("peer_suites", "report_page")),
+    *(f"native/test_{name}.py" for name in ("build", "c", "cross", "topology")),
+    *(f"programs/test_{name}.py" for name in ("harnesses", "launchers", "memory_knobs", "procedures")),
+    *(f"programs/test_{name}.py" for name in ("public_failures", "pyscf_against_psi4", "standins")),
+    *(f"unit/test_{name}.py" for name in ("cli_leases", "cli_machine", "costs", "dispatch", "lease_instructions")),
+    *(f"unit/test_{name}.py" for name in ("machine_limits", "moldable", "planning", "planning_quality")),
+    *(f"unit/test_{name}.py" for name in ("planning_split", "programs", "report")),
+    *(f"integration/test_{name}.py" for name in ("callers_variables", "cli_run", "engine", "engine_driver")),
+    *(f"integration/test_{name}.py" for name in ("exec_usage", "manybody", "measured", "multi_level", "peer_suites")),
+    *(f"integration/test_{name}.py" for name in ("refused_calls", "report_page", "run", "run_beside", "worker")),
+    "integration/test_wrapping.py",
 )
 
 
@@ -52,10 +57,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(here).as_posix() if item.path.is_relative_to(here) else ""
         if not path.startswith("unit/"):
             item.add_marker(pytest.mark.flaky(reruns=1))
-        for name, paths in (("once", ONCE), ("beside", BESIDE)):
+        # Ranks that wait for each other spin: where others use their CPUs they take ten times as long.
+        spins = item.get_closest_marker("nwchem") is not None
+        for name, paths in (("once", ONCE), ("beside", () if spins else BESIDE)):
             if path.startswith(paths):
                 item.add_marker(name)
 
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # those side by side share CPUs: each has a book of its own, and waits for none
+    BOOK = tempfile.TemporaryDirectory(prefix="qcthreads-leases-")
+    os.environ["QCTHREADS_LEASES"] = BOOK.name
 
 SERIAL = itertools.count()
 MEASURED = tempfile.TemporaryDirectory(prefix="qcthreads-measured-")

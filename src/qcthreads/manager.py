@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from .closing import Closing
 from .cpuset import CpuSet
 from .errors import (
     BindingError,
@@ -140,7 +140,7 @@ class _State:
     """Kinds of things that the log has."""
 
 
-class QCThreadManager:
+class QCThreadManager(Closing):
     """Configures programs, leases CPUs to workers, binds them and watches them.
 
     Parameters
@@ -387,14 +387,6 @@ class QCThreadManager:
         """Give back all allocations."""
         for _, release in list(self._state.allocations.values()):
             release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _require_fit(self, workers: int, threads: int) -> None:
         """Whether the machine and the ceilings could ever serve it."""

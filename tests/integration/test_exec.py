@@ -460,6 +460,7 @@ def test_a_command_with_many_threads_that_leaves_its_lease_is_told_of() -> None:
 ORPHANS = "timeout 5 sh -c 'while :; do (sleep 0.1 &); sleep 0.2; done' &"
 
 
+@pytest.mark.once
 @linux
 @pytest.mark.parametrize(("busy", "orphans", "told"), [(3, "", True), (3, ORPHANS, True), (1, "", False)])
 def test_more_threads_at_once_than_were_leased_are_told_of(tmp_path: Path, busy: int, orphans: str, told: bool) -> None:
@@ -507,42 +508,37 @@ def test_a_program_that_its_command_tells_no_width_is_told_how() -> None:
     assert "write" not in done.stderr
 
 
+@pytest.mark.once
 @linux
 @needs_two
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs Open MPI")
 def test_the_ranks_of_two_mpiruns_at_once_stay_in_their_leases(started: Callable[..., subprocess.Popen[str]]) -> None:
     # By itself mpirun binds each job's first rank to core 0, whatever mask it has inherited.
-    rank = [
-        "mpirun",
-        "-n",
-        "1",
-        "--allow-run-as-root",
-        "sh",
-        "-c",
-        "sleep 0.5; grep Cpus_allowed_list /proc/self/status",
-    ]
+    rank = ["mpirun", "-n", "1", "sh", "-c", "sleep 0.5; grep Cpus_allowed_list /proc/self/status"]
     two = [started("--cpus", cpu, "--program", "nwchem", "--", *rank) for cpu in "01"]
     assert [process.communicate(timeout=60)[0].split()[-1] for process in two] == ["0", "1"]
 
 
+@pytest.mark.once
 @linux
 @needs_two
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs Open MPI")
 def test_an_mpirun_that_is_told_no_number_starts_as_many_as_the_lease_has_cores() -> None:
     # By itself it starts as many as the machine has, each of which would spin while it waits for the others.
-    rank = ["mpirun", "--allow-run-as-root", "sh", "-c", "echo $OMP_NUM_THREADS"]
+    rank = ["mpirun", "sh", "-c", "echo $OMP_NUM_THREADS"]
     for threads in ("1", "2"):
         done = run("--threads", threads, "--", *rank)
         assert done.stdout.split() == ["1"] * int(threads)
         assert ("mpirun is told no number of processes: 2 are assumed" in done.stderr) is (threads == "2")
 
 
+@pytest.mark.once
 @linux
 @needs_two
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs Open MPI")
 @pytest.mark.parametrize("number", [["-N", "1"], ["-c", "1"], ["--npernode", "1"], ["--map-by", "ppr:1:node"]])
 def test_an_mpirun_that_says_its_number_otherwise_leaves_each_process_its_threads(number: list[str]) -> None:
-    command = ["mpirun", *number, "--allow-run-as-root", "sh", "-c", "echo $OMP_NUM_THREADS"]
+    command = ["mpirun", *number, "sh", "-c", "echo $OMP_NUM_THREADS"]
     done = run("--threads", "2", "--", *command)
     assert (done.stdout, done.stderr) == ("2\n", "")
 

@@ -126,12 +126,15 @@ def test_usage_of_an_attached_worker_agrees_with_psutil(burner: tuple[int, int])
         manager.set_thread_affinity(0, made.cpu_affinity_map[0])
         first = sum(process.cpu_times()[:2])
         manager.attach_worker(0, burner[0])
-        time.sleep(0.6)
-        stats = manager.monitor_thread_usage()
-        used = sum(process.cpu_times()[:2]) - first
+        for _ in range(20):  # where others keep the machine busy, not every thread works in each half second
+            time.sleep(0.6)
+            stats = manager.monitor_thread_usage()
+            used = sum(process.cpu_times()[:2]) - first
+            # Ticks of 10 ms on either side, and a tick by which a running thread lags.
+            assert stats.cpu_s <= used + 0.03
+            if stats.threads_working == 2:
+                break
         again = manager.monitor_thread_usage()
-    # Ticks of 10 ms on either side, and a tick by which a running thread lags.
-    assert stats.cpu_s <= used + 0.03
     assert stats.threads_asked == 1
     assert stats.threads_working == 2
     assert {finding.kind for finding in stats.findings} >= {"oversubscribed", "contended"}

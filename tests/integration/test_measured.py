@@ -30,7 +30,7 @@ from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
 from qcthreads.manybody.inputs import read_input
 from qcthreads.manybody.request import RunRequest
-from qcthreads.planning.costs import CostModel
+from qcthreads.planning.costs import CostModel, Size
 from qcthreads.programs.registry import find, get
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -67,15 +67,25 @@ def model(kind: Kind = KIND) -> CostModel:
 def test_a_second_run_knows_seconds_from_the_first(run: Runner) -> None:
     options = ("--method", "hf", "--basis", "sto-3g")
     assert run(*options, "--dry-run")["decision"]["expected_wall_s"] is None
-    done = subprocess.run([*QCTHREADS, *command(*options)], capture_output=True, text=True, timeout=300, check=True)
-    first = json.loads(done.stdout)
-    expected_s = run(*options, "--dry-run")["decision"]["expected_wall_s"]
-    serial_s = first["statistics"]["calculations_wall_s"]
-    # It cannot be told how busy the machine is then and now: a guess without measurements would be far off.
-    assert 0.1 * serial_s < expected_s < 2 * serial_s + 10
-    sizes = {(seen.size.basis_functions, seen.size.electrons) for seen in model().observations}
-    assert sizes == {(24, 10), (48, 20)}
+    subprocess.run([*QCTHREADS, *command(*options)], capture_output=True, timeout=300, check=True)
+    decision = run(*options, "--dry-run")["decision"]
+    assert "measured model" in "; ".join(decision["reasons"])
+    assert {(seen.size.basis_functions, seen.size.electrons) for seen in model().observations} == {(24, 10), (48, 20)}
     assert all(seen.peak_memory_bytes > 50 * 1024**2 for seen in model().observations)
+    # Of four monomers and six dimers: between all CPUs busy at the best width and one after the other.
+    cpus = len(read_limits().cpus)
+    terms, known = {Size(24, 10): 4, Size(48, 20): 6}, model()
+
+    def seconds(size: Size, width: int) -> float:
+        estimate = known.seconds(size, width)
+        assert estimate is not None
+        return estimate.value
+
+    least = sum(
+        count * min(width * seconds(size, width) for width in range(1, cpus + 1)) for size, count in terms.items()
+    )
+    serial_s = sum(count * seconds(size, 1) for size, count in terms.items())
+    assert 0.99 * least / cpus <= decision["expected_wall_s"] <= 2 * serial_s + 10
 
 
 def test_keywords_make_another_kind_and_begin_with_what_defaults_took(run: Runner) -> None:

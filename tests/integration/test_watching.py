@@ -39,6 +39,7 @@ TASKS = """
             hashlib.sha256(data).digest()  # without the interpreter's lock
 
     def burn(input):
+        met = "other" not in input or meet(input | {"cpu_s": 0})["met"]
         began, cpu = time.time(), time.process_time()
         others = input.get("team", 1) - 1
         threads = [threading.Thread(target=_spin, args=(input["cpu_s"],)) for _ in range(others)]
@@ -47,7 +48,7 @@ TASKS = """
         _spin(input["cpu_s"])
         for thread in threads:
             thread.join()
-        return {"cpu_s": time.process_time() - cpu, "began": began, "ended": time.time()}
+        return {"cpu_s": time.process_time() - cpu, "began": began, "ended": time.time(), "met": met}
 
     def swell(input):
         block = b"x" * input["bytes"]
@@ -193,20 +194,27 @@ def test_children_count_with_the_calculation_that_started_them(engine: LocalEngi
 @linux_only
 @needs_two
 def test_a_program_that_ignores_its_width_gets_one_pu_each_and_more_run_side_by_side(
-    engine: LocalEngine, watching: Watching, notes: list[str]
+    engine: LocalEngine, watching: Watching, notes: list[str], tmp_path: Path
 ) -> None:
     memory_bytes = 2 * 1024**3
-    asked = [calculation("burn", f"c{n}", threads=2, cpu_s=0.7, memory_bytes=memory_bytes) for n in range(6)]
+    needs = {"threads": 2, "cpu_s": 0.7, "memory_bytes": memory_bytes}
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    asked = [calculation("burn", f"c{n}", **needs) for n in range(4)]
+    asked.append(calculation("burn", "c4", **needs, mine=here, other=there))
+    asked.append(calculation("burn", "c5", **needs, mine=there, other=here))
     outcomes = run(engine, *asked, max_workers=1, refill=True)
     widths = [outcome.threads for outcome in outcomes]
     assert widths == [2, 2, 1, 1, 1, 1]
     assert [len(outcome.cpus) for outcome in outcomes] == widths
     assert len(notes) == 1
     assert notes[0].startswith("none ignores its width: of 2 threads one worked in each of 2 calculations")
-    spans = [(outcome.result["began"], outcome.result["ended"], outcome.cpus) for outcome in outcomes[2:]]  # type: ignore[index]
-    together = [(one, other) for one in spans for other in spans if one[0] < other[0] < one[1]]
-    assert together
-    assert all(not one[2] & other[2] for one, other in together)
+    by_name = {outcome.label: outcome for outcome in outcomes}
+    one, other = by_name["c4"], by_name["c5"]
+    assert one.result is not None
+    assert other.result is not None
+    assert one.result["met"]  # so they ran side by side
+    assert other.result["met"]
+    assert not one.cpus & other.cpus
     grants = [attempt.grant.memory_bytes for attempt in watching.attempts]
     assert max(grants[:2]) == memory_bytes
     assert set(grants[2:]) == {memory_bytes // 2}

@@ -123,7 +123,7 @@ def exec_line(tmp_path, monkeypatch):
     (tmp_path / "rank.py").write_text(RANK)
 
     def line(options, ranks):
-        rank = f"srun -n {ranks} {sys.executable} {tmp_path}/rank.py"
+        rank = f"srun -n{ranks} {sys.executable} {tmp_path}/rank.py"
         return f"{sys.executable} -m qcthreads exec {options} -- {rank}"
 
     return line
@@ -145,7 +145,7 @@ def test_the_ranks_of_a_step_have_the_cpus_of_the_lease(slurm, exec_line, progra
 def test_a_step_that_slurm_gives_cpus_of_its_own_starts_all_the_same_and_it_is_said(slurm, exec_line, part):
     """It refuses a mask with others, as that of the last CPU."""
     line = exec_line(f"--cpus {CPUS[-1]}", 1)
-    line = f"{part} {line}" if "=" in part else line.replace("srun -n 1", f"srun {part} -n 1")
+    line = f"{part} {line}" if "=" in part else line.replace("srun -n1", f"srun {part} -n1")
     said = in_a_job(slurm, f"{line} 2>&1")
     assert f"Slurm chooses the CPUs of this step, not the lease: {part.partition(' ')[0]} gives it" in said
     assert "] 1 1" in said  # the rank's

@@ -32,7 +32,8 @@ class Engine:
 
 def test_however_few_the_seconds_the_smallest_molecule_is_measured() -> None:
     pytest.importorskip("qcelemental", reason="it makes the inputs")
-    seen = calibrate(Kind("tblite", "energy", "GFN2-xTB", ""), Engine(), [1, 2], 1e-9)  # type: ignore[arg-type]
+    kind = Kind("tblite", "energy", "GFN2-xTB", "")
+    seen = calibrate(kind, {1: Engine(), 2: Engine()}, 1e-9)  # type: ignore[dict-item]
     assert [one.width for one in seen] == [1, 2]
 
 
@@ -57,7 +58,8 @@ def test_an_option_that_would_change_nothing_is_refused(
 
 
 def test_what_is_waited_for_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def waits(_: object, engine: Any, *__: object, **___: object) -> None:
+    def waits(_: object, engines: Any, *__: object, **___: object) -> None:
+        engine = engines[1]
         engine._on_progress(Progress(event="started", label="a", message="CPUs 0"))
         engine._on_progress(Progress(event="note", label="a", message="waits for what is held by x", kind="waits"))
         raise CalculationError("that is all")
@@ -73,7 +75,7 @@ def test_what_is_waited_for_is_said(capsys: pytest.CaptureFixture[str], monkeypa
 def test_the_reference_names_every_key() -> None:
     pytest.importorskip("qcelemental", reason="it makes the inputs")
     kind = Kind("tblite", "energy", "GFN2-xTB", "")
-    seen = calibrate(kind, Engine(), [1, 2], 1e-9)  # type: ignore[arg-type]
+    seen = calibrate(kind, {1: Engine(), 2: Engine()}, 1e-9)  # type: ignore[dict-item]
     document = calibrate_program._document(kind, CostModel(method=kind.method, observations=tuple(seen)), seen)
     told = (Path(__file__).parents[2] / "docs/reference/json.md").read_text()
     section = told.partition("## `qcthreads calibrate PROGRAM --json`\n")[2].partition("\n## ")[0]

@@ -210,7 +210,7 @@ def test_an_unbound_worker_cannot_escape() -> None:
 def test_threads_that_share_a_cpu_wait_for_it() -> None:
     lease = CpuSet([usable().first])
     with running(BURN.format(threads=2), lease) as pid:
-        stats = watch(pid, threads_asked=2, leased=lease)
+        stats = watch_until(2, pid, threads_asked=2, leased=lease)
     assert stats.wait_s is not None
     # Two threads on one CPU: whatever else runs there, together they wait at least as long as one of them runs.
     assert stats.wait_s > 0.8 * stats.cpu_s / 2

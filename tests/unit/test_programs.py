@@ -229,6 +229,13 @@ def test_an_outer_launchers_variables_go_whole_or_in_part_and_only_for_mpi(monke
         ("mpirun -np 4 cp2k.psmp -i in", 4),
         ("env X=1 /opt/mpi/bin/mpiexec --oversubscribe -n 2 pw.x -n 8", 2),  # the second is pw.x's own
         ("srun --ntasks=3 --mpi=pmix orca", 3),
+        ("srun -n4 a -n 8", 4),
+        ("srun -ln4 a", 4),
+        ("srun -l -N1 -n 4 a", 4),
+        ("srun -K -n 4 a", 4),
+        ("srun -K1 -n 4 a", 4),
+        ("srun -l a -n 4", None),
+        ("srun -Jn4 a", None),
         ("mpirun -n 2 a : -n 1 b", 3),
         ("mpirun -N 4 a -n 8", 4),
         ("mpirun --npernode 4 a", 4),

@@ -9,10 +9,9 @@ from typing import Any
 from ..errors import InputError
 from ..execution.calculation import Progress
 from ..execution.cost_store import CostStore, Kind
-from ..execution.engine import LocalEngine
 from ..execution.observing import Watching
 from ..leases import process_book
-from ..manybody.calibration import Rung, calibrate, widths_of
+from ..manybody.calibration import Rung, calibrate, engines_of, widths_of
 from ..planning.costs import CostModel, Observation, Size
 from ..programs import registry
 from .render import print_json, print_table
@@ -29,9 +28,9 @@ def execute(args: Namespace) -> int:
     book = process_book()
     widths = widths_of(spec.name, len(book.usable))
     watching = Watching()
-    with LocalEngine(book, on_progress=_say, observer=watching) as engine:
+    with engines_of(widths, book, watching, on_progress=_say) as engines:
         seconds = _SECONDS if args.seconds is None else args.seconds
-        seen = calibrate(kind, engine, widths, seconds, watching=watching, on_rung=_tell)
+        seen = calibrate(kind, engines, seconds, watching=watching, on_rung=_tell)
     store = CostStore(book.machine)
     path = store.add(kind, seen)
     model = store.model(kind)

@@ -260,6 +260,7 @@ class LocalEngine:
         try:
             for _ in range(run.width):
                 self._start_driver(run)
+            self._observer.get_ready()
             yield from self._events(run)
         finally:
             self._abandon(run)

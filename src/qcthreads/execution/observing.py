@@ -33,6 +33,9 @@ WORKING_MEMORY_BYTES = 256 * 1024**2
 class Observer:
     """What an engine calls, from the thread that supervises the calculation; this one does nothing."""
 
+    def get_ready(self) -> None:
+        """A run has begun, whose workers start meanwhile; those of no run yet may be there before."""
+
     def starts(self, worker: Worker) -> None:
         """The worker is there, and loads next what it needs."""
 
@@ -70,12 +73,10 @@ class Attempt:
 class Watching(Observer):
     """Watches every attempt, and has programs that ignore their width given one PU; from any threads.
 
-    Not ``at_once``: workers that start are watched from :meth:`get_ready` or the first calculation on, so that none
-    waits for what watching imports.
+    Workers that start are watched from the first :meth:`get_ready` on, so that none waits for what watching imports.
     """
 
-    def __init__(self, *, at_once: bool = True) -> None:
-        self._at_once = at_once
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._attempts: list[Attempt] = []
         self._begun: dict[int, _Begun] = {}
@@ -118,11 +119,10 @@ class Watching(Observer):
     def starts(self, worker: Worker) -> None:
         """What it does before its first calculation keeps CPUs busy, too."""
         with self._lock:
-            later = self._monitor is None and not self._at_once
-            if later:
+            if self._monitor is None:
                 self._started.append(worker.pid)
-        if not later:
-            _attach(self.monitor, worker.pid)
+                return
+        _attach(self.monitor, worker.pid)
 
     def begins(self, calculation: Calculation, worker: Worker, lease: Lease) -> None:
         """Watch the worker from now on."""

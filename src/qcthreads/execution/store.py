@@ -21,9 +21,9 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Literal, Self
 
+from ..closing import Closing
 from ..cpuset import CpuSet
 from ..errors import InputError, MachineError
 from ..host.cgroup import unescape
@@ -72,7 +72,7 @@ _NETWORK = (
 )
 
 
-class StoreReader:
+class StoreReader(Closing):
     """A store opened for reading, also while its run goes on; see :func:`open_store`."""
 
     def __init__(self, path: Path) -> None:
@@ -149,14 +149,6 @@ class StoreReader:
         """Close the file; a second call does nothing."""
         with self._lock:
             self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _is_written(self) -> bool:
         """Whether a run holds the store: what one that was killed had started runs no more."""

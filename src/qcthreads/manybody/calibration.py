@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CalculationError, InputError
-from ..execution.calculation import Calculation
+from ..execution.calculation import Calculation, Progress
 from ..execution.cost_store import Kind
 from ..execution.engine import LocalEngine
 from ..execution.observing import Watching
+from ..leases import LeaseBook
 from ..planning.cost import relative_cost
 from ..planning.costs import CostModel, Observation, Size
 from ..programs import registry
@@ -88,10 +90,24 @@ def widths_of(program: str, cpus: int) -> list[int]:
     return widths if widths[-1] == most else [*widths, most]
 
 
+@contextlib.contextmanager
+def engines_of(
+    widths: Iterable[int],
+    book: LeaseBook,
+    watching: Watching,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Iterator[dict[int, LocalEngine]]:
+    """One for each width, which keeps its worker while those of the others compute; they end with ``with``."""
+    with contextlib.ExitStack() as stack:
+        yield {
+            width: stack.enter_context(LocalEngine(book, on_progress=on_progress, observer=watching))
+            for width in widths
+        }
+
+
 def calibrate(
     kind: Kind,
-    engine: LocalEngine,
-    widths: Sequence[int],
+    engines: Mapping[int, LocalEngine],
     seconds: float,
     *,
     memory_bytes: int = 0,
@@ -103,8 +119,9 @@ def calibrate(
 
     The smallest molecule is measured however few they are. The time that workers take to start is not counted.
 
-    ``on_rung`` is told each molecule, width and wall time (s). ``watching``: the engine's observer, which sees the
-    memory of all processes and the time for which others kept them waiting.
+    ``engines``: of every width that is measured, what computes at it. ``on_rung`` is told each molecule, width and wall
+    time (s). ``watching``: the engines' observer, which sees the memory of all processes and the time for which others
+    kept them waiting.
 
     Raises
     ------
@@ -115,17 +132,17 @@ def calibrate(
     """
     if not seconds > 0:
         raise InputError(f"a calibration takes seconds above 0, not {seconds:g}")
-    climbing = _Climb(kind, engine, memory_bytes, keywords or {}, watching)
+    climbing = _Climb(kind, engines, memory_bytes, keywords or {}, watching)
     rungs = ladder(with_basis=bool(kind.basis))
-    for width in widths:
+    for width in engines:
         climbing.run(rungs[0], width)  # what a program does once for a worker is no molecule's
     began = time.monotonic()
     seen: list[Observation] = []
     for rung in rungs:
         left_s = seconds - (time.monotonic() - began)
-        if seen and left_s < _expected_s(kind.method, seen, rung.size) * len(widths):
+        if seen and left_s < _expected_s(kind.method, seen, rung.size) * len(engines):
             break
-        for width in widths:
+        for width in engines:
             best = min((climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH)), key=lambda one: one.wall_s)
             seen.append(best)
             on_rung(rung, width, best.wall_s)
@@ -134,9 +151,14 @@ def calibrate(
 
 class _Climb:
     def __init__(
-        self, kind: Kind, engine: LocalEngine, memory_bytes: int, keywords: dict[str, Any], watching: Watching | None
+        self,
+        kind: Kind,
+        engines: Mapping[int, LocalEngine],
+        memory_bytes: int,
+        keywords: dict[str, Any],
+        watching: Watching | None,
     ) -> None:
-        self._kind, self._engine, self._memory_bytes, self._keywords = kind, engine, memory_bytes, keywords
+        self._kind, self._engines, self._memory_bytes, self._keywords = kind, engines, memory_bytes, keywords
         self._watching = watching
         self._count = 0
 
@@ -151,7 +173,7 @@ class _Climb:
             threads=width,
             memory_bytes=self._memory_bytes,
         )
-        (outcome,) = self._engine.run([calculation], max_workers=1)
+        (outcome,) = self._engines[width].run([calculation], max_workers=1)
         if outcome.status != "finished":
             title = registry.get(self._kind.program).title
             raise CalculationError(f"{title} failed on {rung.label} with {width} threads: {outcome.error}")

@@ -14,9 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from ..closing import Closing
 from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Progress
 from ..execution.engine import LocalEngine
@@ -31,7 +30,7 @@ from .widths import widths_for
 _WARM_WORKERS = 16
 
 
-class HeadStart:
+class HeadStart(Closing):
     """The book and the engine of a run; with ``warm`` its workers start.
 
     Where they would take every PU, one of them waits for :meth:`complete`: reading the input takes as long as a
@@ -59,7 +58,7 @@ class HeadStart:
             run=str(request.store or request.input),
         )
         self.on_progress: Callable[[Progress], None] = lambda _: None
-        self.watching = Watching(at_once=False)
+        self.watching = Watching()
         self.engine = LocalEngine(
             self.book,
             affinity=request.affinity,
@@ -96,14 +95,6 @@ class HeadStart:
     def close(self) -> None:
         """End the workers, if there are any."""
         self.engine.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _warm(self) -> None:
         """By what can be told without reading the input; a wrong guess costs no more than their start."""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+from ..closing import Closing
 from ..cpuset import CpuSet
 from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.cost_store import never_failing
@@ -75,7 +75,7 @@ class RunReport:
         }
 
 
-class Run:
+class Run(Closing):
     """A prepared run: the input is read and checked, the decision is taken, nothing has been computed.
 
     With a ``head_start`` workers have started already; leave the ``with`` statement, or call :meth:`close`, when the
@@ -126,14 +126,6 @@ class Run:
         """End the workers, if there are any."""
         self._head_start.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _prepare(self) -> None:
         request = self.request
         strategy = strategy_name(request.strategy)
@@ -178,7 +170,6 @@ class Run:
         self._tally = tally = RunTally(self._book, on_progress)
         store = None
         try:
-            self._watching.get_ready()
             if not self.request.resume:  # a store is begun after the check only, so what it belongs to has passed
                 self._head_start.on_progress = lambda progress: (
                     tally.watch(progress) if progress.event == "note" else None

@@ -10,9 +10,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
+from ..closing import Closing
 from ..cpuset import CpuSet
 from ..errors import ProcessGoneError
 from ..host import processes
@@ -115,7 +115,7 @@ class _HolderNow:
     memory: Mapping[int, int]
 
 
-class Live:
+class Live(Closing):
     """Looks again and again; each look tells of the time since the one before. A context manager, for one thread."""
 
     def __init__(self, place: Place | None = None) -> None:
@@ -148,14 +148,6 @@ class Live:
         for holder in self._holders.values():
             holder.sampler.close()
         self._holders.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _leases(self, leases: Iterable[Held]) -> list[LeaseNow]:
         by_holder: dict[str, list[Held]] = defaultdict(list)

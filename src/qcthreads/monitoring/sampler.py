@@ -17,6 +17,7 @@ from typing import Self
 
 import numpy as np
 
+from ..closing import Closing
 from ..errors import InputError, ProcessGoneError
 from ..host import get_host
 from ..host.sampling import DETAIL, THREAD, RecorderCounts, Rows, Sample, Sampler, TimesSource, require_pids
@@ -32,7 +33,7 @@ _DETAILED = np.dtype([(name, THREAD[name]) for name in THREAD.names or ()] + [(n
 RING_BYTES = 64 << 20
 
 
-class ThreadSampler:
+class ThreadSampler(Closing):
     """Samples the threads of processes again and again; may be used by several threads.
 
     What is needed of each thread stays open between two samples, up to three quarters of the limit on open files; close
@@ -110,14 +111,6 @@ class ThreadSampler:
     def close(self) -> None:
         """Close what is open; it can sample no more."""
         self._sampler.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class BackgroundSampler:

@@ -108,6 +108,9 @@ _RANKS = ("-n", "-np", "--n", "--np", "--ntasks")
 # On each node, of which a lease has one; srun means other things by -N and -c.
 _RANKS_OF_NODE = ("-c", "-N", "--N", "-npernode", "--npernode", "-ppn", "--ppn", "-perhost")
 _MAPPING = ("-map-by", "--map-by")  # ppr:4:node
+# srun's options of one letter without a value, and with one in the same word at most (srun(1); 22.05.8).
+_FLAGS_OF_SRUN = "EHOQVXZhlsuv"
+_OWN_VALUE_OF_SRUN = "IKk"
 # Their value is two words.
 _PAIRS = ("-mca", "--mca", "-gmca", "--gmca", "--prtemca", "--pmixmca", "-env", "-genv")
 
@@ -137,10 +140,11 @@ def ranks_of(command: Sequence[str], slots: int) -> tuple[int | None, str]:
         else:
             parts[-1].append(word)
     launcher = command[called[0]]
-    ranks = [_number(part, of_node=not starts_step(command)) for part in parts]
+    step = starts_step(command)
+    ranks = [_number(_written_out(part) if step else part, of_node=not step) for part in parts]
     if None not in ranks:
         return sum(number for number in ranks if number), ""
-    if starts_step(command):
+    if step:
         return None, ""
     untold = f"{os.path.basename(launcher)} is told no number of processes"  # noqa: PTH119
     if len(parts) == 1 and _is_hydra(launcher):
@@ -176,7 +180,7 @@ def bound_step(command: Sequence[str], cpus: CpuSet, environ: Mapping[str, str])
 
 def _options_of_srun(command: Sequence[str]) -> list[str]:
     called = next(place for place, word in enumerate(command) if os.path.basename(word) == "srun")  # noqa: PTH119
-    return [option for option, _ in _options(command[called + 1 :])]
+    return [option.partition("=")[0] for option, _ in _options(_written_out(command[called + 1 :]))]
 
 
 def of_outer_launcher(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -215,6 +219,21 @@ def _number(words: Sequence[str], *, of_node: bool) -> int | None:
         told |= {name: kind[1] for name, kind in mappings.items() if kind[0] == "ppr" and kind[2:3] == ["node"]}
         numbers = [value for name, value in told.items() if name in _RANKS_OF_NODE + _MAPPING]
     return int(numbers[0]) if numbers and numbers[0].isdigit() and int(numbers[0]) > 0 else None
+
+
+def _written_out(words: Sequence[str]) -> list[str]:
+    """srun's options of one letter as its others are written, for getopt(3) reads ``-ln4`` as ``-l= -n=4``."""
+    written = []
+    for word in words:
+        if not (word.startswith("-") and word[1:2].isalpha()):
+            written.append(word)
+            continue
+        last = word[1:].lstrip(_FLAGS_OF_SRUN)
+        written += [f"-{flag}=" for flag in word[1 : len(word) - len(last)]]
+        if last:
+            glued = last[1:] or last in _OWN_VALUE_OF_SRUN
+            written.append(f"-{last[0]}={last[1:]}" if glued else f"-{last}")
+    return written
 
 
 def _options(words: Sequence[str]) -> list[tuple[str, str]]:

@@ -57,15 +57,16 @@ def settings_for(
     _check_memory(memory_bytes)
     width, notes = _useful(spec, threads)
     cores = min(width, cores or width)
+    starts_mpi = spec.starts_mpi or ranks is not None
     if ranks is None:
         ranks = cores if spec.processes_scale else 1
         if spec.processes_scale and cores < width:
             notes.append(f"{spec.title} spins while it waits: a process per core, {cores} on {width} PUs")
     threads_each = _threads_each(spec, width, ranks, cores)
     told = {"threads": threads_each, "ranks": ranks, "width": ranks * threads_each}
-    environment = _environment(spec, told, cores, scratch)
+    environment = _environment(spec, told, cores, scratch, starts_mpi=starts_mpi)
     unset = (*runtimes.UNSET, *spec.unset)
-    if spec.starts_mpi and not step:
+    if starts_mpi and not step:
         unset += launchers.of_outer_launcher(os.environ)
     else:
         unset += launchers.of_partial_job(os.environ)
@@ -187,11 +188,13 @@ def _told_memory_gib(spec: ProgramSpec, memory_bytes: int, ranks: int) -> float:
     return round(told_bytes / 1024**3, 6)
 
 
-def _environment(spec: ProgramSpec, told: Mapping[str, int], cores: int, scratch: str | None) -> dict[str, str]:
+def _environment(
+    spec: ProgramSpec, told: Mapping[str, int], cores: int, scratch: str | None, *, starts_mpi: bool
+) -> dict[str, str]:
     environment = dict.fromkeys(runtimes.COUNTS, str(told["threads"]))
     environment |= dict.fromkeys(launchers.SLOTS, str(cores))
     environment |= runtimes.CONSTANTS
-    if spec.starts_mpi and sys.platform != "win32" and os.geteuid() == 0:
+    if starts_mpi and sys.platform != "win32" and os.geteuid() == 0:
         environment |= launchers.OPEN_MPI_AS_ROOT
     for name, template in spec.environment.items():
         if scratch is not None or "{scratch}" not in template:
