@@ -3,10 +3,11 @@
  * Changes nothing that it looks at, and judges nothing.
  *
  * Numbers are given to threads in order, and /proc/loadavg tells the last one: where it has not moved, nothing was
- * started anywhere, and a sample reads what it knows. Else the link counts of the task/ directories tell which process
- * has started threads, and the numbers given meanwhile are asked for one by one. A thread that has ended is noticed by
- * its own file, whose descriptor never becomes that of a later thread of the same number. Of a thread that has not run
- * since, no detail can have changed; and where the clock of a process stands still, none of its threads has run.
+ * started anywhere, and a sample reads what it knows. Else it is found out, once each, whose the numbers given
+ * meanwhile are; where that is too many, or none is told, the link counts of the task/ directories tell which process
+ * has started threads. A thread that has ended is noticed by its own file, whose descriptor never becomes that of a
+ * later thread of the same number. Of a thread that has not run since, no detail can have changed; and where the clock
+ * of a process stands still, none of its threads has run.
  */
 #define _GNU_SOURCE
 #include "linux_dents.h"
@@ -74,6 +75,11 @@ struct files {
     bool known;            /* its times have been read */
 };
 
+/* The process of a number, and the parent of that; UNTOLD where it could not be read. */
+struct family {
+    int process, parent;
+};
+
 /* What a scan finds that is not watched. Another process of the same number has another inode. */
 struct other {
     int pid, parent;
@@ -107,12 +113,12 @@ struct qct_sampler {
     bool new_root; /* since the last scan */
     enum qct_times_source source;
     long long tick_ns;
-    long open, most_open;      /* descriptors that are kept */
-    long affordable;           /* of them, by experience */
-    int settled, unsettled;    /* last numbers: everything up to the first has been seen; as of changed_at */
-    int probed;                /* the highest number that was asked for */
-    bool foreign[MOST_PROBED]; /* by number % MOST_PROBED: seen, and no descendant, which it cannot become */
-    int looked_last;           /* the last number when it was looked for what is new, at looked_at */
+    long open, most_open;   /* descriptors that are kept */
+    long affordable;        /* of them, by experience */
+    int settled, unsettled; /* last numbers: everything up to the first has been seen; as of changed_at */
+    int probed;             /* the highest number that was asked for */
+    bool seen[MOST_PROBED]; /* by number % MOST_PROBED: whose it is was found out, and stays so */
+    int looked_last;        /* the last number when it was looked for what is new, at looked_at */
     long long looked_at, changed_at, scanned_at, at_ns, unread;
 };
 
@@ -336,6 +342,16 @@ static long long number(const char **text) {
     return negative ? -(long long)value : (long long)value;
 }
 
+/* The number behind a name at the beginning of a line, at or behind *text, which moves there; -1: there is none. */
+static long long field(const char **text, const char *name) {
+    const char *at = strstr(*text, name);
+    if (!at)
+        return -1;
+    at += strlen(name);
+    *text = at;
+    return number(text);
+}
+
 /* The fields behind the name, which may hold anything, also parentheses and line feeds. -EINVAL: it is no such file. */
 static int parse_stat(const char *text, size_t size, long long fields[STAT_FIELDS]) {
     const char *at = memrchr(text, ')', size);
@@ -379,12 +395,13 @@ static int discover(struct qct_sampler *s) {
         return 0;
     s->looked_last = last;
     s->looked_at = now;
-    mark_changed(s);
     int rc = 0;
+    if (everything || !told)
+        mark_changed(s);
+    else
+        rc = probe(s, s->settled + 1, last);
     if (s->children && everything)
         rc = scan(s);
-    else if (s->children && told)
-        rc = probe(s, s->settled + 1, last);
     if (everything) {
         s->scanned_at = now;
         s->new_root = false;
@@ -417,15 +434,15 @@ static void mark_changed(struct qct_sampler *s) {
     }
 }
 
-/* Its parent, NO_PARENT or UNTOLD. */
-static int parent_of(struct qct_sampler *s, int pid) {
+/* Of a process or a thread: /proc lists the first alone, and has both. */
+static struct family family_of(struct qct_sampler *s, int number) {
     char name[32], text[STAT_ROOM];
-    long long fields[STAT_FIELDS];
-    snprintf(name, sizeof name, "%d/stat", pid);
-    ssize_t size = read_named(s, s->proc, name, text, sizeof text);
-    if (size <= 0 || parse_stat(text, (size_t)size, fields))
-        return UNTOLD;
-    return (int)fields[PARENT];
+    const char *at = text;
+    snprintf(name, sizeof name, "%d/status", number);
+    if (read_named(s, s->proc, name, text, sizeof text) <= 0)
+        return (struct family){UNTOLD, UNTOLD};
+    int process = (int)field(&at, "\nTgid:");
+    return (struct family){process, (int)field(&at, "\nPPid:")};
 }
 
 /* Store in `numbers` the names of a directory that are numbers. */
@@ -467,7 +484,7 @@ static int list_others(struct qct_sampler *s, struct other **others, size_t *cou
         while (stranger < end && stranger->pid < pid)
             stranger++;
         bool known = stranger < end && stranger->pid == pid && stranger->inode == dent->inode;
-        grown[(*count)++] = (struct other){pid, known ? NO_PARENT : parent_of(s, pid), dent->inode};
+        grown[(*count)++] = (struct other){pid, known ? NO_PARENT : family_of(s, pid).parent, dent->inode};
     }
     return rc;
 }
@@ -520,21 +537,22 @@ static int scan(struct qct_sampler *s) {
     return rc;
 }
 
-/* Of these numbers those that are processes: threads have no process clock. At most MOST_PROBED. */
+/* Find out whose these numbers are: new descendants, new threads of what is watched. At most MOST_PROBED. */
 static int probe(struct qct_sampler *s, int first, int last) {
     int rc = 0;
-    for (int pid = first; pid <= last && rc == 0; pid++) {
-        bool *foreign = &s->foreign[pid % MOST_PROBED];
-        clockid_t clock;
-        if (pid > s->probed)
-            *foreign = false;
-        if (*foreign || clock_getcpuclockid(pid, &clock) || find(s, pid))
+    for (int tid = first; tid <= last && rc == 0; tid++) {
+        bool *seen = &s->seen[tid % MOST_PROBED];
+        if (tid > s->probed)
+            *seen = false;
+        if (*seen || (getpgid(tid) < 0 && errno == ESRCH)) /* the cheapest that is told of threads, too */
             continue;
-        int parent_pid = parent_of(s, pid);
-        struct process *parent = parent_pid > 0 ? find(s, parent_pid) : NULL;
-        *foreign = parent_pid != UNTOLD && !parent;
-        if (parent)
-            rc = add_process(s, pid, parent->root);
+        struct family family = family_of(s, tid);
+        *seen = family.process != UNTOLD;
+        struct process *process = find(s, family.process), *parent = find(s, family.parent);
+        if (process)
+            process->stale = true;
+        else if (s->children && parent && family.process == tid)
+            rc = add_process(s, tid, parent->root);
     }
     s->probed = last;
     return rc;
@@ -547,7 +565,7 @@ static int add_root(struct qct_sampler *s, int pid) {
     /* What descends from it may have been seen, and was a stranger. */
     s->new_root = true;
     s->stranger_count = 0;
-    memset(s->foreign, 0, sizeof s->foreign);
+    memset(s->seen, 0, sizeof s->seen);
     return add_process(s, pid, NULL);
 }
 
@@ -702,16 +720,6 @@ static void take_stat(const struct qct_sampler *s, struct process *process, stru
     if (!process->detailed)
         process->row.waited_for_ns = (fields[WAITED_USER] + fields[WAITED_SYSTEM]) * s->tick_ns;
     process->detailed = true;
-}
-
-/* The number behind a name at the beginning of a line, at or behind *text, which moves there; -1: there is none. */
-static long long field(const char **text, const char *name) {
-    const char *at = strstr(*text, name);
-    if (!at)
-        return -1;
-    at += strlen(name);
-    *text = at;
-    return number(text);
 }
 
 static void take_status(struct process *process, struct qct_thread_detail *detail, const char *text, size_t size) {

@@ -174,6 +174,28 @@ static void test_descendants(void) {
     CHECK(close(to_parent[0]) + close(to_parent[1]) + close(to_child[0]) + close(to_child[1]) == 0);
 }
 
+/* Of a process without its descendants: the threads that it starts, and no child. */
+static void test_alone(void) {
+    struct burner burner = {.burn_ns = MS};
+    struct qct_sampler *sampler = NULL;
+    int pid = getpid();
+    CHECK(qct_sampler_new(&pid, 1, 0, QCT_SCHEDSTAT, &sampler) == 0);
+    usleep(600000); /* until the last numbers are as good as settled; those after them are asked for one by one */
+    size_t before = sampled(sampler, 0).thread_count;
+    pid_t child = fork();
+    if (child == 0)
+        for (;;)
+            pause();
+    start(&burner);
+    struct qct_sample sample = sampled(sampler, 1);
+    CHECK(sample.thread_count == before + 1 && row_of(&sample, burner.tid) < sample.thread_count);
+    CHECK(sample.process_count == 1 && sample.processes[0].threads == (int)sample.thread_count);
+    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+    end(&burner);
+    CHECK(sampled(sampler, 0).thread_count == before);
+    qct_sampler_free(sampler);
+}
+
 static void test_gone(void) {
     pid_t child = fork();
     if (child == 0)
@@ -357,6 +379,7 @@ int main(void) {
     }
     test_times(QCT_SCHEDSTAT);
     test_descendants();
+    test_alone();
     test_gone();
     test_attached();
     test_attached_late();

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from memory_groups import limited
+from control_groups import limited
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError, StopRequestedError

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_groups import limited
+from control_groups import limited
 
 pytest.importorskip("pyscf", reason="it computes")
 

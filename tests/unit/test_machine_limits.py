@@ -17,6 +17,7 @@ from qcthreads.errors import MachineError
 from qcthreads.host.batch import grants, parse_repeats
 from qcthreads.host.cgroup import ControlGroups, Group
 from qcthreads.host.limits import parse_cpu_max, read_limits
+from qcthreads.host.throttling import Throttling
 
 GIB = 1024**3
 V2 = "30 23 0:27 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n"
@@ -184,6 +185,29 @@ def test_a_cgroup_namespace_counts_levels_upwards(tmp_path, path, top, groups):
     mountinfo = V2.replace(" / ", f" {top} ", 1)
     root = tree(tmp_path, PLAIN, {"proc/self/cgroup": f"0::{path}\n", "proc/self/mountinfo": mountinfo})
     assert [group.path for group in ControlGroups(root).line("cpu")] == [f"sys/fs/cgroup{one}" for one in groups]
+
+
+def test_what_quotas_of_both_versions_stopped_adds_up(tmp_path):
+    root = tree(
+        tmp_path,
+        {
+            "proc/self/mountinfo": V1 + V2.replace("/sys/fs/cgroup", "/unified"),
+            "proc/7/cgroup": "1:cpu:/job/step\n0::/slice\n",
+            # step has no quota of its own: what it says of a former one is no matter
+            "sys/fs/cgroup/cpu/job/step/cpu.cfs_quota_us": "-1",
+            "sys/fs/cgroup/cpu/job/step/cpu.cfs_period_us": "100000",
+            "sys/fs/cgroup/cpu/job/step/cpu.stat": "nr_periods 1\nnr_throttled 1\nthrottled_time 40\n",
+            "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "50000",
+            "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000",
+            "sys/fs/cgroup/cpu/job/cpu.stat": "nr_periods 10\nnr_throttled 9\nthrottled_time 912594949\nnr_bursts 0\n",
+            "unified/slice/cpu.max": "200000 100000",
+            "unified/slice/cpu.stat": "usage_usec 99\nuser_usec 90\nnr_throttled 2\nthrottled_usec 123\nnr_bursts 0\n",
+        },
+    )
+    assert Throttling(7, root).total_ns() == 912594949 + 123000
+    assert Throttling(8, root).total_ns() is None
+    (tmp_path / "unified/slice/cpu.stat").unlink()
+    assert Throttling(7, root).total_ns() == 912594949
 
 
 def test_names_of_groups_are_bytes(tmp_path):

@@ -341,7 +341,7 @@ def test_the_load_of_others_on_its_cpus_is_found() -> None:
     assert stats.other_cpu_s > 0.3 * stats.wall_s  # half, were there nobody else
     found = {finding.kind: finding.message for finding in stats.findings}
     assert f"of the 1 CPU busy that worker 7 (process {pid}) may use ({lease})" in found["others"]
-    assert f"others run on {lease}, too, or a quota of CPU time is used up; use other CPUs" in found["contended"]
+    assert f"others run on {lease}, too; use other CPUs" in found["contended"]
 
 
 @linux_only

@@ -1,4 +1,4 @@
-"""Where this process stands in the control-group hierarchies, below any root; reads files and knows no limits.
+"""Where a process stands in the control-group hierarchies, below any root; reads files and knows no limits.
 
 Formats: proc_pid_cgroup(5), proc_pid_mountinfo(5); kernel Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
 """
@@ -21,19 +21,19 @@ class Group:
 
 
 class ControlGroups:
-    """This process's groups as ``proc/self`` below ``root`` tells them; read when made."""
+    """The groups of a process, by default of this one, as ``proc`` below ``root`` tells them; read when made."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, process: str = "self") -> None:
         self.root = root
-        self._memberships = _memberships(root)
+        self._memberships = _memberships(root, process)
         self._mounts = _mounts(root)
 
     def line(self, controller: str) -> tuple[Group, ...]:
-        """The groups that can limit this process's ``cpu``, ``cpuset`` or ``memory``, each followed by its ancestors.
+        """The groups that can limit the process's ``cpu``, ``cpuset`` or ``memory``, each followed by its ancestors.
 
         On a hybrid system (version 1 and 2 mounted beside each other) both lines are listed; a file that a group does
         not have is no limit. A hierarchy may be mounted in several places, whole or in part; of each group the first
-        place that is there counts, and mounts of groups that are not ours are left out. Groups above every mount,
+        place that is there counts, and mounts of groups that are not its are left out. Groups above every mount,
         outside the container, cannot be seen.
         """
         places: dict[tuple[int, int, tuple[str, ...]], list[str]] = {}
@@ -66,16 +66,16 @@ class _Mount:
     point: str
 
 
-def _memberships(root: str) -> dict[str, str]:
-    """The path of this process's group by controller; ``""`` is the unified hierarchy."""
+def _memberships(root: str, process: str) -> dict[str, str]:
+    """The path of the process's group by controller; ``""`` is the unified hierarchy."""
     found: dict[str, str] = {}
-    for line in (read_text(root, "proc/self/cgroup") or "").split("\n"):
+    for line in (read_text(root, f"proc/{process}/cgroup") or "").split("\n"):
         _, _, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
         if colon:
             for controller in controllers.split(","):
                 found.setdefault(controller, path)
-    cpuset = read_text(root, "proc/self/cpuset")
+    cpuset = read_text(root, f"proc/{process}/cpuset")
     if cpuset:
         found.setdefault("cpuset", cpuset)  # all that kernels before cgroups have
         if len(found) == 1:  # a recording of this file alone: the group may be one of version 2

@@ -202,6 +202,12 @@ def _recorded_mask(root: str) -> Iterator[Rule]:
 
 
 def _quotas(groups: ControlGroups) -> Iterator[Rule]:
+    for _, source, quota in cpu_quotas(groups):
+        yield Rule("quota", f"/{source}", cpu_count=quota)
+
+
+def cpu_quotas(groups: ControlGroups) -> Iterator[tuple[Group, str, float]]:
+    """The groups with a quota, from which file below the root it is, and how many CPUs' time it allows."""
     root = groups.root
     for group in groups.line("cpu"):
         if group.version == 2:
@@ -211,7 +217,7 @@ def _quotas(groups: ControlGroups) -> Iterator[Rule]:
             source = f"{group.path}/cpu.cfs_quota_us"
             quota = parse_cpu_max(f"{read_text(root, source)} {read_text(root, f'{group.path}/cpu.cfs_period_us')}")
         if quota is not None:
-            yield Rule("quota", f"/{source}", cpu_count=quota)
+            yield group, source, quota
 
 
 def parse_cpu_max(text: str) -> float | None:

@@ -164,6 +164,7 @@ def _summed(usages: Sequence[WorkerUsage]) -> WorkerUsage:
         cpu_ns=cpu_ns,
         wait_ns=wait_ns,
         wait_share=None if wait_ns is None else ratio(wait_ns, wait_ns + cpu_ns),
+        throttled_ns=sum(usage.throttled_ns or 0 for usage in usages),
         cpus_allowed=CpuSet(cpu for usage in told for cpu in usage.cpus_allowed),
     )
 
@@ -205,8 +206,11 @@ def _contended(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[C
     if _crowded(usage):
         why = f"{usage.threads_working} threads share {format_count(len(cpus), 'CPU')} ({cpus})"
         remedy = "give as many CPUs as threads, or fewer threads"
-    else:  # a quota cannot be told from others by what a thread waits for
-        why, remedy = f"others run on {cpus or 'its CPUs'}, too, or a quota of CPU time is used up", advice.other_cpus
+    elif _throttled(usage):
+        why = f"throttled by a CPU quota for {(usage.throttled_ns or 0) / 1e9:.2g} s"
+        remedy = "use no more threads than it has CPUs (qcthreads limits), or ask for a larger one"
+    else:
+        why, remedy = f"others run on {cpus or 'its CPUs'}, too", advice.other_cpus
     yield (
         "contended",
         f"{who} waited for a CPU {usage.wait_share:.0%} of the time that threads wanted to run: {why}; {remedy}",
@@ -215,6 +219,11 @@ def _contended(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[C
 
 def _crowded(usage: WorkerUsage) -> bool:
     return 0 < len(usage.cpus_allowed) < usage.threads_working
+
+
+def _throttled(usage: WorkerUsage) -> bool:
+    """Whether a quota alone makes it wait."""
+    return (usage.throttled_ns or 0) > _CONTENDED_SHARE * (usage.cpu_ns + (usage.wait_ns or 0))
 
 
 def _waits(usage: WorkerUsage) -> bool:
@@ -228,7 +237,7 @@ def _wants_to_run(usage: WorkerUsage) -> bool:
 
 def _others(who: str, grant: Grant, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
     """What runs on CPUs that a calculation does not wait for is nobody's trouble."""
-    if usage.other_cpu_ns is None or not grant.bound_to or not _waits(usage):
+    if usage.other_cpu_ns is None or not grant.bound_to or not _waits(usage) or _throttled(usage):
         return
     busy = usage.other_cpu_ns / usage.wall_ns
     if busy > _OTHERS_SHARE * len(grant.bound_to):

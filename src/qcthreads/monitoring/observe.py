@@ -18,6 +18,7 @@ from ..errors import BindingError
 from ..host import get_host
 from ..host.cpu_times import busy_ns
 from ..host.sampling import RecorderCounts
+from ..host.throttling import Throttling, throttled_between
 from .bandwidth import BandwidthWatch
 from .findings import OF_A_LEASE, OF_ITS_CPUS, judge
 from .sampler import BackgroundSampler, error_ns
@@ -82,7 +83,8 @@ class Watcher:
         return self._watch(pid, _mask(pid), None)
 
     def _watch(self, pid: int, bound_to: CpuSet, began_ns: int | None) -> Observation:
-        bandwidth, busy = BandwidthWatch(), busy_ns()
+        bandwidth, busy, throttling = BandwidthWatch(), busy_ns(), Throttling(pid)
+        throttled_ns = throttling.total_ns()
         bandwidth.watch(pid)
         asked = self.threads_asked or len(bound_to) or 1
         grant = Grant(
@@ -95,7 +97,9 @@ class Watcher:
         bandwidth.close()
         for sample in background.take():
             tally.add(sample)
-        usage = tally.usage(grant, error_ns(background.source), busy_between(busy, busy_ns(), grant.bound_to))
+        others_ns = busy_between(busy, busy_ns(), grant.bound_to)
+        stopped_ns = throttled_between(throttled_ns, throttling.total_ns())
+        usage = tally.usage(grant, error_ns(background.source), others_ns, stopped_ns)
         found = judge(f"process {pid}", grant, usage, OF_A_LEASE if self.threads_asked else OF_ITS_CPUS)
         return Observation(
             pid=pid,

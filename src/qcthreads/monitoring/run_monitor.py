@@ -12,6 +12,7 @@ import numpy as np
 from ..host import processes
 from ..host.cpu_times import busy_ns
 from ..host.sampling import RecorderCounts, Sample, TimesSource
+from ..host.throttling import Throttling, throttled_between
 from .bandwidth import BandwidthWatch
 from .sampler import BackgroundSampler, best_source, error_ns
 from .statistics import NOT_WATCHED, BandwidthUsage, Grant, Moment, WorkerUsage, ratio
@@ -34,6 +35,8 @@ class _Watched:
     grant: Grant
     tally: Tally
     busy: dict[int, int] | None
+    throttled_ns: int | None
+    """How long quotas had stopped it when it began."""
     seen_ns: int
     """When it was looked at last."""
 
@@ -57,6 +60,7 @@ class RunMonitor:
         self._watched: dict[int, _Watched] = {}
         self._root_of: dict[int, int] = {}
         self._gone: set[int] = set()
+        self._throttling: dict[int, Throttling] = {}
         self._before: dict[int, Totals] = {}
         self._settled_cpu_ns = self._settled_wait_ns = 0
         """Of workers that have ended since the last moment, for the next."""
@@ -103,7 +107,8 @@ class RunMonitor:
         """The worker ``pid`` begins a calculation. Raises OSError where it cannot be watched."""
         with self._lock:
             first = self._attach(pid)
-            self._watched[pid] = _Watched(grant, Tally(first), self._busy_now(), first.at_ns)
+            throttled_ns = self._throttling[pid].total_ns()
+            self._watched[pid] = _Watched(grant, Tally(first), self._busy_now(), throttled_ns, first.at_ns)
 
     def end(self, pid: int) -> WorkerUsage | None:
         """What the worker did since it began; ``None`` where it was not watched. Threads and moments are left out."""
@@ -117,7 +122,8 @@ class RunMonitor:
             others_ns = None
             if last.at_ns - watched.tally.began_ns >= _TELLS_OF_OTHERS_NS:
                 others_ns = busy_between(watched.busy, self._busy_now(), watched.grant.bound_to)
-            used = watched.tally.usage(watched.grant, error_ns(self._sampler.source), others_ns)
+            stopped_ns = throttled_between(watched.throttled_ns, self._throttling[pid].total_ns())
+            used = watched.tally.usage(watched.grant, error_ns(self._sampler.source), others_ns, stopped_ns)
             if used.ended:
                 self._settle(pid, last)
                 self._forget(self._sampler, pid)
@@ -144,6 +150,7 @@ class RunMonitor:
                 self._drain(sampler)
                 self._counts = _sum(self._counts, sampler.counts)
                 self._root_of, self._gone, self._before, self._before_ns = {}, set(), {}, 0
+                self._throttling = {}
                 self._settled_cpu_ns = self._settled_wait_ns = 0
         if thread is not None:
             thread.join()
@@ -156,6 +163,8 @@ class RunMonitor:
         if pid not in self._root_of and self._bandwidth:
             self._bandwidth.watch(pid)
         self._root_of[pid] = pid
+        if pid not in self._throttling:
+            self._throttling[pid] = Throttling(pid)
         self._before.setdefault(pid, totals_of(first))
         return first
 
@@ -189,6 +198,7 @@ class RunMonitor:
     def _forget(self, sampler: BackgroundSampler, pid: int) -> None:
         sampler.detach(pid)
         self._before.pop(pid, None)
+        self._throttling.pop(pid, None)
         self._gone.discard(pid)
 
     def _settle(self, pid: int, last: Sample) -> None:

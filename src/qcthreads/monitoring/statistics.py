@@ -86,6 +86,8 @@ class WorkerUsage:
     """Of those the ones that are not in its lease."""
     other_cpu_ns: int | None
     """CPU time of others on the CPUs it is bound to, to a clock tick for each; ``None`` where it is not bound."""
+    throttled_ns: int | None
+    """How long a quota of CPU time stopped its control group, on all CPUs together; ``None`` where there is none."""
     memory_bytes: int
     """Resident memory now, all processes."""
     memory_peak_bytes: int

@@ -109,8 +109,13 @@ class Tally:
         if sample.at_ns - self._window_begin.at_ns >= _WINDOW_NS:
             self._end_window()
 
-    def usage(self, grant: Grant, error_ns: int, busy_ns: int | None = None) -> WorkerUsage:
-        """What it did since the first sample; ``busy_ns``: what everybody did on the CPUs that it is bound to."""
+    def usage(
+        self, grant: Grant, error_ns: int, busy_ns: int | None = None, throttled_ns: int | None = None
+    ) -> WorkerUsage:
+        """What it did since the first sample.
+
+        ``busy_ns``: what everybody did on the CPUs that it is bound to. ``throttled_ns``: how long a quota stopped it.
+        """
         if not self._moments or self._now.at_ns - self._window_begin.at_ns >= _WINDOW_NS // 2:
             self._end_window()
         wall_ns = self._now.at_ns - self._begin.at_ns
@@ -138,6 +143,7 @@ class Tally:
             cpus_seen=cpus_seen,
             cpus_outside=cpus_seen - grant.leased,
             other_cpu_ns=None if busy_ns is None else max(0, busy_ns - cpu_ns),
+            throttled_ns=throttled_ns,
             memory_bytes=0 if self.ended else int(processes["memory_bytes"].sum()),
             memory_peak_bytes=self._peak_bytes,
             looks=self._looks,

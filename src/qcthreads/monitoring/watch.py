@@ -10,6 +10,7 @@ from ..errors import BindingError
 from ..host import get_host
 from ..host.cpu_times import busy_ns
 from ..host.sampling import TimesSource
+from ..host.throttling import Throttling, throttled_between
 from .findings import findings_of
 from .sampler import ThreadSampler, best_source
 from .statistics import NOT_WATCHED, BandwidthUsage, Grant, ThreadUsageStats, WorkerUsage, usage_of
@@ -26,6 +27,8 @@ class Watch:
         self._threads = ThreadSampler([pid], source=source)
         self._lock = threading.Lock()
         self._busy_ns = busy_ns()
+        self._throttling = Throttling(pid)
+        self._throttled_ns = self._throttling.total_ns()
         self._tally = Tally(self._threads.look())
         self.pid = pid
         self.identity = pid, int(self._threads.processes()["started_ticks"][0])
@@ -44,11 +47,12 @@ class Watch:
     def report(self, grant: Grant) -> WorkerUsage:
         """What it did since the last report."""
         with self._lock:
-            now, busy = self._threads.look(), busy_ns()
+            now, busy, throttled_ns = self._threads.look(), busy_ns(), self._throttling.total_ns()
             self._tally.add(now, allowed_cpus(now.threads["tid"].tolist()))
             on_its_cpus_ns = busy_between(self._busy_ns, busy, grant.bound_to)
-            usage = self._tally.usage(grant, self._threads.error_ns, on_its_cpus_ns)
-            self._tally, self._busy_ns = Tally(now), busy
+            stopped_ns = throttled_between(self._throttled_ns, throttled_ns)
+            usage = self._tally.usage(grant, self._threads.error_ns, on_its_cpus_ns, stopped_ns)
+            self._tally, self._busy_ns, self._throttled_ns = Tally(now), busy, throttled_ns
             return usage
 
 
