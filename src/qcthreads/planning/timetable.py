@@ -216,7 +216,7 @@ def in_turn(
     if left:
         queues = _Queues(layout, order, widths, times_s)
     while left:
-        found = queues.take(free, memory, bandwidth) if free > 0 else None
+        found = queues.take(free, memory, bandwidth) if free > 0 and memory >= queues.least else None
         if found is None:
             now_s, width, need, rate = heappop(running)
             free, memory, bandwidth = free + width, memory + need, bandwidth + rate
@@ -291,6 +291,8 @@ class _Queues:
             for key, queue in zip(found.tolist(), queues, strict=True)
         ]
         """Width, least need, and ranks; the narrowest first."""
+        self.least = float(needs.min())
+        """Where there is less memory, none fits."""
         self._order = order
         self._needs: list[float] = needs.tolist()
         self._rates = rates or [0] * len(order)
