@@ -51,6 +51,11 @@ def test_many_tasks_end_near_the_lower_bound() -> None:
     assert max(ratios) <= 1.02
 
 
+@pytest.mark.parametrize(("count", "most"), [(257, 1.016), (512, 1.011)])
+def test_cpus_that_few_tasks_fill_are_filled_up(count: int, most: float) -> None:
+    assert ratio(many_body(64, count, 0)) <= most  # three trimers, or six, fill a CPU if they are well chosen
+
+
 @pytest.mark.parametrize(
     ("problem", "least", "within"),
     [

@@ -26,9 +26,9 @@ _NARROWER_FIRST = 1e-12  # above rounding, below any measured difference
 
 @dataclass(frozen=True)
 class Choices:
-    """The widths worth having: a row for each task, the cheapest first, each further one dearer and faster.
+    """The widths worth having: a row for each task, the cheapest first, each further one wider, dearer and faster.
 
-    Rows are filled up with infinite times.
+    Rows are filled up by repeating some of them.
     """
 
     widths: Integers
@@ -38,9 +38,8 @@ class Choices:
 
     def cheapest(self, deadline_s: float) -> Integers:
         """Per task the column of the cheapest width that meets the deadline; of the fastest where none does."""
-        listed = np.isfinite(self.times_s)
-        late = listed & (self.times_s > deadline_s)
-        columns: Integers = np.minimum(late.sum(axis=1), listed.sum(axis=1) - 1)
+        late = self.times_s[:, :-1] > deadline_s
+        columns: Integers = late.sum(axis=1)
         return columns
 
     def at(self, deadline_s: float) -> tuple[Integers, Floats]:
@@ -60,15 +59,14 @@ class Choices:
         """
         if not len(self.widths):
             return already_s
-        longest_s = float(self.times_s.min(axis=1).max())
+        longest_s = float(self.times_s[:, -1].max())
         total_s = already_s + float(self.costs_s[np.arange(len(self.widths)), self.cheapest(longest_s)].sum())
         if total_s <= longest_s:
             return longest_s
         # Between the two, each cheaper width opens up once T reaches its time.
-        opens = (self.times_s[:, :-1] > longest_s) & (self.times_s[:, :-1] <= total_s)
-        opens &= np.isfinite(self.costs_s[:, 1:])
-        times_s = self.times_s[:, :-1][opens]
-        saved_s = self.costs_s[:, 1:][opens] - self.costs_s[:, :-1][opens]
+        times_s, costs_s = self.times_s.T, self.costs_s.T
+        opens = (times_s[:-1] > longest_s) & (times_s[:-1] <= total_s) & (times_s[1:] < times_s[:-1])
+        times_s, saved_s = times_s[:-1][opens], costs_s[1:][opens] - costs_s[:-1][opens]
         while len(times_s) > _SORTED:  # to sort so many takes longer than to look in which part of them T lies
             middle_s = float(np.median(times_s[:: len(times_s) // 100]))
             before = times_s <= middle_s
@@ -119,7 +117,7 @@ class Batch(Sequence[Task]):
             "capacity": capacity,
             "memory_bytes": self.memory_bytes[rows],
             "traffic_bytes": self.traffic_bytes[rows],
-            "_table": (self.widths[rows], times_s),
+            "_table": (np.asfortranarray(self.widths[rows]), np.asfortranarray(times_s)),
             "_choices": {},
         }
         return made
@@ -151,7 +149,7 @@ class Batch(Sequence[Task]):
 
     @property
     def widths(self) -> Integers:
-        """As listed, a row for each task; 1 where it lists fewer than others."""
+        """As listed, a row for each task; 1 where it lists fewer than others. Columns are contiguous."""
         return self._table[0]
 
     @property
@@ -184,29 +182,27 @@ class Batch(Sequence[Task]):
         return self._choices[weights]
 
     def _weighed(self, cpus: float, memory: float, bandwidth: float) -> Choices:
-        widths, times_s = self._fastest_last
         listed, spent_s = self._spent_s
-        share = widths * (cpus / self.capacity.cpus)
+        widths, times_s = self._fastest_last[0].copy(order="F"), spent_s.copy(order="F")
+        costs_s: Floats = np.multiply(widths, cpus / self.capacity.cpus, dtype=np.float64)
         if memory:
-            share += memory * self.memory_bytes[:, None] / self.capacity.memory_bytes
-        costs_s = spent_s * share
+            costs_s += memory * self.memory_bytes[:, None] / self.capacity.memory_bytes
+        costs_s *= spent_s
         if bandwidth:  # who alone wants more than there is gets all of it
             moved_s = self.traffic_bytes[:, None] / self.capacity.bandwidth_bytes_per_s
             costs_s += bandwidth * np.minimum(moved_s, spent_s)
-        costs_s[~listed] = np.inf
         # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
-        dearness = costs_s * (1 + _NARROWER_FIRST * widths)
-        cheapest_faster = np.minimum.accumulate(dearness[:, ::-1], axis=1)[:, -2::-1]
-        worth = listed.copy()
-        worth[:, :-1] &= dearness[:, :-1] < cheapest_faster
-        if worth.all():
-            return Choices(widths, times_s, costs_s)
-        most = worth.sum(axis=1)
-        to = np.arange(int(most.max(initial=1))) < most[:, None]
-        kept = np.ones(to.shape, dtype=np.int64), np.full(to.shape, np.inf), np.full(to.shape, np.inf)
-        for table, column in zip(kept, (widths, times_s, costs_s), strict=True):
-            table[to] = column[worth]
-        return Choices(*kept)
+        least = costs_s[:, -1] * (1 + _NARROWER_FIRST * widths[:, -1])
+        for column in range(widths.shape[1] - 2, -1, -1):
+            dearness = costs_s[:, column] * (1 + _NARROWER_FIRST * widths[:, column])
+            worth = listed[:, column] & (dearness < least)
+            if worth.all():
+                least = dearness
+                continue
+            np.copyto(least, dearness, where=worth)
+            for table in (widths, times_s, costs_s):  # what is faster and no dearer takes its place
+                np.copyto(table[:, column], table[:, column + 1], where=~worth)
+        return Choices(widths, times_s, costs_s)
 
     @cached_property
     def _fastest_last(self) -> tuple[Integers, Floats]:
@@ -214,7 +210,8 @@ class Batch(Sequence[Task]):
         if (self.times_s[:, 1:] < self.times_s[:, :-1]).all():
             return self.widths, self.times_s
         order = np.lexsort((-self.widths, -self.times_s), axis=1)
-        return np.take_along_axis(self.widths, order, axis=1), np.take_along_axis(self.times_s, order, axis=1)
+        widths, times_s = (np.take_along_axis(table, order, axis=1) for table in (self.widths, self.times_s))
+        return np.asfortranarray(widths), np.asfortranarray(times_s)
 
     @cached_property
     def _spent_s(self) -> tuple[npt.NDArray[np.bool_], Floats]:
@@ -228,7 +225,7 @@ class Batch(Sequence[Task]):
         row = np.repeat(np.arange(len(lengths)), lengths)
         column = np.arange(len(width)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         shape = len(lengths), int(lengths.max(initial=1))
-        widths, times_s = np.ones(shape, dtype=np.int64), np.full(shape, np.inf)
+        widths, times_s = np.ones(shape, dtype=np.int64, order="F"), np.full(shape, np.inf, order="F")
         widths[row, column] = width
         times_s[row, column] = np.where(width <= self.capacity.cpus, time_s, np.inf)
         return widths, times_s

@@ -102,7 +102,7 @@ def bound_at(batch: Batch, widths: Integers, times_s: Floats) -> float:
     """Seconds below which no schedule can end that has the tasks at these widths."""
     bound_s = float(times_s.max(initial=0.0))
     for needs, whole in ((widths, batch.capacity.cpus), (batch.memory_bytes, batch.capacity.memory_bytes)):
-        bound_s = max(bound_s, float((needs / whole) @ times_s), _few_side_by_side(needs, whole, times_s))
+        bound_s = max(bound_s, float((needs * times_s).sum()) / whole, _few_side_by_side(needs, whole, times_s))
     return bound_s
 
 

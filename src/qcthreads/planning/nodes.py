@@ -117,7 +117,7 @@ def _attempts(batch: Batch) -> Iterator[tuple[Layout, list[int], float]]:
     for pace in _PACES:
         for _, choices in bounds[:3]:
             layout, deadline_s = Layout(batch, choices), pace * bounds[0][0]
-            times_s = np.array(layout.chosen(deadline_s)[2])
+            times_s = np.array(layout.chosen(deadline_s)[1])
             for key in (-times_s, -times_s * batch.memory_bytes):
                 yield layout, np.argsort(key, kind="stable").tolist(), deadline_s
 
@@ -132,7 +132,7 @@ class _Schedule:
         self._machine = machine
         self._nodes = nodes
         self._layout = layout
-        self._columns = layout.chosen(deadline_s)[0]
+        self._widths = layout.chosen(deadline_s)[0]
         self._choices: dict[int, tuple[int, float, int]] = {}
         self._free = [node.cpus for node in nodes]
         self._memory = [float(node.memory_bytes) for node in nodes]
@@ -193,7 +193,7 @@ class _Schedule:
         if found is None:
             cpus = [len(node.cpus) for node in self._nodes]
             memory = [float(node.memory_bytes) for node in self._nodes]
-            row = self._layout.row(task)[self._columns[task] :]
+            row = self._layout.as_wide(task, self._widths[task])
             found = (*row[0], 0)
             for width, time_s in row:
                 counts = _divide(cpus, memory, width, self._tasks[task].memory_bytes, len(cpus))

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import accumulate, cycle, takewhile
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,7 @@ _FEWEST, _FEWEST_OF_MANY, _MANY = _BISECTIONS + 2, 2, 10_000
 _FEW_PER_CPU, _MOST_OF_FEW, _TASKS_OF_FEW = 8, 100, 100_000
 _INSERT_UP_TO = 128  # tasks; beyond, a quadratic layout costs more than it gains
 _PARTS = (0.6, 0.5, 0.4, 0.65, 0.55, 0.45, 0.35)  # of those few, who come later
+_FILLED = (1.01, 1.015, 1.02)  # up to which multiple of the bound
 _PATIENCE = 10  # layouts, after which the best order is gone back to
 # How often one becomes wider, and of many tasks; two change places; and one is no longer wider.
 _WIDER, _WIDER_OF_MANY, _SWAPPED, _BACK = 0.2, 4.0, 0.2, 0.2
@@ -121,7 +124,11 @@ def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
         for lay_out, keys in ways:  # of very many tasks few are asked for
             yield _Way(lay_out, layout, np.lexsort(keys).tolist())
         if len(batch) > _INSERT_UP_TO and not tight:
-            for order in _begun_within(np.lexsort(wide).tolist(), times_s, bound_s):
+            longest = np.lexsort(wide).tolist()
+            if (widths[times_s * _FEW_PER_CPU > bound_s] == 1).all():
+                for order in _filled(longest, times_s, bound_s):
+                    yield _Way(pack, layout, order)
+            for order in _begun_within(longest, times_s, bound_s):
                 yield _Way(pack, layout, order)
 
 
@@ -131,6 +138,34 @@ def _begun_within(order: Sequence[int], times_s: Floats, bound_s: float) -> Iter
     many = [task for task in order if times_s[task] * _FEW_PER_CPU <= bound_s]
     for first in dict.fromkeys(int(part * len(few)) for part in _PARTS):
         yield few[first:] + few[:first] + many
+
+
+def _filled(order: Sequence[int], times_s: Floats, bound_s: float) -> Iterator[list[int]]:
+    """One CPU after the other filled up with those of that few stand on one CPU, which all are one thread wide."""
+    few = times_s * _FEW_PER_CPU > bound_s
+    many = [task for task in order if not few[task]]
+    longest_last = sorted((float(times_s[task]), task) for task in order if few[task])
+    for part in _FILLED:
+        yield _filling(longest_last.copy(), bound_s * part) + many
+
+
+def _filling(left: list[tuple[float, int]], room_s: float) -> list[int]:
+    """The longest, and beside it as many as fit, each as long as those still to come leave room for; then the next.
+
+    ``left``: times and tasks, the longest last.
+    """
+    order: list[int] = []
+    free_s = 0.0
+    while left:
+        fit_s = [0.0, *takewhile(free_s.__ge__, accumulate(time_s for time_s, _ in left))]
+        if len(fit_s) == 1:
+            free_s, at = room_s, -1
+        else:
+            at = bisect_right(left, free_s - fit_s[-2], key=itemgetter(0)) - 1
+        time_s, task = left.pop(at)
+        free_s -= time_s
+        order.append(task)
+    return order
 
 
 class _Search:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heapify, heappop, heappush
-from itertools import islice
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from .model import Running
 # Who waits is asked by width and by need of memory, of which so many classes are told apart. Of a class whose needs
 # differ so many are asked whether they fit; all where there are few tasks.
 _CLASSES, _LOOK_AHEAD, _FEW = 8, 4, 512
+_HOPELESS = 4  # tasks that are late, to a CPU; beyond, a layout is given up
 _ROUNDING = 1e-12
 _NONE_WIDER: Mapping[int, int] = {}
 _WHOLE_BANDWIDTH = 1 << 40  # shares of it are whole numbers, whose sums are exact
@@ -61,40 +61,38 @@ class Layout:
         self.choices = choices
         self._batch = batch
         self._rows: list[list[tuple[int, float]] | None] = [None] * len(batch)
-        self._columns: tuple[float, list[int], list[int], list[float]] = (-1.0, [], [], [])
+        self._at: tuple[float, list[int], list[float]] = (-1.0, [], [])
 
     def __len__(self) -> int:
         return len(self.choices.widths)
 
-    def chosen(
-        self, deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER
-    ) -> tuple[list[int], list[int], list[float]]:
-        """Per task the column of the cheapest width that meets the deadline by itself, that width, and its time.
+    def chosen(self, deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> tuple[list[int], list[float]]:
+        """Per task the cheapest width that meets the deadline by itself, and its time.
 
-        ``wider``: tasks that are to have a faster one, by how many columns.
+        ``wider``: tasks that are to have a faster one, by how many of those worth having.
         """
-        if self._columns[0] != deadline_s:
-            cheapest = self.choices.cheapest(deadline_s)
-            rows = np.arange(len(cheapest))
-            listed = self.choices.widths[rows, cheapest], self.choices.times_s[rows, cheapest]
-            self._columns = deadline_s, cheapest.tolist(), listed[0].tolist(), listed[1].tolist()
-        _, columns, widths, times_s = self._columns
+        if self._at[0] != deadline_s:
+            widths, times_s = self.choices.at(deadline_s)
+            self._at = deadline_s, widths.tolist(), times_s.tolist()
+        _, chosen, took_s = self._at
         if wider:
-            columns, widths, times_s = columns.copy(), widths.copy(), times_s.copy()
+            chosen, took_s = chosen.copy(), took_s.copy()
             for task, more in wider.items():
-                row = self.row(task)
-                columns[task] = min(columns[task] + more, len(row) - 1)
-                widths[task], times_s[task] = row[columns[task]]
-        return columns, widths, times_s
+                choices = self.as_wide(task, chosen[task])
+                chosen[task], took_s[task] = choices[min(more, len(choices) - 1)]
+        return chosen, took_s
 
     def row(self, task: int) -> list[tuple[int, float]]:
         """(width, time) of every choice of a task; made when it is first asked for, as few are where there are many."""
         row = self._rows[task]
         if row is None:
             widths, times_s = self._listed
-            listed = zip(widths[task], times_s[task], strict=True)
-            row = self._rows[task] = [choice for choice in listed if choice[1] < math.inf]
+            row = self._rows[task] = list(dict(zip(widths[task], times_s[task], strict=True)).items())
         return row
+
+    def as_wide(self, task: int, width: int) -> list[tuple[int, float]]:
+        """Of :meth:`row` those that are as wide or wider."""
+        return [choice for choice in self.row(task) if choice[0] >= width]
 
     @cached_property
     def _listed(self) -> tuple[list[list[int]], list[list[float]]]:
@@ -119,26 +117,30 @@ class Layout:
 def pack(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> Timetable:
     """Each task onto those CPUs that are free latest, yet early enough: what fits nowhere else finds the rest empty.
 
-    Without limits on memory and bandwidth only.
+    Without limits on memory and bandwidth only. Infinite where it is given up, as very many are late.
     """
-    columns, widths, times_s = layout.chosen(deadline_s, wider)
+    chosen, times_s = layout.chosen(deadline_s, wider)
     latest_s = deadline_s * (1 + _ROUNDING)
+    most_late = _HOPELESS * layout.cpus
     free_s = [0.0] * layout.cpus  # ascending
-    widths = list(widths)
+    widths = list(chosen)
     starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
     late: list[int] = []
     for task in order:
         width, time_s = widths[task], times_s[task]
         if free_s[width - 1] + time_s > latest_s:
-            for width, time_s in islice(layout.row(task), columns[task] + 1, None):
-                if free_s[width - 1] + time_s <= latest_s:
+            soonest_s = math.inf
+            for wide, took_s in layout.row(task):
+                end_s = free_s[wide - 1] + took_s
+                if wide > widths[task] and end_s <= latest_s:
+                    width, time_s = wide, took_s
                     break
+                if end_s < soonest_s:
+                    width, time_s, soonest_s = wide, took_s, end_s
             else:
                 late.append(task)
-                ends_soonest_s = math.inf
-                for wide, took_s in layout.row(task):
-                    if free_s[wide - 1] + took_s < ends_soonest_s:
-                        width, time_s, ends_soonest_s = wide, took_s, free_s[wide - 1] + took_s
+                if len(late) > most_late:
+                    return Timetable(widths, starts_s, ends_s, late, math.inf)
             widths[task] = width
         at = bisect_right(free_s, latest_s - time_s)
         if at < width:  # it is late; or rounding
@@ -159,7 +161,7 @@ def insert(
     layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER
 ) -> Timetable:
     """Each task as early as it fits, holes included. Quadratic in the number of tasks."""
-    columns, _, _ = layout.chosen(deadline_s, wider)
+    chosen, _ = layout.chosen(deadline_s, wider)
     latest_s = deadline_s * (1 + _ROUNDING)
     profile = _Profile(layout)
     memory_of, moved_s_of = layout.memory.tolist(), layout.moved_s.tolist()
@@ -169,7 +171,7 @@ def insert(
     for task in order:
         memory, moved_s = memory_of[task], moved_s_of[task]
         best: tuple[float, float, int, int] | None = None
-        for width, time_s in layout.row(task)[columns[task] :]:
+        for width, time_s in layout.as_wide(task, chosen[task]):
             rate = layout.rate(moved_s, time_s)
             start_s = profile.earliest(time_s, width, memory, rate)
             if best is None or start_s + time_s < best[0]:
@@ -187,7 +189,7 @@ def insert(
 
 def start(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> Timetable:
     """List scheduling: whenever something ends, every task that fits starts, the first in order first."""
-    _, widths, times_s = layout.chosen(deadline_s, wider)
+    widths, times_s = layout.chosen(deadline_s, wider)
     made = in_turn(layout, order, widths, times_s)
     latest_s = deadline_s * (1 + _ROUNDING)
     if made.makespan_s <= latest_s:
@@ -214,7 +216,7 @@ def in_turn(
     if left:
         queues = _Queues(layout, order, widths, times_s)
     while left:
-        found = queues.take(free, memory, bandwidth) if free > 0 else None
+        found = queues.take(free, memory, bandwidth) if free > 0 and memory >= queues.least else None
         if found is None:
             now_s, width, need, rate = heappop(running)
             free, memory, bandwidth = free + width, memory + need, bandwidth + rate
@@ -289,6 +291,8 @@ class _Queues:
             for key, queue in zip(found.tolist(), queues, strict=True)
         ]
         """Width, least need, and ranks; the narrowest first."""
+        self.least = float(needs.min())
+        """Where there is less memory, none fits."""
         self._order = order
         self._needs: list[float] = needs.tolist()
         self._rates = rates or [0] * len(order)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from heapq import heapify, heapreplace
+from heapq import heapreplace
 
 import numpy as np
 
@@ -34,21 +34,41 @@ class Workers:
     @cached_property
     def longest_first(self) -> Timetable:
         """By Graham's LPT rule."""
-        return self.give_out(np.argsort(-self.times_s, kind="stable").tolist())
+        return self._timetable(*self._longest_first)
+
+    @cached_property
+    def ends_s(self) -> float:
+        """When :attr:`longest_first` ends."""
+        order, starts_s = self._longest_first
+        return float((starts_s + self.times_s[order]).max())
 
     def give_out(self, order: Sequence[int]) -> Timetable:
         """Each task to the worker that is free first."""
-        free = [(0.0, worker) for worker in range(self.count)]
-        heapify(free)
-        times_s: list[float] = self.times_s.tolist()
-        starts_s, ends_s, worker_of = [0.0] * len(order), [0.0] * len(order), [0] * len(order)
-        for task in order:
-            start_s, worker = free[0]
-            end_s = start_s + times_s[task]
-            heapreplace(free, (end_s, worker))
-            starts_s[task], ends_s[task], worker_of[task] = start_s, end_s, worker
-        turns = Turns(self.width, self.count, worker_of)
-        return Timetable(self.widths.tolist(), starts_s, ends_s, (), max(ends_s), turns)
+        rows = np.array(order, dtype=np.int64)
+        return self._timetable(rows, self._starts_s(rows))
+
+    @cached_property
+    def _longest_first(self) -> tuple[Integers, Floats]:
+        order = np.argsort(-self.times_s, kind="stable")
+        return order, self._starts_s(order)
+
+    def _starts_s(self, order: Integers) -> Floats:
+        """Of the tasks in that order; each starts when the one before it does, or later."""
+        free_s = [0.0] * self.count
+        return np.array([heapreplace(free_s, free_s[0] + time_s) for time_s in self.times_s[order].tolist()])
+
+    def _timetable(self, order: Integers, started_s: Floats) -> Timetable:
+        starts_s, worker_of = np.empty_like(started_s), np.empty_like(order)
+        starts_s[order] = started_s
+        ends_s = starts_s + self.times_s
+        # Who starts next takes over from who ends next.
+        by_end = np.argsort(np.append(np.zeros(self.count), ends_s[order]), kind="stable")
+        workers = list(range(self.count))
+        for before in by_end[: len(order)].tolist():
+            workers.append(workers[before])
+        worker_of[order] = workers[self.count :]
+        turns = Turns(self.width, self.count, worker_of.tolist())
+        return Timetable(self.widths.tolist(), starts_s.tolist(), ends_s.tolist(), (), float(ends_s.max()), turns)
 
 
 def workers_of(batch: Batch, width: int) -> Workers:
@@ -83,8 +103,7 @@ def best_of(several: Sequence[Workers]) -> Workers:
     """Those that end soonest under the LPT rule, the narrowest of equals."""
     best, best_s = several[0], math.inf
     for workers in several:
-        if workers.bound_s <= best_s:  # else even a perfect packing is no better
-            ends_s = workers.longest_first.makespan_s
-            if (ends_s, workers.width) < (best_s, best.width):
-                best, best_s = workers, ends_s
+        # Where the bound is later even a perfect packing is no better.
+        if workers.bound_s <= best_s and (workers.ends_s, workers.width) < (best_s, best.width):
+            best, best_s = workers, workers.ends_s
     return best
