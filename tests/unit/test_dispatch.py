@@ -30,9 +30,19 @@ BATCH = st.lists(TIMES, min_size=1, max_size=12)
 CPUS = CpuSet(range(8))
 
 
-def tasks_of(batch: Sequence[dict[int, float]], needs: Sequence[int] = ()) -> list[Task]:
-    needs = needs or [0] * len(batch)
-    return [Task(f"f{number}", *entry) for number, entry in enumerate(zip(batch, needs, strict=False))]
+def tasks_of(batch: Sequence[dict[int, float]], least: Sequence[int] = (), further: Sequence[int] = ()) -> list[Task]:
+    """``least``: bytes that each needs; ``further``: what each of its threads but the first adds."""
+    none = [0] * len(batch)
+    every = zip(batch, least or none, further or none, strict=False)
+    return [
+        Task(f"f{number}", times_s, need, memory_more_bytes={width: (width - 1) * more for width in times_s})
+        for number, (times_s, need, more) in enumerate(every)
+    ]
+
+
+def needs(task: Task, width: int) -> int:
+    """Bytes of memory, at that width."""
+    return task.memory_bytes + (task.memory_more_bytes or {}).get(width, 0)
 
 
 def check(run: Simulated, tasks: Sequence[Task], changes: Sequence[Change]) -> None:
@@ -52,7 +62,7 @@ def check(run: Simulated, tasks: Sequence[Task], changes: Sequence[Change]) -> N
         there = [change for change in changes if change.at_s <= now.start_s][-1]
         running = [one.id for one in run.placements if one.start_s <= now.start_s < one.end_s]
         assert sum(granted[task_id] for task_id in running) <= there.memory_bytes
-        assert granted[now.id] >= by_id[now.id].memory_bytes
+        assert granted[now.id] >= needs(by_id[now.id], now.threads)
 
 
 @settings(max_examples=80)
@@ -77,20 +87,23 @@ def test_every_task_runs_once_at_a_listed_width_and_the_same_each_time(
 @given(
     batch=BATCH,
     factors=FACTORS,
-    needs=st.lists(st.integers(0, 10), min_size=12, max_size=12),
+    least=st.lists(st.integers(0, 10), min_size=12, max_size=12),
+    further=st.lists(st.integers(0, 5), min_size=12, max_size=12),
     steps=st.lists(st.tuples(st.floats(0.1, 200), st.sets(st.integers(0, 11)), st.integers(0, 40)), max_size=6),
 )
 def test_cpus_and_memory_that_come_and_go_are_kept_to(
     batch: list[dict[int, float]],
     factors: list[float],
-    needs: list[int],
+    least: list[int],
+    further: list[int],
     steps: list[tuple[float, set[int], int]],
 ) -> None:
-    true = tasks_of([{w: t * f for w, t in one.items()} for one, f in zip(batch, factors, strict=False)], needs)
+    taken = [{w: t * f for w, t in one.items()} for one, f in zip(batch, factors, strict=False)]
+    true = tasks_of(taken, least, further)
     # In the end everything is there, or what needs much would wait forever.
     changes = [Change(0.0, CPUS, 20), *(Change(at, CpuSet(cpus), memory) for at, cpus, memory in sorted(steps))]
     changes.append(Change(1e4, CpuSet(range(12)), 40))
-    dispatcher = Dispatcher(tasks_of(batch, needs), 12, known="sizes", memory_bytes=40)
+    dispatcher = Dispatcher(tasks_of(batch, least, further), 12, known="sizes", memory_bytes=40)
     check(simulate(dispatcher, true, changes), true, changes)
 
 
@@ -250,6 +263,24 @@ def test_a_wide_task_whose_threads_are_processes_has_memory_for_each_of_them() -
     first = dispatcher.next(0.0, CpuSet(range(4)), 170.0)  # others have taken some: two processes need 180
     assert first is not None
     assert first.threads == 1
+
+
+def test_a_run_whose_wide_tasks_need_more_memory_takes_about_as_long_as_is_foreseen() -> None:
+    """There is memory for a few processes: for fewer side by side than were counted if each task were one."""
+    tasks = [
+        Task(
+            f"f{number}",
+            {width: 10 * (1 + number % 5) ** 2 / assumed_speedup(width, 0.8) for width in (1, 2, 4, 8)},
+            150 + 100 * (number % 5),
+            memory_measured=True,
+            memory_more_bytes={width: (width - 1) * 128 for width in (1, 2, 4, 8)},
+        )
+        for number in range(40)
+    ]
+    foreseen_s = Dispatcher(tasks, 16, memory_bytes=1600).forecast(16).makespan_s
+    run = simulate(Dispatcher(tasks, 16, memory_bytes=1600), tasks, [Change(0.0, CpuSet(range(16)), 1600)])
+    assert run.makespan_s == pytest.approx(foreseen_s, rel=0.15)
+    assert foreseen_s >= lower_bound(tasks, 16, memory_bytes=1600)
 
 
 def test_what_took_more_memory_than_there_is_has_all_of_it_and_runs_alone() -> None:

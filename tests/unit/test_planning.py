@@ -31,6 +31,7 @@ BATCH = st.lists(TIMES, min_size=1, max_size=12).map(
     lambda batch: [Task(f"f{number}", times) for number, times in enumerate(batch)]
 )
 NAMES = st.sampled_from(strategy_names())
+MORE = st.lists(st.none() | st.dictionaries(st.integers(1, 8), st.integers(0, 6)), min_size=12, max_size=12)
 
 
 def check(made: Plan, tasks: Sequence[Task], usable: CpuSet, memory_bytes: float = math.inf) -> None:
@@ -47,8 +48,24 @@ def check(made: Plan, tasks: Sequence[Task], usable: CpuSet, memory_bytes: float
             assert one.cpus.isdisjoint(other.cpus)
     for now in made.placements:
         running = [other for other in made.placements if other.start_s <= now.start_s < other.end_s]
-        assert sum(by_id[other.id].memory_bytes for other in running) <= memory_bytes
+        assert sum(needs(by_id[other.id], other.threads) for other in running) <= memory_bytes
     assert made.makespan_s >= made.lower_bound_s * (1 - 1e-9)
+
+
+def needs(task: Task, width: int) -> int:
+    """Bytes of memory, at that width."""
+    return task.memory_bytes + (task.memory_more_bytes or {}).get(width, 0)
+
+
+def with_memory(tasks: Sequence[Task], least: Sequence[int], more: Sequence[dict[int, int] | None]) -> list[Task]:
+    """Each with its needs: at any width, and beyond that by width."""
+    every = zip(tasks, least, more, strict=False)
+    return [replace(task, memory_bytes=need, memory_more_bytes=by_width) for task, need, by_width in every]
+
+
+def fit(tasks: Sequence[Task], memory_bytes: int) -> bool:
+    """Each by itself, at one of its widths."""
+    return all(any(needs(task, width) <= memory_bytes for width in task.times_s) for task in tasks)
 
 
 @settings(max_examples=70)
@@ -59,12 +76,23 @@ def test_every_plan_is_valid_and_the_same_each_time(tasks: list[Task], cpus: int
     assert plan(tasks, cpus, name) == made
 
 
-@settings(max_examples=70)
-@given(tasks=BATCH, memory=st.integers(4, 20), needs=st.lists(st.integers(0, 4), min_size=12, max_size=12), name=NAMES)
-def test_memory_is_never_over(tasks: list[Task], memory: int, needs: list[int], name: str) -> None:
-    tasks = [Task(task.id, task.times_s, need) for task, need in zip(tasks, needs, strict=False)]
-    made = plan(tasks, 16, name, memory_bytes=memory)
-    check(made, tasks, CpuSet(range(16)), memory)
+@settings(max_examples=100)
+@given(
+    tasks=BATCH,
+    memory=st.integers(4, 20),
+    least=st.lists(st.integers(0, 4), min_size=12, max_size=12),
+    more=MORE,
+    name=NAMES,
+)
+def test_memory_is_never_over(
+    tasks: list[Task], memory: int, least: list[int], more: list[dict[int, int] | None], name: str
+) -> None:
+    tasks = with_memory(tasks, least, more)
+    if fit(tasks, memory):
+        check(plan(tasks, 16, name, memory_bytes=memory), tasks, CpuSet(range(16)), memory)
+    else:
+        with pytest.raises(OversubscriptionError, match="may be used"):
+            plan(tasks, 16, name, memory_bytes=memory)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
@@ -96,18 +124,31 @@ def test_bandwidth_is_never_over(tasks: list[Task], traffic: list[float]) -> Non
 
 
 @settings(max_examples=40)
-@given(tasks=BATCH, needs=st.lists(st.integers(0, 100), min_size=12, max_size=12), nodes=st.integers(1, 4))
-def test_no_memory_node_holds_more_than_it_has(tasks: list[Task], needs: list[int], nodes: int) -> None:
-    tasks = [Task(task.id, task.times_s, need) for task, need in zip(tasks, needs, strict=False)]
+@given(tasks=BATCH, least=st.lists(st.integers(0, 100), min_size=12, max_size=12), more=MORE, nodes=st.integers(1, 4))
+def test_no_memory_node_holds_more_than_it_has(
+    tasks: list[Task], least: list[int], more: list[dict[int, int] | None], nodes: int
+) -> None:
+    by_width = [one and {width: 5 * need for width, need in one.items()} for one in more]
+    tasks = [task for task in with_memory(tasks, least, by_width) if all(needs(task, w) <= 100 for w in task.times_s)]
     machine = synthetic_machine(nodes=nodes, cores=8, memory_bytes=100)
     made = plan(tasks, machine, "memory_aware")
     check(made, tasks, machine.cpus_online)
-    need = {task.id: task.memory_bytes for task in tasks}
+    by_id = {task.id: task for task in tasks}
     for now in made.placements:
         running = [other for other in made.placements if other.start_s <= now.start_s < other.end_s]
         for node in machine.numa_nodes:
-            held = sum(need[other.id] * len(other.cpus & node.cpus) / len(other.cpus) for other in running)
+            held = sum(
+                needs(by_id[other.id], other.threads) * len(other.cpus & node.cpus) / len(other.cpus)
+                for other in running
+            )
             assert held <= node.memory_bytes * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("nodes", "wide"), [(2, 201), (3, 201), (1, 150)])
+def test_a_width_that_the_memory_nodes_do_not_hold_is_left_for_one_that_they_do(nodes: int, wide: int) -> None:
+    machine = synthetic_machine(nodes=nodes, cores=8, memory_bytes=100)
+    made = plan([Task("f", {1: 10.0, 2: 6.0}, 50, memory_more_bytes={2: wide - 50})], machine, "memory_aware")
+    assert [placement.threads for placement in made.placements] == [1]
 
 
 def test_what_no_memory_node_holds_runs_alone_and_what_the_machine_has_not_is_refused() -> None:
@@ -331,13 +372,18 @@ def test_the_bound_with_memory_and_bandwidth_is_the_larger_of_both(
     assert lower_bound(tasks, 16, memory_bytes=4, bandwidth_bytes_per_s=12.0) == either_s
 
 
-@given(tasks=BATCH, needs=st.lists(st.integers(0, 4), min_size=12, max_size=12))
-def test_the_bound_with_memory_counts_both(tasks: list[Task], needs: list[int]) -> None:
-    tasks = [Task(task.id, task.times_s, need) for task, need in zip(tasks, needs, strict=False)]
+@given(tasks=BATCH, least=st.lists(st.integers(0, 4), min_size=12, max_size=12), more=MORE)
+def test_the_bound_with_memory_counts_both(
+    tasks: list[Task], least: list[int], more: list[dict[int, int] | None]
+) -> None:
+    tasks = [task for task in with_memory(tasks, least, more) if fit([task], 4)]
     bound_s = lower_bound(tasks, 16, memory_bytes=4)
-    area = sum(task.memory_bytes * min(task.times_s.values()) for task in tasks) / 4
+    areas = [
+        min(needs(task, width) * time_s for width, time_s in task.times_s.items() if needs(task, width) <= 4)
+        for task in tasks
+    ]
     large = sum(min(task.times_s.values()) for task in tasks if task.memory_bytes > 2)
-    assert bound_s >= max(lower_bound(tasks, 16), area, large) * (1 - 1e-9)
+    assert bound_s >= max(lower_bound(tasks, 16), sum(areas) / 4, large) * (1 - 1e-9)
     assert plan(tasks, 16, memory_bytes=4).makespan_s >= bound_s * (1 - 1e-9)
 
 
@@ -349,6 +395,7 @@ def test_the_bound_with_memory_counts_both(tasks: list[Task], needs: list[int]) 
         ([Task("a", {0: 1.0})], InputError, "widths start at 1"),
         ([Task("a", {1: math.inf})], InputError, "inf s at width 1"),
         ([Task("a", {1: 1.0}, -1)], InputError, "memory_bytes is -1; give 0 or more"),
+        ([Task("a", {1: 1.0}, memory_more_bytes={1: -1})], InputError, "memory_more_bytes is {1: -1}; give 0 or more"),
         (
             [Task("a", {1: 1.0}), Task("b", {1: 1.0}, bandwidth_bytes_per_s=math.nan)],
             InputError,
@@ -356,6 +403,11 @@ def test_the_bound_with_memory_counts_both(tasks: list[Task], needs: list[int]) 
         ),
         ([Task("a", {8: 1.0})], OversubscriptionError, "needs 8 threads at least, but there are 4 CPUs"),
         ([Task("a", {1: 1.0}, 2048)], OversubscriptionError, "needs 2 KiB, but 1 KiB may be used"),
+        (
+            [Task("a", {1: 1.0, 2: 1.0, 8: 1.0}, 512, memory_more_bytes={1: 4096, 2: 1536})],
+            OversubscriptionError,
+            "needs 2 KiB, but 1 KiB may be used",
+        ),
     ],
 )
 def test_tasks_that_cannot_be_planned_are_refused_by_name(

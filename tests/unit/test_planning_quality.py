@@ -9,6 +9,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from exact import best_known_s
@@ -93,14 +94,20 @@ def test_few_tasks_end_as_soon_as_the_exact_solver_says(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_few_tasks_that_need_much_memory_end_as_soon_as_the_best_of_all_orders_and_widths(seed: int) -> None:
+@pytest.mark.parametrize("each_further", [0.0, 0.05])
+def test_few_tasks_that_need_much_memory_end_as_soon_as_the_best_of_all_orders_and_widths(
+    seed: int, each_further: float
+) -> None:
+    """``each_further``: part of the memory that each thread but the first adds."""
     problem = memory_tight(8, 4, seed)
     assert problem.memory_bytes is not None
-    made = plan(problem.tasks, problem.cpus, "auto", memory_bytes=problem.memory_bytes)
-    best_s = shortest_of_all_s(problem.tasks, problem.cpus, problem.memory_bytes)
+    more = {width: round((width - 1) * each_further * problem.memory_bytes) for width in range(1, 9)}
+    tasks = [replace(task, memory_more_bytes=more) for task in problem.tasks]
+    made = plan(tasks, problem.cpus, "auto", memory_bytes=problem.memory_bytes)
+    best_s = shortest_of_all_s(tasks, problem.cpus, problem.memory_bytes)
     assert made.makespan_s <= 1.05 * best_s
     assert made.lower_bound_s <= best_s * (1 + 1e-9)
-    assert made.lower_bound_s > lower_bound(problem.tasks, problem.cpus)  # memory tells more than CPUs alone
+    assert made.lower_bound_s > lower_bound(tasks, problem.cpus)  # memory tells more than CPUs alone
 
 
 def shortest_of_all_s(tasks: Sequence[Task], cpus: int, memory_bytes: int) -> float:
@@ -110,17 +117,19 @@ def shortest_of_all_s(tasks: Sequence[Task], cpus: int, memory_bytes: int) -> fl
         for order in itertools.permutations(zip(tasks, widths, strict=True)):
             placed: list[tuple[float, float, int, int]] = []
             for task, width in order:
-                time_s = task.times_s[width]
+                time_s, need = task.times_s[width], task.memory_bytes + (task.memory_more_bytes or {})[width]
+                if need > memory_bytes:
+                    break
                 for start_s in sorted({0.0, *(end_s for _, end_s, _, _ in placed)}):
                     # What runs beside it changes only when something starts.
                     moments = [start_s, *(begin_s for begin_s, *_ in placed if start_s < begin_s < start_s + time_s)]
                     beside = [[one for one in placed if one[0] <= moment < one[1]] for moment in moments]
                     if all(
-                        sum(one[2] for one in now) + width <= cpus
-                        and sum(one[3] for one in now) + task.memory_bytes <= memory_bytes
+                        sum(one[2] for one in now) + width <= cpus and sum(one[3] for one in now) + need <= memory_bytes
                         for now in beside
                     ):
-                        placed.append((start_s, start_s + time_s, width, task.memory_bytes))
+                        placed.append((start_s, start_s + time_s, width, need))
                         break
-            best_s = min(best_s, max(end_s for _, end_s, _, _ in placed))
+            if len(placed) == len(tasks):
+                best_s = min(best_s, max(end_s for _, end_s, _, _ in placed))
     return best_s

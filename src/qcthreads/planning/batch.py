@@ -117,7 +117,11 @@ class Batch(Sequence[Task]):
             "capacity": capacity,
             "memory_bytes": self.memory_bytes[rows],
             "traffic_bytes": self.traffic_bytes[rows],
-            "_table": (np.asfortranarray(self.widths[rows]), np.asfortranarray(times_s)),
+            "_table": (
+                np.asfortranarray(self.widths[rows]),
+                np.asfortranarray(times_s),
+                None if self.more_bytes is None else self.more_bytes[rows],
+            ),
             "_choices": {},
         }
         return made
@@ -137,8 +141,19 @@ class Batch(Sequence[Task]):
 
     @cached_property
     def memory_bytes(self) -> Floats:
-        """Of each task."""
+        """Of each task, without what it needs at some widths beyond that."""
         return np.array(list(map(attrgetter("memory_bytes"), self.tasks)), dtype=np.float64)
+
+    def needs_bytes(self, widths: Integers) -> Floats:
+        """Memory of each task at one of its widths, or at each of several: a row for each, of one column where all need
+        the same."""
+        if self.more_bytes is None:
+            return self.memory_bytes if widths.ndim == 1 else self.memory_bytes[:, None]
+        asked = widths.reshape(len(widths), -1)
+        columns = (self.widths[:, :, None] == asked[:, None, :]).argmax(axis=1)
+        more = np.take_along_axis(self.more_bytes, columns, axis=1)
+        needs: Floats = (self.memory_bytes[:, None] + more).reshape(widths.shape)
+        return needs
 
     @cached_property
     def traffic_bytes(self) -> Floats:
@@ -154,8 +169,21 @@ class Batch(Sequence[Task]):
 
     @property
     def times_s(self) -> Floats:
-        """At each of the ``widths``; infinite where it may not be used, or the node is narrower."""
+        """At each of the ``widths``; infinite where it may not be used, or the node is narrower or has less memory."""
         return self._table[1]
+
+    @property
+    def more_bytes(self) -> Floats | None:
+        """What each task needs at each of the ``widths`` beyond its ``memory_bytes``; ``None``: nothing."""
+        return self._table[2]
+
+    @cached_property
+    def most_bytes(self) -> Floats:
+        """The memory of each task at the width that needs most."""
+        if self.more_bytes is None:
+            return self.memory_bytes
+        most: Floats = self.memory_bytes + np.where(np.isfinite(self.times_s), self.more_bytes, 0.0).max(axis=1)
+        return most
 
     @cached_property
     def alike(self) -> bool:
@@ -186,7 +214,7 @@ class Batch(Sequence[Task]):
         widths, times_s = self._fastest_last[0].copy(order="F"), spent_s.copy(order="F")
         costs_s: Floats = np.multiply(widths, cpus / self.capacity.cpus, dtype=np.float64)
         if memory:
-            costs_s += memory * self.memory_bytes[:, None] / self.capacity.memory_bytes
+            costs_s += memory * self.needs_bytes(widths) / self.capacity.memory_bytes
         costs_s *= spent_s
         if bandwidth:  # who alone wants more than there is gets all of it
             moved_s = self.traffic_bytes[:, None] / self.capacity.bandwidth_bytes_per_s
@@ -220,7 +248,7 @@ class Batch(Sequence[Task]):
         return listed, np.where(listed, self._fastest_last[1], 0.0)
 
     @cached_property
-    def _table(self) -> tuple[Integers, Floats]:
+    def _table(self) -> tuple[Integers, Floats, Floats | None]:
         lengths, width, time_s = self._listed
         row = np.repeat(np.arange(len(lengths)), lengths)
         column = np.arange(len(width)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -228,7 +256,13 @@ class Batch(Sequence[Task]):
         widths, times_s = np.ones(shape, dtype=np.int64, order="F"), np.full(shape, np.inf, order="F")
         widths[row, column] = width
         times_s[row, column] = np.where(width <= self.capacity.cpus, time_s, np.inf)
-        return widths, times_s
+        if not any(map(attrgetter("memory_more_bytes"), self.tasks)):
+            return widths, times_s, None
+        more = ((task.memory_more_bytes or {}).get(one, 0) for task in self.tasks for one in task.times_s)
+        more_bytes = np.zeros(shape)
+        more_bytes[row, column] = np.fromiter(more, dtype=np.float64)
+        times_s[self.memory_bytes[:, None] + more_bytes > self.capacity.memory_bytes] = np.inf
+        return widths, times_s, more_bytes
 
     @cached_property
     def _listed(self) -> tuple[Integers, Integers, Floats]:
@@ -254,7 +288,10 @@ class Batch(Sequence[Task]):
             at = int(np.argmax(wrong))
             task = self.tasks[int(np.searchsorted(np.cumsum(lengths), at, side="right"))]
             raise InputError(f"task {task.id!r}: {time_s[at]} s at width {width[at]}; widths start at 1, times at 0")
-        for needs, what in ((self.memory_bytes, "memory_bytes"), (self.traffic_bytes, "bandwidth_bytes_per_s")):
+        told = [(self.memory_bytes, "memory_bytes"), (self.traffic_bytes, "bandwidth_bytes_per_s")]
+        if self.more_bytes is not None:
+            told.append((self.more_bytes.min(axis=1), "memory_more_bytes"))
+        for needs, what in told:
             wrong = ~np.isfinite(needs) | (needs < 0)
             if wrong.any():
                 task = self.tasks[int(np.argmax(wrong))]
@@ -262,15 +299,16 @@ class Batch(Sequence[Task]):
         self._check_fit()
 
     def _check_fit(self) -> None:
-        never = np.isinf(self.shortest_s)
-        if never.any():
-            task = self.tasks[int(np.argmax(never))]
+        cpus, memory = self.capacity.cpus, self.capacity.memory_bytes
+        never = np.isinf(self.shortest_s) | (self.memory_bytes > memory)
+        if not never.any():
+            return
+        task = self.tasks[int(np.argmax(never))]
+        if min(task.times_s) > cpus:
             raise OversubscriptionError(
-                f"task {task.id!r} needs {min(task.times_s)} threads at least, but there are {self.capacity.cpus} CPUs"
+                f"task {task.id!r} needs {min(task.times_s)} threads at least, but there are {cpus} CPUs"
             )
-        memory = self.capacity.memory_bytes
-        if (self.memory_bytes > memory).any():
-            task = self.tasks[int(np.argmax(self.memory_bytes > memory))]
-            raise OversubscriptionError(
-                f"task {task.id!r} needs {format_size(task.memory_bytes)}, but {format_size(memory)} may be used"
-            )
+        needs = min(task.needs_bytes(width) for width in task.times_s if width <= cpus)
+        raise OversubscriptionError(
+            f"task {task.id!r} needs {format_size(needs)}, but {format_size(memory)} may be used"
+        )

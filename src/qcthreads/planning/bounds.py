@@ -57,7 +57,7 @@ def bounds_of(batch: Batch, running: Sequence[Running] = ()) -> list[tuple[float
     ``running``: what goes on running beside the batch.
     """
     weights: list[dict[str, float]] = [{}]
-    if math.isfinite(batch.capacity.memory_bytes) and batch.memory_bytes.any():
+    if math.isfinite(batch.capacity.memory_bytes) and batch.most_bytes.any():
         weights += [{"cpus": 1 - weight, "memory": weight} for weight in _WEIGHTS]
     if math.isfinite(batch.capacity.bandwidth_bytes_per_s) and batch.traffic_bytes.any():
         weights += [{"cpus": 1 - weight, "bandwidth": weight} for weight in _WEIGHTS]
@@ -101,7 +101,7 @@ def _taken_up(
 def bound_at(batch: Batch, widths: Integers, times_s: Floats) -> float:
     """Seconds below which no schedule can end that has the tasks at these widths."""
     bound_s = float(times_s.max(initial=0.0))
-    for needs, whole in ((widths, batch.capacity.cpus), (batch.memory_bytes, batch.capacity.memory_bytes)):
+    for needs, whole in ((widths, batch.capacity.cpus), (batch.needs_bytes(widths), batch.capacity.memory_bytes)):
         bound_s = max(bound_s, float((needs * times_s).sum()) / whole, _few_side_by_side(needs, whole, times_s))
     return bound_s
 

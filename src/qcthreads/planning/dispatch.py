@@ -107,7 +107,8 @@ class Dispatcher:
         self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
         self._told_needs = self._batch.memory_bytes.copy()
         self._seen_needs = self._batch.memory_bytes.copy()
-        self._more_bytes = _more_of(self._batch)
+        more_bytes = self._batch.more_bytes
+        self._more_bytes = np.zeros(self._batch.widths.shape) if more_bytes is None else more_bytes
         self._over = np.full(len(self._batch), 1 / _FAR_OVER)  # what was taken last / granted, where it was too much
         self._start_up_s = start_up_s
         self._worth = worth
@@ -329,12 +330,3 @@ class Dispatcher:
         if not self._correction.in_seconds:
             return None
         return self._correction.time_s(row, column) + (self._start_up_s if fresh else 0.0)
-
-
-def _more_of(batch: Batch) -> Floats:
-    """What each task needs at each width beyond its ``memory_bytes``, in the columns of its widths."""
-    more = np.zeros(batch.widths.shape)
-    for row, task in enumerate(batch):
-        for width, more_bytes in (task.memory_more_bytes or {}).items():
-            more[row, batch.widths[row] == width] = more_bytes
-    return more

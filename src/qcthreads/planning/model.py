@@ -27,8 +27,11 @@ class Task:
     memory_measured: bool = False
     """``memory_bytes`` is what it takes: more would not help it. Else it is granted more, where its share is more."""
     memory_more_bytes: Mapping[int, int] | None = None
-    """By width, what it needs beyond ``memory_bytes``; ``None``: nothing. :class:`~.dispatch.Dispatcher` alone looks at
-    it, who starts no task without."""
+    """By width, what it needs beyond ``memory_bytes``; ``None``: nothing."""
+
+    def needs_bytes(self, width: int) -> int:
+        """Of memory, at that width."""
+        return self.memory_bytes + (self.memory_more_bytes or {}).get(width, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def memory_nodes(machine: Machine, usable: CpuSet) -> list[Node]:
 
 def crowded(batch: Batch, nodes: Sequence[Node]) -> bool:
     """Whether a node might have to hold more than it has, were its CPUs given to the tasks that need most."""
-    largest = np.sort(batch.memory_bytes)[::-1]
+    largest = np.sort(batch.most_bytes)[::-1]
     return any(float(largest[: len(node.cpus)].sum()) > node.memory_bytes for node in nodes)
 
 
@@ -54,13 +54,13 @@ def overfull(batch: Batch, nodes: Sequence[Node], placements: Sequence[Placement
     """The number of a node that would have to hold more than it has."""
     if not crowded(batch, nodes):
         return None
-    need = {task.id: task.memory_bytes for task in batch.tasks}
+    need = {task.id: task.needs_bytes for task in batch.tasks}
     held = [0.0] * len(nodes)
     running: list[tuple[float, int, list[float]]] = []
     for number, placement in enumerate(sorted(placements, key=lambda placement: placement.start_s)):
         while running and running[0][0] <= placement.start_s:
             held = [total - part for total, part in zip(held, heappop(running)[2], strict=True)]
-        each = need[placement.id] / len(placement.cpus)
+        each = need[placement.id](placement.threads) / len(placement.cpus)
         parts = [each * len(placement.cpus & node.cpus) for node in nodes]
         held = [total + part for total, part in zip(held, parts, strict=True)]
         heappush(running, (placement.end_s, number, parts))
@@ -79,6 +79,7 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> l
             f"task {task.id!r} needs {format_size(task.memory_bytes)}, but the memory nodes have {format_size(total)} "
             "together; use a machine that has more"
         )
+    batch = Batch.of(batch.tasks, replace(batch.capacity, memory_bytes=min(total, batch.capacity.memory_bytes)))
     best, best_s = _by_workers(batch, machine, nodes), math.inf
     if best:
         best_s = max(placement.end_s for placement in best)
@@ -95,8 +96,8 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> l
 def _by_workers(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[Placement]:
     """As many workers of one width on each node as it has CPUs and memory for; none where bandwidth is limited."""
     best, at = Timetable((), (), (), (), math.inf), list[CpuSet]()
-    largest = float(batch.memory_bytes.max())
     for workers in promising(batch) if math.isinf(batch.capacity.bandwidth_bytes_per_s) else ():
+        largest = float(batch.needs_bytes(workers.widths).max())
         places = [
             place
             for node in nodes
@@ -117,8 +118,8 @@ def _attempts(batch: Batch) -> Iterator[tuple[Layout, list[int], float]]:
     for pace in _PACES:
         for _, choices in bounds[:3]:
             layout, deadline_s = Layout(batch, choices), pace * bounds[0][0]
-            times_s = np.array(layout.chosen(deadline_s)[1])
-            for key in (-times_s, -times_s * batch.memory_bytes):
+            widths, times_s = map(np.array, layout.chosen(deadline_s))
+            for key in (-times_s, -times_s * batch.needs_bytes(widths)):
                 yield layout, np.argsort(key, kind="stable").tolist(), deadline_s
 
 
@@ -171,7 +172,7 @@ class _Schedule:
 
     def _place(self, task: int, alone: bool) -> CpuSet | None:
         width, time_s, most = self._choice(task)
-        need = self._tasks[task].memory_bytes
+        need = self._tasks[task].needs_bytes(width)
         if need > self._total or self._rate(task, time_s) > self._bandwidth:
             return None
         free = [len(cpus) for cpus in self._free]
@@ -188,15 +189,17 @@ class _Schedule:
         return place
 
     def _choice(self, task: int) -> tuple[int, float, int]:
-        """The cheapest width in time that the empty machine holds, its time, and the nodes that takes; 0: none does."""
+        """The cheapest width in time that the empty machine holds, else the fastest that it does; its time, and the
+        nodes that takes; 0: it holds none."""
         found = self._choices.get(task)
         if found is None:
             cpus = [len(node.cpus) for node in self._nodes]
             memory = [float(node.memory_bytes) for node in self._nodes]
-            row = self._layout.as_wide(task, self._widths[task])
-            found = (*row[0], 0)
-            for width, time_s in row:
-                counts = _divide(cpus, memory, width, self._tasks[task].memory_bytes, len(cpus))
+            wider = self._layout.as_wide(task, self._widths[task])
+            narrower = [choice for choice in self._layout.row(task) if choice not in wider]
+            found = (*wider[0], 0)
+            for width, time_s in (*wider, *reversed(narrower)):
+                counts = _divide(cpus, memory, width, self._tasks[task].needs_bytes(width), len(cpus))
                 if counts is not None:
                     found = width, time_s, sum(1 for count in counts if count)
                     break
@@ -208,9 +211,10 @@ class _Schedule:
 
     def _change(self, task: int, place: CpuSet, sign: int) -> None:
         """Give back (1) or take (-1) what a task has."""
-        need = self._tasks[task].memory_bytes
+        width, time_s, _ = self._choice(task)
+        need = self._tasks[task].needs_bytes(width)
         self._total += sign * need
-        self._bandwidth += sign * self._rate(task, self._choice(task)[1])
+        self._bandwidth += sign * self._rate(task, time_s)
         for number, node in enumerate(self._nodes):
             own = place & node.cpus
             self._free[number] = self._free[number] | own if sign > 0 else self._free[number] - own

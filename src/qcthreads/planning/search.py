@@ -98,7 +98,7 @@ def binding(batch: Batch) -> bool:
     """Whether memory or bandwidth may run short before CPUs do."""
     most = min(len(batch), batch.capacity.cpus)
     # Nobody is narrower than 1, so that no more than this many run at the same time.
-    memory = float(np.sort(batch.memory_bytes)[::-1][:most].sum())
+    memory = float(np.sort(batch.most_bytes)[::-1][:most].sum())
     if memory > batch.capacity.memory_bytes:
         return True
     if math.isinf(batch.capacity.bandwidth_bytes_per_s) or not batch.traffic_bytes.any():

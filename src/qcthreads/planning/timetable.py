@@ -98,10 +98,13 @@ class Layout:
     def _listed(self) -> tuple[list[list[int]], list[list[float]]]:
         return self.choices.widths.tolist(), self.choices.times_s.tolist()
 
-    @cached_property
-    def memory(self) -> Floats:
-        """Bytes that every task needs; 0 where memory is not limited."""
-        return self._batch.memory_bytes if math.isfinite(self.memory_bytes) else np.zeros(len(self))
+    def memory(self, widths: Integers) -> Floats:
+        """Bytes that every task needs at one of its widths; 0 where memory is not limited."""
+        return self._batch.needs_bytes(widths) if math.isfinite(self.memory_bytes) else np.zeros(len(self))
+
+    def memory_of(self, task: int, width: int) -> float:
+        """:meth:`memory` of one task."""
+        return self._batch.tasks[task].needs_bytes(width) if math.isfinite(self.memory_bytes) else 0.0
 
     @cached_property
     def moved_s(self) -> Floats:
@@ -164,24 +167,24 @@ def insert(
     chosen, _ = layout.chosen(deadline_s, wider)
     latest_s = deadline_s * (1 + _ROUNDING)
     profile = _Profile(layout)
-    memory_of, moved_s_of = layout.memory.tolist(), layout.moved_s.tolist()
+    moved_s_of = layout.moved_s.tolist()
     widths = [0] * len(order)
     starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
     late: list[int] = []
     for task in order:
-        memory, moved_s = memory_of[task], moved_s_of[task]
-        best: tuple[float, float, int, int] | None = None
+        moved_s = moved_s_of[task]
+        best: tuple[float, float, int, float, int] | None = None
         for width, time_s in layout.as_wide(task, chosen[task]):
-            rate = layout.rate(moved_s, time_s)
+            memory, rate = layout.memory_of(task, width), layout.rate(moved_s, time_s)
             start_s = profile.earliest(time_s, width, memory, rate)
             if best is None or start_s + time_s < best[0]:
-                best = start_s + time_s, start_s, width, rate
+                best = start_s + time_s, start_s, width, memory, rate
             if start_s + time_s <= latest_s:
                 break
         else:
             late.append(task)
         assert best is not None
-        end_s, start_s, width, rate = best
+        end_s, start_s, width, memory, rate = best
         profile.take(start_s, end_s, width, memory, rate)
         widths[task], starts_s[task], ends_s[task] = width, start_s, end_s
     return Timetable(widths, starts_s, ends_s, late, max(ends_s, default=0.0))
@@ -277,11 +280,12 @@ class _Queues:
 
     def __init__(self, layout: Layout, order: Sequence[int], widths: Sequence[int], times_s: Sequence[float]) -> None:
         ranked = np.array(order, dtype=np.int64)
-        needs = layout.memory[ranked]
+        wide = np.array(widths, dtype=np.int64)
+        needs = layout.memory(wide)[ranked]
         moved_s, time_s = layout.moved_s[ranked], np.array(times_s)[ranked]
         rates = [layout.rate(*both) for both in zip(moved_s, time_s, strict=True)] if moved_s.any() else []
         classes, alike = _classes(needs)
-        keys = np.array(widths, dtype=np.int64)[ranked] * _CLASSES + classes
+        keys = wide[ranked] * _CLASSES + classes
         # Ranks, the first in order last, where lists give them out.
         backwards = len(order) - 1 - np.argsort(keys[::-1], kind="stable")
         found, first = np.unique(keys[backwards], return_index=True)

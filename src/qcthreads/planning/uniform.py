@@ -80,11 +80,12 @@ def workers_of(batch: Batch, width: int) -> Workers:
     else:
         fits = np.isfinite(times_s) & (widths <= width)
         rows, column = np.arange(len(widths)), np.where(fits, widths, 0).argmax(axis=1)
+    widths, times_s = widths[rows, column], times_s[rows, column]
     count = min(len(batch), batch.capacity.cpus // width)
-    largest = float(batch.memory_bytes.max())
+    largest = float(batch.needs_bytes(widths).max())
     if math.isfinite(batch.capacity.memory_bytes) and largest:
         count = min(count, int(batch.capacity.memory_bytes // largest))
-    return Workers(width, count, widths[rows, column], times_s[rows, column])
+    return Workers(width, count, widths, times_s)
 
 
 def narrowest_width(batch: Batch) -> int:

@@ -34,7 +34,7 @@ def balanced(
     batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
     narrowest = narrowest_width(batch)
     if width is not None and width < narrowest:
-        names = [task.id for task in tasks if min(task.times_s) > width]
+        names = [task.id for task, least in zip(tasks, batch.narrowest, strict=True) if least > width]
         raise InputError(
             f"workers {width} threads wide were asked for, but {', '.join(names[:5])} need more; "
             f"ask for at least {narrowest}"
