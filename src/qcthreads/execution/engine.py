@@ -97,7 +97,7 @@ class LocalEngine:
         self._folder: Path | None = None
         self._started = 0
         self._idle: list[tuple[_Key, Worker]] = []
-        self._warming: list[Lease] = []
+        self._warming: dict[Lease, _Key] = {}
         self._runs: list[_Run] = []
 
     def run(
@@ -152,7 +152,7 @@ class LocalEngine:
             self._runs.append(run)
         leases = self._book.acquire_split(workers, job.settings.threads, gpus=job.gpus)
         try:
-            self._warming += leases
+            self._warming |= dict.fromkeys(leases, job.key)
             for lease in leases:
                 thread = threading.Thread(target=self._warm, args=(run, job, lease), name="qcthreads-warm", daemon=True)
                 run.threads.append(thread)
@@ -163,6 +163,14 @@ class LocalEngine:
             for lease in leases[started:]:
                 self._cool(lease)
             raise
+
+    def ask(self, question: Calculation) -> Outcome:
+        """What becomes of one calculation; where a worker for such ones is starting, it waits for that, not for its own.
+
+        Raises what :meth:`run` raises.
+        """
+        (outcome,) = self._iterate(_Run(deque([self._prepare(question)]), 1, patient=True))
+        return outcome
 
     def limit(self, at_most: Mapping[str, int]) -> None:
         """Further programs that run so many times at once at most; those with a limit already keep it."""
@@ -248,11 +256,20 @@ class LocalEngine:
             for one in runs:
                 one.wake()
 
+    def _wait_for_warm(self, run: _Run, job: _Job) -> None:
+        """Until one is ready that can compute ``job``, as long as there is hope of it."""
+
+        def settled() -> bool:
+            ready = any(key == job.key for key, _ in tuple(self._idle))
+            return ready or run.stopped.is_set() or job.key not in tuple(self._warming.values())
+
+        with run.turn:
+            run.turn.wait_for(settled)
+
     def _cool(self, lease: Lease) -> None:
         """No worker gets ready on it any more, if one ever did."""
         lease.release()
-        with contextlib.suppress(ValueError):
-            self._warming.remove(lease)
+        self._warming.pop(lease, None)
 
     def _iterate(self, run: _Run) -> Iterator[Outcome]:
         with self._lock:
@@ -327,6 +344,8 @@ class LocalEngine:
                     job = run.jobs.popleft()
                 except IndexError:
                     break
+                if run.patient:
+                    self._wait_for_warm(run, job)
                 self._supervise(run, self._narrowed(run, job))
         except StopRequestedError:
             pass
@@ -631,6 +650,8 @@ class _Run:
     width: int
     """How many drivers there are, or have been."""
     refill: bool = False
+    patient: bool = False
+    """It waits for a worker that is starting, rather than start another."""
     source: Source | None = None
     """What says what is next; ``None``: ``jobs``, in order."""
     turn: threading.Condition = field(default_factory=threading.Condition)
