@@ -14,7 +14,8 @@ bound
     Cold: a whole command. Its bound contains what the driver did (CPU time until it can start a worker, to read and
     plan, to report), the start of as many workers as would have been best (CPU time of the quickest, at least one of
     each program), and the calculations (wall time x threads): whatever is busy is busy on one of the CPUs, no
-    calculation begins before a worker has started and the input is read, and the report is made last.
+    calculation begins before a worker has started and the input is read, those of a program share its workers, and the
+    report is made last.
     Calculations alone: a cold run against the bound of those, as if starting cost nothing. Warm: the same of a second
     call of an executor that keeps its workers.
 efficiency
@@ -25,11 +26,13 @@ efficiency
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -168,29 +171,43 @@ def cold_bound_s(document: Mapping[str, Any]) -> float:
     driver_s: dict[str, float] = document["statistics"]["driver_cpu_s"]
     longest_s: float = max(row["wall_s"] for row in rows)
     work_s: float = sum(row["wall_s"] * row["threads"] for row in rows)
-    widest = max(row["threads"] for row in rows)
-    quickest_s = quickest_starts_s(document)
+    shares = shares_by_program(document)
+    quickest_s = min(one.start_s for one in shares)
 
-    def with_starts(count: int) -> float:
-        starts_s = sum(quickest_s) + min(quickest_s) * (count - len(quickest_s))
-        calculating_s = max(longest_s, work_s / min(cpus, count * widest))
-        first_s = driver_s["start"] + max(driver_s["preparation"], min(quickest_s))
-        return max(
-            first_s + calculating_s + driver_s["report"],
-            (sum(driver_s.values()) + starts_s + work_s) / cpus,
-        )
+    def with_starts(counts: Sequence[int]) -> float:
+        starts_s = sum(count * one.start_s for count, one in zip(counts, shares, strict=True))
+        alone_s = (one.work_s / min(cpus, count * one.widest) for count, one in zip(counts, shares, strict=True))
+        first_s = driver_s["start"] + max(driver_s["preparation"], quickest_s)
+        last_s: float = first_s + max(longest_s, work_s / cpus, *alone_s) + driver_s["report"]
+        return max(last_s, (sum(driver_s.values()) + starts_s + work_s) / cpus)
 
-    return min(with_starts(count) for count in range(len(quickest_s), max(cpus, len(quickest_s)) + 1))
+    return min(with_starts(counts) for counts in itertools.product(range(1, cpus + 1), repeat=len(shares)))
 
 
-def quickest_starts_s(document: Mapping[str, Any]) -> list[float]:
-    """CPU seconds of the quickest start of a worker, for each program that computed."""
+@dataclass(frozen=True)
+class Share:
+    """Of one program: CPU seconds of the quickest start of a worker, and its calculations."""
+
+    start_s: float
+    work_s: float
+    widest: int
+
+
+def shares_by_program(document: Mapping[str, Any]) -> list[Share]:
+    """Of each program that computed."""
     programs = {one["name"]: one["program"] for one in document["decision"]["model_chemistries"]}
     started_s = {one["pid"]: one["start_cpu_s"] for one in document["statistics"]["worker_processes"]}
-    by_program: dict[str, list[float]] = {}
+    by_program: dict[str, list[Mapping[str, Any]]] = {}
     for row in document["fragments"]:
-        by_program.setdefault(programs[row["chemistry"]], []).append(started_s[row["worker_pid"]])
-    return [min(found) for found in by_program.values()]
+        by_program.setdefault(programs[row["chemistry"]], []).append(row)
+    return [
+        Share(
+            min(started_s[row["worker_pid"]] for row in rows),
+            sum(row["wall_s"] * row["threads"] for row in rows),
+            max(row["threads"] for row in rows),
+        )
+        for rows in by_program.values()
+    ]
 
 
 def serve(job: Sequence[str], width: int) -> float:

@@ -127,7 +127,7 @@ def test_as_long_as_the_input_is_read_one_pu_is_left_over(monkeypatch):
     asked = request()
     with HeadStart(asked, warm=True) as head_start:
         usable = len(head_start.book.usable)
-        assert (len(head_start.book.held()), head_start.workers) == (usable - 1, {1: usable})
+        assert (len(head_start.book.held()), head_start.workers) == (usable - 1, {("pyscf", 0): usable})
         head_start.complete(usable, 1, ["pyscf"])
         assert len(head_start.book.held()) == usable
 
@@ -155,7 +155,7 @@ def test_a_pu_is_left_over_of_wide_workers_too(monkeypatch):
     )
     asked = request(workers=2, threads=2, affinity=False, busy="ignore")
     with HeadStart(asked, warm=True) as head_start:
-        assert (len(head_start.book.held()), head_start.workers) == (1, {2: 2})
+        assert (len(head_start.book.held()), head_start.workers) == (1, {("pyscf", 0): 2})
         head_start.complete(2, 2, ["pyscf"])
         assert len(head_start.book.held()) == 2
 

@@ -10,7 +10,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from watched import threads_below
 
+from qcthreads.execution.calculation import Calculation
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.execution.observing import Observer
+from qcthreads.host import read_machine
+from qcthreads.host.limits import read_limits
+from qcthreads.leases import LeaseBook
 from qcthreads.programs.precedence import environment_under, settle
 from qcthreads.programs.registry import get
 from qcthreads.programs.settings import settings_for
@@ -66,6 +73,25 @@ def waters(number):
     return {"symbols": symbols, "geometry": geometry}
 
 
+class Working(Observer):
+    """How many threads of the worker worked for each calculation, by its label."""
+
+    def __init__(self):
+        self.threads = {}
+
+    def begins(self, _, worker, __):
+        self._before_s = self._cpu_s(worker.pid)
+
+    def ends(self, calculation, outcome):
+        after_s = self._cpu_s(outcome.worker_pid)
+        worked_s = [cpu_s - self._before_s.get(thread, 0.0) for thread, cpu_s in after_s.items()]
+        self.threads[calculation.label] = sum(cpu_s > sum(worked_s) / 10 for cpu_s in worked_s)
+
+    def _cpu_s(self, pid):
+        """By thread; workers call themselves by what they compute."""
+        return {thread: cpu_s for (_, _, thread), (cpu_s, _) in threads_below(pid).items()}
+
+
 def same_energy(runs, within_hartree):
     assert [run.energy for run in runs] == pytest.approx([runs[0].energy] * len(runs), abs=within_hartree, rel=0)
 
@@ -76,6 +102,26 @@ def test_pyscf_works_with_the_threads_it_was_given(needs, calculate):
     runs = [calculate(settings_for(get("pyscf"), width, MEMORY), job) for width in (1, 2)]
     assert [run.working_threads("python") for run in runs] == [[1], [2]]
     same_energy(runs, 1e-8)
+
+
+@pytest.mark.skipif(len(read_limits().cpus) < 2, reason="two widths need two cores")
+def test_a_worker_of_pyscf_works_at_each_width_with_as_many_threads(needs, monkeypatch):
+    needs("pyscf")
+    monkeypatch.setenv("QCTHREADS_LEASES", "process")
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")  # of the caller's, who is told that another width was asked for
+    job = atomic_input("hf", "cc-pvdz", waters(4))
+    working = Working()
+    with LocalEngine(LeaseBook(read_machine(), read_limits()), observer=working) as engine:
+        outcomes = [
+            next(engine.run([Calculation(label=label, program="pyscf", input=job, threads=width, memory_bytes=MEMORY)]))
+            for label, width in (("narrow", 1), ("wide", 2), ("narrow again", 1))
+        ]
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert working.threads == {"narrow": 1, "wide": 2, "narrow again": 1}
+    assert len({outcome.worker_pid for outcome in outcomes}) == 1
+    assert [outcome.bound for outcome in outcomes] == [outcome.cpus for outcome in outcomes]
+    energies = [outcome.result["return_result"] for outcome in outcomes]
+    assert energies == pytest.approx([energies[0]] * 3, abs=1e-8, rel=0)
 
 
 def test_an_import_does_not_shrink_the_mask_of_its_process(needs, monkeypatch):

@@ -129,6 +129,37 @@ def test_a_wider_worker_is_started_once_for_all_that_it_computes() -> None:
     assert run.makespan_s == pytest.approx(2.0 + 40 * 0.7)
 
 
+@pytest.mark.parametrize(("seconds", "started"), [(0.1, False), (10.0, True)])
+def test_a_worker_is_started_only_where_those_there_are_not_sooner(seconds: float, started: bool) -> None:
+    tasks = [Task(f"a{number}", {1: seconds}, kind="a") for number in range(4)]
+    tasks += [Task("b", {1: 0.01}, kind="b")]
+    dispatcher = Dispatcher(tasks, 2, start_up_s=2.0, worker_of=lambda kind, _: kind, workers={"a": 1, "b": 1})
+    first, second = dispatcher.next(0.0, CpuSet([0, 1])), dispatcher.next(0.0, CpuSet([1]))
+    assert first is not None
+    assert first.id.startswith("a")
+    assert second is not None
+    assert second.id.startswith("a") == started
+    dispatcher.ended(second.id, 0.01)
+    assert (dispatcher.next(0.01, CpuSet([1])) is not None) == started
+
+
+def test_of_a_kind_that_takes_any_width_no_second_worker_is_started_for_another_width() -> None:
+    tasks = [Task("dimer", {2: 5.0}), Task("monomer", {1: 0.1}), Task("other", {1: 0.1})]
+    dispatcher = Dispatcher(tasks, 2, start_up_s=2.0, worker_of=lambda *_: "any", workers={"any": 1})
+    now_s, starts = 0.0, []
+    while dispatcher.waiting:
+        start = dispatcher.next(now_s, CpuSet(range(2)))
+        assert start is not None
+        assert dispatcher.next(now_s, CpuSet(range(start.threads, 2))) is None
+        assert start.expected_s == pytest.approx(
+            tasks[["dimer", "monomer", "other"].index(start.id)].times_s[start.threads]
+        )
+        now_s += start.expected_s
+        dispatcher.ended(start.id, now_s)
+        starts.append(start.id)
+    assert sorted(starts) == ["dimer", "monomer", "other"]
+
+
 def test_many_small_tasks_are_run_at_one_thread_each_and_one_large_among_them_wide() -> None:
     small = [Task(f"s{number}", {w: 1 / assumed_speedup(w) for w in (1, 2)}) for number in range(60)]
     run = simulate(Dispatcher(small, 2, known="sizes"), small, [Change(0.0, CpuSet(range(2)))])

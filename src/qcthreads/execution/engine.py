@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..leases import Lease, LeaseBook, has_outer_lease
 from ..machine.placement import usable_cpus
 from ..programs import precedence, registry
 from ..programs.settings import settings_for
-from ..programs.spec import Settings
+from ..programs.spec import Settings, WorkerKind
 from ..units import format_count, format_size
 from .calculation import Calculation, Outcome, Progress
 from .changing import ChangingLimits
@@ -97,7 +97,7 @@ class LocalEngine:
         self._folder: Path | None = None
         self._started = 0
         self._idle: list[tuple[_Key, Worker]] = []
-        self._warming: list[Lease] = []
+        self._warming: dict[Lease, _Key] = {}
         self._runs: list[_Run] = []
 
     def run(
@@ -152,7 +152,7 @@ class LocalEngine:
             self._runs.append(run)
         leases = self._book.acquire_split(workers, job.settings.threads, gpus=job.gpus)
         try:
-            self._warming += leases
+            self._warming |= dict.fromkeys(leases, job.key)
             for lease in leases:
                 thread = threading.Thread(target=self._warm, args=(run, job, lease), name="qcthreads-warm", daemon=True)
                 run.threads.append(thread)
@@ -163,6 +163,19 @@ class LocalEngine:
             for lease in leases[started:]:
                 self._cool(lease)
             raise
+
+    def ask(self, question: Calculation) -> Outcome:
+        """What becomes of one calculation; where a worker for such ones is starting, it waits for that one.
+
+        Raises what :meth:`run` raises.
+        """
+        (outcome,) = self._iterate(_Run(deque([self._prepare(question)]), 1, patient=True))
+        return outcome
+
+    def workers(self) -> Mapping[WorkerKind, int]:
+        """How many of each kind wait for a calculation, or will as soon as they are ready."""
+        with self._lock:
+            return Counter(key[0] for key in (*(key for key, _ in self._idle), *self._warming.values()))
 
     def limit(self, at_most: Mapping[str, int]) -> None:
         """Further programs that run so many times at once at most; those with a limit already keep it."""
@@ -229,7 +242,7 @@ class LocalEngine:
             self._book.check(settings.threads, calculation.memory_bytes, gpus)
         except LeaseError as error:
             raise LeaseError(f"calculation {short_label(calculation.label)} can never run here: {error}") from None
-        return _Job(calculation, settings, gpus, _key_of(settings))
+        return _Job(calculation, settings, gpus, _key_of(calculation, settings))
 
     def _warm(self, run: _Run, job: _Job, lease: Lease) -> None:
         try:
@@ -248,11 +261,20 @@ class LocalEngine:
             for one in runs:
                 one.wake()
 
+    def _wait_for_warm(self, run: _Run, job: _Job) -> None:
+        """Until one is ready that can compute ``job``, as long as there is hope of it."""
+
+        def settled() -> bool:
+            ready = any(key == job.key for key, _ in tuple(self._idle))
+            return ready or run.stopped.is_set() or job.key not in tuple(self._warming.values())
+
+        with run.turn:
+            run.turn.wait_for(settled)
+
     def _cool(self, lease: Lease) -> None:
         """No worker gets ready on it any more, if one ever did."""
         lease.release()
-        with contextlib.suppress(ValueError):
-            self._warming.remove(lease)
+        self._warming.pop(lease, None)
 
     def _iterate(self, run: _Run) -> Iterator[Outcome]:
         with self._lock:
@@ -327,6 +349,8 @@ class LocalEngine:
                     job = run.jobs.popleft()
                 except IndexError:
                     break
+                if run.patient:
+                    self._wait_for_warm(run, job)
                 self._supervise(run, self._narrowed(run, job))
         except StopRequestedError:
             pass
@@ -446,7 +470,7 @@ class LocalEngine:
         job = replace(job, cores=cores)
         settings = job.settings_in(None)
         notes = (*job.settings.notes, *settings.notes)
-        return replace(job, settings=replace(settings, notes=notes), key=_key_of(settings))
+        return replace(job, settings=replace(settings, notes=notes), key=_key_of(job.calculation, settings))
 
     def _slots(self, job: _Job) -> dict[str, int]:
         program = job.settings.program
@@ -498,6 +522,7 @@ class LocalEngine:
             try:
                 worker.hold(lease)
                 worker.rebind(cpus)
+                worker.threads = job.settings.threads
             except BindingError:
                 worker.end()
                 worker = None
@@ -545,6 +570,10 @@ class LocalEngine:
         folder = self._next_folder()
         bound = lease.cpus if self._affinity else None
         settings = job.settings_in(scratch_of(folder))
+        if _any_width(job.calculation):
+            # Read once: it must let the worker's later calculations be wider. The harness sets the threads of each.
+            most = {"OMP_THREAD_LIMIT": str(len(self._book.machine.cpus_online))}
+            settings = replace(settings, environment={**settings.environment, **most})
         worker = Worker(settings, folder, bound, self._memory_nodes(lease), lease, self._wrapping)
         try:
             self._observer.starts(worker)
@@ -631,6 +660,8 @@ class _Run:
     width: int
     """How many drivers there are, or have been."""
     refill: bool = False
+    patient: bool = False
+    """It waits for a worker that is starting, rather than start another."""
     source: Source | None = None
     """What says what is next; ``None``: ``jobs``, in order."""
     turn: threading.Condition = field(default_factory=threading.Condition)
@@ -706,8 +737,17 @@ class _Job:
         }
 
 
-def _key_of(settings: Settings) -> _Key:
-    return settings.program, settings.threads, tuple(sorted(settings.environment.items())), settings.unset
+def _any_width(calculation: Calculation) -> bool:
+    """Not where the caller's own function computes, which may go by the variables."""
+    spec = registry.get(calculation.program)
+    return spec.any_width and calculation.compute in (None, spec.check)
+
+
+def _key_of(calculation: Calculation, settings: Settings) -> _Key:
+    """The kind of worker first."""
+    if _any_width(calculation):
+        return registry.get(settings.program).worker_of(settings.threads), (), settings.unset
+    return (settings.program, settings.threads), tuple(sorted(settings.environment.items())), settings.unset
 
 
 def _outcome(job: _Job, lease: Lease, attempt: int, worker: Worker | None, reply: Mapping[str, Any]) -> Outcome:

@@ -41,7 +41,6 @@ def _ask(engine: LocalEngine, expansion: Expansion, chemistry: Chemistry, thread
         compute=spec.check,
         timeout_s=_PATIENCE_S,
     )
-    (answer,) = engine.run([question])
-    refused = (answer.result or {}).get("refused")
+    refused = (engine.ask(question).result or {}).get("refused")
     if refused:
         raise InputError(f"{spec.title} cannot compute this: {refused}")

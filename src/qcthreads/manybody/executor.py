@@ -324,6 +324,7 @@ class ParallelManyBodyExecutor:
             need=lambda *_: Need(config.memory_limit_bytes, config.memory_limit_bytes),
             narrowest=split.threads,
             most_threads=config.max_total_threads,
+            workers=None if self._kept is None else self._kept.workers(),
         )
 
     def _calculation(self, term: Term, threads: int) -> Calculation:

@@ -23,6 +23,7 @@ from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..leases import node_book
 from ..programs import registry
 from ..programs.registry import Installation
+from ..programs.spec import WorkerKind
 from .request import DEFAULT_PROGRAM, RunRequest
 from .widths import widths_for
 
@@ -43,8 +44,8 @@ class HeadStart(Closing):
     """When the first worker was started, by ``time.perf_counter``."""
     began_cpu_s: float
     """What this process had taken by then."""
-    workers: Mapping[int, int]
-    """How many of each width are there, or will be after :meth:`complete`."""
+    workers: Mapping[WorkerKind, int]
+    """How many of each kind are there, or will be after :meth:`complete`."""
 
     def __init__(self, request: RunRequest, *, warm: bool = False) -> None:
         self.request = request
@@ -89,7 +90,7 @@ class HeadStart(Closing):
         if self._likely is not None and threads == self._likely.threads:
             others = (program for program in programs if program != self._likely.program)
             likely = replace(self._likely, program=next(others, self._likely.program))
-            self._start(likely, min(self._left, workers - (self.workers[threads] - self._left)))
+            self._start(likely, min(self._left, workers - (sum(self.workers.values()) - self._left)))
         self._left = 0
 
     def close(self) -> None:
@@ -107,7 +108,8 @@ class HeadStart(Closing):
             likely = Calculation(label="", program=program, input={}, threads=threads, memory_bytes=memory_bytes)
             left = int(workers > 1 and workers * threads == len(self.book.usable))
             if self._start(likely, workers - left):
-                self._likely, self._left, self.workers = likely, left, {threads: workers}
+                kind = registry.get(program).worker_of(threads)
+                self._likely, self._left, self.workers = likely, left, {kind: workers}
 
     def _start(self, likely: Calculation, workers: int) -> bool:
         """Whether they start. What is wrong is said of the calculations themselves."""

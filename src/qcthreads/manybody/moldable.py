@@ -15,6 +15,7 @@ from ..planning.cost import assumed_parallel_fraction, assumed_speedup
 from ..planning.costs import Size
 from ..planning.dispatch import Dispatcher
 from ..programs import registry
+from ..programs.spec import WorkerKind
 from ..units import format_count, format_size
 from .expansion import Expansion, Term
 from .measured import Measured, Need
@@ -48,7 +49,7 @@ class Moldable:
     memory_bytes
         For all that run at the same time.
     workers
-        How many of each width are there already.
+        How many of each kind are there already.
     times_s
         A measured model; where it does not know all of them, theory's ratios serve.
     """
@@ -61,7 +62,9 @@ class Moldable:
     size: Callable[[Term], Size]
     need: Needed
     memory_bytes: int
-    workers: Mapping[int, int]
+    worker_of: Callable[[str, int], WorkerKind]
+    """What a calculation of a model chemistry runs in at a width."""
+    workers: Mapping[WorkerKind, int]
     most_threads: int | None = None
     """Of all that run at the same time; ``None``: as many as are free."""
     times_s: TimesS | None = None
@@ -116,6 +119,7 @@ class Moldable:
             memory_bytes=self.memory_bytes,
             start_up_s=START_UP_S,
             worth=_WORTH.get(self.strategy, 1.0),
+            worker_of=self.worker_of,
             workers=self.workers,
         )
         return dispatcher, in_seconds
@@ -205,7 +209,7 @@ def mold(
     need: Needed,
     narrowest: int = 1,
     most_threads: int | None = None,
-    workers: Mapping[int, int] | None = None,
+    workers: Mapping[WorkerKind, int] | None = None,
 ) -> Moldable | None:
     """``terms`` at widths of their own; ``None`` where all are to have the same.
 
@@ -215,7 +219,8 @@ def mold(
     ``narrowest``: threads of each at least. ``measured``: ``None`` where what computes is not the program.
     """
     cpus = min(len(book.usable), most_threads or len(book.usable))
-    widths = {one.name: widths_for(registry.get(one.program), cpus, narrowest) for one in expansion.chemistries}
+    programs = {one.name: one.program for one in expansion.chemistries}
+    widths = {name: widths_for(registry.get(program), cpus, narrowest) for name, program in programs.items()}
     if not terms or all(len(several) == 1 for several in widths.values()):
         return None
     times_s = None if measured is None else measured.times_s
@@ -232,6 +237,9 @@ def mold(
         size=expansion.size,
         need=need,
         memory_bytes=book.memory_bytes,
+        worker_of=lambda name, width: (
+            (programs[name], width) if measured is None else registry.get(programs[name]).worker_of(width)
+        ),
         workers=workers or {},
         most_threads=most_threads,
         times_s=times_s,

@@ -369,7 +369,7 @@ class Run(Closing):
                 refill=request.workers is None,
             )
         else:
-            source = replace(self._moldable, terms=terms).source(made)
+            source = replace(self._moldable, terms=terms, workers=self._engine.workers()).source(made)
             self.planned = source.planned
             outcomes = self._engine.run(source, max_workers=self._side_by_side)
         for outcome in outcomes:

@@ -8,8 +8,10 @@ rest, laid out beside what runs, ends soonest (course.py): so the last ones wide
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +58,7 @@ class _Started:
     width: int
     memory_bytes: int
     since_s: float
+    pool: int
     fresh: bool
     """Its worker had to be started for it."""
     listed: bool = True
@@ -80,8 +83,11 @@ class Dispatcher:
         What a worker of another width costs before it computes.
     worth
         By which factor wider tasks must end the rest sooner than the cheapest widths, to be chosen.
+    worker_of
+        The kind of worker that a task of a kind takes at a width; by default one width is one kind. While those of a
+        kind would get to all that waits for them as soon as another could start, another is not started.
     workers
-        How many there are already, by width.
+        How many there are already, by kind.
 
     Raises
     ------
@@ -98,7 +104,8 @@ class Dispatcher:
         memory_bytes: int | None = None,
         start_up_s: float = 0.0,
         worth: float = 1.0,
-        workers: Mapping[int, int] | None = None,
+        worker_of: Callable[[str, int], Hashable] = lambda _, width: width,
+        workers: Mapping[Any, int] | None = None,
     ) -> None:
         self._machine, usable = usable_of(machine_or_cpus)
         self._memory_bytes = math.inf if memory_bytes is None else float(memory_bytes)
@@ -115,7 +122,14 @@ class Dispatcher:
         self._waiting = np.ones(len(self._batch), dtype=bool)
         self._left = len(self._batch)
         self._running: dict[str, _Started] = {}
-        self._workers = dict(workers or {})  # so many of each width have been started
+        self._worker_of = worker_of
+        self._pool_numbers: dict[Hashable, int] = {}
+        self._pools = self._pools_of_all()
+        self._workers = Counter({self._pool_number(kind): count for kind, count in (workers or {}).items()})
+        """How many of each pool, which are those of one kind, have been started."""
+        self._waiting_s: defaultdict[tuple[int, int], float] = defaultdict(
+            float
+        )  # of those in the line, by pool and width
         self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
         self._looked: tuple[float, float, int] | None = None  # CPUs, memory and how many waited when last looked
         self._line_needs, self._others_need = 0.0, math.inf  # bytes: the most in the line, the least of those not in it
@@ -145,18 +159,19 @@ class Dispatcher:
         capacity = Capacity(cpus, free_memory_bytes + own_bytes)
         if self._stale(capacity):
             self._look(now_s, capacity)
-        found = self._first_that_fits(len(free), free_memory_bytes)
+        found = self._first_that_fits(now_s, len(free), free_memory_bytes)
         return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
 
     def narrowed(self, task_id: str, width: int, memory_bytes: int) -> float | None:
         """A task that has just started has that width instead; the seconds that are expected now, as far as known."""
         one = self._undone(task_id)
-        fresh = self._idle(width) <= 0
-        self._workers[width] = self._workers.get(width, 0) + fresh
+        pool = self._pool_number(self._worker_of(self._batch.tasks[one.row].kind, width))
+        fresh = self._idle(pool) <= 0
+        self._workers[pool] += fresh
         listed = (self._batch.widths[one.row] == width) & np.isfinite(self._batch.times_s[one.row])
         known = bool(listed.any())
         column = int(listed.argmax()) if known else one.column
-        self._running[task_id] = _Started(one.row, column, width, memory_bytes, one.since_s, fresh, known)
+        self._running[task_id] = _Started(one.row, column, width, memory_bytes, one.since_s, pool, fresh, known)
         return self._expected_s(one.row, column, fresh) if known else None
 
     def returned(self, task_id: str) -> None:
@@ -212,7 +227,7 @@ class Dispatcher:
         one = self._running.pop(task_id, None)
         if one is None:
             raise InputError(f"task {task_id!r} has not started, or has ended before; tell it between the two")
-        self._workers[one.width] -= one.fresh
+        self._workers[one.pool] -= one.fresh
         return one
 
     def _stale(self, capacity: Capacity) -> bool:
@@ -245,15 +260,17 @@ class Dispatcher:
         needs = self._batch.memory_bytes[rows]
         self._others_need = float(needs[needs > capacity.memory_bytes].min(initial=math.inf))
         rows, times_s = rows[fits], times_s[fits]
-        self._line, self._line_needs = [], 0.0
+        self._line, self._line_needs, self._waiting_s = [], 0.0, defaultdict(float)
         if len(rows):
             batch = self._batch.retimed(rows, times_s, capacity)
             course = course_of(batch, self._beside(now_s), self._worth)
+            busy_s = self._correction.times_s(rows)
             for at in course.order[::-1].tolist():
                 row = int(rows[at])
                 column = self._column(row, int(course.widths[at]))
                 self._line.append((row, column))
                 self._line_needs = max(self._line_needs, self._needs(row, column))
+                self._waiting_s[int(self._pools[row, column]), int(course.widths[at])] += busy_s[at, column]
         self._looked = capacity.cpus, capacity.memory_bytes, self._left
         self._far = 0
 
@@ -266,9 +283,9 @@ class Dispatcher:
             needs = self._batch.memory_bytes[rows, np.newaxis] + self._more_bytes[rows]
             times_s[needs > capacity.memory_bytes] = np.inf
         if self._start_up_s and self._correction.in_seconds:
-            idle = [width for width in self._workers if self._idle(width)]
+            idle = [pool for pool in self._workers if self._idle(pool)]
             shared = 1.0 if self._few(capacity) else np.minimum(1.0, self._side_by_side(rows, capacity) / self._left)
-            times_s = np.where(np.isin(widths, idle), times_s, times_s + self._start_up_s * shared)
+            times_s = np.where(np.isin(self._pools[rows], idle), times_s, times_s + self._start_up_s * shared)
         return times_s
 
     def _side_by_side(self, rows: Integers, capacity: Capacity) -> Floats:
@@ -280,18 +297,41 @@ class Dispatcher:
         fit: Floats = np.minimum(most, capacity.memory_bytes / np.maximum(needs, 1.0))
         return fit
 
-    def _idle(self, width: int) -> int:
-        """Workers of that width which wait."""
-        return self._workers.get(width, 0) - sum(one.width == width for one in self._running.values())
+    def _pools_of_all(self) -> Integers:
+        """In the columns of each task's widths, the number of the pool that it would take a worker of."""
+        pools = np.zeros(self._batch.widths.shape, dtype=np.int64)
+        kinds: dict[str, list[int]] = {}
+        for row, task in enumerate(self._batch.tasks):
+            kinds.setdefault(task.kind, []).append(row)
+        for kind, rows in kinds.items():
+            widths, inverse = np.unique(self._batch.widths[rows], return_inverse=True)
+            numbers = [self._pool_number(self._worker_of(kind, width)) for width in widths.tolist()]
+            pools[rows] = np.array(numbers)[inverse].reshape(len(rows), -1)
+        return pools
+
+    def _pool_number(self, kind: Hashable) -> int:
+        return self._pool_numbers.setdefault(kind, len(self._pool_numbers))
+
+    def _idle(self, pool: int) -> int:
+        """Workers of that pool which wait."""
+        return self._workers[pool] - sum(one.pool == pool for one in self._running.values())
+
+    def _worth_starting(self, now_s: float, pool: int, cpus: int) -> bool:
+        """Whether those of the pool, which are all busy, would get to what fits into ``cpus`` later than another."""
+        there = self._workers[pool]
+        if not (there and self._start_up_s and self._correction.in_seconds):
+            return True
+        left_s = sum(self._left_s(now_s, one) for one in self._running.values() if one.pool == pool)
+        waiting_s = sum(seconds for (of, width), seconds in self._waiting_s.items() if of == pool and width <= cpus)
+        return left_s + waiting_s > there * self._start_up_s
 
     def _beside(self, now_s: float) -> list[Running]:
-        found = []
-        for one in self._running.values():
-            took_s = now_s - one.since_s
-            expected_s = self._correction.time_s(one.row, one.column) + (self._start_up_s if one.fresh else 0.0)
-            left_s = max(expected_s - took_s, _OVERDUE * took_s)
-            found.append(Running(left_s, one.width, one.memory_bytes))
-        return found
+        return [Running(self._left_s(now_s, one), one.width, one.memory_bytes) for one in self._running.values()]
+
+    def _left_s(self, now_s: float, one: _Started) -> float:
+        took_s = now_s - one.since_s
+        expected_s = self._correction.time_s(one.row, one.column) + (self._start_up_s if one.fresh else 0.0)
+        return max(expected_s - took_s, _OVERDUE * took_s)
 
     def _needs(self, row: int, column: int) -> float:
         """Bytes of memory, at that width."""
@@ -301,20 +341,27 @@ class Dispatcher:
         listed = (self._batch.widths[row] == width) & np.isfinite(self._batch.times_s[row])
         return int(listed.argmax())
 
-    def _first_that_fits(self, cpus: int, memory_bytes: float) -> tuple[int, int] | None:
+    def _first_that_fits(self, now_s: float, cpus: int, memory_bytes: float) -> tuple[int, int] | None:
+        startable: dict[int, bool] = {}  # by pool
         last = -1 if len(self._line) <= _FEW else len(self._line) - 1 - _LOOK_AHEAD
         for at in range(len(self._line) - 1, last, -1):
             row, column = self._line[at]
             if self._batch.widths[row, column] <= cpus and self._needs(row, column) <= memory_bytes:
-                return self._line.pop(at)
+                pool = int(self._pools[row, column])
+                if pool not in startable:
+                    startable[pool] = self._idle(pool) > 0 or self._worth_starting(now_s, pool, cpus)
+                if startable[pool]:
+                    self._waiting_s[pool, int(self._batch.widths[row, column])] -= self._correction.time_s(row, column)
+                    return self._line.pop(at)
         return None
 
     def _begin(
         self, now_s: float, row: int, column: int, free: CpuSet, memory_bytes: float, capacity: Capacity
     ) -> Start:
         width = int(self._batch.widths[row, column])
-        fresh = self._idle(width) <= 0
-        self._workers[width] = self._workers.get(width, 0) + fresh
+        pool = int(self._pools[row, column])
+        fresh = self._idle(pool) <= 0
+        self._workers[pool] += fresh
         expected_s = self._expected_s(row, column, fresh)
         task = self._batch.tasks[row]
         granted = int(self._needs(row, column))
@@ -323,7 +370,7 @@ class Dispatcher:
             granted = int(min(memory_bytes, max(granted, share)))
         self._waiting[row] = False
         self._left -= 1
-        self._running[task.id] = _Started(row, column, width, granted, now_s, fresh)
+        self._running[task.id] = _Started(row, column, width, granted, now_s, pool, fresh)
         return Start(task.id, width, compact(self._machine, free, width), granted, expected_s)
 
     def _expected_s(self, row: int, column: int, fresh: bool) -> float | None:

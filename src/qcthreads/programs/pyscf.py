@@ -7,6 +7,7 @@ SPEC = ProgramSpec(
     title="PySCF",
     parallel_model=ParallelModel.OPENMP,
     in_process=True,
+    any_width=True,
     environment={
         # NumPy and SciPy bring a pthreads OpenBLAS each beside PySCF's libgomp: told 2, 4 threads ran (2.14, 2 cores).
         "OPENBLAS_NUM_THREADS": "1",

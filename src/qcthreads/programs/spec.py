@@ -72,6 +72,10 @@ class Sample:
     input_text: str = ""
 
 
+WorkerKind = tuple[str, int]
+"""Program and width, 0 for any: each calculation of a kind can run in each worker of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramSpec:
     """One program. ``name`` is what QCEngine calls it, in lower case.
@@ -85,7 +89,9 @@ class ProgramSpec:
     title: str
     parallel_model: ParallelModel
     in_process: bool
-    """Computes inside the worker process: its width is frozen by the first calculation."""
+    """Computes inside the worker process: its width is frozen by the first calculation, unless ``any_width``."""
+    any_width: bool = False
+    """Computes inside the worker process, where its harness sets its threads anew for each calculation."""
     qcengine: bool = True
     """QCEngine drives it, by its own harness or by ``harness_module``; False: ``qcthreads exec`` alone."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -149,6 +155,10 @@ class ProgramSpec:
     def processes_scale(self) -> bool:
         """A width means so many processes of one thread, and not one process of so many threads."""
         return self.parallel_model in (ParallelModel.MPI, ParallelModel.OWN_LAUNCHER)
+
+    def worker_of(self, width: int) -> WorkerKind:
+        """The kind of worker that a calculation of this width runs in."""
+        return self.name, 0 if self.any_width else width
 
     def gpus_of(self, there: int) -> int:
         """How many GPUs a calculation gets that says nothing of them: one of ``there``, where it computes on GPUs."""
