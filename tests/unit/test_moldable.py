@@ -34,6 +34,7 @@ def moldable(costs: list[float], cpus: int, strategy: str = "adaptive", **option
         "size": lambda _: Size(66, 28),
         "need": lambda *_: Need(GIB, GIB),
         "memory_bytes": 64 * GIB,
+        "worker_of": lambda _, width: width,
         "workers": {},
     }
     return Moldable(**(given | options))

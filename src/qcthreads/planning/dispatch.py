@@ -127,10 +127,8 @@ class Dispatcher:
         self._pools = self._pools_of_all()
         self._workers = Counter({self._pool_number(kind): count for kind, count in (workers or {}).items()})
         """How many of each pool, which are those of one kind, have been started."""
-        self._waiting_s: defaultdict[tuple[int, int], float] = defaultdict(
-            float
-        )  # of those in the line, by pool and width
         self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
+        self._waiting_s: defaultdict[tuple[int, int], float] = defaultdict(float)  # of those, by pool and width
         self._looked: tuple[float, float, int] | None = None  # CPUs, memory and how many waited when last looked
         self._line_needs, self._others_need = 0.0, math.inf  # bytes: the most in the line, the least of those not in it
         self._far = 0
