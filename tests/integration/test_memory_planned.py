@@ -205,10 +205,15 @@ def test_what_a_program_writes_is_seen(tmp_path: Path) -> None:
     if find(get("psi4")) is None:
         assert os.environ.get("CI") != "true", "psi4 must be installed in CI"
         pytest.skip("psi4 is not installed here")
-    two = first_atoms(WATER16, 6, tmp_path / "two.xyz")
     given = RunRequest(
-        input=two, program="psi4", method="mp2", basis="aug-cc-pvtz", max_nbody=1, scratch=tmp_path
-    )  # takes longer than the time between two looks
+        input=first_atoms(WATER16, 9, tmp_path / "three.xyz"),
+        fragments="1-6;7-9",  # two waters together take longer than the time between some looks
+        program="psi4",
+        method="mp2",
+        basis="aug-cc-pvtz",
+        max_nbody=1,
+        scratch=tmp_path,
+    )
     Run(given).execute()
     seen = CostStore(read_machine()).model(Kind("psi4", "energy", "mp2", "aug-cc-pvtz")).observations
     assert max(one.peak_scratch_bytes for one in seen) > 100_000
