@@ -278,8 +278,7 @@ class Dispatcher:
         widths = self._batch.widths[rows]
         times_s[widths > capacity.cpus] = np.inf
         if self._more_bytes.any():
-            needs = self._batch.memory_bytes[rows, np.newaxis] + self._more_bytes[rows]
-            times_s[needs > capacity.memory_bytes] = np.inf
+            times_s[self._needs_at_widths(rows) > capacity.memory_bytes] = np.inf
         if self._start_up_s and self._correction.in_seconds:
             idle = [pool for pool in self._workers if self._idle(pool)]
             shared = 1.0 if self._few(capacity) else np.minimum(1.0, self._side_by_side(rows, capacity) / self._left)
@@ -291,9 +290,13 @@ class Dispatcher:
         most = capacity.cpus / self._batch.widths[rows]
         if math.isinf(capacity.memory_bytes):
             return most
-        needs = self._batch.memory_bytes[rows, np.newaxis] + self._more_bytes[rows]
-        fit: Floats = np.minimum(most, capacity.memory_bytes / np.maximum(needs, 1.0))
+        fit: Floats = np.minimum(most, capacity.memory_bytes / np.maximum(self._needs_at_widths(rows), 1.0))
         return fit
+
+    def _needs_at_widths(self, rows: Integers) -> Floats:
+        """Bytes of memory of each task, in the columns of its widths."""
+        needs: Floats = self._batch.memory_bytes[rows, np.newaxis] + self._more_bytes[rows]
+        return needs
 
     def _pools_of_all(self) -> Integers:
         """In the columns of each task's widths, the number of the pool that it would take a worker of."""
