@@ -40,8 +40,8 @@ TASKS = """
     def fill(input):
         return {"last": bytearray(b"x") * input["bytes"] and 1}
 """
-CPUSET = Path("/sys/fs/cgroup/cpuset/qcthreads-test")
-MEMORY = Path("/sys/fs/cgroup/memory/qcthreads-changing")
+CPUSET = Path(f"/sys/fs/cgroup/cpuset/qcthreads-test-{os.getpid()}")
+MEMORY = Path(f"/sys/fs/cgroup/memory/qcthreads-changing-{os.getpid()}")
 MIB = 2**20
 
 pytestmark = [
@@ -261,7 +261,7 @@ def cpuset() -> Iterator[None]:
     root = CPUSET.parent
     if not os.access(root / "cgroup.procs", os.W_OK) or (root / "cpuset.cpus").read_text().strip() != "0-1":
         pytest.skip("needs the right to make a cpuset (cgroup v1) with CPUs 0-1")
-    CPUSET.mkdir(exist_ok=True)  # a run that was killed left it
+    CPUSET.mkdir(exist_ok=True)  # a run that was killed, and had this number, left it
     for name in ("cpuset.cpus", "cpuset.mems"):
         (CPUSET / name).write_text((root / name).read_text())
     yield
