@@ -33,18 +33,19 @@ ONCE = (
     *(f"integration/test_{name}" for name in ("leases_shown", "run", "top", "trace_perfetto", "watching", "wrapping")),
 )
 
-# What keeps to no clock and needs no CPU of its own.
+# What holds however long it waits for a CPU: on a busy machine it takes longer, and no more.
 BESIDE = (
     *(f"native/test_{name}.py" for name in ("build", "c", "cross", "topology")),
     *(f"programs/test_{name}.py" for name in ("harnesses", "launchers", "memory_knobs", "procedures")),
-    *(f"programs/test_{name}.py" for name in ("public_failures", "pyscf_against_psi4", "standins")),
+    *(f"programs/test_{name}.py" for name in ("public_failures", "pyscf_against_psi4", "qcengine_lease")),
+    *(f"programs/test_{name}.py" for name in ("standins", "verify")),
     *(f"unit/test_{name}.py" for name in ("cli_leases", "cli_machine", "costs", "dispatch", "lease_instructions")),
     *(f"unit/test_{name}.py" for name in ("machine_limits", "moldable", "planning", "planning_quality")),
     *(f"unit/test_{name}.py" for name in ("planning_split", "programs", "report")),
     *(f"integration/test_{name}.py" for name in ("callers_variables", "cli_run", "engine", "engine_driver")),
-    *(f"integration/test_{name}.py" for name in ("exec_usage", "manybody", "measured", "multi_level", "peer_suites")),
-    *(f"integration/test_{name}.py" for name in ("refused_calls", "report_page", "run", "run_beside", "worker")),
-    "integration/test_wrapping.py",
+    *(f"integration/test_{name}.py" for name in ("engine_source", "exec", "exec_usage", "manybody", "measured")),
+    *(f"integration/test_{name}.py" for name in ("multi_level", "peer_suites", "refused_calls", "report_page")),
+    *(f"integration/test_{name}.py" for name in ("run", "run_beside", "worker", "wrapping")),
 )
 
 

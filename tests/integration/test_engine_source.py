@@ -40,8 +40,8 @@ TASKS = """
     def fill(input):
         return {"last": bytearray(b"x") * input["bytes"] and 1}
 """
-CPUSET = Path("/sys/fs/cgroup/cpuset/qcthreads-test")
-MEMORY = Path("/sys/fs/cgroup/memory/qcthreads-changing")
+CPUSET = Path(f"/sys/fs/cgroup/cpuset/qcthreads-test-{os.getpid()}")
+MEMORY = Path(f"/sys/fs/cgroup/memory/qcthreads-changing-{os.getpid()}")
 MIB = 2**20
 
 pytestmark = [
@@ -223,11 +223,12 @@ def test_pus_that_others_give_back_are_used(engine: LocalEngine, book: LeaseBook
     never_on_one_pu(outcomes)
 
 
-# Told the file of a limit, what it says for a while and afterwards, and what each calculation needs.
+# Told the file of a limit, what it says for a while and afterwards, and what each calculation needs. However long a
+# second worker takes to start: there is less when two have run side by side, and more until two have again.
 DRIVER = """
 import json, os, sys, time
 from pathlib import Path
-from test_engine_source import source_of
+from test_engine_source import overlapping, source_of
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
@@ -237,17 +238,19 @@ from qcthreads.planning import Task
 limit, less, more, need_bytes = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
 (limit.parent / "cgroup.procs").write_text(str(os.getpid()))
 book = LeaseBook(read_machine(), read_limits())
-source = source_of([Task(f"f{number}", {1: 1.0}, need_bytes) for number in range(40)], book, sleep_s=0.3)
+source = source_of([Task(f"f{number}", {1: 1.0}, need_bytes) for number in range(200)], book, sleep_s=0.3)
 told, shrunk_at, grown_at = [], 0.0, 0.0
 with LocalEngine(book) as engine:
     for outcome in engine.run(source):
         told.append((outcome.started_at, outcome.wall_s, list(outcome.cpus)))
-        if len(told) == 4:
+        if not shrunk_at and overlapping(told):
             limit.write_text(less)
             shrunk_at = time.time()
         if shrunk_at and not grown_at and sum(at > shrunk_at + 3 for at, *_ in told) == 4:
             limit.write_text(more)
             grown_at = time.time()
+        if grown_at and overlapping([one for one in told if one[0] > grown_at]):
+            break
 print(json.dumps([told, shrunk_at, grown_at]))
 """
 Told = list[tuple[float, float, list[int]]]
@@ -258,7 +261,7 @@ def cpuset() -> Iterator[None]:
     root = CPUSET.parent
     if not os.access(root / "cgroup.procs", os.W_OK) or (root / "cpuset.cpus").read_text().strip() != "0-1":
         pytest.skip("needs the right to make a cpuset (cgroup v1) with CPUs 0-1")
-    CPUSET.mkdir(exist_ok=True)  # a run that was killed left it
+    CPUSET.mkdir(exist_ok=True)  # a run that was killed, and had this number, left it
     for name in ("cpuset.cpus", "cpuset.mems"):
         (CPUSET / name).write_text((root / name).read_text())
     yield

@@ -28,7 +28,7 @@ from qcthreads.planning.costs import Observation, Size, memory_grant
 from qcthreads.programs.registry import find, get
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-GROUP = Path("/sys/fs/cgroup/memory/qcthreads-test")
+GROUP = Path(f"/sys/fs/cgroup/memory/qcthreads-test-{os.getpid()}")
 MIB = 1024**2
 
 pytestmark = pytest.mark.skipif(len(read_limits().cpus) < 2, reason="with one CPU there is no width to choose")

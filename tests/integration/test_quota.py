@@ -25,7 +25,7 @@ from qcthreads.monitoring.watch import Watch
 if sys.platform != "linux":
     pytest.skip("quotas of control groups are Linux's", allow_module_level=True)
 
-GROUP = Path("/sys/fs/cgroup/cpu/qcthreads-quota")
+GROUP = Path(f"/sys/fs/cgroup/cpu/qcthreads-quota-{os.getpid()}")
 SAID = r"throttled by a CPU quota for [0-9.]+ s; use no more threads than it has CPUs \(qcthreads limits\)"
 
 

@@ -31,9 +31,10 @@ def start(tmp_path: Path, name: str, basis: str, strategy: str = "auto") -> subp
 
 
 def working(drivers: list[subprocess.Popen[str]]) -> dict[int, frozenset[int]]:
-    """Masks of the workers that computed all the time between two looks, and were bound to the same CPUs at both.
+    """Masks of the workers that computed at one moment, between the last two of three looks, however long each takes.
 
-    Between two calculations a worker waits for the next, which the system counts.
+    Between two calculations a worker waits for the next, which the system counts: who has worked by the second look,
+    and has not waited by the third, works.
     """
 
     def look() -> dict[int, tuple[float, tuple[int, frozenset[int]]]]:
@@ -53,12 +54,16 @@ def working(drivers: list[subprocess.Popen[str]]) -> dict[int, frozenset[int]]:
 
     before = look()
     time.sleep(0.2)
-    after = look()
+    between, after = look(), look()
     every = frozenset(os.sched_getaffinity(0))
     return {
         pid: state[1]
-        for pid, (cpu_s, state) in after.items()
-        if pid in before and before[pid][1] == state and state[1] != every and cpu_s - before[pid][0] > _BUSY_S
+        for pid, (cpu_s, state) in between.items()
+        if pid in before
+        and pid in after
+        and before[pid][1] == state == after[pid][1]
+        and state[1] != every
+        and cpu_s - before[pid][0] > _BUSY_S
     }
 
 

@@ -6,6 +6,8 @@ import importlib
 import json
 import os
 import sys
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -27,6 +29,15 @@ def own_threads() -> dict[int, tuple[float, list[int]]]:
     return found
 
 
+def meet(folder: Path) -> None:
+    """Until two are here who have a lease, however long the other takes to start."""
+    (folder / str(threading.get_native_id())).touch()
+    give_up = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2:
+        assert time.monotonic() < give_up, "the other never came"
+        time.sleep(0.01)
+
+
 def compute(job: dict[str, Any], threads: int) -> dict[str, Any]:
     """One calculation in the calling thread, and what was to be seen of it from inside."""
     import qcengine
@@ -37,6 +48,8 @@ def compute(job: dict[str, Any], threads: int) -> dict[str, Any]:
     with qcthreads.qcengine_lease(job["program"], threads, 2 * 1024**3, at_most=job.get("at_most")) as task_config:
         inside = sorted(os.sched_getaffinity(0))
         told = {name: os.environ.get(name) for name in job.get("names", ())}
+        if "meet_in" in job:
+            meet(Path(job["meet_in"]))
         earlier = own_threads()
         result = qcengine.compute(
             job["input"], job.get("procedure", job["program"]), task_config=task_config, raise_error=True,

@@ -115,10 +115,12 @@ def test_a_procedure_obeys_in_each_step(needs, leased, procedure):
 
 @needs_two
 @pytest.mark.parametrize("executor", ["threads", "spawn", "fork", "loky"])
-def test_workers_of_any_executor_are_beside_each_other(needs, leased, executor):
+def test_workers_of_any_executor_are_beside_each_other(needs, leased, executor, tmp_path):
     """Of one width they run at the same time, on other CPUs; two threads of one process see each other work."""
     needs("xtb")
-    made, _, _, _ = leased({"program": "xtb", "input": XTB, "widths": [1] * 4, "executor": executor})
+    (tmp_path / "met").mkdir()
+    job = {"program": "xtb", "input": XTB, "widths": [1] * 4, "executor": executor, "meet_in": str(tmp_path / "met")}
+    made, _, _, _ = leased(job)
     for one in made:
         assert len(one["inside"]) == 1
         assert one["inside"] in one["worked"]

@@ -88,6 +88,11 @@ def watch_until(working: int, pid: int, source: TimesSource | None = None, **giv
     return stats
 
 
+def used_s(pid: int) -> float:
+    """CPU time, as psutil says."""
+    return sum(psutil.Process(pid).cpu_times()[:2])
+
+
 def kinds(stats: ThreadUsageStats) -> set[str]:
     return {finding.kind for finding in stats.findings}
 
@@ -95,11 +100,7 @@ def kinds(stats: ThreadUsageStats) -> set[str]:
 @pytest.mark.parametrize("source", SOURCES)
 def test_cpu_time_agrees_with_psutil(source: TimesSource) -> None:
     with running(BURN.format(threads=1)) as pid:
-        first, stats, last = (
-            sum(psutil.Process(pid).cpu_times()[:2]),
-            watch(pid, source),
-            sum(psutil.Process(pid).cpu_times()[:2]),
-        )
+        first, stats, last = used_s(pid), watch(pid, source), used_s(pid)
     # Ticks of 10 ms on either side, and a tick by which a running thread lags.
     assert stats.cpu_s <= last - first + 0.03
     assert stats.cpu_s > 0
@@ -275,20 +276,20 @@ sys.stdin.readline()
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_worker_that_ended_is_said_to_have_ended_and_what_it_used_is_counted(source: TimesSource) -> None:
     with running(BURN.format(threads=1)) as pid:
-        watched = Watch(pid, source)
-        before = sum(psutil.Process(pid).cpu_times()[:2])
+        earlier_s, watched, before_s = used_s(pid), Watch(pid, source), used_s(pid)
         time.sleep(0.3)
         os.kill(pid, 9)
         while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE or psutil.Process(pid).num_threads() > 1:
             time.sleep(0.01)  # its other thread may end after its first
-        used_s = sum(psutil.Process(pid).cpu_times()[:2]) - before
+        ended_s = used_s(pid)
         zombie = report_on([(watched, grant())], 1)
     gone = report_on([(watched, grant())], 1)
     for stats in (zombie, gone):
         assert kinds(stats) == {"ended"}
         assert stats.workers[0].ended
         assert stats.workers[0].memory_bytes == 0
-    assert zombie.cpu_s + gone.cpu_s == pytest.approx(used_s, abs=0.03)  # a clock tick at either end, and one between
+    # A clock tick at either end, and one between.
+    assert ended_s - before_s - 0.03 <= zombie.cpu_s + gone.cpu_s <= ended_s - earlier_s + 0.03
     with pytest.raises(ProcessGoneError):
         Watch(pid, source)
 
@@ -338,7 +339,7 @@ def test_the_load_of_others_on_its_cpus_is_found() -> None:
     with running(BURN.format(threads=1), lease), running(BURN.format(threads=1), lease) as pid:
         stats = watch(pid, leased=lease, bound_to=lease, wall_s=1.0)
     assert stats.other_cpu_s is not None
-    assert stats.other_cpu_s > 0.3 * stats.wall_s  # half, were there nobody else
+    assert stats.other_cpu_s > 0.6 * stats.cpu_s  # as much, were there nobody else
     found = {finding.kind: finding.message for finding in stats.findings}
     assert f"of the 1 CPU busy that worker 7 (process {pid}) may use ({lease})" in found["others"]
     assert f"others run on {lease}, too; use other CPUs" in found["contended"]

@@ -453,10 +453,13 @@ def test_a_source_of_linux_is_refused_elsewhere_with_the_platform_set_by_the_tes
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_processes_come_and_go_while_it_samples(source: TimesSource) -> None:
-    sleeper = "import time; time.sleep(600)"
-    processes = [subprocess.Popen([sys.executable, "-c", sleeper]) for _ in range(2)]
+    sleeper = "import time; print(flush=True); time.sleep(600)"
+    processes = [subprocess.Popen([sys.executable, "-c", sleeper], stdout=subprocess.PIPE) for _ in range(2)]
     stays, goes = (process.pid for process in processes)
     try:
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
         with BackgroundSampler([], source=source, fast_hz=100, detail_hz=20) as background:
             background.attach(stays)
             background.attach(goes)
@@ -490,7 +493,7 @@ def test_processes_come_and_go_while_it_samples(source: TimesSource) -> None:
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def test_a_process_whose_clock_stands_still_is_seen_when_it_runs_again() -> None:
