@@ -9,7 +9,6 @@ import signal
 import site
 import subprocess
 import sys
-import threading
 import time
 import uuid
 import weakref
@@ -27,6 +26,7 @@ from ..light import dataclass
 from ..programs import precedence
 from ..programs.spec import Settings
 from . import locks, wire
+from .deadlines import Deadlines
 from .wrapping import Wrapping
 
 _LEAVE_S = 2.0  # an idle worker that was told to go has nothing to do but exit
@@ -140,15 +140,8 @@ class Worker:
         message = wire.encode(request)
         self._bound_log()
         log_start = self._log_size()
-        timer = threading.Timer(timeout_s, self._time_out) if timeout_s is not None else None
-        if timer is not None:
-            timer.daemon = True
-            timer.start()
-        try:
+        with _deadlines.within(timeout_s, self._time_out):
             reply = self._ask(message)
-        finally:
-            if timer is not None:
-                timer.cancel()
         if reply is None:
             self.end_tree()
             raise WorkerEndedError(
@@ -292,9 +285,11 @@ def end_all(workers: Iterable[Worker]) -> None:
 
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+_deadlines = Deadlines()
 
 
 def _let_go_of_all() -> None:
+    _deadlines.forget()
     wire.let_go(*(pipe for worker in _workers for pipe in (worker._requests, worker._replies)))
 
 

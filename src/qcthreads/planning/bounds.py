@@ -57,7 +57,8 @@ def bounds_of(batch: Batch, running: Sequence[Running] = ()) -> list[tuple[float
     ``running``: what goes on running beside the batch.
     """
     weights: list[dict[str, float]] = [{}]
-    if math.isfinite(batch.capacity.memory_bytes) and batch.most_bytes.any():
+    # Where a CPU's share is enough for each, memory keeps nobody waiting, and these bounds are no stronger.
+    if batch.most_bytes.max(initial=0.0) * batch.capacity.cpus > batch.capacity.memory_bytes:
         weights += [{"cpus": 1 - weight, "memory": weight} for weight in _WEIGHTS]
     if math.isfinite(batch.capacity.bandwidth_bytes_per_s) and batch.traffic_bytes.any():
         weights += [{"cpus": 1 - weight, "bandwidth": weight} for weight in _WEIGHTS]

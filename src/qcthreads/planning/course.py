@@ -69,6 +69,8 @@ def _soonest(batch: Batch, beside: Sequence[Running], worth: float) -> Course:
     least_s = math.inf  # who ends later is of no interest
     seen: set[bytes] = set()
     for pace in _PACES:
+        if least_s <= bounds[0][0]:  # nothing that so many CPUs run can end sooner
+            break
         for course in chain.from_iterable(_courses(batch, choices, bound_s * pace) for choices in weighed):
             known = course.widths.tobytes() + course.order.tobytes()
             if budget and known not in seen and course.soonest_s(beside) < least_s:

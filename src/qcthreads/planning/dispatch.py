@@ -262,13 +262,15 @@ class Dispatcher:
         if len(rows):
             batch = self._batch.retimed(rows, times_s, capacity)
             course = course_of(batch, self._beside(now_s), self._worth)
-            busy_s = self._correction.times_s(rows)
-            for at in course.order[::-1].tolist():
-                row = int(rows[at])
-                column = self._column(row, int(course.widths[at]))
-                self._line.append((row, column))
-                self._line_needs = max(self._line_needs, self._needs(row, column))
-                self._waiting_s[int(self._pools[row, column]), int(course.widths[at])] += busy_s[at, column]
+            order = course.order[::-1]
+            rows, widths = rows[order], course.widths[order]
+            columns = self._columns(rows, widths)
+            busy_s = self._correction.times_s(rows)[np.arange(len(rows)), columns]
+            self._line = list(zip(rows.tolist(), columns.tolist(), strict=True))
+            self._line_needs = float((self._batch.memory_bytes[rows] + self._more_bytes[rows, columns]).max())
+            kinds = zip(self._pools[rows, columns].tolist(), widths.tolist(), strict=True)
+            for kind, seconds in zip(kinds, busy_s.tolist(), strict=True):
+                self._waiting_s[kind] += seconds
         self._looked = capacity.cpus, capacity.memory_bytes, self._left
         self._far = 0
 
@@ -338,9 +340,11 @@ class Dispatcher:
         """Bytes of memory, at that width."""
         return float(self._batch.memory_bytes[row] + self._more_bytes[row, column])
 
-    def _column(self, row: int, width: int) -> int:
-        listed = (self._batch.widths[row] == width) & np.isfinite(self._batch.times_s[row])
-        return int(listed.argmax())
+    def _columns(self, rows: Integers, widths: Integers) -> Integers:
+        """Where each of ``rows`` lists its width."""
+        listed = (self._batch.widths[rows] == widths[:, np.newaxis]) & np.isfinite(self._batch.times_s[rows])
+        columns: Integers = listed.argmax(axis=1)
+        return columns
 
     def _first_that_fits(self, now_s: float, cpus: int, memory_bytes: float) -> tuple[int, int] | None:
         startable: dict[int, bool] = {}  # by pool
