@@ -171,6 +171,7 @@ def _serve(request: Mapping[str, Any]) -> bytes:
         # Imports are the worker's cost, once, and not the calculation's.
         cpu_before, start = _usage()[0], time.perf_counter()
         reply["started_at"] = time.time()
+        os.environ.update(request.get("environment", {}))
         result = compute(request)
         reply["wall_s"] = time.perf_counter() - start
         reply.update(_judge(result))
