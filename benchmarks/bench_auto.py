@@ -14,8 +14,8 @@ bound
     Cold: a whole command. Its bound contains what the driver did (CPU time until it can start a worker, to read and
     plan, to report), the start of as many workers as would have been best (CPU time of the quickest, at least one of
     each program), and the calculations (wall time x threads): whatever is busy is busy on one of the CPUs, no
-    calculation begins before a worker has started and the input is read, those of a program share its workers, and the
-    report is made last.
+    calculation begins before a worker of its program has started and the input is read, those of a program share its
+    workers, and the report is made last.
     Calculations alone: a cold run against the bound of those, as if starting cost nothing. Warm: the same of a second
     call of an executor that keeps its workers.
 efficiency
@@ -174,11 +174,16 @@ def cold_bound_s(document: Mapping[str, Any]) -> float:
     shares = shares_by_program(document)
     quickest_s = min(one.start_s for one in shares)
 
+    def begins_s(start_s: float) -> float:
+        return driver_s["start"] + max(driver_s["preparation"], start_s)
+
     def with_starts(counts: Sequence[int]) -> float:
         starts_s = sum(count * one.start_s for count, one in zip(counts, shares, strict=True))
-        alone_s = (one.work_s / min(cpus, count * one.widest) for count, one in zip(counts, shares, strict=True))
-        first_s = driver_s["start"] + max(driver_s["preparation"], quickest_s)
-        last_s: float = first_s + max(longest_s, work_s / cpus, *alone_s) + driver_s["report"]
+        ends_s = (
+            begins_s(one.start_s) + one.work_s / min(cpus, count * one.widest)
+            for count, one in zip(counts, shares, strict=True)
+        )
+        last_s: float = max(begins_s(quickest_s) + max(longest_s, work_s / cpus), *ends_s) + driver_s["report"]
         return max(last_s, (sum(driver_s.values()) + starts_s + work_s) / cpus)
 
     return min(with_starts(counts) for counts in itertools.product(range(1, cpus + 1), repeat=len(shares)))

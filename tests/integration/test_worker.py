@@ -7,8 +7,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -38,16 +39,29 @@ def worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def begin(
-    worker: subprocess.Popen[bytes], tmp_path: Path, cpus: str | None, nodes: str | None = None
+    worker: subprocess.Popen[bytes],
+    tmp_path: Path,
+    cpus: str | None,
+    nodes: str | None = None,
+    path: Sequence[str] = sys.path,
 ) -> dict[str, object] | None:
     assert worker.stdin
     assert worker.stdout
     assert wire.skip_to_greeting(worker.stdout)
     folder = tmp_path / "run" / "w1"
     folder.mkdir(parents=True)
-    start = {"sys_path": sys.path, "pythonpath": None, "cpus": cpus, "nodes": nodes, "folder": str(folder)}
+    start = {"sys_path": path, "pythonpath": None, "cpus": cpus, "nodes": nodes, "folder": str(folder)}
     wire.send(worker.stdin, start)
     return wire.receive(worker.stdout)
+
+
+def answer(worker: subprocess.Popen[bytes], request: Mapping[str, object]) -> dict[str, Any]:
+    assert worker.stdin
+    assert worker.stdout
+    wire.send(worker.stdin, request)
+    reply = wire.receive(worker.stdout)
+    assert reply is not None
+    return reply
 
 
 def test_the_mask_is_set_read_back_and_what_is_lost_is_said(worker: subprocess.Popen[bytes], tmp_path: Path) -> None:
@@ -151,6 +165,25 @@ def test_what_qcengine_does_not_know_is_a_failure_in_its_words(worker: subproces
     assert reply is not None
     assert reply["status"] == "failed"
     assert "Program nosuch is not registered" in reply["error"]
+
+
+def test_qcengine_is_told_the_name_of_the_processor_and_no_more(
+    worker: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    cpuinfo = pytest.importorskip("cpuinfo", reason="QCEngine, which asks it, is not installed")
+    if "model name" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this kernel does not name the processor")
+    (tmp_path / "looks.py").write_text(
+        "import cpuinfo, qcengine.config\n"
+        "def around(input):\n"
+        "    return {'told': qcengine.config.get_global('cpuinfo'), 'asked': cpuinfo.get_cpu_info()}\n"
+    )
+    begin(worker, tmp_path, None, path=[str(tmp_path), *sys.path])
+    common: dict[str, object] = {"program": "pyscf", "harness_module": None}
+    answer(worker, {"preload": [], "compute": None, **common})
+    said = answer(worker, {"input": {}, "compute": "looks:around", "task_config": {}, **common})["result"]
+    assert said["told"] == {"brand_raw": cpuinfo.get_cpu_info()["brand_raw"]}
+    assert said["asked"]["flags"]  # whoever asks py-cpuinfo itself hears everything
 
 
 @pytest.mark.once

@@ -143,6 +143,39 @@ def test_an_import_does_not_shrink_the_mask_of_its_process(needs, monkeypatch):
 
 
 @pytest.mark.psi4
+@pytest.mark.skipif(len(read_limits().cpus) < 2, reason="two widths need two cores")
+def test_a_command_finds_what_it_finds_in_a_new_worker_in_one_of_another_width(needs, monkeypatch, tmp_path):
+    """All that it inherits, as a script in its place writes it down."""
+    needs("psi4")
+    (tmp_path / "psi4").write_text(f'#!/bin/sh\nenv -0 > {tmp_path}/found\nexec {shutil.which("psi4")} "$@"\n')
+    (tmp_path / "psi4").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("QCTHREADS_LEASES", "process")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the caller's, who is told that another width was asked for
+    monkeypatch.setenv("OMP_SCHEDULE", "static")
+    job = atomic_input("hf", "sto-3g", {"symbols": ["He"], "geometry": [0, 0, 0]})
+
+    def found(*widths):
+        inherited, pids = [], set()
+        with LocalEngine(LeaseBook(read_machine(), read_limits())) as engine:
+            for width in widths:
+                calculation = Calculation(label="he", program="psi4", input=job, threads=width, memory_bytes=MEMORY)
+                (outcome,) = engine.run([calculation])
+                assert outcome.error is None
+                pids.add(outcome.worker_pid)
+                lines = re.sub(r"/qcthreads-\w+/", "/", (tmp_path / "found").read_text()).split("\0")
+                variables = dict(line.split("=", 1) for line in lines if line)
+                inherited.append({name: variables[name] for name in variables.keys() - its_own})
+        assert len(pids) == 1
+        return inherited
+
+    its_own = {"PWD", "QCTHREADS_LEASE", "QCTHREADS_WORKER"}
+    narrow, wide, again = found(1, 2, 1)
+    assert [narrow, wide, again] == [*found(1), *found(2), narrow]
+    assert [wide[name] for name in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "OMP_SCHEDULE")] == ["2", "2", "static"]
+
+
+@pytest.mark.psi4
 def test_psi4_works_with_the_threads_it_was_given(needs, calculate, tmp_path):
     needs("psi4")
     job = atomic_input("hf", "cc-pvtz", waters(2), {"scf_type": "df"})

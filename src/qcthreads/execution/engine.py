@@ -43,7 +43,7 @@ _Key = tuple[Any, ...]
 
 
 class LocalEngine:
-    """Worker processes on this machine, reused for calculations of the same program and width.
+    """Worker processes on this machine, reused for calculations of the same program, and often of any width.
 
     Parameters
     ----------
@@ -570,7 +570,7 @@ class LocalEngine:
         folder = self._next_folder()
         bound = lease.cpus if self._affinity else None
         settings = job.settings_in(scratch_of(folder))
-        if _any_width(job.calculation):
+        if registry.get(settings.program).any_width and _any_width(job.calculation):
             # Read once: it must let the worker's later calculations be wider. The harness sets the threads of each.
             most = {"OMP_THREAD_LIMIT": str(len(self._book.machine.cpus_online))}
             settings = replace(settings, environment={**settings.environment, **most})
@@ -734,13 +734,24 @@ class _Job:
             "program": settings.program,
             "harness_module": settings.harness_module,
             "task_config": {**settings.task_config, **self.calculation.task_config},
+            "environment": self._environment(settings),
         }
+
+    def _environment(self, settings: Settings) -> dict[str, str]:
+        """What a program that is started anew finds in its environment; what computes in the worker has read its own.
+
+        All that depends on the width, so that nothing is left of the calculation before.
+        """
+        if registry.get(settings.program).in_process or not _any_width(self.calculation):
+            return {}
+        told = precedence.settle(settings, os.environ, counts=False)
+        return {**told.kept, **told.environment}
 
 
 def _any_width(calculation: Calculation) -> bool:
     """Not where the caller's own function computes, which may go by the variables."""
     spec = registry.get(calculation.program)
-    return spec.any_width and calculation.compute in (None, spec.check)
+    return spec.one_worker_kind and calculation.compute in (None, spec.check)
 
 
 def _key_of(calculation: Calculation, settings: Settings) -> _Key:

@@ -142,7 +142,8 @@ def _watch(inbox: IO[bytes], requests: queue.SimpleQueue[dict[str, Any]], folder
 def _get_ready(request: Mapping[str, Any]) -> bytes:
     """Import what the first calculation would have to; what cannot be imported is that calculation's to report.
 
-    Modules are not garbage: looking for some among them takes a tenth of the time.
+    Modules are not garbage: looking for some among them takes a tenth of the time, and as much again at each of the
+    first looks during calculations.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -152,6 +153,7 @@ def _get_ready(request: Mapping[str, Any]) -> bytes:
             for module in request["preload"]:
                 importlib.import_module(module)
     finally:
+        gc.freeze()
         if was_enabled:
             gc.enable()
     return wire.encode({"cpu_s": time.process_time()})
@@ -169,6 +171,7 @@ def _serve(request: Mapping[str, Any]) -> bytes:
         # Imports are the worker's cost, once, and not the calculation's.
         cpu_before, start = _usage()[0], time.perf_counter()
         reply["started_at"] = time.time()
+        os.environ.update(request.get("environment", {}))
         result = compute(request)
         reply["wall_s"] = time.perf_counter() - start
         reply.update(_judge(result))
@@ -203,7 +206,7 @@ def _compute_function(
     _hide_a_mask_that_cannot_be_read()
     if harness_module is not None:
         importlib.import_module(harness_module)
-    qcengine.get_config()  # looks at the processor, which takes 0.3 s, and is asked again by every calculation
+    _have_qcengine_look_around()
 
     def run(request: Mapping[str, Any]) -> object:
         return qcengine.compute(
@@ -211,6 +214,35 @@ def _compute_function(
         )
 
     return run
+
+
+def _have_qcengine_look_around() -> None:
+    """What every calculation asks it again, once.
+
+    Of the processor it tells results the name alone, for which py-cpuinfo takes 0.3 s, most of it asleep: where the
+    kernel has it, the name is there at once.
+    """
+    import cpuinfo
+    import qcengine
+
+    ask, name = cpuinfo.get_cpu_info, _processor_name()
+    if name:
+        cpuinfo.get_cpu_info = lambda: {"brand_raw": name}
+    try:
+        qcengine.get_config()
+    finally:
+        cpuinfo.get_cpu_info = ask
+
+
+def _processor_name() -> str:
+    """As py-cpuinfo says it; empty where it asks other programs."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
+        for line in lines:
+            field, _, said = line.partition(":")
+            name = said.strip()
+            if field.strip().lower() in ("model name", "cpu", "processor", "uarch") and name and not name.isdigit():
+                return name
+    return ""
 
 
 def _hide_a_mask_that_cannot_be_read() -> None:

@@ -156,9 +156,14 @@ class ProgramSpec:
         """A width means so many processes of one thread, and not one process of so many threads."""
         return self.parallel_model in (ParallelModel.MPI, ParallelModel.OWN_LAUNCHER)
 
+    @property
+    def one_worker_kind(self) -> bool:
+        """Whether a worker serves every width: what computes is told its threads anew, or started anew."""
+        return self.any_width or not self.in_process
+
     def worker_of(self, width: int) -> WorkerKind:
         """The kind of worker that a calculation of this width runs in."""
-        return self.name, 0 if self.any_width else width
+        return self.name, 0 if self.one_worker_kind else width
 
     def gpus_of(self, there: int) -> int:
         """How many GPUs a calculation gets that says nothing of them: one of ``there``, where it computes on GPUs."""
