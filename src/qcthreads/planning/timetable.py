@@ -22,6 +22,7 @@ from .model import Running
 # Who waits is asked by width and by need of memory, of which so many classes are told apart. Of a class whose needs
 # differ so many are asked whether they fit; all where there are few tasks.
 _CLASSES, _LOOK_AHEAD, _FEW = 8, 4, 512
+_BLOCK = 16  # widths
 _HOPELESS = 4  # tasks that are late, to a CPU; beyond, a layout is given up
 _ROUNDING = 1e-12
 _NONE_WIDER: Mapping[int, int] = {}
@@ -301,10 +302,16 @@ class _Queues:
         self._needs: list[float] = needs.tolist()
         self._rates = rates or [0] * len(order)
         self._alike = alike and not rates  # in a queue, so that where its first does not fit none does
+        self._firsts = None
+        if self._alike and not classes.any() and len(queues) > _BLOCK:
+            self._firsts = _Firsts([(width, queue) for width, _, queue in self._queues], len(order))
         self._ahead = len(order) if len(order) <= _FEW else _LOOK_AHEAD
 
     def take(self, free: int, memory: float, bandwidth: int) -> tuple[int, float, int] | None:
         """The first in order that fits, with its memory and bandwidth."""
+        if self._firsts is not None:
+            rank = self._firsts.take(free)
+            return None if rank is None else (self._order[rank], self._needs[rank], self._rates[rank])
         needs, rates, beyond = self._needs, self._rates, -1 - self._ahead
         best, best_rank, best_at = -1, len(needs), -1  # a rank behind all
         for number, (width, least, queue) in enumerate(self._queues):
@@ -332,6 +339,35 @@ class _Queues:
         if not queue:
             del self._queues[best]
         return self._order[best_rank], needs[best_rank], rates[best_rank]
+
+
+class _Firsts:
+    """Who waits where all need the same but have many widths: looks through the queues by blocks."""
+
+    def __init__(self, queues: Sequence[tuple[int, list[int]]], nobody: int) -> None:
+        self._widths = [width for width, _ in queues]
+        self._queues = [queue for _, queue in queues]
+        self._nobody = nobody  # a rank behind all
+        self._heads = [queue[-1] for queue in self._queues]
+        self._blocks = [min(self._heads[first : first + _BLOCK]) for first in range(0, len(queues), _BLOCK)]
+        """The first of each block of queues."""
+
+    def take(self, free: int) -> int | None:
+        """The rank of the first in order that is no wider."""
+        heads, blocks = self._heads, self._blocks
+        many = bisect_right(self._widths, free)
+        whole = many // _BLOCK
+        rank = min(heads[whole * _BLOCK : many], default=self._nobody)
+        if whole and (first := min(blocks[:whole])) < rank:
+            rank, whole = first, blocks.index(first)
+        if rank == self._nobody:
+            return None
+        at = heads.index(rank, whole * _BLOCK)
+        queue = self._queues[at]
+        queue.pop()
+        heads[at] = queue[-1] if queue else self._nobody
+        blocks[whole] = min(heads[whole * _BLOCK : (whole + 1) * _BLOCK])
+        return rank
 
 
 def _classes(needs: Floats) -> tuple[Integers, bool]:
