@@ -27,6 +27,7 @@ from .uniform import promising
 _LOOK_AHEAD = 64  # of those that wait, how many are tried for a place
 _PACES = (1.0, 1.1, 1.3, 1.6, 2.0)  # deadlines for single tasks, as multiples of the bound
 _BUDGET = 20_000  # placements by lists in all
+_ROUNDED = 1 - 1e-9  # what is given back is not all that was taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,21 @@ class Node:
 
 
 def memory_nodes(machine: Machine, usable: CpuSet) -> list[Node]:
-    """Those that have CPUs and memory."""
+    """Those that have CPUs and memory; the CPUs of one without memory are with the nearest, which is what they get."""
     homes = [node for node in machine.numa_nodes if not node.memory_only and node.memory_bytes]
-    return [Node(home.node_id, home.cpus & usable, home.memory_bytes) for home in homes if home.cpus & usable]
+    near = {home.node_id: home.cpus & usable for home in homes}
+    for node in machine.numa_nodes:
+        if homes and not node.memory_only and not node.memory_bytes:
+            near[_nearest(machine, node.node_id, list(near))] |= node.cpus & usable
+    return [Node(home.node_id, near[home.node_id], home.memory_bytes) for home in homes if near[home.node_id]]
+
+
+def _nearest(machine: Machine, node_id: int, among: Sequence[int]) -> int:
+    """The first where no distances are known."""
+    if machine.distances is None:
+        return among[0]
+    nodes, matrix = machine.distances.nodes, machine.distances.matrix
+    return min(among, key=lambda other: matrix[nodes.index(node_id)][nodes.index(other)])
 
 
 def crowded(batch: Batch, nodes: Sequence[Node]) -> bool:
@@ -94,9 +107,9 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> l
 
 
 def _by_workers(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[Placement]:
-    """As many workers of one width on each node as it has CPUs and memory for; none where bandwidth is limited."""
+    """As many workers of one width on each node as it has CPUs and memory for, and all of them bandwidth."""
     best, at = Timetable((), (), (), (), math.inf), list[CpuSet]()
-    for workers in promising(batch) if math.isinf(batch.capacity.bandwidth_bytes_per_s) else ():
+    for workers in promising(batch):
         largest = float(batch.needs_bytes(workers.widths).max())
         places = [
             place
@@ -224,7 +237,7 @@ class _Schedule:
 def _divide(cpus: list[int], memory: list[float], width: int, need: float, most: int) -> list[int] | None:
     """How many CPUs of each node, over as few nodes as possible, at most ``most``; None: not now."""
     counts = [0] * len(cpus)
-    fitting = [number for number in range(len(cpus)) if cpus[number] >= width and memory[number] >= need]
+    fitting = [number for number in range(len(cpus)) if cpus[number] >= width and memory[number] >= need * _ROUNDED]
     if fitting:
         counts[min(fitting, key=cpus.__getitem__)] = width
         return counts
@@ -235,7 +248,7 @@ def _divide(cpus: list[int], memory: list[float], width: int, need: float, most:
             counts[number] = min(cpus[number], -(-left // (together - rank)))
             left -= counts[number]
         if not left and all(
-            memory[number] * width >= need * counts[number] * (1 - 1e-9) for number in roomiest[:together]
+            memory[number] * width >= need * counts[number] * _ROUNDED for number in roomiest[:together]
         ):
             return counts
     return None

@@ -67,9 +67,7 @@ def shortest(batch: Batch, uniform: Sequence[Workers] | None = None) -> Timetabl
         return Timetable((), (), (), (), 0.0)
     bounds = bounds_of(batch)
     search = _Search(batch, max(bound_s for bound_s, _ in bounds))
-    if math.isfinite(batch.capacity.bandwidth_bytes_per_s):
-        uniform = []  # they do not count it
-    elif uniform is None:
+    if uniform is None:
         uniform = promising(batch)
     search.give_out(workers for workers in uniform if workers.bound_s <= search.close_s)  # none can do much better
     alone = batch.narrowest == batch.capacity.cpus

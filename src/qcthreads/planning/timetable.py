@@ -107,11 +107,15 @@ class Layout:
         """:meth:`memory` of one task."""
         return self._batch.tasks[task].needs_bytes(width) if math.isfinite(self.memory_bytes) else 0.0
 
-    @cached_property
+    @property
     def moved_s(self) -> Floats:
-        """Seconds in which all of the bandwidth would move the bytes of every task; 0 where it is not limited."""
-        moved_s: Floats = self._batch.traffic_bytes / self._batch.capacity.bandwidth_bytes_per_s
-        return moved_s
+        """Of every task the seconds in which all of the bandwidth would move its bytes; 0 where it is not limited."""
+        return self._batch.moved_s
+
+    def rates(self, times_s: Floats) -> Integers:
+        """:meth:`rate` of every task."""
+        rates: Integers = (_WHOLE_BANDWIDTH * self._batch.rates(times_s)).astype(np.int64)
+        return rates
 
     def rate(self, moved_s: float, time_s: float) -> int:
         """The share of the bandwidth that a task uses; who alone wants more than there is gets all of it."""
@@ -283,8 +287,7 @@ class _Queues:
         ranked = np.array(order, dtype=np.int64)
         wide = np.array(widths, dtype=np.int64)
         needs = layout.memory(wide)[ranked]
-        moved_s, time_s = layout.moved_s[ranked], np.array(times_s)[ranked]
-        rates = [layout.rate(*both) for both in zip(moved_s, time_s, strict=True)] if moved_s.any() else []
+        rates = layout.rates(np.array(times_s))[ranked].tolist() if layout.moved_s.any() else []
         classes, alike = _classes(needs)
         keys = wide[ranked] * _CLASSES + classes
         # Ranks, the first in order last, where lists give them out.
@@ -300,7 +303,7 @@ class _Queues:
         """Where there is less memory, none fits."""
         self._order = order
         self._needs: list[float] = needs.tolist()
-        self._rates = rates or [0] * len(order)
+        self._rates: list[int] = rates or [0] * len(order)
         self._alike = alike and not rates  # in a queue, so that where its first does not fit none does
         self._firsts = None
         if self._alike and not classes.any() and len(queues) > _BLOCK:
