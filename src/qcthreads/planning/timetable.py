@@ -95,6 +95,21 @@ class Layout:
         """Of :meth:`row` those that are as wide or wider."""
         return [choice for choice in self.row(task) if choice[0] >= width]
 
+    def narrower(self, task: int) -> list[tuple[int, float]]:
+        """(width, time) of those narrower than all of :meth:`row`, the widest first: dear, but they fit beside them."""
+        cheapest = self.row(task)[0][0]
+        if cheapest == self._narrowest[task]:
+            return []
+        listed = zip(self._batch.widths[task].tolist(), self._batch.times_s[task].tolist(), strict=True)
+        return sorted(
+            ((width, time_s) for width, time_s in listed if width < cheapest and time_s < math.inf), reverse=True
+        )
+
+    @cached_property
+    def _narrowest(self) -> list[int]:
+        narrowest: list[int] = self._batch.narrowest.tolist()
+        return narrowest
+
     @cached_property
     def _listed(self) -> tuple[list[list[int]], list[list[float]]]:
         return self.choices.widths.tolist(), self.choices.times_s.tolist()
@@ -138,9 +153,9 @@ def pack(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping
         width, time_s = widths[task], times_s[task]
         if free_s[width - 1] + time_s > latest_s:
             soonest_s = math.inf
-            for wide, took_s in layout.row(task):
+            for wide, took_s in layout.row(task) + layout.narrower(task):
                 end_s = free_s[wide - 1] + took_s
-                if wide > widths[task] and end_s <= latest_s:
+                if wide != widths[task] and end_s <= latest_s:
                     width, time_s = wide, took_s
                     break
                 if end_s < soonest_s:
@@ -179,7 +194,7 @@ def insert(
     for task in order:
         moved_s = moved_s_of[task]
         best: tuple[float, float, int, float, int] | None = None
-        for width, time_s in layout.as_wide(task, chosen[task]):
+        for width, time_s in layout.as_wide(task, chosen[task]) + layout.narrower(task):
             memory, rate = layout.memory_of(task, width), layout.rate(moved_s, time_s)
             start_s = profile.earliest(time_s, width, memory, rate)
             if best is None or start_s + time_s < best[0]:
