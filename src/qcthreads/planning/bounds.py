@@ -102,8 +102,12 @@ def bound_at(batch: Batch, widths: Integers, times_s: Floats) -> float:
     """Seconds below which no schedule can end that has the tasks at these widths."""
     capacity = batch.capacity
     bound_s = float(times_s.max(initial=0.0))
-    taken = [(widths, capacity.cpus), (batch.needs_bytes(widths), capacity.memory_bytes)]
-    for needs, whole in (*taken, (batch.rates(times_s), 1.0)):
+    taken: list[tuple[Floats | Integers, float]] = [
+        (widths, capacity.cpus),
+        (batch.needs_bytes(widths), capacity.memory_bytes),
+        (batch.rates(times_s), 1.0),
+    ]
+    for needs, whole in taken:
         bound_s = max(bound_s, float((needs * times_s).sum()) / whole, _few_side_by_side(needs, whole, times_s))
     return bound_s
 
