@@ -113,7 +113,9 @@ def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
     for bound_s, choices in most_promising(batch, bounds) if tight else bounds[:1]:
         layout = Layout(batch, choices)
         widths, times_s = choices.at(bound_s)
-        wide, large, long = (-times_s, -widths), (-times_s * widths,), (-times_s,)
+        # Of equals who can become shortest goes last, where the ends are.
+        gain_last = -batch.shortest_s
+        wide, large, long = (gain_last, -times_s, -widths), (gain_last, -times_s * widths), (gain_last, -times_s)
         ways = [(pack, wide), (start, large), (pack, large), (start, long), (pack, long), (start, wide)]
         if tight:
             ways = [(start, large), (start, long), (start, wide)]
