@@ -95,10 +95,10 @@ def test_few_tasks_end_as_soon_as_the_exact_solver_says(seed: int) -> None:
 
 def test_of_equally_long_tasks_one_that_gains_most_from_threads_is_the_last() -> None:
     tasks = [
-        Task(str(number), {width: 10 / min(width, 2 + 6 * (number % 3 == 0)) for width in (1, 2, 4, 8)})
-        for number in range(161)
+        Task(str(number), {width: 10 / min(width, 2 + 6 * (number < 30)) for width in (1, 2, 4, 8)})
+        for number in range(641)
     ]
-    assert plan(tasks, 16).makespan_s == pytest.approx(10 * 10 + 10 / 8)
+    assert plan(tasks, 64).makespan_s == pytest.approx(10 * 10 + 10 / 8)
 
 
 @pytest.mark.parametrize("memory", [None, 8])
