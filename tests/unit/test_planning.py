@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, OversubscriptionError
+from qcthreads.machine import Distances
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.planning import Plan, Task, get_strategy, plan, relative_cost, strategy_names
 from qcthreads.planning.bounds import lower_bound
@@ -55,6 +56,12 @@ def check(made: Plan, tasks: Sequence[Task], usable: CpuSet, memory_bytes: float
 def needs(task: Task, width: int) -> int:
     """Bytes of memory, at that width."""
     return task.memory_bytes + (task.memory_more_bytes or {}).get(width, 0)
+
+
+def rate(task: Task, width: int, bandwidth: float) -> float:
+    """Bytes per second at that width; who alone wants more than there is gets all of it."""
+    moved, time_s = task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)], task.times_s[width]
+    return min(bandwidth, moved / time_s) if time_s else 0.0
 
 
 def with_memory(tasks: Sequence[Task], least: Sequence[int], more: Sequence[dict[int, int] | None]) -> list[Task]:
@@ -117,9 +124,7 @@ def test_bandwidth_is_never_over(tasks: list[Task], traffic: list[float]) -> Non
         used = 0.0
         for other in made.placements:
             if other.start_s <= now.start_s < other.end_s:
-                task = by_id[other.id]
-                moved = task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)]
-                used += min(12.0, moved / task.times_s[other.threads])
+                used += rate(by_id[other.id], other.threads, 12.0)
         assert used <= 12.0 * (1 + 1e-9)
 
 
@@ -158,6 +163,28 @@ def test_what_no_memory_node_holds_runs_alone_and_what_the_machine_has_not_is_re
     assert made["large"].end_s <= made["small"].start_s or made["small"].end_s <= made["large"].start_s
     with pytest.raises(OversubscriptionError, match="task 'large' needs 201 B, but the memory nodes have 200 B"):
         plan([Task("large", {1: 1.0}, 201)], machine, "memory_aware")
+
+
+@settings(max_examples=40)
+@given(tasks=BATCH, least=st.lists(st.integers(0, 100), min_size=12, max_size=12), nearest=st.integers(0, 1))
+def test_cpus_of_a_node_without_memory_count_with_the_nearest_that_has_some(
+    tasks: list[Task], least: list[int], nearest: int
+) -> None:
+    tasks = [replace(task, memory_bytes=need) for task, need in zip(tasks, least, strict=False)]
+    machine = synthetic_machine(nodes=3, cores=4, memory_bytes=100)
+    nodes = (*machine.numa_nodes[:2], replace(machine.numa_nodes[2], memory_bytes=0))
+    far = [[10, 20, 30], [20, 10, 30], [30, 30, 10]]
+    far[2][nearest] = 15
+    machine = replace(machine, numa_nodes=nodes, distances=Distances((0, 1, 2), tuple(map(tuple, far))))
+    made = plan(tasks, machine, "memory_aware")
+    check(made, tasks, machine.cpus_online)
+    by_id = {task.id: task for task in tasks}
+    for now in made.placements:
+        running = [other for other in made.placements if other.start_s <= now.start_s < other.end_s]
+        for node in (0, 1):
+            cpus = nodes[node].cpus | (nodes[2].cpus if node == nearest else CpuSet())
+            held = sum(by_id[one.id].memory_bytes * len(one.cpus & cpus) / one.threads for one in running)
+            assert held <= 100 * (1 + 1e-9)
 
 
 @settings(max_examples=40)
@@ -207,6 +234,32 @@ def test_nor_does_one_where_memory_nodes_differ(tasks: list[Task], needs: list[i
         assert made.makespan_s <= pool_s(tasks, width, workers, longest_first=True) * 1.001
 
 
+@settings(max_examples=60)
+@given(tasks=BATCH, shares=st.lists(st.floats(0, 2), min_size=12, max_size=12))
+def test_nor_does_one_where_bandwidth_is_short(tasks: list[Task], shares: list[float]) -> None:
+    tasks = [replace(task, bandwidth_bytes_per_s=12 * share) for task, share in zip(tasks, shares, strict=False)]
+    made = plan(tasks, 16, "auto", bandwidth_bytes_per_s=12.0)
+    check(made, tasks, CpuSet(range(16)))
+    for width in range(max(min(task.times_s) for task in tasks), 17):
+        rates = sorted(
+            (rate(task, max(own for own in task.times_s if own <= width), 12.0) for task in tasks), reverse=True
+        )
+        together = [sum(rates[:count]) <= 12.0 for count in range(1, 16 // width + 1)]
+        workers = max(1, together.count(True))
+        assert made.makespan_s <= pool_s(tasks, width, workers) * 1.001
+        assert made.makespan_s <= pool_s(tasks, width, workers, longest_first=True) * 1.001
+
+
+def test_where_one_alone_uses_all_of_the_bandwidth_each_is_as_wide_as_is_fastest() -> None:
+    """Wide runs end before all that they want to move could be moved, so that nothing is gained by narrow ones."""
+    tasks = [
+        Task(str(number), {width: 10.0 * (0.05 + 0.95 / width) for width in (1, 4, 16)}, bandwidth_bytes_per_s=5.0)
+        for number in range(600)
+    ]
+    made = plan(tasks, 16, "memory_aware", bandwidth_bytes_per_s=12.0)
+    assert made.makespan_s <= sum(min(task.times_s.values()) for task in tasks) * (1 + 1e-9)
+
+
 def pool_s(tasks: Sequence[Task], width: int, workers: int, longest_first: bool = False) -> float:
     """When the last of so many workers is done that each take the next task when they are free."""
     times_s = [task.times_s[max(own for own in task.times_s if own <= width)] for task in tasks]
@@ -248,7 +301,18 @@ def test_lower_bound_against_bisection(batch: list[dict[int, float]], cpus: int)
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
-    assert lower_bound(tasks, cpus) == pytest.approx(high, rel=1e-9)
+    wide = [min(task.times_s.values()) for task in tasks if 2 * min(task.times_s) > cpus]
+    third = [min(task.times_s.values()) for task in tasks if 3 * min(task.times_s) > cpus]
+    fourth = [min(task.times_s.values()) for task in tasks if 4 * min(task.times_s) > cpus]
+    few = max(sum(wide), sum(third) / 2, sum(fourth) / 3)
+    assert lower_bound(tasks, cpus) == pytest.approx(max(high, few), rel=1e-9)
+
+
+def test_lower_bound_of_wide_tasks_is_what_few_side_by_side_take() -> None:
+    """Of three threads on eight CPUs two run at a time, of five one."""
+    assert lower_bound([Task(str(number), {3: 10.0}) for number in range(8)], 8) == pytest.approx(8 * 10 / 2)
+    fives = [Task(str(number), {5: 10.0, 8: 8.0}) for number in range(8)]
+    assert lower_bound([*fives, Task("small", {1: 1.0})], 8) == pytest.approx(8 * 8)
 
 
 @pytest.mark.parametrize("family", [many_body, heavy_tail, memory_tight])

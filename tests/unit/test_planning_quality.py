@@ -93,6 +93,21 @@ def test_few_tasks_end_as_soon_as_the_exact_solver_says(seed: int) -> None:
     assert max(ratios) <= 1.05
 
 
+def test_of_equally_long_tasks_one_that_gains_most_from_threads_is_the_last() -> None:
+    tasks = [
+        Task(str(number), {width: 10 / min(width, 2 + 6 * (number < 30)) for width in (1, 2, 4, 8)})
+        for number in range(641)
+    ]
+    assert plan(tasks, 64).makespan_s == pytest.approx(10 * 10 + 10 / 8)
+
+
+@pytest.mark.parametrize("memory", [None, 8])
+def test_narrow_runs_use_the_cpus_that_wide_ones_leave_though_they_cost_more(memory: int | None) -> None:
+    """Six run on four of the seven CPUs, meanwhile two on two of the other three."""
+    tasks = [Task(str(number), {1: 7.0, 2: 3.0, 4: 1.0}, 4) for number in range(8)]
+    assert plan(tasks, 7, "auto", memory_bytes=memory).makespan_s == 6.0
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("each_further", [0.0, 0.05])
 def test_few_tasks_that_need_much_memory_end_as_soon_as_the_best_of_all_orders_and_widths(

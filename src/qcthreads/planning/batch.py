@@ -162,6 +162,18 @@ class Batch(Sequence[Task]):
             return np.zeros(len(self.tasks))
         return np.array([task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)] for task in self.tasks])
 
+    @cached_property
+    def moved_s(self) -> Floats:
+        """Seconds in which all of the bandwidth would move the bytes of every task; 0 where it is not limited."""
+        moved_s: Floats = self.traffic_bytes / self.capacity.bandwidth_bytes_per_s
+        return moved_s
+
+    def rates(self, times_s: Floats) -> Floats:
+        """The share of the bandwidth that each task uses; who alone wants more than there is gets all of it."""
+        taken_s = np.minimum(self.moved_s, times_s)
+        rates: Floats = np.divide(taken_s, times_s, out=np.zeros(len(self)), where=times_s > 0)
+        return rates
+
     @property
     def widths(self) -> Integers:
         """As listed, a row for each task; 1 where it lists fewer than others. Columns are contiguous."""
@@ -217,8 +229,7 @@ class Batch(Sequence[Task]):
             costs_s += memory * self.needs_bytes(widths) / self.capacity.memory_bytes
         costs_s *= spent_s
         if bandwidth:  # who alone wants more than there is gets all of it
-            moved_s = self.traffic_bytes[:, None] / self.capacity.bandwidth_bytes_per_s
-            costs_s += bandwidth * np.minimum(moved_s, spent_s)
+            costs_s += bandwidth * np.minimum(self.moved_s[:, None], spent_s)
         # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
         least = costs_s[:, -1] * (1 + _NARROWER_FIRST * widths[:, -1])
         for column in range(widths.shape[1] - 2, -1, -1):

@@ -62,14 +62,14 @@ def bounds_of(batch: Batch, running: Sequence[Running] = ()) -> list[tuple[float
         weights += [{"cpus": 1 - weight, "memory": weight} for weight in _WEIGHTS]
     if math.isfinite(batch.capacity.bandwidth_bytes_per_s) and batch.traffic_bytes.any():
         weights += [{"cpus": 1 - weight, "bandwidth": weight} for weight in _WEIGHTS]
-    few_s = 0.0
+    few_s = few_wide_s = _few_side_by_side(batch.narrowest, batch.capacity.cpus, batch.shortest_s)
     if len(weights) > 1:
         few_s = _few_side_by_side(batch.memory_bytes, batch.capacity.memory_bytes, batch.shortest_s)
     found = []
     for weight in weights:
         choices = batch.choices(**weight)
         bound_s = choices.bound(_taken_up(batch.capacity, running, **weight)) if running else choices.bound_s
-        found.append((max(bound_s, few_s if weight else 0.0), choices))
+        found.append((max(bound_s, few_s if weight else few_wide_s), choices))
     return found
 
 
@@ -101,8 +101,14 @@ def _taken_up(
 
 def bound_at(batch: Batch, widths: Integers, times_s: Floats) -> float:
     """Seconds below which no schedule can end that has the tasks at these widths."""
+    capacity = batch.capacity
     bound_s = float(times_s.max(initial=0.0))
-    for needs, whole in ((widths, batch.capacity.cpus), (batch.needs_bytes(widths), batch.capacity.memory_bytes)):
+    taken: list[tuple[Floats | Integers, float]] = [
+        (widths, capacity.cpus),
+        (batch.needs_bytes(widths), capacity.memory_bytes),
+        (batch.rates(times_s), 1.0),
+    ]
+    for needs, whole in taken:
         bound_s = max(bound_s, float((needs * times_s).sum()) / whole, _few_side_by_side(needs, whole, times_s))
     return bound_s
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from .uniform import promising
 _LOOK_AHEAD = 64  # of those that wait, how many are tried for a place
 _PACES = (1.0, 1.1, 1.3, 1.6, 2.0)  # deadlines for single tasks, as multiples of the bound
 _BUDGET = 20_000  # placements by lists in all
+_ROUNDED = 1 - 1e-9  # what is given back is not all that was taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,21 @@ class Node:
 
 
 def memory_nodes(machine: Machine, usable: CpuSet) -> list[Node]:
-    """Those that have CPUs and memory."""
+    """Those that have CPUs and memory; the CPUs of one without memory are with the nearest, which is what they get."""
     homes = [node for node in machine.numa_nodes if not node.memory_only and node.memory_bytes]
-    return [Node(home.node_id, home.cpus & usable, home.memory_bytes) for home in homes if home.cpus & usable]
+    near = {home.node_id: home.cpus & usable for home in homes}
+    for node in machine.numa_nodes:
+        if homes and not node.memory_only and not node.memory_bytes:
+            near[_nearest(machine, node.node_id, list(near))] |= node.cpus & usable
+    return [Node(home.node_id, near[home.node_id], home.memory_bytes) for home in homes if near[home.node_id]]
+
+
+def _nearest(machine: Machine, node_id: int, among: Sequence[int]) -> int:
+    """The first where no distances are known."""
+    if machine.distances is None:
+        return among[0]
+    nodes, matrix = machine.distances.nodes, machine.distances.matrix
+    return min(among, key=lambda other: matrix[nodes.index(node_id)][nodes.index(other)])
 
 
 def crowded(batch: Batch, nodes: Sequence[Node]) -> bool:
@@ -94,9 +108,9 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> l
 
 
 def _by_workers(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[Placement]:
-    """As many workers of one width on each node as it has CPUs and memory for; none where bandwidth is limited."""
+    """As many workers of one width on each node as it has CPUs and memory for, and all of them bandwidth."""
     best, at = Timetable((), (), (), (), math.inf), list[CpuSet]()
-    for workers in promising(batch) if math.isinf(batch.capacity.bandwidth_bytes_per_s) else ():
+    for workers in promising(batch):
         largest = float(batch.needs_bytes(workers.widths).max())
         places = [
             place
@@ -123,6 +137,15 @@ def _attempts(batch: Batch) -> Iterator[tuple[Layout, list[int], float]]:
                 yield layout, np.argsort(key, kind="stable").tolist(), deadline_s
 
 
+class _Demand(NamedTuple):
+    """What a task takes up, at the width it is to have; and of how many nodes at most, 0 where none hold it."""
+
+    width: int
+    memory_bytes: int
+    rate: int
+    most: int
+
+
 class _Schedule:
     """List scheduling; what is free of each node, and of the whole."""
 
@@ -134,7 +157,7 @@ class _Schedule:
         self._nodes = nodes
         self._layout = layout
         self._widths = layout.chosen(deadline_s)[0]
-        self._choices: dict[int, tuple[int, float, int]] = {}
+        self._demands: dict[int, _Demand] = {}
         self._free = [node.cpus for node in nodes]
         self._memory = [float(node.memory_bytes) for node in nodes]
         self._total = batch.capacity.memory_bytes
@@ -150,81 +173,81 @@ class _Schedule:
             started = None if lonely and running else self._start_one(waiting, alone=not running)
             if started is None:
                 now_s, task, place = heappop(running)
-                self._change(task, place, 1)
+                self._change(self._demand(task), place, 1)
                 continue
             task, place = started
-            width, time_s, most = self._choice(task)
-            lonely = not most
-            self._change(task, place, -1)
-            heappush(running, (now_s + time_s, task, place))
-            placements.append(Placement(self._tasks[task].id, now_s, now_s + time_s, width, place))
+            demand = self._demand(task)
+            lonely = not demand.most
+            self._change(demand, place, -1)
+            end_s = now_s + self._tasks[task].times_s[demand.width]
+            heappush(running, (end_s, task, place))
+            placements.append(Placement(self._tasks[task].id, now_s, end_s, demand.width, place))
         return placements
 
     def _start_one(self, waiting: list[int], alone: bool) -> tuple[int, CpuSet] | None:
         """The first in order (its end comes first) that has a place now, no longer waiting, and the place."""
-        if not any(self._free):
+        free = [len(cpus) for cpus in self._free]
+        if not any(free):
             return None
+        placeless: set[_Demand] = set()
         for at in range(len(waiting) - 1, max(-1, len(waiting) - 1 - _LOOK_AHEAD), -1):
-            place = self._place(waiting[at], alone)
-            if place is not None:
-                return waiting.pop(at), place
+            demand = self._demand(waiting[at])
+            if demand in placeless:
+                continue
+            counts = self._counts(demand, free, alone)
+            if counts is not None:
+                return waiting.pop(at), self._place(counts)
+            placeless.add(demand)
         return None
 
-    def _place(self, task: int, alone: bool) -> CpuSet | None:
-        width, time_s, most = self._choice(task)
-        need = self._tasks[task].needs_bytes(width)
-        if need > self._total or self._rate(task, time_s) > self._bandwidth:
+    def _counts(self, demand: _Demand, free: list[int], alone: bool) -> list[int] | None:
+        """How many CPUs of each node, where there is room now."""
+        if demand.memory_bytes > self._total or demand.rate > self._bandwidth:
             return None
-        free = [len(cpus) for cpus in self._free]
-        if most:
-            counts = _divide(free, self._memory, width, need, most)
-        else:  # no division holds it: it runs alone, with its memory wherever there is some
-            counts = _divide(free, [math.inf] * len(free), width, need, len(free)) if alone else None
-        if counts is None:
-            return None
+        if demand.most:
+            return _divide(free, self._memory, demand.width, demand.memory_bytes, demand.most)
+        # No division holds it: it runs alone, with its memory wherever there is some.
+        return _divide(free, [math.inf] * len(free), demand.width, 0, len(free)) if alone else None
+
+    def _place(self, counts: list[int]) -> CpuSet:
         place = CpuSet()
         for cpus, count in zip(self._free, counts, strict=True):
             if count:
                 place |= compact(self._machine, cpus, count)
         return place
 
-    def _choice(self, task: int) -> tuple[int, float, int]:
-        """The cheapest width in time that the empty machine holds, else the fastest that it does; its time, and the
-        nodes that takes; 0: it holds none."""
-        found = self._choices.get(task)
+    def _demand(self, task: int) -> _Demand:
+        """The cheapest width in time that the empty machine holds, else the fastest that it does."""
+        found = self._demands.get(task)
         if found is None:
             cpus = [len(node.cpus) for node in self._nodes]
             memory = [float(node.memory_bytes) for node in self._nodes]
             wider = self._layout.as_wide(task, self._widths[task])
             narrower = [choice for choice in self._layout.row(task) if choice not in wider]
-            found = (*wider[0], 0)
-            for width, time_s in (*wider, *reversed(narrower)):
-                counts = _divide(cpus, memory, width, self._tasks[task].needs_bytes(width), len(cpus))
+            (width, time_s), most = wider[0], 0
+            for wide, took_s in (*wider, *reversed(narrower)):
+                counts = _divide(cpus, memory, wide, self._tasks[task].needs_bytes(wide), len(cpus))
                 if counts is not None:
-                    found = width, time_s, sum(1 for count in counts if count)
+                    width, time_s, most = wide, took_s, sum(1 for count in counts if count)
                     break
-            self._choices[task] = found
+            rate = self._layout.rate(float(self._layout.moved_s[task]), time_s)
+            found = self._demands[task] = _Demand(width, self._tasks[task].needs_bytes(width), rate, most)
         return found
 
-    def _rate(self, task: int, time_s: float) -> int:
-        return self._layout.rate(float(self._layout.moved_s[task]), time_s)
-
-    def _change(self, task: int, place: CpuSet, sign: int) -> None:
+    def _change(self, demand: _Demand, place: CpuSet, sign: int) -> None:
         """Give back (1) or take (-1) what a task has."""
-        width, time_s, _ = self._choice(task)
-        need = self._tasks[task].needs_bytes(width)
-        self._total += sign * need
-        self._bandwidth += sign * self._rate(task, time_s)
+        self._total += sign * demand.memory_bytes
+        self._bandwidth += sign * demand.rate
         for number, node in enumerate(self._nodes):
             own = place & node.cpus
             self._free[number] = self._free[number] | own if sign > 0 else self._free[number] - own
-            self._memory[number] += sign * need * len(own) / len(place)
+            self._memory[number] += sign * demand.memory_bytes * len(own) / len(place)
 
 
 def _divide(cpus: list[int], memory: list[float], width: int, need: float, most: int) -> list[int] | None:
     """How many CPUs of each node, over as few nodes as possible, at most ``most``; None: not now."""
     counts = [0] * len(cpus)
-    fitting = [number for number in range(len(cpus)) if cpus[number] >= width and memory[number] >= need]
+    fitting = [number for number in range(len(cpus)) if cpus[number] >= width and memory[number] >= need * _ROUNDED]
     if fitting:
         counts[min(fitting, key=cpus.__getitem__)] = width
         return counts
@@ -235,7 +258,7 @@ def _divide(cpus: list[int], memory: list[float], width: int, need: float, most:
             counts[number] = min(cpus[number], -(-left // (together - rank)))
             left -= counts[number]
         if not left and all(
-            memory[number] * width >= need * counts[number] * (1 - 1e-9) for number in roomiest[:together]
+            memory[number] * width >= need * counts[number] * _ROUNDED for number in roomiest[:together]
         ):
             return counts
     return None

@@ -67,9 +67,7 @@ def shortest(batch: Batch, uniform: Sequence[Workers] | None = None) -> Timetabl
         return Timetable((), (), (), (), 0.0)
     bounds = bounds_of(batch)
     search = _Search(batch, max(bound_s for bound_s, _ in bounds))
-    if math.isfinite(batch.capacity.bandwidth_bytes_per_s):
-        uniform = []  # they do not count it
-    elif uniform is None:
+    if uniform is None:
         uniform = promising(batch)
     search.give_out(workers for workers in uniform if workers.bound_s <= search.close_s)  # none can do much better
     alone = batch.narrowest == batch.capacity.cpus
@@ -115,7 +113,9 @@ def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
     for bound_s, choices in most_promising(batch, bounds) if tight else bounds[:1]:
         layout = Layout(batch, choices)
         widths, times_s = choices.at(bound_s)
-        wide, large, long = (-times_s, -widths), (-times_s * widths,), (-times_s,)
+        # Of equals who can become shortest goes last, where the ends are.
+        gain_last = -batch.shortest_s
+        wide, large, long = (gain_last, -times_s, -widths), (gain_last, -times_s * widths), (gain_last, -times_s)
         ways = [(pack, wide), (start, large), (pack, large), (start, long), (pack, long), (start, wide)]
         if tight:
             ways = [(start, large), (start, long), (start, wide)]

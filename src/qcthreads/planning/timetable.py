@@ -22,6 +22,7 @@ from .model import Running
 # Who waits is asked by width and by need of memory, of which so many classes are told apart. Of a class whose needs
 # differ so many are asked whether they fit; all where there are few tasks.
 _CLASSES, _LOOK_AHEAD, _FEW = 8, 4, 512
+_BLOCK = 16  # widths
 _HOPELESS = 4  # tasks that are late, to a CPU; beyond, a layout is given up
 _ROUNDING = 1e-12
 _NONE_WIDER: Mapping[int, int] = {}
@@ -94,6 +95,21 @@ class Layout:
         """Of :meth:`row` those that are as wide or wider."""
         return [choice for choice in self.row(task) if choice[0] >= width]
 
+    def narrower(self, task: int) -> list[tuple[int, float]]:
+        """(width, time) of those narrower than all of :meth:`row`, the widest first: dear, but they fit beside them."""
+        cheapest = self.row(task)[0][0]
+        if cheapest == self._narrowest[task]:
+            return []
+        listed = zip(self._batch.widths[task].tolist(), self._batch.times_s[task].tolist(), strict=True)
+        return sorted(
+            ((width, time_s) for width, time_s in listed if width < cheapest and time_s < math.inf), reverse=True
+        )
+
+    @cached_property
+    def _narrowest(self) -> list[int]:
+        narrowest: list[int] = self._batch.narrowest.tolist()
+        return narrowest
+
     @cached_property
     def _listed(self) -> tuple[list[list[int]], list[list[float]]]:
         return self.choices.widths.tolist(), self.choices.times_s.tolist()
@@ -106,11 +122,15 @@ class Layout:
         """:meth:`memory` of one task."""
         return self._batch.tasks[task].needs_bytes(width) if math.isfinite(self.memory_bytes) else 0.0
 
-    @cached_property
+    @property
     def moved_s(self) -> Floats:
-        """Seconds in which all of the bandwidth would move the bytes of every task; 0 where it is not limited."""
-        moved_s: Floats = self._batch.traffic_bytes / self._batch.capacity.bandwidth_bytes_per_s
-        return moved_s
+        """Of every task the seconds in which all of the bandwidth would move its bytes; 0 where it is not limited."""
+        return self._batch.moved_s
+
+    def rates(self, times_s: Floats) -> Integers:
+        """:meth:`rate` of every task."""
+        rates: Integers = (_WHOLE_BANDWIDTH * self._batch.rates(times_s)).astype(np.int64)
+        return rates
 
     def rate(self, moved_s: float, time_s: float) -> int:
         """The share of the bandwidth that a task uses; who alone wants more than there is gets all of it."""
@@ -133,9 +153,9 @@ def pack(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping
         width, time_s = widths[task], times_s[task]
         if free_s[width - 1] + time_s > latest_s:
             soonest_s = math.inf
-            for wide, took_s in layout.row(task):
+            for wide, took_s in layout.row(task) + layout.narrower(task):
                 end_s = free_s[wide - 1] + took_s
-                if wide > widths[task] and end_s <= latest_s:
+                if wide != widths[task] and end_s <= latest_s:
                     width, time_s = wide, took_s
                     break
                 if end_s < soonest_s:
@@ -174,7 +194,7 @@ def insert(
     for task in order:
         moved_s = moved_s_of[task]
         best: tuple[float, float, int, float, int] | None = None
-        for width, time_s in layout.as_wide(task, chosen[task]):
+        for width, time_s in layout.as_wide(task, chosen[task]) + layout.narrower(task):
             memory, rate = layout.memory_of(task, width), layout.rate(moved_s, time_s)
             start_s = profile.earliest(time_s, width, memory, rate)
             if best is None or start_s + time_s < best[0]:
@@ -282,8 +302,7 @@ class _Queues:
         ranked = np.array(order, dtype=np.int64)
         wide = np.array(widths, dtype=np.int64)
         needs = layout.memory(wide)[ranked]
-        moved_s, time_s = layout.moved_s[ranked], np.array(times_s)[ranked]
-        rates = [layout.rate(*both) for both in zip(moved_s, time_s, strict=True)] if moved_s.any() else []
+        rates = layout.rates(np.array(times_s))[ranked].tolist() if layout.moved_s.any() else []
         classes, alike = _classes(needs)
         keys = wide[ranked] * _CLASSES + classes
         # Ranks, the first in order last, where lists give them out.
@@ -299,12 +318,18 @@ class _Queues:
         """Where there is less memory, none fits."""
         self._order = order
         self._needs: list[float] = needs.tolist()
-        self._rates = rates or [0] * len(order)
+        self._rates: list[int] = rates or [0] * len(order)
         self._alike = alike and not rates  # in a queue, so that where its first does not fit none does
+        self._firsts = None
+        if self._alike and not classes.any() and len(queues) > _BLOCK:
+            self._firsts = _Firsts([(width, queue) for width, _, queue in self._queues], len(order))
         self._ahead = len(order) if len(order) <= _FEW else _LOOK_AHEAD
 
     def take(self, free: int, memory: float, bandwidth: int) -> tuple[int, float, int] | None:
         """The first in order that fits, with its memory and bandwidth."""
+        if self._firsts is not None:
+            rank = self._firsts.take(free)
+            return None if rank is None else (self._order[rank], self._needs[rank], self._rates[rank])
         needs, rates, beyond = self._needs, self._rates, -1 - self._ahead
         best, best_rank, best_at = -1, len(needs), -1  # a rank behind all
         for number, (width, least, queue) in enumerate(self._queues):
@@ -332,6 +357,35 @@ class _Queues:
         if not queue:
             del self._queues[best]
         return self._order[best_rank], needs[best_rank], rates[best_rank]
+
+
+class _Firsts:
+    """Who waits where all need the same but have many widths: looks through the queues by blocks."""
+
+    def __init__(self, queues: Sequence[tuple[int, list[int]]], nobody: int) -> None:
+        self._widths = [width for width, _ in queues]
+        self._queues = [queue for _, queue in queues]
+        self._nobody = nobody  # a rank behind all
+        self._heads = [queue[-1] for queue in self._queues]
+        self._blocks = [min(self._heads[first : first + _BLOCK]) for first in range(0, len(queues), _BLOCK)]
+        """The first of each block of queues."""
+
+    def take(self, free: int) -> int | None:
+        """The rank of the first in order that is no wider."""
+        heads, blocks = self._heads, self._blocks
+        many = bisect_right(self._widths, free)
+        whole = many // _BLOCK
+        rank = min(heads[whole * _BLOCK : many], default=self._nobody)
+        if whole and (first := min(blocks[:whole])) < rank:
+            rank, whole = first, blocks.index(first)
+        if rank == self._nobody:
+            return None
+        at = heads.index(rank, whole * _BLOCK)
+        queue = self._queues[at]
+        queue.pop()
+        heads[at] = queue[-1] if queue else self._nobody
+        blocks[whole] = min(heads[whole * _BLOCK : (whole + 1) * _BLOCK])
+        return rank
 
 
 def _classes(needs: Floats) -> tuple[Integers, bool]:

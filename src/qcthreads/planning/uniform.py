@@ -16,6 +16,8 @@ import numpy as np
 from .batch import Batch, Floats, Integers
 from .timetable import Timetable, Turns
 
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -72,7 +74,7 @@ class Workers:
 
 
 def workers_of(batch: Batch, width: int) -> Workers:
-    """As many workers of that width as there are tasks, CPUs and memory for; every task has a width as narrow."""
+    """As many of that width as there are tasks, CPUs, memory and bandwidth for; every task has a width as narrow."""
     widths, times_s = batch.widths, batch.times_s
     rows: Integers | slice = slice(None)
     if batch.alike:
@@ -85,6 +87,9 @@ def workers_of(batch: Batch, width: int) -> Workers:
     largest = float(batch.needs_bytes(widths).max())
     if math.isfinite(batch.capacity.memory_bytes) and largest:
         count = min(count, int(batch.capacity.memory_bytes // largest))
+    if batch.moved_s.any():
+        together = np.cumsum(np.sort(batch.rates(times_s))[::-1])
+        count = min(count, int(np.searchsorted(together, 1 + _ROUNDING, side="right")))
     return Workers(width, count, widths, times_s)
 
 

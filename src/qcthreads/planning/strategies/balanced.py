@@ -29,9 +29,10 @@ def balanced(
     width: int | None = None,
 ) -> Proposal:
     """Placements at one width for all workers; without ``width``, the (narrowest) one that ends soonest."""
+    del bandwidth_bytes_per_s  # as in adaptive
     if not tasks:
         return Proposal(())
-    batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
+    batch = Batch.of(tasks, capacity_of(usable, memory_bytes))
     narrowest = narrowest_width(batch)
     if width is not None and width < narrowest:
         names = [task.id for task, least in zip(tasks, batch.narrowest, strict=True) if least > width]
