@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,8 @@ from qcthreads.leases.ledger import Ledger
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.planning import Task
 from qcthreads.planning.dispatch import Dispatcher
+from qcthreads.programs import registry
+from qcthreads.programs.settings import settings_for
 
 GIB = 1024**3
 MACHINE = synthetic_machine(cores=4)
@@ -146,3 +149,14 @@ def test_a_dispatcher_learns_the_time_for_the_width_that_there_was() -> None:
     after = dispatcher.next(40.0, MACHINE.cpus_online)
     assert after is not None
     assert after.expected_s == pytest.approx(10.0)
+
+
+def test_each_is_told_the_memory_that_its_own_files_leave_and_its_workers_directory(tmp_path: Path) -> None:
+    without = Calculation(label="a", program="psi4", input={}, threads=2, memory_bytes=4 * GIB, compute="json:dumps")
+    both = (without, replace(without, label="b", files_bytes=GIB))
+    with LocalEngine(LeaseBook(MACHINE, LIMITS)) as engine:
+        prepared: dict[tuple[object, ...], _Job] = {}
+        told = [engine._prepared(one, prepared).request(tmp_path)["task_config"] for one in both]
+    spec = registry.get("psi4")
+    assert told == [settings_for(spec, 2, gib * GIB, str(tmp_path)).task_config for gib in (4, 3)]
+    assert told[0] != told[1]

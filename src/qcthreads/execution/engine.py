@@ -217,7 +217,7 @@ class LocalEngine:
 
     def _prepared(self, calculation: Calculation, prepared: dict[_Key, _Job]) -> _Job:
         """As :meth:`_prepare`, once for all calculations that are alike."""
-        needs = (calculation.threads, calculation.memory_bytes, calculation.gpus)
+        needs = (calculation.threads, calculation.memory_bytes, calculation.told_bytes, calculation.gpus)
         alike = (calculation.program, calculation.compute, *needs)
         if alike not in prepared:
             prepared[alike] = self._prepare(calculation)
@@ -722,7 +722,7 @@ class _Job:
 
     def request(self, scratch: Path) -> dict[str, Any]:
         """What the worker is sent. UnmadeInputError where the caller's way to make the input fails."""
-        settings, given = self.settings_in(scratch), self.calculation.input
+        settings, given = self.settings, self.calculation.input
         try:
             made = given() if callable(given) else given
         except Exception as error:
@@ -733,18 +733,18 @@ class _Job:
             "compute": self.calculation.compute,
             "program": settings.program,
             "harness_module": settings.harness_module,
-            "task_config": {**settings.task_config, **self.calculation.task_config},
-            "environment": self._environment(settings),
+            "task_config": {**settings.task_config, "scratch_directory": str(scratch), **self.calculation.task_config},
+            "environment": self._environment(scratch),
         }
 
-    def _environment(self, settings: Settings) -> dict[str, str]:
+    def _environment(self, scratch: Path) -> dict[str, str]:
         """What a program that is started anew finds in its environment; what computes in the worker has read its own.
 
         All that depends on the width, so that nothing is left of the calculation before.
         """
-        if registry.get(settings.program).in_process or not _any_width(self.calculation):
+        if registry.get(self.settings.program).in_process or not _any_width(self.calculation):
             return {}
-        told = precedence.settle(settings, os.environ, counts=False)
+        told = precedence.settle(self.settings_in(scratch), os.environ, counts=False)
         return {**told.kept, **told.environment}
 
 

@@ -13,6 +13,7 @@ from ..execution.calculation import Calculation
 from ..planning import relative_cost
 from ..planning.costs import Size
 from ..programs import registry
+from .clusters import Clusters
 from .sizes import functions
 from .supported import check_core, check_ghosts, check_input
 
@@ -60,7 +61,7 @@ class Term:
     ghosts: tuple[int, ...]
     cost: float
     molecule: Molecule | None = None
-    """Where the caller gave it. Else it is made when its time comes: each takes QCElemental milliseconds."""
+    """Where the caller gave it. Else it is made when its time comes: of many terms they would fill the memory."""
 
     @property
     def nbody(self) -> int:
@@ -96,8 +97,7 @@ class Expansion:
         self.core = core
         self._by_name = {chemistry.name: chemistry for chemistry in chemistries}
         self._computer = computer
-        # With its masses filled in: QCElemental else looks all of them up again for every atom of every fragment.
-        self._whole: Molecule = core.molecule.model_copy(update={"masses_": core.molecule.masses})
+        self._clusters = Clusters(core.molecule)
         groups = [[int(core.molecule.atomic_numbers[atom]) for atom in group] for group in core.molecule.fragments]
         self._functions = [sum(map(functions, numbers)) for numbers in groups]
         self._electrons = [sum(numbers) for numbers in groups]
@@ -205,11 +205,12 @@ class Expansion:
         """The molecule of ``term``, as QCManyBody's own ``iterate_molecules`` makes it."""
         if term.molecule is not None:
             return term.molecule
-        whole = self._whole
         real, ghosts = ([number - 1 for number in numbers] for numbers in (term.fragments, term.ghosts))
-        made: Molecule = whole.get_fragment(real, ghosts, orient=False, group_fragments=False)
-        fixed = {"fix_com": True, "fix_orientation": True}
-        return made.model_copy(update=fixed | ({"fix_symmetry": "c1"} if whole.fix_symmetry == "c1" else {}))
+        made = self._clusters.cluster(real, ghosts)
+        fixed: dict[str, Any] = {"fix_com": True, "fix_orientation": True}
+        return made.model_copy(
+            update=fixed | ({"fix_symmetry": "c1"} if self.core.molecule.fix_symmetry == "c1" else {})
+        )
 
     def calculation(
         self,

@@ -123,11 +123,12 @@ class RunMonitor:
             if last.at_ns - watched.tally.began_ns >= _TELLS_OF_OTHERS_NS:
                 others_ns = busy_between(watched.busy, self._busy_now(), watched.grant.bound_to)
             stopped_ns = throttled_between(watched.throttled_ns, self._throttling[pid].total_ns())
-            used = watched.tally.usage(watched.grant, error_ns(self._sampler.source), others_ns, stopped_ns)
+            lag_ns = error_ns(self._sampler.source)
+            used = watched.tally.usage(watched.grant, lag_ns, others_ns, stopped_ns, in_detail=False)
             if used.ended:
                 self._settle(pid, last)
                 self._forget(self._sampler, pid)
-            return replace(used, threads=(), moments=())
+            return used
 
     def close(self) -> None:
         """End the sampling, but while workers live that others still have watched; the moments stay.
