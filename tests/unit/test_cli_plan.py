@@ -80,10 +80,11 @@ def test_a_recorded_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ("document", "said"),
     [
         ("{", "is not JSON"),
+        (" \n", "tasks.json is empty; give a JSON file of tasks"),
         ('{"cpus": 1, "cpus": 2}', "an object has 'cpus' twice"),
         ([1], "not an object, but a list"),
-        ({"tasks": []}, 'give "cpus", a number, or "sysroot"'),
-        ({"cpus": 4, "sysroot": "x", "tasks": []}, "and not both"),
+        ({"tasks": []}, 'has neither of "cpus", a number, and "sysroot", a directory; give one of them'),
+        ({"cpus": 4, "sysroot": "x", "tasks": []}, 'has both "cpus", a number, and "sysroot"'),
         ({"cpus": 0, "tasks": []}, '"cpus" is 0; give a whole number'),
         ({"cpus": 2.5, "tasks": []}, '"cpus" is 2.5'),
         ({"cpus": True, "tasks": []}, '"cpus" is true'),
@@ -99,9 +100,17 @@ def test_a_recorded_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": "1"}}]}, 'the time with 1 threads is "1"'),
         ('{"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": NaN}}]}', "the time with 1 threads is NaN"),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory": 1}]}, "task 'a': 'memory' is not known"),
-        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory_bytes": -1}]}, '"memory_bytes" is -1'),
+        (
+            {"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory_bytes": -1}]},
+            '"memory_bytes" is -1; give bytes, at',
+        ),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}}] * 2}, "two tasks are called 'a'"),
-        ({"cpus": 4, "memory_bytes": 0, "tasks": []}, "memory_bytes is 0; give a number above 0"),
+        ({"cpus": 4, "memory_bytes": 0, "tasks": []}, '"memory_bytes" is 0; give bytes above 0, or null where'),
+        ({"cpus": 4, "memory_bytes": -1, "tasks": []}, '"memory_bytes" is -1; give bytes above 0, or null where'),
+        (
+            {"cpus": 4, "bandwidth_bytes_per_s": -1, "tasks": []},
+            '"bandwidth_bytes_per_s" is -1; give bytes per second above 0, or null where there is no limit',
+        ),
         ({"cpus": 4, "memory": 1, "tasks": []}, "the document: 'memory' is not known"),
         ({"sysroot": "/nowhere/at/all", "tasks": []}, '"sysroot" /nowhere/at/all: no sys/'),
     ],
@@ -135,6 +144,13 @@ def test_a_task_that_can_never_run_is_exit_code_3(
     file.write_text(json.dumps(document))
     assert main(["plan", str(file)]) == 3
     assert said in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_no_part_of_the_document(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks.write_text(tasks.read_text(), encoding="utf-8-sig")
+    assert main(["plan", str(tasks)]) == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(tasks.read_text(encoding="utf-8")))
+    assert main(["plan", "-"]) == 0
 
 
 def test_files_that_are_not_there_and_an_unknown_strategy(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:

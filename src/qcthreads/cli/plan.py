@@ -64,7 +64,7 @@ def execute(args: Namespace) -> int:
         tasks,
         machine_or_cpus,
         args.strategy,
-        memory_bytes=_amount(document, "memory_bytes", "the document"),
+        memory_bytes=_limit(document, "memory_bytes"),
         bandwidth_bytes_per_s=bandwidth,
     )
     made = replace(made, reasons=(*made.reasons, *said))
@@ -101,11 +101,13 @@ def plan_document(made: Plan) -> dict[str, Any]:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        text = sys.stdin.read().removeprefix("\ufeff") if str(path) == "-" else path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}; give a JSON file of tasks") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text; give a JSON file of tasks") from None
+    if not text.strip():
+        raise InputError(f"{path} is empty; give a JSON file of tasks; `qcthreads plan --help` shows one")
     try:
         document = json.loads(text, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
@@ -133,7 +135,8 @@ def _known(found: dict[str, Any], known: set[str], where: str) -> None:
 def _machine(document: dict[str, Any], path: Path) -> Machine | int:
     """The number of CPUs, or the machine recorded below ``sysroot``; a relative one starts where the file is."""
     if ("cpus" in document) == ("sysroot" in document):
-        raise InputError(f'{path}: give "cpus", a number, or "sysroot", a directory, and not both')
+        found = "both" if "cpus" in document else "neither of"
+        raise InputError(f'{path} has {found} "cpus", a number, and "sysroot", a directory; give one of them')
     if "sysroot" in document:
         sysroot = document["sysroot"]
         if not isinstance(sysroot, str) or not sysroot:
@@ -151,7 +154,7 @@ def _bandwidth(
     """The limit, and how it came about where the document names none: as measured of this machine, if it was."""
     name = "bandwidth_bytes_per_s"
     if name in document or isinstance(machine, int) or not any(task.bandwidth_bytes_per_s for task in tasks):
-        return _amount(document, name, "the document"), ()
+        return _limit(document, name), ()
     stored = read_profile(machine, str(path.parent / document["sysroot"]))
     rate = stored.profile.bandwidth_bytes_per_s(usable_of(machine)[1]) if stored.profile else None
     if stored.profile is None or rate is None:
@@ -182,8 +185,8 @@ def _task(entry: Any, number: int) -> Task:
     return Task(
         name,
         {_width(width, where): _time(time_s, width, where) for width, time_s in times_s.items()},
-        _amount(entry, "memory_bytes", where) or 0,
-        _amount(entry, "bandwidth_bytes_per_s", where) or 0.0,
+        _amount(entry, "memory_bytes", where),
+        _amount(entry, "bandwidth_bytes_per_s", where),
     )
 
 
@@ -201,14 +204,28 @@ def _time(value: Any, width: str, where: str) -> float:
     return float(value)
 
 
-def _amount(found: dict[str, Any], name: str, where: str) -> int | None:
-    """Bytes, or bytes per second; null and nothing are None."""
-    value: float | None = found.get(name)
+def _limit(document: dict[str, Any], name: str) -> int | None:
+    """Of the machine: bytes, or bytes per second; null and nothing are None."""
+    value: float | None = document.get(name)
     if value is None:
         return None
-    if not _is_number(value) or value < 0:
-        raise InputError(f'{where}: "{name}" is {_shown(value)}; give bytes, at least 0')
+    if not _is_number(value) or value <= 0:
+        raise InputError(f'"{name}" is {_shown(value)}; give {_unit(name)} above 0, or null where there is no limit')
     return math.ceil(value)
+
+
+def _amount(task: dict[str, Any], name: str, where: str) -> int:
+    """Of a task: bytes, or bytes per second; null and nothing are 0."""
+    value: float | None = task.get(name)
+    if value is None:
+        return 0
+    if not _is_number(value) or value < 0:
+        raise InputError(f'{where}: "{name}" is {_shown(value)}; give {_unit(name)}, at least 0')
+    return math.ceil(value)
+
+
+def _unit(name: str) -> str:
+    return "bytes per second" if name.endswith("_per_s") else "bytes"
 
 
 def _is_number(value: Any) -> bool:
