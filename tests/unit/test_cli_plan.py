@@ -40,6 +40,24 @@ def test_the_document(strategy: str, tasks: Path, capsys: pytest.CaptureFixture[
         assert set(placement["cpus"]) <= set(range(4))
 
 
+def test_times_that_follow_from_the_seconds_with_one_thread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the same plan with the times of Amdahl's law written out."""
+
+    def planned(**task: Any) -> Any:
+        file = tmp_path / "tasks.json"
+        file.write_text(json.dumps({"cpus": 5, "tasks": [{"id": "a"} | task]}))
+        assert main(["plan", str(file), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    halves = {"1": 10.0, "2": 5.5, "3": 4.0}
+    listed = planned(times_s=halves)
+    assert planned(seconds=10, parallel_fraction=0.9, widths=[1, 2, 3]) == listed
+    assert listed["makespan_s"] == 4.0
+    assert planned(seconds=10, parallel_fraction=1)["makespan_s"] == 2.0  # on all five
+    assert planned(seconds=10)["makespan_s"] == pytest.approx(4.3 + 5.7 / 5)
+    assert planned(seconds=10, parallel_fraction=0)["placements"][0]["threads"] == 1
+
+
 def test_the_table_and_the_picture(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "plan.svg"
     assert main(["plan", str(tasks), "--strategy", "adaptive", "--svg", str(picture)]) == 0
@@ -94,6 +112,11 @@ def test_a_recorded_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ({"cpus": 4, "tasks": [{"times_s": {"1": 1}}]}, 'tasks[0]: "id" is null'),
         ({"cpus": 4, "tasks": [{"id": "a\ud800", "times_s": {"1": 1}}]}, "give a printable text"),
         ({"cpus": 4, "tasks": [{"id": "a"}]}, "task 'a': \"times_s\" is null"),
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "seconds": 1}]}, "has \"times_s\" and 'seconds'"),
+        ({"cpus": 4, "tasks": [{"id": "a", "widths": [1]}]}, "task 'a': the time with 1 threads is null"),
+        ({"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "widths": [0]}]}, '"widths" is [0]; give numbers of'),
+        ({"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "widths": "12"}]}, '"widths" is "12"; give numbers of'),
+        ({"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "parallel_fraction": 2}]}, '"parallel_fraction" is 2; give a'),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"two": 1}}]}, "task 'a': 'two' in \"times_s\""),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"0": 1}}]}, "task 'a': '0' in \"times_s\""),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": -1}}]}, "the time with 1 threads is -1"),
