@@ -80,7 +80,9 @@ measured: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds
-	for benchmark in benchmarks/bench_*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+	failed=; for benchmark in benchmarks/bench_*.py; do \
+		echo "== $$benchmark"; $(BIN)/python $$benchmark || failed="$$failed $$benchmark"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 # One stamp per extra: .all, .test, .lint, .docs; and for those that are in it.
 WITHIN_lint = test all

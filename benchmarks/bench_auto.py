@@ -36,7 +36,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asking
 import timing
+from intervals import HEAD, told
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RUN = [sys.executable, "-m", "qcthreads", "run"]
@@ -67,10 +69,7 @@ EFFICIENT = {
 
 def main() -> None:
     """Print one table for each part."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    options.add_argument("--rounds", type=int, default=15)
+    options = asking.parser(__doc__, rounds=15)
     options.add_argument("--part", action="append", choices=sorted(PARTS))
     options.add_argument("--job", action="append", choices=list(BOUNDED))
     options.add_argument("--served", type=int, help=argparse.SUPPRESS)
@@ -79,14 +78,14 @@ def main() -> None:
     if asked.served or asked.warm:
         print(json.dumps(serve(job, asked.served) if asked.served else warm_ratio(job)))
         return
+    if job:
+        options.error(f"unrecognized arguments: {' '.join(job)}")
     for part in asked.part or PARTS:
         PARTS[part](asked.rounds, asked.job or list(BOUNDED))
 
 
 def split(rounds: int, jobs: Sequence[str]) -> None:
     """Each static split twice, then the best one of these against auto."""
-    from intervals import HEAD, told  # with scipy, which the peers are not to import
-
     cpus = len(os.sched_getaffinity(0))
     print(f"auto against the best static split; {cpus} CPUs, {rounds} pairs\n\n{HEAD}", flush=True)
     for name in filter(JOBS.__contains__, jobs):
@@ -102,8 +101,6 @@ def split(rounds: int, jobs: Sequence[str]) -> None:
 
 def served(rounds: int, _: Sequence[str]) -> None:
     """First come, first served, at every width."""
-    from intervals import HEAD, told
-
     cpus = len(os.sched_getaffinity(0))
     contenders = {"auto": command(SKEWED)}
     for width in sorted({1, cpus}):

@@ -1,6 +1,6 @@
 """Our triad beside likwid-bench's `stream`, on the same CPUs with the same bytes counted; prints, judges nothing.
 
-    python benchmarks/bench_bandwidth.py [ROUNDS]
+    python benchmarks/bench_bandwidth.py [--rounds N]
 
 The contenders take turns, round by round, each for one sweep over the arrays after one that touches them: of several
 ours tells the best, likwid-bench the mean, and on a machine that others use, too, these are not the same.
@@ -13,8 +13,9 @@ import re
 import shutil
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable
+
+import asking
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.host import read_machine
@@ -25,7 +26,7 @@ _GOAL = 0.15
 
 def main() -> None:
     """For one core and for all of the first package: GB/s of each contender, and the ratios."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+    rounds: int = asking.parser(__doc__, rounds=15).parse_args().rounds
     if shutil.which("likwid-bench") is None:
         raise SystemExit("likwid-bench is missing; Debian has it in the package likwid")
     machine = read_machine()

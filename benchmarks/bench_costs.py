@@ -16,12 +16,13 @@ can be expected to have a higher one.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import tempfile
 from itertools import combinations
 from typing import Any
+
+import asking
 
 from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.cost_store import CostStore, Kind
@@ -136,16 +137,13 @@ def report(name: str, predicted: list[float], measured: list[float]) -> float:
 
 def main() -> None:
     """Fit, measure, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = asking.parser(__doc__, rounds=4, least=2)
     parser.add_argument("--program", default="pyscf")
     parser.add_argument("--method", default="mp2")
     parser.add_argument("--basis", default="cc-pvdz", help="'' for a program without basis sets")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--width", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=4, help="2 or more")
     args = parser.parse_args()
-    if args.rounds < 2:
-        parser.error("noise is known from two rounds at least")
     kind = Kind(registry.known(args.program), "energy", args.method, args.basis)
     book = process_book()
     watching = Watching()

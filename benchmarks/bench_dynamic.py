@@ -12,7 +12,6 @@ that turns out best (known to nobody beforehand).
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import statistics
@@ -20,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+import asking
 from bench_planning import first_come, print_row
 from families import FAMILIES, Problem
 
@@ -36,9 +36,9 @@ KNOWN = ("times", "times +-30 %", "sizes", "nothing")
 
 def main() -> None:
     """Print the table of ratios, and what a decision costs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cpus", type=int, action="append", help="default: 16 and 64")
+    parser = asking.parser(__doc__)
+    parser.add_argument("--seeds", type=asking.at_least(1), default=3)
+    parser.add_argument("--cpus", type=asking.at_least(1), action="append", help="default: 16 and 64")
     args = parser.parse_args()
     print_ratios(args.seeds, args.cpus or [16, 64])
     print_times()

@@ -1,6 +1,6 @@
 """How long a command has to wait for its first instruction under what starts it, and what that costs in all.
 
-    python benchmarks/bench_exec.py [ROUNDS] [ANOTHER/bin/qcthreads ...]
+    python benchmarks/bench_exec.py [--rounds N] [ANOTHER/bin/qcthreads ...]
 
 The command is date(1), which tells when it ran. ``taskset`` binds and knows nobody; ``flock`` waits for one lock; the
 bare interpreter is what anything in Python has to pay. They take turns; medians, nothing is asserted. Other
@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import asking
+
 import qcthreads
 
 COMMAND = ["date", "+%s%N"]
@@ -26,11 +28,14 @@ COMMAND = ["date", "+%s%N"]
 
 def main() -> None:
     """Print one line per contender: ms until the command ran, until its end was seen, and the CPU time of all."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 21
+    options = asking.parser(__doc__, rounds=21)
+    options.add_argument("others", nargs="*", metavar="ANOTHER/bin/qcthreads", help="to compare with")
+    asked = options.parse_args()
+    rounds: int = asked.rounds
     compileall.compile_dir(Path(qcthreads.__file__).parent, quiet=1)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["QCTHREADS_LEASES"] = f"{folder}/book"
-        contenders = _contenders(folder)
+        contenders = _contenders(folder, asked.others)
         if "qcthreads exec" not in contenders:
             raise SystemExit(f"no qcthreads beside {sys.executable}: install this first")
         figures: dict[str, list[tuple[float, ...]]] = {name: [] for name in contenders}
@@ -46,7 +51,7 @@ def main() -> None:
         print(f"{name:24} {ready:8.1f} {in_all:8.1f} {cpu:8.1f}   {ours / ready:.1f}")
 
 
-def _contenders(folder: str) -> dict[str, list[str]]:
+def _contenders(folder: str, others: list[str]) -> dict[str, list[str]]:
     program = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
     found = {
         "nothing": [],
@@ -54,7 +59,7 @@ def _contenders(folder: str) -> dict[str, list[str]]:
         "flock": ["flock", f"{folder}/lock"],
         "python, exec at once": [sys.executable, "-c", program],
         "qcthreads exec": [str(Path(sys.executable).with_name("qcthreads")), "exec", "--"],
-    } | {other: [other, "exec", "--"] for other in sys.argv[2:]}
+    } | {other: [other, "exec", "--"] for other in others}
     return {name: prefix for name, prefix in found.items() if not prefix or shutil.which(prefix[0])}
 
 

@@ -14,13 +14,13 @@ waters
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import asking
 import timing
 from intervals import HEAD, told
 
@@ -36,8 +36,7 @@ WORKLOADS: Mapping[str, tuple[str, ...]] = {
 
 def main() -> None:
     """Print a table for each workload."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--rounds", type=int, default=15)
+    options = asking.parser(__doc__, rounds=15)
     options.add_argument("--workload", action="append", choices=sorted(WORKLOADS))
     asked = options.parse_args()
     for name in asked.workload or WORKLOADS:

@@ -1,6 +1,6 @@
 """What imports cost beyond the bare interpreter, in fresh processes that take turns; prints medians, asserts nothing.
 
-    python benchmarks/bench_import.py [ROUNDS]
+    python benchmarks/bench_import.py [--rounds N]
 
 Read the figures on an idle machine: an import is mostly reads of small files.
 """
@@ -11,6 +11,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+import asking
 
 STATEMENTS = {
     "nothing": "pass",
@@ -26,7 +28,7 @@ STATEMENTS = {
 
 def main() -> None:
     """Print one line per statement: median and spread in ms beyond the bare interpreter."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+    rounds: int = asking.parser(__doc__, rounds=15).parse_args().rounds
     times_ms: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     for _ in range(rounds):
         for name, statement in STATEMENTS.items():

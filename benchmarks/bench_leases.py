@@ -8,7 +8,6 @@ cannot do without: a lock for the door and one for each PU, and a file that is m
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import itertools
 import os
@@ -21,6 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+
+import asking
 
 from qcthreads.host import read_machine
 from qcthreads.host.limits import Limits, Rule
@@ -39,8 +40,8 @@ RECORD = bytes(400)  # about as long as one
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=500)
+    parser = asking.parser(__doc__)
+    parser.add_argument("--kills", type=asking.at_least(1), default=500)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         print_uncontended(Path(folder))

@@ -1,6 +1,6 @@
 """How long it takes to learn what may be used, beside joblib's loky, in process; prints a table, asserts nothing.
 
-    python benchmarks/bench_limits.py [ROUNDS]
+    python benchmarks/bench_limits.py [--rounds N]
 
 The contenders take turns, round by round, so that drift of the machine hits all alike. What each of them looks at
 differs, and the table says it: a number is only worth its time where it is the right one.
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
+
+import asking
 
 from qcthreads.host.limits import read_limits
 
@@ -21,7 +22,7 @@ _CALLS = 20  # per round: one alone is too near the clock
 
 def main() -> None:
     """Print one row per contender: median and spread in microseconds, its answer, and what it has looked at."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    rounds: int = asking.parser(__doc__, rounds=50).parse_args().rounds
     contenders = _contenders()
     times_us: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):

@@ -1,8 +1,8 @@
 """What a warm worker adds to a calculation, beside concurrent.futures' spawned pool; prints medians, asserts nothing.
 
-    python benchmarks/bench_overhead.py [ROUNDS]
+    python benchmarks/bench_overhead.py [--rounds N]
 
-Each side runs the same function, which returns at once, ROUNDS times one after the other in one worker: with next to no
+Each side runs the same function, which returns at once, N times one after the other in one worker: with next to no
 data, and with what a calculation on 100 atoms exchanges (geometry both ways, 20 kB of program output back; as JSON
 here, as pickles there). The sides take turns.
 """
@@ -10,12 +10,13 @@ here, as pickles there). The sides take turns.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
+
+import asking
 
 from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.engine import LocalEngine
@@ -29,7 +30,7 @@ def no_op(input_data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def main() -> None:
     """Print one line per side and size."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    rounds: int = asking.parser(__doc__, rounds=200, least=2).parse_args().rounds
     small = {"number": 1.0}
     large = {"geometry": [number / 7 for number in range(300)], "symbols": ["H"] * 100}
     with LocalEngine(process_book()) as engine, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

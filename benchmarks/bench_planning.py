@@ -4,20 +4,21 @@
 
 Every makespan is divided by the lower bound; beside the strategies stand two peers: first come, first served at width 1
 (or the narrowest), and the best uniform width found by sweep, in the order given, as a pool of workers would. With
-``--exact`` small batches are also given to OR-tools' CP-SAT for so many seconds each; ``--only``: of these families,
-and no other table is printed.
+``--exact`` small batches are also given to OR-tools' CP-SAT for so many seconds each (OR-tools come with the extra
+``test``); ``--only``: of these families, and no other table is printed.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heapreplace
+from importlib.util import find_spec
 
+import asking
 from families import FAMILIES, MEMORY_TIGHT, UNUSUAL, Family, Problem
 from patterns import ends_later_than
 
@@ -32,8 +33,8 @@ STRATEGIES = ("balanced", "adaptive", "auto")
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = asking.parser(__doc__)
+    parser.add_argument("--seeds", type=asking.at_least(1), default=3)
     parser.add_argument("--exact", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--only", default="", metavar="FAMILY,...")
     args = parser.parse_args()
@@ -41,6 +42,8 @@ def main() -> None:
     unknown = {*only} - {"", *(family.__name__ for family in FAMILIES)}
     if unknown or (args.only and not args.exact):
         parser.error(f"--only is for --exact, and of the families {', '.join(one.__name__ for one in FAMILIES)}")
+    if args.exact and find_spec("ortools") is None:
+        parser.error("--exact needs OR-tools, which the extra test brings: python -m pip install -e '.[test]'")
     if only == [""]:
         print_quality(args.seeds)
         print_times()

@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import asking
 import timing
 
 from qcthreads.execution.sample import built_in
@@ -56,8 +57,7 @@ print(qcengine.compute(job["input"], job["program"], **how).properties.return_en
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--rounds", type=int, default=6)
+    options = asking.parser(__doc__, rounds=6)
     options.add_argument("--program", action="append", choices=PROGRAMS)
     instead = options.add_mutually_exclusive_group()
     instead.add_argument(

@@ -1,6 +1,6 @@
 """How long the report of a run takes to write, and in a headless Chromium to open, zoom and sort; asserts nothing.
 
-    python benchmarks/bench_report.py [ROUNDS]
+    python benchmarks/bench_report.py [--rounds N]
 
 Opening is from the navigation to the page's own mark that the plots are drawn and the table answers; a zoom, a sort and
 a change of theme are from the event to the next frame. Beside it the trace of the same run.
@@ -9,11 +9,11 @@ a change of theme are from the event to the next frame. Beside it the trace of t
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import asking
 from chromium import Page, chromium
 from made_runs import made_run
 
@@ -34,7 +34,7 @@ ACTS = {
 
 def main() -> None:
     """A Markdown table: medians in ms, sizes in MB."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    rounds: int = asking.parser(__doc__, rounds=5).parse_args().rounds
     machine = synthetic_machine(packages=2, llcs=8, cores=8)
     print("| calculations | write ms | page MB | open ms | zoom ms | sort ms | theme ms | trace ms | trace MB |")
     print("|---|---|---|---|---|---|---|---|---|")

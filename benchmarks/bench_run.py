@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import asking
 import timing
 
 WATERS = Path(__file__).parent.parent / "examples" / "water4.xyz"
@@ -27,8 +28,7 @@ JOBS = {
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--rounds", type=int, default=5)
+    options = asking.parser(__doc__, rounds=5)
     options.add_argument("--program", action="append", choices=sorted(JOBS))
     options.add_argument("--peer", choices=("serial", "pool"), help=argparse.SUPPRESS)
     options.add_argument("input", nargs="?", help=argparse.SUPPRESS)

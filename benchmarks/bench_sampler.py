@@ -14,7 +14,6 @@ left out.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import ctypes
 import mmap
@@ -31,6 +30,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
+import asking
 import psutil
 
 from qcthreads import ThreadSampler
@@ -88,11 +88,12 @@ WINDOW_S, SETTLE_S = 0.2, 0.02
 
 def main() -> None:
     """Print what was asked for; all of it if nothing was."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = asking.parser(__doc__, rounds=41)
     parser.add_argument("what", nargs="*", choices=["cost", "overhead", "slowdown", "memory", []])
-    parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--pairs", type=int, default=500, help="of windows; the interval needs fewer than 1000")
+    parser.add_argument(
+        "--pairs", type=asking.at_least(1), default=500, help="of windows; the interval needs fewer than 1000"
+    )
     args = parser.parse_args()
     raise_limit()
     parts = {

@@ -17,6 +17,7 @@ import statistics
 from collections.abc import Mapping
 from importlib.resources import files
 
+import asking
 from bench_planning import print_row
 
 from qcthreads.planning import Task, plan
@@ -36,6 +37,7 @@ HEAD = (
 
 def main() -> None:
     """Print the speedups, and the table."""
+    asking.parser(__doc__).parse_args()
     print_row(("program", "method", "speedup at 2 threads, small", "large", "parallel share, small", "large"))
     print_row(["---"] * 6)
     models = {both: model_of(*both) for both in PROGRAMS}

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import asking
+
 from qcthreads.host import get_host
 from qcthreads.host.linux import LinuxHost
 from qcthreads.host.portable import PortableHost
@@ -31,8 +33,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 def main() -> None:
     """Print one line per tree: median ms of hwloc, of both of our readers, and how many times faster the first is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser = asking.parser(__doc__, rounds=15)
     parser.add_argument("--recordings", type=Path, default=SHARED / "topologies")
     parser.add_argument("--big", type=Path, default=SHARED / "tools" / "make_big_topology.py")
     parser.add_argument("trees", nargs="*", type=Path)

@@ -1,7 +1,9 @@
 """Resident memory of a worker against the bare program, and what each further thread adds; prints medians, in MiB.
 
-``python benchmarks/bench_worker_memory.py``. The bare program is the same calculation through ``qcengine.compute`` in a
-fresh interpreter. The specification asks for no significant memory per thread.
+    python benchmarks/bench_worker_memory.py [--rounds N]
+
+The bare program is the same calculation through ``qcengine.compute`` in a fresh interpreter. The specification asks for
+no significant memory per thread.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import asking
+
 from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.leases import process_book
@@ -22,7 +26,6 @@ from qcthreads.programs.precedence import environment_under, settle
 from qcthreads.programs.registry import get
 from qcthreads.programs.settings import settings_for
 
-ROUNDS = 5
 MIB = 1024**2
 WATER: dict[str, Any] = {
     "schema_name": "qcschema_atomic_input",
@@ -47,10 +50,13 @@ print(int(lines["VmRSS"].split()[0]) * 1024, int(lines["VmHWM"].split()[0]) * 10
 
 def main() -> None:
     """Measure and print."""
+    rounds: int = asking.parser(__doc__, rounds=5).parse_args().rounds
+    if not Path("/proc/self/status").exists():
+        sys.exit("resident memory is read from /proc, which is not there; run it on Linux")
     widths = [width for width in (1, 2, 4, 8) if width <= len(process_book().usable)]
     bare: dict[int, list[tuple[int, int]]] = {width: [] for width in widths}
     ours: dict[int, list[tuple[int, int]]] = {width: [] for width in widths}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for width in widths:
             bare[width].append(_bare(width))
             ours[width].append(_worker(width))
@@ -100,6 +106,4 @@ def _text(sizes: list[tuple[int, int]]) -> str:
 
 
 if __name__ == "__main__":
-    if not Path("/proc/self/status").exists():
-        sys.exit("resident memory is read from /proc, which is not there; run it on Linux")
     main()

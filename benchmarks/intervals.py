@@ -6,11 +6,11 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from scipy.stats import t as student
-
 
 def ratio_interval(ours_s: Sequence[float], theirs_s: Sequence[float]) -> tuple[float, float, float]:
     """Geometric mean of ours / theirs over pairs of one round each, and its 95 % interval (Student's t of the logs)."""
+    from scipy.stats import t as student
+
     logs = [math.log(ours / theirs) for ours, theirs in zip(ours_s, theirs_s, strict=True)]
     mean = statistics.fmean(logs)
     if len(logs) < 2:

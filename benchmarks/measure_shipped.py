@@ -8,9 +8,10 @@ Best on a machine that does nothing else. A file that is there keeps nothing of 
 
 from __future__ import annotations
 
-import argparse
 import datetime
 from pathlib import Path
+
+import asking
 
 from qcthreads.execution.cost_store import Kind, document_of, file_name
 from qcthreads.execution.observing import Watching
@@ -31,7 +32,7 @@ MODELS = {
 
 def main() -> None:
     """Measure what was named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = asking.parser(__doc__)
     parser.add_argument("programs", nargs="*", default=list(MODELS), metavar="PROGRAM", help=", ".join(MODELS))
     parser.add_argument("--seconds", type=float, default=60.0, help="for each method and basis")
     args = parser.parse_args()

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from families import Problem
-from scipy.optimize import linprog
 
 from qcthreads.planning import Task
 
@@ -38,6 +37,8 @@ def ends_later_than(problem: Problem, time_s: float, kinds: int = 100) -> bool:
 
     Of more than so many different tasks those most alike are taken for the shortest of them.
     """
+    from scipy.optimize import linprog
+
     tasks, time_s = _beside_others(problem, time_s)
     counts, times_s = _kinds(tasks, kinds)
     pieces = [

@@ -40,6 +40,24 @@ def test_the_document(strategy: str, tasks: Path, capsys: pytest.CaptureFixture[
         assert set(placement["cpus"]) <= set(range(4))
 
 
+def test_times_that_follow_from_the_seconds_with_one_thread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the same plan with the times of Amdahl's law written out."""
+
+    def planned(**task: Any) -> Any:
+        file = tmp_path / "tasks.json"
+        file.write_text(json.dumps({"cpus": 5, "tasks": [{"id": "a"} | task]}))
+        assert main(["plan", str(file), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    halves = {"1": 10.0, "2": 5.5, "3": 4.0}
+    listed = planned(times_s=halves)
+    assert planned(seconds=10, parallel_fraction=0.9, widths=[1, 2, 3]) == listed
+    assert listed["makespan_s"] == 4.0
+    assert planned(seconds=10, parallel_fraction=1)["makespan_s"] == 2.0  # on all five
+    assert planned(seconds=10)["makespan_s"] == pytest.approx(4.3 + 5.7 / 5)
+    assert planned(seconds=10, parallel_fraction=0)["placements"][0]["threads"] == 1
+
+
 def test_the_table_and_the_picture(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "plan.svg"
     assert main(["plan", str(tasks), "--strategy", "adaptive", "--svg", str(picture)]) == 0
@@ -80,10 +98,11 @@ def test_a_recorded_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ("document", "said"),
     [
         ("{", "is not JSON"),
+        (" \n", "tasks.json is empty; give a JSON file of tasks"),
         ('{"cpus": 1, "cpus": 2}', "an object has 'cpus' twice"),
         ([1], "not an object, but a list"),
-        ({"tasks": []}, 'give "cpus", a number, or "sysroot"'),
-        ({"cpus": 4, "sysroot": "x", "tasks": []}, "and not both"),
+        ({"tasks": []}, 'has neither of "cpus", a number, and "sysroot", a directory; give one of them'),
+        ({"cpus": 4, "sysroot": "x", "tasks": []}, 'has both "cpus", a number, and "sysroot"'),
         ({"cpus": 0, "tasks": []}, '"cpus" is 0; give a whole number'),
         ({"cpus": 2.5, "tasks": []}, '"cpus" is 2.5'),
         ({"cpus": True, "tasks": []}, '"cpus" is true'),
@@ -93,15 +112,28 @@ def test_a_recorded_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ({"cpus": 4, "tasks": [{"times_s": {"1": 1}}]}, 'tasks[0]: "id" is null'),
         ({"cpus": 4, "tasks": [{"id": "a\ud800", "times_s": {"1": 1}}]}, "give a printable text"),
         ({"cpus": 4, "tasks": [{"id": "a"}]}, "task 'a': \"times_s\" is null"),
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "seconds": 1}]}, "has \"times_s\" and 'seconds'"),
+        ({"cpus": 4, "tasks": [{"id": "a", "widths": [1]}]}, "task 'a': the time with 1 threads is null"),
+        ({"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "widths": [0]}]}, '"widths" is [0]; give numbers of'),
+        ({"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "widths": "12"}]}, '"widths" is "12"; give numbers of'),
+        ({"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "parallel_fraction": 2}]}, '"parallel_fraction" is 2; give a'),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"two": 1}}]}, "task 'a': 'two' in \"times_s\""),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"0": 1}}]}, "task 'a': '0' in \"times_s\""),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": -1}}]}, "the time with 1 threads is -1"),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": "1"}}]}, 'the time with 1 threads is "1"'),
         ('{"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": NaN}}]}', "the time with 1 threads is NaN"),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory": 1}]}, "task 'a': 'memory' is not known"),
-        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory_bytes": -1}]}, '"memory_bytes" is -1'),
+        (
+            {"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory_bytes": -1}]},
+            '"memory_bytes" is -1; give bytes, at',
+        ),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}}] * 2}, "two tasks are called 'a'"),
-        ({"cpus": 4, "memory_bytes": 0, "tasks": []}, "memory_bytes is 0; give a number above 0"),
+        ({"cpus": 4, "memory_bytes": 0, "tasks": []}, '"memory_bytes" is 0; give bytes above 0, or null where'),
+        ({"cpus": 4, "memory_bytes": -1, "tasks": []}, '"memory_bytes" is -1; give bytes above 0, or null where'),
+        (
+            {"cpus": 4, "bandwidth_bytes_per_s": -1, "tasks": []},
+            '"bandwidth_bytes_per_s" is -1; give bytes per second above 0, or null where there is no limit',
+        ),
         ({"cpus": 4, "memory": 1, "tasks": []}, "the document: 'memory' is not known"),
         ({"sysroot": "/nowhere/at/all", "tasks": []}, '"sysroot" /nowhere/at/all: no sys/'),
     ],
@@ -135,6 +167,13 @@ def test_a_task_that_can_never_run_is_exit_code_3(
     file.write_text(json.dumps(document))
     assert main(["plan", str(file)]) == 3
     assert said in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_no_part_of_the_document(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks.write_text(tasks.read_text(), encoding="utf-8-sig")
+    assert main(["plan", str(tasks)]) == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(tasks.read_text(encoding="utf-8")))
+    assert main(["plan", "-"]) == 0
 
 
 def test_files_that_are_not_there_and_an_unknown_strategy(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,8 +151,11 @@ class TestPsi4Block:
         ("text", "said"),
         [
             ("0 1\nHe 0 0 0\n", "one fragment only"),
-            ("what is this?", "nor can it be read as a molecule block"),
-            ("prose " * 100, r"[^\n]{200,300}\.\.\.$"),
+            ("what is this?\n" + BLOCK, "'what is this\\?' is no line of a molecule block; give .* a line '--'"),
+            (BLOCK.replace("4\n", "four\n"), "'Na 0 0 four' is no line of a molecule block"),
+            ("prose " * 100, r"'[^\n]{60}\.\.\.' is no line of"),
+            (BLOCK.replace("Na", "Xx"), "'Xx' is no element; give"),
+            ("# a comment\n", "found no atom; give a ManyBodyInput as .json, an .xyz file, or a Psi4 molecule block"),
             (BLOCK.replace("1 1", "0 1"), "multiplicity 1 .* fragment 2 .Na, atoms 4. with 11 electrons .* 2, 4, 6"),
             (
                 BLOCK.replace("0 1", "11 1"),
@@ -165,6 +168,17 @@ class TestPsi4Block:
     def test_refused(self, text, said):
         with pytest.raises(InputError, match=said):
             molecule_from_psi4(text)
+
+    @pytest.mark.parametrize("name", ["empty.txt", "empty.xyz", "empty.json"])
+    def test_an_empty_file(self, name, tmp_path):
+        (tmp_path / name).write_text("\n")
+        with pytest.raises(InputError, match=f"{name} is empty; give a ManyBodyInput as .json, an .xyz file, or a"):
+            read(tmp_path / name)
+
+    def test_a_byte_order_mark_is_no_part_of_the_text(self, tmp_path):
+        path = tmp_path / "marked.txt"
+        path.write_text(self.BLOCK, encoding="utf-8-sig")
+        assert atoms(read(path, method="hf", basis="sto-3g").molecule) == [[0, 1, 2], [3]]
 
     def test_the_example(self):
         path = EXAMPLES / "ammonium_water.psi4"

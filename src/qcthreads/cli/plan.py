@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from ..host import read_machine
 from ..host.profiles import read_profile
 from ..machine import Machine
 from ..planning import Plan, Task, plan
-from ..planning.model import usable_of
+from ..planning.cost import PARALLEL_FRACTION, assumed_speedup
+from ..planning.model import usable_of, usual_widths
 from ..units import format_count
 from .output import check_writable, explained
 from .plan_svg import write_svg
@@ -23,13 +25,15 @@ from .render import gigabytes, print_json, print_table, seconds
 from .topo import checked_sysroot
 
 _DOCUMENT = {"cpus", "sysroot", "memory_bytes", "bandwidth_bytes_per_s", "tasks"}
-_TASK = {"id", "times_s", "memory_bytes", "bandwidth_bytes_per_s"}
+_ESTIMATED = {"seconds", "parallel_fraction", "widths"}
+_TASK = {"id", "times_s", "memory_bytes", "bandwidth_bytes_per_s"} | _ESTIMATED
 _MOST_CPUS = 65536  # above any node there is; catches nonsense before it fills memory
 _MOST_ROWS = 40  # placements in the table; all are in the JSON
 
 _EPILOG = """TASKS.json: {"cpus": 64, "memory_bytes": null, "tasks": [
   {"id": "f1", "times_s": {"1": 10.0, "2": 5.6, "4": 3.5}, "memory_bytes": 0}]}
-Widths that are not listed are not used. "sysroot": DIR, a recorded machine, may stand in the place of "cpus".
+Widths that are not listed are not used. "sysroot": DIR, a recorded machine, may stand in the place of "cpus", and
+"seconds": 10.0, with one thread, in that of "times_s": other widths follow by Amdahl's law.
 
 examples:
   qcthreads plan tasks.json
@@ -58,13 +62,14 @@ def execute(args: Namespace) -> int:
         check_writable("--svg", args.svg, ("the file of tasks", args.tasks))
     document = _document(args.tasks)
     _known(document, _DOCUMENT, "the document")
-    machine_or_cpus, tasks = _machine(document, args.tasks), _tasks(document)
+    machine_or_cpus = _machine(document, args.tasks)
+    tasks = _tasks(document, usual_widths(len(usable_of(machine_or_cpus)[1])))
     bandwidth, said = _bandwidth(document, machine_or_cpus, tasks, args.tasks)
     made = plan(
         tasks,
         machine_or_cpus,
         args.strategy,
-        memory_bytes=_amount(document, "memory_bytes", "the document"),
+        memory_bytes=_limit(document, "memory_bytes"),
         bandwidth_bytes_per_s=bandwidth,
     )
     made = replace(made, reasons=(*made.reasons, *said))
@@ -101,11 +106,13 @@ def plan_document(made: Plan) -> dict[str, Any]:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        text = sys.stdin.read().removeprefix("\ufeff") if str(path) == "-" else path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}; give a JSON file of tasks") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text; give a JSON file of tasks") from None
+    if not text.strip():
+        raise InputError(f"{path} is empty; give a JSON file of tasks; `qcthreads plan --help` shows one")
     try:
         document = json.loads(text, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
@@ -133,7 +140,8 @@ def _known(found: dict[str, Any], known: set[str], where: str) -> None:
 def _machine(document: dict[str, Any], path: Path) -> Machine | int:
     """The number of CPUs, or the machine recorded below ``sysroot``; a relative one starts where the file is."""
     if ("cpus" in document) == ("sysroot" in document):
-        raise InputError(f'{path}: give "cpus", a number, or "sysroot", a directory, and not both')
+        found = "both" if "cpus" in document else "neither of"
+        raise InputError(f'{path} has {found} "cpus", a number, and "sysroot", a directory; give one of them')
     if "sysroot" in document:
         sysroot = document["sysroot"]
         if not isinstance(sysroot, str) or not sysroot:
@@ -151,7 +159,7 @@ def _bandwidth(
     """The limit, and how it came about where the document names none: as measured of this machine, if it was."""
     name = "bandwidth_bytes_per_s"
     if name in document or isinstance(machine, int) or not any(task.bandwidth_bytes_per_s for task in tasks):
-        return _amount(document, name, "the document"), ()
+        return _limit(document, name), ()
     stored = read_profile(machine, str(path.parent / document["sysroot"]))
     rate = stored.profile.bandwidth_bytes_per_s(usable_of(machine)[1]) if stored.profile else None
     if stored.profile is None or rate is None:
@@ -159,32 +167,54 @@ def _bandwidth(
     return rate, (f"memory bandwidth: {gigabytes(rate)} GB/s, measured {stored.profile.measured_at}",)
 
 
-def _tasks(document: dict[str, Any]) -> list[Task]:
+def _tasks(document: dict[str, Any], widths: Sequence[int]) -> list[Task]:
+    """``widths``: of a task whose seconds alone are given."""
     listed = document.get("tasks")
     if not isinstance(listed, list):
         raise InputError(f'"tasks" is {_kind(listed)}; give a list of objects with "id" and "times_s"')
-    return [_task(entry, number) for number, entry in enumerate(listed)]
+    return [_task(entry, number, widths) for number, entry in enumerate(listed)]
 
 
-def _task(entry: Any, number: int) -> Task:
+def _task(entry: Any, number: int, widths: Sequence[int]) -> Task:
     where = f"tasks[{number}]"
     if not isinstance(entry, dict):
         raise InputError(f'{where} is {_kind(entry)}; give an object with "id" and "times_s"')
-    name, times_s = entry.get("id"), entry.get("times_s")
+    name = entry.get("id")
     if not isinstance(name, str) or not name or not name.isprintable():
         raise InputError(f'{where}: "id" is {_shown(name)}; give a printable text that no other task has')
     where = f"task {name!r}"
     _known(entry, _TASK, where)
-    if not isinstance(times_s, dict) or not times_s:
-        raise InputError(
-            f'{where}: "times_s" is {_shown(times_s)}; give seconds by number of threads: {{"1": 10.0, "2": 5.6}}'
-        )
+    estimated = sorted(_ESTIMATED & entry.keys())
+    if estimated and "times_s" in entry:
+        raise InputError(f'{where}: has "times_s" and {estimated[0]!r}; give the one or the other')
     return Task(
         name,
-        {_width(width, where): _time(time_s, width, where) for width, time_s in times_s.items()},
-        _amount(entry, "memory_bytes", where) or 0,
-        _amount(entry, "bandwidth_bytes_per_s", where) or 0.0,
+        _estimated_s(entry, widths, where) if estimated else _listed_s(entry, where),
+        _amount(entry, "memory_bytes", where),
+        _amount(entry, "bandwidth_bytes_per_s", where),
     )
+
+
+def _listed_s(task: dict[str, Any], where: str) -> dict[int, float]:
+    times_s = task.get("times_s")
+    if not isinstance(times_s, dict) or not times_s:
+        raise InputError(
+            f'{where}: "times_s" is {_shown(times_s)}; give seconds by number of threads, {{"1": 10.0, "2": 5.6}}, '
+            'or "seconds" with one'
+        )
+    return {_width(width, where): _time(time_s, width, where) for width, time_s in times_s.items()}
+
+
+def _estimated_s(task: dict[str, Any], widths: Sequence[int], where: str) -> dict[int, float]:
+    """By Amdahl's law from the seconds with one thread."""
+    at_one_s = _time(task.get("seconds"), "1", where)
+    fraction = task.get("parallel_fraction", PARALLEL_FRACTION)
+    if not _is_number(fraction) or not 0 <= fraction <= 1:
+        raise InputError(f'{where}: "parallel_fraction" is {_shown(fraction)}; give a share of the work from 0 to 1')
+    asked = task.get("widths", widths)
+    if not isinstance(asked, list | tuple) or not asked or not all(_is_whole(width) and width >= 1 for width in asked):
+        raise InputError(f'{where}: "widths" is {_shown(asked)}; give numbers of threads of at least 1: [1, 2, 4]')
+    return {int(width): at_one_s / assumed_speedup(int(width), fraction) for width in asked}
 
 
 def _width(text: str, where: str) -> int:
@@ -201,14 +231,28 @@ def _time(value: Any, width: str, where: str) -> float:
     return float(value)
 
 
-def _amount(found: dict[str, Any], name: str, where: str) -> int | None:
-    """Bytes, or bytes per second; null and nothing are None."""
-    value: float | None = found.get(name)
+def _limit(document: dict[str, Any], name: str) -> int | None:
+    """Of the machine: bytes, or bytes per second; null and nothing are None."""
+    value: float | None = document.get(name)
     if value is None:
         return None
-    if not _is_number(value) or value < 0:
-        raise InputError(f'{where}: "{name}" is {_shown(value)}; give bytes, at least 0')
+    if not _is_number(value) or value <= 0:
+        raise InputError(f'"{name}" is {_shown(value)}; give {_unit(name)} above 0, or null where there is no limit')
     return math.ceil(value)
+
+
+def _amount(task: dict[str, Any], name: str, where: str) -> int:
+    """Of a task: bytes, or bytes per second; null and nothing are 0."""
+    value: float | None = task.get(name)
+    if value is None:
+        return 0
+    if not _is_number(value) or value < 0:
+        raise InputError(f'{where}: "{name}" is {_shown(value)}; give {_unit(name)}, at least 0')
+    return math.ceil(value)
+
+
+def _unit(name: str) -> str:
+    return "bytes per second" if name.endswith("_per_s") else "bytes"
 
 
 def _is_number(value: Any) -> bool:

@@ -221,7 +221,7 @@ def _positive(kind: Callable[[str], Any], *, zero: bool = False) -> Callable[[st
 
 def _keywords(text: str) -> Mapping[str, Any]:
     try:
-        value = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+        value = json.loads(Path(text[1:]).read_text(encoding="utf-8-sig") if text.startswith("@") else text)
     except OSError as error:
         raise ArgumentTypeError(f"cannot read {text[1:]}: {error.strerror}") from None
     except ValueError as error:

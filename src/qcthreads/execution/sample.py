@@ -80,7 +80,7 @@ def from_file(spec: ProgramSpec, path: Path, method: str | None = None, basis: s
     Raises InputError for what is none of these.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"--input {path} cannot be read: {why}; give a text file of yours") from None

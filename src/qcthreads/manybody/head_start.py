@@ -137,7 +137,7 @@ def likely_program(request: RunRequest) -> str | None:
     if request.input.suffix.lower() != ".json":
         return DEFAULT_PROGRAM
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        said = json.loads(request.input.read_text(encoding="utf-8"))["specification"]["specification"]
+        said = json.loads(request.input.read_text(encoding="utf-8-sig"))["specification"]["specification"]
         models = [said] if "program" in said else said.values()
         ((program, _),) = Counter(str(model["program"]).lower() for model in models).most_common(1)
         return program

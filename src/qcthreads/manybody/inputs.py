@@ -29,6 +29,10 @@ _TOO_CLOSE_ANGSTROM = 0.4  # well below the shortest bond there is (H2, 0.74)
 # Their covalent radii reach to the next water's oxygen; in a cluster they are ions, so they are fragments of their own.
 _STAND_ALONE = frozenset(("Li", "Na", "K", "Rb", "Cs", "Fr", "Mg", "Ca", "Sr", "Ba", "Ra"))
 _NOBLE = frozenset(("He", "Ne", "Ar", "Kr", "Xe", "Rn"))
+_WANTED = (
+    "give a ManyBodyInput as .json, an .xyz file, or a Psi4 molecule block, "
+    "which has a line 'O 0.0 0.0 0.0' for each atom and a line '--' between fragments"
+)
 _log = logging.getLogger("qcthreads")
 
 
@@ -43,13 +47,13 @@ def read_input(path: Path, request: RunRequest) -> ManyBodyInput:
         Malformed or contradictory input: what was asked, what was found, what to do.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read the input {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise InputError(
-            f"{path} is not a text file; give a ManyBodyInput .json, an .xyz or a Psi4 molecule block"
-        ) from None
+        raise InputError(f"{path} is not a text file; {_WANTED}") from None
+    if not text.strip():
+        raise InputError(f"{path} is empty; {_WANTED}")
     if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
         return _from_json(path, text, request)
     if path.suffix.lower() == ".xyz":
@@ -174,15 +178,13 @@ def molecule_from_psi4(text: str, *, name: str = "the molecule block") -> Molecu
             f"{name}: found input outside the molecule block ({rest[0]!r}); only the molecule is read from this file: "
             "remove the rest and say it with --method, --basis and --keywords"
         )
+    if not block.strip():
+        raise InputError(f"{name}: found no atom; {_WANTED}")
     try:
         molecule = Molecule.from_data(block, dtype="psi4", fix_com=True, fix_orientation=True)
     except Exception as error:  # QCElemental raises several kinds, some of them not exported
-        problem = _impossible_in_block(block)
-        raise InputError(
-            f"{name}: {problem}"
-            if problem
-            else f"{name} is neither .json nor .xyz, nor can it be read as a molecule block: {_one_line(error, 120)}"
-        ) from None
+        problem = _impossible_in_block(block) or f"{_no_block(error)}; {_WANTED}"
+        raise InputError(f"{name}: {problem}") from None
     if len(molecule.fragments) < 2:
         raise InputError(f"{name}: found one fragment only; put a line '--' between the fragments")
     return molecule
@@ -487,6 +489,18 @@ def _impossible(what: str, nuclear: int, charge: int, multiplicity: int | None) 
     )
 
 
+def _no_block(error: Exception) -> str:
+    """Of a text that QCElemental does not take for a molecule block: what it found."""
+    from qcelemental.exceptions import NotAnElementError
+
+    if isinstance(error, NotAnElementError):
+        return f"{_one_line(error, 60)!r} is no element"
+    said, _, lines = str(error).partition("remnants under psi4:\n")
+    if lines:
+        return f"{_shortened(lines.splitlines()[0], 60)!r} is no line of a molecule block"
+    return f"it cannot be read as a molecule block ({_shortened(said, 120)})"
+
+
 def _impossible_in_block(block: str) -> str | None:
     """Of a Psi4 molecule block that QCElemental refuses: which fragment's charge or multiplicity cannot be."""
     states: list[tuple[int, int | None]] = []
@@ -560,5 +574,9 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _one_line(error: Exception, most: int = 300) -> str:
-    line = " ".join(str(error).split())
+    return _shortened(str(error), most)
+
+
+def _shortened(text: str, most: int) -> str:
+    line = " ".join(text.split())
     return line if len(line) <= most else f"{line[:most]}..."

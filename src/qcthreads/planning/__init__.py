@@ -64,7 +64,7 @@ def plan(
     InputError
         For an unknown strategy, an unusable ``width``, or tasks that contradict themselves.
     OversubscriptionError
-        When a task fits neither the CPUs nor the memory at any of its widths.
+        When a task does not fit the CPUs, or not the memory, at any of its widths.
     """
     from .batch import Batch
     from .bounds import bound_of
@@ -73,7 +73,7 @@ def plan(
     machine, usable = usable_of(machine_or_cpus)
     for name, limit in (("memory_bytes", memory_bytes), ("bandwidth_bytes_per_s", bandwidth_bytes_per_s)):
         if limit is not None and not limit > 0:
-            raise InputError(f"{name} is {limit}; give a number above 0, or none where there is no limit")
+            raise InputError(f"{name} is {limit}; give a number above 0, or None where there is no limit")
     if width is not None and not 1 <= width <= len(usable):
         raise InputError(f"workers {width} threads wide were asked for, but there are {len(usable)} CPUs: {usable}")
     with _no_collection():

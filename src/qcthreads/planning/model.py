@@ -12,6 +12,9 @@ from ..errors import InputError
 from ..machine import Core, Machine, Package
 from ..machine.placement import usable_cpus
 
+# Between them nothing is gained; as places they divide LLC domains evenly.
+_USUAL_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -94,6 +97,11 @@ class Split:
     memory_bytes: int
     """Memory of one worker."""
     reasons: tuple[str, ...]
+
+
+def usual_widths(most: int) -> tuple[int, ...]:
+    """The widths that are worth considering up to ``most``, which is one of them."""
+    return (*(width for width in _USUAL_WIDTHS if width < most), most)
 
 
 def capacity_of(
