@@ -31,7 +31,7 @@ def with_quota(group: Path, cpus: float) -> Iterator[None]:
 def _made(group: Path, settings: Mapping[str, int]) -> Iterator[None]:
     if not os.access(group.parent / "cgroup.procs", os.W_OK):
         pytest.skip(f"needs the right to make a group in {group.parent} (cgroup v1)")
-    group.mkdir(exist_ok=True)  # a run that was killed, and had this number, left it
+    group.mkdir(exist_ok=True)  # left by a killed run that had the same pid
     for name, value in settings.items():
         (group / name).write_text(str(value))
     yield

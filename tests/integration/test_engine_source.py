@@ -261,7 +261,7 @@ def cpuset() -> Iterator[None]:
     root = CPUSET.parent
     if not os.access(root / "cgroup.procs", os.W_OK) or (root / "cpuset.cpus").read_text().strip() != "0-1":
         pytest.skip("needs the right to make a cpuset (cgroup v1) with CPUs 0-1")
-    CPUSET.mkdir(exist_ok=True)  # a run that was killed, and had this number, left it
+    CPUSET.mkdir(exist_ok=True)  # left by a killed run that had the same pid
     for name in ("cpuset.cpus", "cpuset.mems"):
         (CPUSET / name).write_text((root / name).read_text())
     yield

@@ -115,6 +115,10 @@ def test_a_recorded_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "seconds": 1}]}, "has \"times_s\" and 'seconds'"),
         ({"cpus": 4, "tasks": [{"id": "a", "widths": [1]}]}, "task 'a': the time with 1 threads is null"),
         ({"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "widths": [0]}]}, '"widths" is [0]; give numbers of'),
+        (
+            {"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "widths": [2**63]}]},
+            "give numbers of threads from 1 to 65536",
+        ),
         ({"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "widths": "12"}]}, '"widths" is "12"; give numbers of'),
         ({"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "parallel_fraction": 2}]}, '"parallel_fraction" is 2; give a'),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"two": 1}}]}, "task 'a': 'two' in \"times_s\""),

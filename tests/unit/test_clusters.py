@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("qcmanybody", reason="clusters are for many-body expansions")
 
+from qcelemental.exceptions import ValidationError
 from qcelemental.models.v2 import Molecule
 
 from qcthreads.manybody.clusters import Clusters
@@ -89,3 +90,15 @@ def test_every_cluster_is_what_qcelemental_cuts_out(kind):
             made += 1
     assert made == 3 ** len(numbers) - 2 ** len(numbers)
     assert told(whole) == before
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"geometry": [0, 0, 0, 0, 0, 0.01, 0, 6, 0]}, {"fragments": [[1], [0], [2]]}], ids=["too close", "order"]
+)
+def test_what_only_claims_to_be_checked_is_refused_as_qcelemental_refuses_it(wrong):
+    whole = Molecule(**{**neon().model_dump(), **wrong, "validated": True})
+    with pytest.raises(ValidationError) as theirs:
+        whole.get_fragment([0, 1], [], orient=False, group_fragments=False)
+    with pytest.raises(ValidationError) as ours:
+        Clusters(whole).cluster([0, 1], [])
+    assert str(ours.value) == str(theirs.value)

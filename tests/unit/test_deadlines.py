@@ -17,12 +17,22 @@ FORKED = """
 import os, threading
 from qcthreads.execution import supervisor
 
-with supervisor._deadlines.within(3600, print), supervisor._deadlines._changed:
+taken, done = threading.Event(), threading.Event()
+
+def take():
+    with supervisor._deadlines._changed:
+        taken.set()
+        done.wait()
+
+with supervisor._deadlines.within(3600, print):
+    threading.Thread(target=take, daemon=True).start()
+    taken.wait()
     child = os.fork()
     if child == 0:
         late = threading.Event()
         with supervisor._deadlines.within(0.01, late.set):
             os._exit(0 if late.wait(30) else 1)
+    done.set()
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
@@ -38,23 +48,25 @@ def test_what_takes_too_long_is_told_of_also_when_something_slower_is_looked_at_
 
 
 def test_what_is_over_is_not_told_of() -> None:
-    deadlines, told = Deadlines(), []
-    with deadlines.within(0.2, lambda: told.append("over")):
+    deadlines, over, told = Deadlines(), threading.Event(), []
+    with deadlines.within(0.2, lambda: told.append(over.is_set())):
         pass
+    over.set()
     second = threading.Event()
     with deadlines.within(0.3, second.set):
         assert second.wait(PATIENCE_S)
-    assert told == []
+    assert True not in told
 
 
 def test_an_error_in_the_block_is_its_end() -> None:
-    deadlines, told = Deadlines(), []
-    with pytest.raises(KeyError), deadlines.within(0.2, lambda: told.append("over")):
+    deadlines, over, told = Deadlines(), threading.Event(), []
+    with pytest.raises(KeyError), deadlines.within(0.2, lambda: told.append(over.is_set())):
         raise KeyError
+    over.set()
     second = threading.Event()
     with deadlines.within(0.3, second.set):
         assert second.wait(PATIENCE_S)
-    assert told == []
+    assert True not in told
 
 
 def test_one_that_does_not_return_keeps_no_other_from_being_told() -> None:
@@ -88,6 +100,23 @@ def test_a_hundred_blocks_take_one_thread() -> None:
         for _ in range(100):
             blocks.enter_context(deadlines.within(3600, lambda: None))
         assert len(begun_since(before)) == 1
+
+
+def test_what_is_due_when_no_thread_can_start_is_told_of_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoMore(threading.Thread):
+        def start(self) -> None:
+            if self.name == "qcthreads-late" and not refused.is_set():
+                refused.set()
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    deadlines, refused, late, later = Deadlines(), threading.Event(), threading.Event(), threading.Event()
+    monkeypatch.setattr(threading, "Thread", NoMore)
+    with deadlines.within(0.01, late.set):
+        assert late.wait(PATIENCE_S)
+    assert refused.is_set()
+    with deadlines.within(0.01, later.set):
+        assert later.wait(PATIENCE_S)
 
 
 def test_for_ever_and_no_limit_take_none() -> None:

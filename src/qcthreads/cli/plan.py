@@ -212,8 +212,11 @@ def _estimated_s(task: dict[str, Any], widths: Sequence[int], where: str) -> dic
     if not _is_number(fraction) or not 0 <= fraction <= 1:
         raise InputError(f'{where}: "parallel_fraction" is {_shown(fraction)}; give a share of the work from 0 to 1')
     asked = task.get("widths", widths)
-    if not isinstance(asked, list | tuple) or not asked or not all(_is_whole(width) and width >= 1 for width in asked):
-        raise InputError(f'{where}: "widths" is {_shown(asked)}; give numbers of threads of at least 1: [1, 2, 4]')
+    are_widths = isinstance(asked, list | tuple) and all(_is_whole(one) and 1 <= one <= _MOST_CPUS for one in asked)
+    if not asked or not are_widths:
+        raise InputError(
+            f'{where}: "widths" is {_shown(asked)}; give numbers of threads from 1 to {_MOST_CPUS}: [1, 2, 4]'
+        )
     return {int(width): at_one_s / assumed_speedup(int(width), fraction) for width in asked}
 
 

@@ -133,7 +133,7 @@ def execute(args: Namespace) -> int:
                 from . import running  # which takes as long to import as all this
 
                 with running.Run(request, head_start) as run:
-                    gc.freeze()  # nor is it to be looked through later: that takes 0.2 s at the end alone
+                    gc.freeze()  # nor to be looked through later, at the end of the process: that takes 0.2 s
                     gc.enable()
                     report = running.compute(args, run)
         except KeyboardInterrupt:

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+_TRY_AGAIN_S = 1.0
+
 
 class Deadlines:
     """Of any number of blocks in any threads; the thread ends when it looks and finds none."""
@@ -25,7 +27,7 @@ class Deadlines:
     @contextlib.contextmanager
     def within(self, seconds: float | None, late: Callable[[], object]) -> Iterator[None]:
         """Call ``late``, in a thread of its own, if the block takes more than ``seconds``; ``None``: never."""
-        if seconds is None:
+        if seconds is None or not seconds < math.inf:
             yield
             return
         mine, due_s = object(), time.monotonic() + seconds
@@ -64,5 +66,9 @@ class Deadlines:
     def _call_late(self, now_s: float) -> None:
         for one, (due_s, late) in tuple(self._due.items()):
             if due_s <= now_s:
-                del self._due[one]
-                threading.Thread(target=late, name="qcthreads-late", daemon=True).start()
+                try:
+                    threading.Thread(target=late, name="qcthreads-late", daemon=True).start()
+                except RuntimeError:  # no more threads may be started
+                    self._due[one] = now_s + _TRY_AGAIN_S, late
+                else:
+                    del self._due[one]

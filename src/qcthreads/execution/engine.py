@@ -570,8 +570,8 @@ class LocalEngine:
         folder = self._next_folder()
         bound = lease.cpus if self._affinity else None
         settings = job.settings_in(scratch_of(folder))
-        if registry.get(settings.program).any_width and _any_width(job.calculation):
-            # Read once: it must let the worker's later calculations be wider. The harness sets the threads of each.
+        if _serves_every_width(job.calculation):
+            # Read once: it must let what later computes in the worker be wider. Its harness sets the threads of each.
             most = {"OMP_THREAD_LIMIT": str(len(self._book.machine.cpus_online))}
             settings = replace(settings, environment={**settings.environment, **most})
         worker = Worker(settings, folder, bound, self._memory_nodes(lease), lease, self._wrapping)
@@ -742,13 +742,12 @@ class _Job:
 
         All that depends on the width, so that nothing is left of the calculation before.
         """
-        if registry.get(self.settings.program).in_process or not _any_width(self.calculation):
+        if registry.get(self.settings.program).in_process or not _serves_every_width(self.calculation):
             return {}
-        told = precedence.settle(self.settings_in(scratch), os.environ, counts=False)
-        return {**told.kept, **told.environment}
+        return dict(precedence.settle(self.settings_in(scratch), os.environ, counts=False).environment)
 
 
-def _any_width(calculation: Calculation) -> bool:
+def _serves_every_width(calculation: Calculation) -> bool:
     """Not where the caller's own function computes, which may go by the variables."""
     spec = registry.get(calculation.program)
     return spec.one_worker_kind and calculation.compute in (None, spec.check)
@@ -756,7 +755,7 @@ def _any_width(calculation: Calculation) -> bool:
 
 def _key_of(calculation: Calculation, settings: Settings) -> _Key:
     """The kind of worker first."""
-    if _any_width(calculation):
+    if _serves_every_width(calculation):
         return registry.get(settings.program).worker_of(settings.threads), (), settings.unset
     return (settings.program, settings.threads), tuple(sorted(settings.environment.items())), settings.unset
 

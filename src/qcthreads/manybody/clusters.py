@@ -19,7 +19,7 @@ class Clusters:
     def __init__(self, whole: Molecule) -> None:
         # With its masses filled in: QCElemental else looks all of them up again for every atom of every fragment.
         self._whole: Molecule = whole.model_copy(update={"masses_": whole.masses})
-        self._checked = whole.validated and bool(whole.real.all())
+        self._checked = bool(whole.real.all()) and _holds(whole)
         self._alone: dict[int, Molecule] = {}
 
     def cluster(self, real: Sequence[int], ghosts: Sequence[int]) -> Molecule:
@@ -39,6 +39,17 @@ class Clusters:
     def _cut_out(self, real: Sequence[int], ghosts: Sequence[int]) -> Molecule:
         made: Molecule = self._whole.get_fragment([*real], [*ghosts], orient=False, group_fragments=False)
         return made
+
+
+def _holds(whole: Molecule) -> bool:
+    """Whether QCElemental finds nothing wrong: that it was checked is only what a file says."""
+    if not whole.validated:
+        return False
+    try:
+        type(whole)(**{**whole.model_dump(), "validated": False})
+    except Exception:  # one of many kinds; what to say of it QCElemental knows when it cuts clusters out
+        return False
+    return True
 
 
 def _joined(parts: Sequence[Molecule], real: Sequence[bool]) -> dict[str, Any]:
