@@ -29,11 +29,10 @@ from qcthreads.execution.cost_store import CostStore, Kind
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.observing import Watching
 from qcthreads.leases import process_book
-from qcthreads.manybody.calibration import calibrate
-from qcthreads.manybody.measured import observed
+from qcthreads.manybody.calibration import Measurement, calibrate, measurement_of
 from qcthreads.manybody.sizes import size_of
 from qcthreads.planning import relative_cost
-from qcthreads.planning.costs import Observation, Size, memory_grant
+from qcthreads.planning.costs import Size, memory_grant
 from qcthreads.programs import registry
 from qcthreads.units import BOHR_TO_ANGSTROM
 
@@ -104,9 +103,9 @@ def measure(
     rounds: int,
     engine: LocalEngine,
     watching: Watching,
-) -> list[list[Observation]]:
+) -> list[list[Measurement]]:
     """Of each molecule all rounds. Each round begins elsewhere: what ran just before, and drift, hit all alike."""
-    found: list[list[Observation]] = [[] for _ in held_out]
+    found: list[list[Measurement]] = [[] for _ in held_out]
     for number in range(rounds):
         turn = number * len(held_out) // rounds
         for at in (*range(turn, len(held_out)), *range(turn)):
@@ -117,11 +116,11 @@ def measure(
             (outcome,) = engine.run([calculation], max_workers=1)
             if outcome.status != "finished":
                 raise SystemExit(f"{outcome.label}: {outcome.error}")
-            found[at].append(observed(size, watching.attempts[-1]))
+            found[at].append(measurement_of(size, watching.attempts[-1]))
     return found
 
 
-def least(measured: list[list[Observation]], first: int = 0, step: int = 1) -> list[float]:
+def least(measured: list[list[Measurement]], first: int = 0, step: int = 1) -> list[float]:
     """Seconds of each molecule, of all rounds or some."""
     return [min(one.wall_s for one in rounds[first::step]) for rounds in measured]
 
@@ -152,7 +151,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home, LocalEngine(book, observer=watching) as engine:
         store = CostStore(book.machine, {"XDG_DATA_HOME": home})
         seen = calibrate(kind, dict.fromkeys(sorted({1, args.width}), engine), args.seconds, watching=watching)
-        store.add(kind, seen)
+        store.add(kind, [one.observation for one in seen])
         model = store.model(kind)
         measured = measure(held_out, kind, args.width, args.rounds, engine, watching)
     estimates = [model.seconds(size, args.width) for size in sizes]

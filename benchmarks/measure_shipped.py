@@ -9,6 +9,7 @@ Best on a machine that does nothing else. A file that is there keeps nothing of 
 from __future__ import annotations
 
 import datetime
+import sys
 from pathlib import Path
 
 import asking
@@ -45,7 +46,10 @@ def main() -> None:
         for method, basis in MODELS[program]:
             kind, watching = Kind(program, "energy", method, basis), Watching()
             with engines_of(widths_of(program, len(book.usable)), book, watching) as engines:
-                known[kind.key] = calibrate(kind, engines, args.seconds, watching=watching)
+                measured = calibrate(kind, engines, args.seconds, watching=watching)
+            if any(one.disturbed for one in measured):
+                sys.exit(f"{program}: others use the CPUs; measure on a machine that does nothing else")
+            known[kind.key] = [one.observation for one in measured]
             print(f"{program} {method} {basis}: {len(known[kind.key])} calculations", flush=True)
         on = f"{cpu_model() or 'an unnamed CPU'}, {datetime.date.today().isoformat()}"
         path = WHERE / file_name(program)

@@ -6,6 +6,8 @@ import contextlib
 import os
 import select
 import signal
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -79,6 +81,17 @@ def until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < give_up
         time.sleep(0.002)
+
+
+@contextlib.contextmanager
+def busy_cpus() -> Iterator[None]:
+    """Two that compute on every CPU we may use, until the end of the ``with``."""
+    with contextlib.ExitStack() as stack:
+        for cpu in [*os.sched_getaffinity(0)] * 2:
+            code = f"import os\nos.sched_setaffinity(0, [{cpu}])\nwhile True: pass"
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", code]))
+            stack.callback(process.kill)
+        yield
 
 
 def state_of(pid: int) -> str:

@@ -341,7 +341,7 @@ def test_a_higher_order_reuses_the_lower_ones(tmp_path):
     ("options", "error", "said"),
     [
         ({"workers": 1000, "threads": 8}, OversubscriptionError, "8000 threads.*may be used.*ask for at most"),
-        ({"strategy": "best"}, InputError, "'best' is not known; there is: auto, balanced, adaptive, memory-aware"),
+        ({"strategy": "best"}, InputError, "'best' is not known; there are: auto, balanced, adaptive, memory-aware"),
         ({"program": "cfour"}, ProgramNotFoundError, "not installed"),
         ({"cpus": CpuSet([100_000])}, OversubscriptionError, "100000"),
         ({"memory_bytes": 1 << 60}, OversubscriptionError, "may be used"),

@@ -160,4 +160,4 @@ def test_a_runtime_that_was_loaded_with_a_limit_is_told_of(needs, leased):
         {"program": "xtb", "input": XTB, "widths": [2], "import": "xtb.interface"}, OMP_THREAD_LIMIT="1"
     )
     assert len(made[0]["worked"]) == 1
-    assert "was loaded with a limit of 1 threads" in said
+    assert "was loaded with a limit of 1 thread," in said

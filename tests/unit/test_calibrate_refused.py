@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from qcthreads.cli import calibrate_program, main
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import CalculationError
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
-from qcthreads.execution.cost_store import Kind
-from qcthreads.manybody.calibration import calibrate
-from qcthreads.planning.costs import CostModel
+from qcthreads.execution.cost_store import CostStore, Kind
+from qcthreads.host import read_machine
+from qcthreads.manybody.calibration import Measurement, calibrate
+from qcthreads.planning.costs import CostModel, Observation, Size
 
 
 class Engine:
@@ -65,7 +67,7 @@ def test_what_is_waited_for_is_said(capsys: pytest.CaptureFixture[str], monkeypa
         raise CalculationError("that is all")
 
     monkeypatch.setattr(calibrate_program, "calibrate", waits)
-    monkeypatch.setattr(calibrate_program.registry, "require", lambda _: None)
+    monkeypatch.setattr("qcthreads.programs.registry.require", lambda _: None)
     assert main(["calibrate", "tblite"]) == 1
     said = capsys.readouterr().err
     assert "qcthreads calibrate: waits for what is held by x\n" in said
@@ -76,8 +78,49 @@ def test_the_reference_names_every_key() -> None:
     pytest.importorskip("qcelemental", reason="it makes the inputs")
     kind = Kind("tblite", "energy", "GFN2-xTB", "")
     seen = calibrate(kind, {1: Engine(), 2: Engine()}, 1e-9)  # type: ignore[dict-item]
-    document = calibrate_program._document(kind, CostModel(method=kind.method, observations=tuple(seen)), seen)
+    document = calibrate_program._document(
+        kind, CostModel(method=kind.method, observations=tuple(one.observation for one in seen)), seen
+    )
     told = (Path(__file__).parents[2] / "docs/reference/json.md").read_text()
     section = told.partition("## `qcthreads calibrate PROGRAM --json`\n")[2].partition("\n## ")[0]
     keys = {"file", *document, *document["measured"][0], *document["speedup"][0]}
     assert {key for key in keys if f"`{key}`" not in section} == set()
+
+
+def test_what_was_measured_is_shown_even_where_it_cannot_be_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CostStore(read_machine())
+
+    def measured(*_: object, **__: object) -> list[Measurement]:
+        store.path("tblite").parent.mkdir(parents=True)
+        store.path("tblite").write_text("garbage", encoding="utf-8")  # by somebody, meanwhile
+        return [Measurement(Size(6, 8), 1, 1.25, 1), Measurement(Size(6, 8), 2, 1.5, 1, waited=0.45, others_cpus=1.9)]
+
+    monkeypatch.setattr(calibrate_program, "calibrate", measured)
+    monkeypatch.setattr("qcthreads.programs.registry.require", lambda _: None)
+    assert main(["calibrate", "tblite"]) == 3
+    said = capsys.readouterr()
+    assert "1.250" in said.out
+    assert "disturbed: waited 45%" in said.out
+    assert "others disturbed 1 of 2 measurements: threads waited for a CPU up to 45% of the time that" in said.err
+    assert "others kept up to 1.9 CPUs busy" in said.err
+    assert f"cannot be added to {store.path('tblite')}" in said.err
+
+
+def test_what_is_kept_is_listed_and_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
+    store = CostStore(read_machine())
+    for method, width in (("hf", 1), ("mp2", 2)):
+        store.add(Kind("pyscf", "energy", method, "sto-3g"), [Observation(Size(24, 10), width, 0.5, 1)])
+    assert main(["calibrate", "--list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(one["method"], one["threads"]) for one in listed["models"]] == [("hf", [1]), ("mp2", [2])]
+    told = (Path(__file__).parents[2] / "docs/reference/json.md").read_text()
+    assert {key for key in {*listed, *listed["models"][0]} if f"`{key}`" not in told} == set()
+    assert main(["doctor"]) == 0
+    assert "measured costs: 2 models of 1 program; `qcthreads calibrate --list`" in capsys.readouterr().out
+    assert main(["calibrate", "--forget", "pyscf", "--method", "HF"]) == 0
+    assert "forgotten: 1 measurement of pyscf HF" in capsys.readouterr().err
+    assert main(["calibrate", "pyscf", "--list"]) == 0
+    said = capsys.readouterr().out
+    assert ("mp2/sto-3g" in said, "hf/sto-3g" in said) == (True, False)

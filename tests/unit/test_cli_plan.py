@@ -113,7 +113,7 @@ def test_a_recorded_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ({"cpus": 4, "tasks": [{"id": "a\ud800", "times_s": {"1": 1}}]}, "give a printable text"),
         ({"cpus": 4, "tasks": [{"id": "a"}]}, "task 'a': \"times_s\" is null"),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "seconds": 1}]}, "has \"times_s\" and 'seconds'"),
-        ({"cpus": 4, "tasks": [{"id": "a", "widths": [1]}]}, "task 'a': the time with 1 threads is null"),
+        ({"cpus": 4, "tasks": [{"id": "a", "widths": [1]}]}, "task 'a': the time at width 1 is null"),
         ({"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "widths": [0]}]}, '"widths" is [0]; give numbers of'),
         (
             {"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "widths": [2**63]}]},
@@ -123,9 +123,9 @@ def test_a_recorded_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ({"cpus": 4, "tasks": [{"id": "a", "seconds": 1, "parallel_fraction": 2}]}, '"parallel_fraction" is 2; give a'),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"two": 1}}]}, "task 'a': 'two' in \"times_s\""),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"0": 1}}]}, "task 'a': '0' in \"times_s\""),
-        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": -1}}]}, "the time with 1 threads is -1"),
-        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": "1"}}]}, 'the time with 1 threads is "1"'),
-        ('{"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": NaN}}]}', "the time with 1 threads is NaN"),
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": -1}}]}, "the time at width 1 is -1"),
+        ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": "1"}}]}, 'the time at width 1 is "1"'),
+        ('{"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": NaN}}]}', "the time at width 1 is NaN"),
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory": 1}]}, "task 'a': 'memory' is not known"),
         (
             {"cpus": 4, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory_bytes": -1}]},

@@ -58,7 +58,7 @@ def test_the_specified_fields_and_defaults():
         ({"qcengine_config": {"ncores": 2}}, "ncores=2, but each calculation has 1"),
         ({"qcengine_config": {"memory": 4}}, "memory=4 GiB, but memory_limit_mb=1000"),
         ({"qcengine_config": ["ncores"]}, "give a dict"),
-        ({"qcengine_config": {"ncore": 1}}, "'ncore' is not in QCEngine's task_config; there is: ncores, nnodes"),
+        ({"qcengine_config": {"ncore": 1}}, "'ncore' is not in QCEngine's task_config; there are: ncores, nnodes"),
         ({"qcengine_config": {"memory": "4"}}, "memory: '4'; give a number"),
         ({"memory_limit_mb": float("inf")}, "memory_limit_mb: inf"),
         ({"timeout_seconds": float("nan")}, "timeout_seconds: nan"),
@@ -77,7 +77,7 @@ def test_wrong_values_are_refused(values, said):
         ({"qc_threads_per_fragment": 0}, "qc_threads_per_fragment: 0"),
         (
             {"thread_allocation_strategy": "best"},
-            "'best' is not known; there is: auto, balanced, adaptive, memory-aware",
+            "'best' is not known; there are: auto, balanced, adaptive, memory-aware",
         ),
         ({"max_total_threads": 0}, "max_total_threads: 0"),
         ({"enable_thread_affinity": 1}, "enable_thread_affinity: 1; give True or False"),
@@ -98,7 +98,9 @@ def test_a_strategy_of_another_package_is_refused_by_name(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     strategies._entry_points.cache_clear()
     try:
-        with pytest.raises(ValueError, match=r"'of_theirs' plans .*, but no run follows its plans yet; there is: auto"):
+        with pytest.raises(
+            ValueError, match=r"'of_theirs' plans .*, but no run follows its plans yet; there are: auto"
+        ):
             HybridParallelConfig(thread_allocation_strategy="of_theirs")
     finally:
         strategies._entry_points.cache_clear()

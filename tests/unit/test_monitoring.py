@@ -23,7 +23,7 @@ from qcthreads.errors import ProcessGoneError
 from qcthreads.host.processes import descendants
 from qcthreads.host.sampling import TimesSource
 from qcthreads.manybody.config import HybridParallelConfig, ParallelConfig
-from qcthreads.monitoring.findings import OF_A_RUN, OF_AN_EXECUTOR, judge, merged
+from qcthreads.monitoring.findings import OF_A_RUN, OF_AN_EXECUTOR, disturbance, judge, merged
 from qcthreads.monitoring.sampler import BackgroundSampler
 from qcthreads.monitoring.statistics import Grant, ThreadUsageStats
 from qcthreads.monitoring.tally import Tally
@@ -217,6 +217,7 @@ def test_threads_that_share_a_cpu_wait_for_it() -> None:
     assert stats.wait_s > 0.8 * stats.cpu_s / 2
     contended = next(finding.message for finding in stats.findings if finding.kind == "contended")
     assert f": 2 threads share 1 CPU ({lease}); give as many CPUs as threads, or fewer threads" in contended
+    assert disturbance(grant(threads_asked=2, leased=lease), stats.workers[0]) == 0  # nobody else has to do with it
     shares = [thread.wait_share for thread in stats.workers[0].threads if thread.utilisation > 0.05]
     assert len(shares) == 2
     assert all(share is not None and share > 0.25 for share in shares)
@@ -343,6 +344,10 @@ def test_the_load_of_others_on_its_cpus_is_found() -> None:
     found = {finding.kind: finding.message for finding in stats.findings}
     assert f"of the 1 CPU busy that worker 7 (process {pid}) may use ({lease})" in found["others"]
     assert f"others run on {lease}, too; use other CPUs" in found["contended"]
+    bound, usage = grant(leased=lease, bound_to=lease), stats.workers[0]
+    assert disturbance(bound, usage) == usage.wait_share
+    assert 0.3 < disturbance(bound, replace(usage, wait_share=None)) <= 1  # where nothing tells of waiting: others' use
+    assert disturbance(bound, None) == 0
 
 
 @linux_only

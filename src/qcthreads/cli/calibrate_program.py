@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, MachineError
 from ..execution.calculation import Progress
 from ..execution.cost_store import CostStore, Kind
 from ..execution.observing import Watching
 from ..leases import process_book
-from ..manybody.calibration import Rung, calibrate, engines_of, widths_of
+from ..manybody.calibration import Measurement, Rung, calibrate, engines_of, widths_of
+from ..monitoring.findings import CONTENDED_SHARE
+from ..monitoring.statistics import Finding
 from ..planning.costs import CostModel, Observation, Size
 from ..programs import registry
+from ..units import format_count
 from .render import print_json, print_table
 
 _BAR = 40  # characters
@@ -28,18 +33,50 @@ def execute(args: Namespace) -> int:
     book = process_book()
     widths = widths_of(spec.name, len(book.usable))
     watching = Watching()
+    store = CostStore(book.machine)
+    store.check(kind.program)
     with engines_of(widths, book, watching, on_progress=_say) as engines:
         seconds = _SECONDS if args.seconds is None else args.seconds
         seen = calibrate(kind, engines, seconds, watching=watching, on_rung=_tell)
-    store = CostStore(book.machine)
-    path = store.add(kind, seen)
-    model = store.model(kind)
-    if args.json:
+    try:
+        path = store.add(kind, _observations(seen))
+    except MachineError:  # what was measured is shown all the same
+        _show(args.json, None, kind, CostModel(method=kind.method, observations=_observations(seen)), seen)
+        raise
+    _show(args.json, path, kind, store.model(kind), seen)
+    return 0 if any(not one.disturbed for one in seen) else MachineError.exit_code
+
+
+def disturbed_in_words(seen: Sequence[Measurement]) -> str:
+    """How many of what was measured others disturbed, by how much, and what to do; empty: none."""
+    disturbed = [one for one in seen if one.disturbed]
+    if not disturbed:
+        return ""
+    others = max((one.others_cpus for one in disturbed if one.others_cpus is not None), default=0.0)
+    busy = f", and others kept up to {others:.2g} CPUs busy that it may use" if others else ""
+    most = max(one.waited for one in disturbed)
+    return (
+        f"others disturbed {len(disturbed)} of {format_count(len(seen), 'measurement')}: threads waited for a CPU up "
+        f"to {most:.0%} of the time that they wanted to run{busy}; beyond "
+        f"{CONTENDED_SHARE:.0%} no time is kept, as plans would be wrong; measure again when these CPUs are idle "
+        "(`qcthreads top` shows who uses them), or on others (taskset)"
+    )
+
+
+def _observations(seen: Sequence[Measurement]) -> tuple[Observation, ...]:
+    return tuple(one.observation for one in seen)
+
+
+def _show(as_json: bool, path: Path | None, kind: Kind, model: CostModel, seen: Sequence[Measurement]) -> None:
+    if as_json:
         print_json({"file": path, **_document(kind, model, seen)})
     else:
         _print(kind, model, seen)
-        print(f"\nkept in {path}", file=sys.stderr)
-    return 0
+    if said := disturbed_in_words(seen):
+        print(f"\nqcthreads calibrate: {said}", file=sys.stderr)
+    if path is not None and not as_json:
+        what = "peaks alone are kept" if all(one.disturbed for one in seen) else "kept"
+        print(f"\n{what} in {path}", file=sys.stderr)
 
 
 def _kind(args: Namespace, program: str) -> Kind:
@@ -66,10 +103,10 @@ def _tell(rung: Rung, width: int, wall_s: float) -> None:
         print(f"\r\033[K{rung.label}, {width} wide: {wall_s:.2f} s", end="", file=sys.stderr, flush=True)
 
 
-def _document(kind: Kind, model: CostModel, seen: list[Observation]) -> dict[str, Any]:
+def _document(kind: Kind, model: CostModel, seen: Sequence[Measurement]) -> dict[str, Any]:
     law = model.seconds_law
-    assert law is not None
-    best = max(law.laws, key=lambda one: one.log_evidence)
+    best = None if law is None else max(law.laws, key=lambda one: one.log_evidence)
+    said = disturbed_in_words(seen)
     return {
         "program": kind.program,
         "driver": kind.driver,
@@ -84,32 +121,39 @@ def _document(kind: Kind, model: CostModel, seen: list[Observation]) -> dict[str
                 "peak_memory_bytes": one.peak_memory_bytes,
                 "peak_scratch_bytes": one.peak_scratch_bytes,
                 "predicted_s": _predicted(model, one.size, one.width),
+                "waited_share": one.waited,
+                "others_cpus": one.others_cpus,
+                "disturbed": one.disturbed,
             }
             for one in seen
         ],
-        "exponent": best.coefficients[1],
-        "scatter": best.scatter,
+        "exponent": best and best.coefficients[1],
+        "scatter": best and best.scatter,
         "speedup": [
             {"basis_functions": functions, "by_threads": {str(w): 1 / share for w, share in speedup.table.items()}}
             for functions, speedup in model.speedups
         ],
         "observations": len(model.observations),
+        "findings": [Finding(kind="contended", message=said)] if said else [],
     }
 
 
-def _print(kind: Kind, model: CostModel, seen: list[Observation]) -> None:
+def _print(kind: Kind, model: CostModel, seen: Sequence[Measurement]) -> None:
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
-    at_one = {one.size: one.wall_s for one in seen if one.width == 1}
+    at_one = {one.size: one for one in seen if one.width == 1}
     rows = []
     for one in seen:
-        speedup = at_one[one.size] / one.wall_s
-        bar = "#" * max(1, round(_BAR * speedup / max(other.width for other in seen)))
+        alone, predicted_s = at_one[one.size], _predicted(model, one.size, one.width)
+        modelled = "-" if predicted_s is None else f"{predicted_s:.3f}"
+        speedup, bar = "-", f"disturbed: waited {one.waited:.0%}" if one.disturbed else ""
+        if not (one.disturbed or alone.disturbed):
+            faster = alone.wall_s / one.wall_s
+            speedup, bar = f"{faster:.2f}", "#" * max(1, round(_BAR * faster / max(other.width for other in seen)))
         rows.append(
-            (one.size.basis_functions, one.size.electrons, one.width, f"{one.wall_s:.3f}",
-             f"{_predicted(model, one.size, one.width):.3f}", f"{speedup:.2f}", bar)
-        )  # fmt: skip
-    print(f"{kind.program} {kind.method}{'/' + kind.basis if kind.basis else ''}, energy, one calculation at a time")
+            (one.size.basis_functions, one.size.electrons, one.width, f"{one.wall_s:.3f}", modelled, speedup, bar)
+        )
+    print(f"{kind.program} {kind.model}, energy, one calculation at a time")
     names = ("functions", "electrons", "threads", "wall s", "model s", "speedup", "")
     first = 0 if kind.basis else 1  # without a basis electrons are the size
     print_table("", names[first:], [row[first:] for row in rows])
@@ -117,7 +161,7 @@ def _print(kind: Kind, model: CostModel, seen: list[Observation]) -> None:
         print("functions are counted as in cc-pVDZ, whatever the basis set: only ratios matter")
 
 
-def _predicted(model: CostModel, size: Size, width: int) -> float:
+def _predicted(model: CostModel, size: Size, width: int) -> float | None:
+    """``None``: all that was measured was disturbed."""
     estimate = model.seconds(size, width)
-    assert estimate is not None
-    return estimate.value
+    return None if estimate is None else estimate.value

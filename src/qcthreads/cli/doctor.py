@@ -11,11 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .. import __version__
+from ..execution.cost_store import CostStore
 from ..host import get_host, native_status, read_machine
 from ..host.limits import read_limits
 from ..host.profiles import StoredProfile, read_profile
 from ..leases.checkup import Checkup, examine
 from ..units import format_size
+from .calibrate_kept import in_short as kept_in_short
+from .calibrate_kept import kept_document
 from .calibrate_machine import in_short, profile_document
 from .leases import place_document, place_in_words
 from .limits import limits_document
@@ -72,6 +75,7 @@ def _examine() -> dict[str, Any]:
         "limits_in_short": limits.explain_cpus(),
         "leases": _book_document(examine()),
         "memory_bandwidth": _bandwidth_document(read_profile(read_machine())),
+        "measured_costs": _costs_document(CostStore(read_machine())),
         "programs": known["programs"],
         "broken_programs": known["broken"],
         "optional_packages": [
@@ -98,6 +102,11 @@ def _bandwidth_document(stored: StoredProfile) -> dict[str, Any]:
     }
 
 
+def _costs_document(store: CostStore) -> dict[str, Any]:
+    found = kept_document(store, store.programs())
+    return {**found, "in_words": kept_in_short(found)}
+
+
 def _installed(package: str) -> str | None:
     try:
         return version(package)
@@ -120,6 +129,9 @@ def _print(found: dict[str, Any]) -> None:
     for trouble in found["leases"]["troubles"]:
         print(f"  {trouble['what']}\n    mend it: {trouble['mend']}")
     print(f"memory bandwidth: {found['memory_bandwidth']['in_words']}")
+    print(f"measured costs: {found['measured_costs']['in_words']}")
+    for one in found["measured_costs"]["unreadable"]:
+        print(f"  {one['error']}")
     here = [program for program in found["programs"] if program["found"]]
     print(f"programs: {len(here)} of {len(found['programs'])} known; `qcthreads programs NAME` says how to install one")
     for program in here:

@@ -230,7 +230,7 @@ def _width(text: str, where: str) -> int:
 
 def _time(value: Any, width: str, where: str) -> float:
     if not _is_number(value) or value < 0:
-        raise InputError(f"{where}: the time with {width} threads is {_shown(value)}; give seconds, at least 0")
+        raise InputError(f"{where}: the time at width {width} is {_shown(value)}; give seconds, at least 0")
     return float(value)
 
 

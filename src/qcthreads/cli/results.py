@@ -72,7 +72,7 @@ def print_dry_run(run: Prepared, csv_file: Path | None) -> None:
     counts = ", ".join(
         f"{count} {_ORDERS.get(nbody, f'{nbody}-mers')}" for nbody, count in sorted(run.counts_by_nbody.items())
     )
-    print(f"{total} calculations: {counts}")
+    print(f"{format_count(total, 'calculation')}: {counts}")
     if total <= LISTED:
         _print_fragments(run.fragments, csv_file)
     print()
@@ -220,12 +220,12 @@ def _print_decision(decision: Mapping[str, Any], *, unbound: bool = False) -> No
 def _print_statistics(statistics: Mapping[str, Any], stream: TextIO | None) -> None:
     counts = {name: statistics.get(f"fragments_{name}") for name in ("computed", "reused", "failed")}
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    total, wall = statistics.get("fragments_total"), seconds(statistics.get("wall_s"))
+    total, wall = statistics["fragments_total"], seconds(statistics.get("wall_s"))
     widths = statistics.get("widths") or {}
     if len(widths) > 1:
         used = ", ".join(f"{count} with {format_count(int(width), 'thread')}" for width, count in widths.items())
         print(f"Ran: {used}", file=stream)
-    print(f"Wall time {wall} for {total} calculations ({said or 'none has ended'})", file=stream)
+    print(f"Wall time {wall} for {format_count(total, 'calculation')} ({said or 'none has ended'})", file=stream)
     if statistics.get("watched"):
         print_table("How the PUs were used", ("figure", "value", "what it is"), _usage_rows(statistics), stream)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..errors import InputError, MachineError
 from ..host.profiles import cpu_model, data_directory, fingerprint, write_document
@@ -53,6 +54,22 @@ class Kind:
     """As JSON; empty: the program's defaults."""
 
     @property
+    def model(self) -> str:
+        """``mp2/cc-pvdz``, or the method alone."""
+        return f"{self.method}/{self.basis}" if self.basis else self.method
+
+    @classmethod
+    def of_key(cls, program: str, key: str) -> Self:
+        """From a file; names are in lower case there."""
+        driver, method, basis, keywords, *_ = [*key.split("|", 3), "", "", ""]
+        return cls(program, driver, method, basis, keywords)
+
+    def is_of(self, method: str | None, basis: str | None) -> bool:
+        """Whether it is of this method and this basis; ``None``: of any."""
+        pairs = (method, self.method), (basis, self.basis)
+        return all(asked is None or asked.lower() == has.lower() for asked, has in pairs)
+
+    @property
     def key(self) -> str:
         """In a file."""
         parts = (self.driver, self.method.lower(), self.basis.lower(), self.keywords)
@@ -80,7 +97,8 @@ class CostStore:
     def model(self, kind: Kind) -> CostModel:
         """What was measured of ``kind`` here, with default keywords, or elsewhere, in this order.
 
-        Without observations where nothing was.
+        Without observations where nothing was. Where all that was measured of ``kind`` was disturbed, it has
+        peaks alone.
         """
         spec = registry.get(kind.program)
         model = CostModel(
@@ -88,14 +106,61 @@ class CostStore:
         )
         default = replace(kind, keywords="").key
         known = self._read(kind.program)
-        if seen := known.get(kind.key):
+        seen = known.get(kind.key, ())
+        if _timed(seen):
             return replace(model, observations=seen)
-        if seen := known.get(default):
-            return replace(model, observations=seen, other_keywords=True)
+        if _timed(known.get(default, ())):
+            return replace(model, observations=known[default], other_keywords=True)
         elsewhere = shipped(kind.program)
         if default in elsewhere.observations:
             return replace(model, observations=elsewhere.observations[default], measured_on=elsewhere.measured_on)
-        return model
+        return replace(model, observations=seen)
+
+    def check(self, program: str) -> None:
+        """Find out before hours of measuring, not after, that nothing can be kept: MachineError says why."""
+        path = self.path(program)
+        self._understood(path)
+        there = next(folder for folder in path.parents if os.access(folder, os.F_OK))
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            why = "may not be written by this user" if there.is_dir() else "is no directory"
+            raise MachineError(
+                f"measured times cannot be kept in {path}: {there} {why}; name another directory with XDG_DATA_HOME"
+            )
+
+    def kept(self, program: str) -> dict[Kind, tuple[Observation, ...]]:
+        """Everything that was measured of a program here; MachineError where its file cannot be read or understood."""
+        known = self._understood(self.path(program))
+        return {Kind.of_key(program, key): seen for key, seen in known.items()}
+
+    def programs(self) -> list[str]:
+        """Of which something was measured here."""
+        try:
+            return sorted(path.stem for path in self._folder.iterdir() if path.suffix == ".json")
+        except OSError:
+            return []
+
+    def forget(self, program: str, method: str | None = None, basis: str | None = None) -> int:
+        """Remove what was measured of a program here, or with this method or basis alone, whatever the keywords.
+
+        Returns how many measurements went. Without method and basis the file goes, whatever it holds. MachineError
+        where that is refused.
+        """
+        path = self.path(program)
+        with _one_at_a_time(path):
+            if method is None and basis is None:
+                try:
+                    known = _known(path)
+                except (OSError, InputError):
+                    known = {}
+                _remove(path)
+                return sum(map(len, known.values()))
+            known = self._understood(path)
+            gone = {key for key in known if Kind.of_key(program, key).is_of(method, basis)}
+            if gone:
+                left = {key: seen for key, seen in known.items() if key not in gone}
+                document = document_of(program, cpu_model(), left)
+                write_document(path, document, "measured times cannot be removed from") if left else _remove(path)
+            return sum(len(known[key]) for key in gone)
 
     def add(self, kind: Kind, observations: Iterable[Observation]) -> Path:
         """Keep these, too, but for what cannot have been measured.
@@ -105,16 +170,22 @@ class CostStore:
         path = self.path(kind.program)
         new = [seen for seen in observations if _is_sound(seen)]
         with _one_at_a_time(path):
-            try:
-                known = _known(path)
-            except (OSError, InputError) as error:
-                raise MachineError(
-                    f"measured times cannot be added to {path}: {error}; put that right, or remove the file"
-                ) from error
+            known = self._understood(path)
             known[kind.key] = thinned([*known.get(kind.key, ()), *new], _KEPT)
             document = document_of(kind.program, cpu_model(), known)
             write_document(path, document, "measured times cannot be kept in")
         return path
+
+    def _understood(self, path: Path) -> dict[str, tuple[Observation, ...]]:
+        try:
+            return _known(path)
+        except (OSError, InputError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            remedy = f"or `qcthreads calibrate --forget {path.stem}` removes the file"
+            raise MachineError(
+                f"measured times cannot be added to {path}: {why}; "
+                + ("move it away" if path.is_dir() else f"put that right, {remedy}")
+            ) from error
 
     def _read(self, program: str) -> dict[str, tuple[Observation, ...]]:
         path = self.path(program)
@@ -195,10 +266,21 @@ def _is_sound(seen: Observation) -> bool:
     """Whether models can be fitted to it."""
     counts = seen.size.electrons, seen.peak_memory_bytes, seen.peak_scratch_bytes
     return (
-        0 < seen.wall_s < _LARGEST
+        (seen.wall_s is None or 0 < seen.wall_s < _LARGEST)
         and all(0 < count < _LARGEST for count in (seen.size.basis_functions, seen.width))
         and all(0 <= count < _LARGEST for count in counts)
     )
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise MachineError(f"{path} cannot be removed: {error.strerror or error}; put that right") from error
+
+
+def _timed(observations: Iterable[Observation]) -> bool:
+    return any(seen.wall_s is not None for seen in observations)
 
 
 def _known(path: Path) -> dict[str, tuple[Observation, ...]]:

@@ -265,7 +265,8 @@ def _judge(result: object) -> dict[str, Any]:
         return {"status": "finished", "result": data}
     error = data.get("error") or {}
     error_type = str(error.get("error_type", "unknown_error"))
-    message = wire.tail(str(error.get("error_message", "the program gave no message")))
+    message = str(error.get("error_message", "the program gave no message"))
+    message = wire.tail(message.removeprefix("QCEngine Input Error: "))  # the type says that already
     return {"status": "failed", "error": f"{error_type}: {message}", "error_type": error_type}
 
 

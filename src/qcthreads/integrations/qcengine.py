@@ -25,6 +25,7 @@ from ..leases.place import LEASE_VARIABLE
 from ..programs import precedence, registry
 from ..programs.settings import settings_for
 from ..programs.spec import ProgramSpec, Settings
+from ..units import format_count
 from . import pools
 
 _log = logging.getLogger("qcthreads")
@@ -145,8 +146,8 @@ def _pools_of(spec: ProgramSpec, settings: Settings) -> Iterator[None]:
     with pools.of_this_thread(width) as frozen:
         for library, threads in frozen.items():
             _say(
-                f"{library} was loaded with a limit of {threads} threads, which holds as long as this process lives: "
-                f"{spec.title} cannot have {width} in it; use a fresh process"
+                f"{library} was loaded with a limit of {format_count(threads, 'thread')}, which holds as long as this "
+                f"process lives: {spec.title} cannot have {width} in it; use a fresh process"
             )
         yield
 

@@ -6,21 +6,23 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import CalculationError, InputError
+from ..errors import CalculationError, InputError, QCThreadsError
 from ..execution.calculation import Calculation, Progress
 from ..execution.cost_store import Kind
 from ..execution.engine import LocalEngine
-from ..execution.observing import Watching
+from ..execution.observing import Attempt, Watching
 from ..leases import LeaseBook
+from ..monitoring.findings import CONTENDED_SHARE, disturbance
 from ..planning.cost import relative_cost
 from ..planning.costs import CostModel, Observation, Size
 from ..programs import registry
-from ..units import BOHR_TO_ANGSTROM
-from .measured import observed
+from ..units import BOHR_TO_ANGSTROM, format_count
+from .measured import net_wall_s
 from .sizes import size_of
+from .watched import peak_bytes
 
 # Experimental geometries in angstrom (NIST Computational Chemistry Comparison and Benchmark Database, release 22).
 _WATER = (("O", 0.0, 0.0, 0.1173), ("H", 0.0, 0.7572, -0.4692), ("H", 0.0, -0.7572, -0.4692))
@@ -76,6 +78,47 @@ class Rung:
     size: Size
 
 
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The best of what one molecule took at one width."""
+
+    size: Size
+    width: int
+    wall_s: float
+    """Without the time for which its threads waited for CPUs that others used."""
+    peak_memory_bytes: int
+    peak_scratch_bytes: int = 0
+    waited: float = 0.0
+    """The share of the time that its threads wanted to run for which others' work kept them waiting."""
+    others_cpus: float | None = None
+    """How many of its CPUs others kept busy, on average; ``None``: not known."""
+
+    @property
+    def disturbed(self) -> bool:
+        """It waited so much that its time says little: threads wait for the one that waits, and caches are cold."""
+        return self.waited > CONTENDED_SHARE
+
+    @property
+    def observation(self) -> Observation:
+        """What is to be kept: peaks, and the time where it was not disturbed."""
+        wall_s = None if self.disturbed else self.wall_s
+        return Observation(self.size, self.width, wall_s, self.peak_memory_bytes, self.peak_scratch_bytes)
+
+
+def measurement_of(size: Size, attempt: Attempt) -> Measurement:
+    """What one finished calculation took."""
+    usage = attempt.usage
+    return Measurement(
+        size,
+        attempt.outcome.threads,
+        net_wall_s(attempt),
+        peak_bytes(attempt.outcome, usage),
+        attempt.scratch_bytes,
+        disturbance(attempt.grant, usage),
+        None if usage is None or usage.other_cpu_ns is None else usage.other_cpu_ns / usage.wall_ns,
+    )
+
+
 def ladder(*, with_basis: bool) -> list[Rung]:
     """From one molecule to 32, with ghosts where there is a basis that they can bring; the cheapest first."""
     rungs = [_rung(*shape, with_basis=with_basis) for shape in _LADDER if with_basis or not shape[2]]
@@ -114,10 +157,11 @@ def calibrate(
     keywords: dict[str, Any] | None = None,
     watching: Watching | None = None,
     on_rung: Callable[[Rung, int, float], None] = lambda *_: None,
-) -> list[Observation]:
+) -> list[Measurement]:
     """Climb until the next molecule would probably not end within ``seconds``; one calculation at a time.
 
-    The smallest molecule is measured however few they are. The time that workers take to start is not counted.
+    The smallest molecule is measured however few they are. What others disturbed is repeated in what is left of the
+    time. The time that workers take to start is not counted.
 
     ``engines``: of every width that is measured, what computes at it. ``on_rung`` is told each molecule, width and wall
     time (s). ``watching``: the engines' observer, which sees the memory of all processes and the time for which others
@@ -126,7 +170,8 @@ def calibrate(
     Raises
     ------
     InputError, MachineError
-        As from the engine: an unknown program, one that is not installed, a width that does not fit.
+        As from the engine: an unknown program, one that is not installed, a width that does not fit. InputError too
+        where the program calls its input wrong, as with a method that it does not have.
     CalculationError
         The program failed on the smallest molecule.
     """
@@ -136,17 +181,30 @@ def calibrate(
     rungs = ladder(with_basis=bool(kind.basis))
     for width in engines:
         climbing.run(rungs[0], width)  # what a program does once for a worker is no molecule's
-    began = time.monotonic()
-    seen: list[Observation] = []
-    for rung in rungs:
-        left_s = seconds - (time.monotonic() - began)
-        if seen and left_s < _expected_s(kind.method, seen, rung.size) * len(engines):
+    end = time.monotonic() + seconds
+    best: dict[tuple[int, int], Measurement] = {}  # by place on the ladder and width
+    for place, rung in enumerate(rungs):
+        seen = list(best.values())
+        if seen and end - time.monotonic() < _expected_s(kind.method, seen, rung.size) * len(engines):
             break
         for width in engines:
-            best = min((climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH)), key=lambda one: one.wall_s)
-            seen.append(best)
-            on_rung(rung, width, best.wall_s)
-    return seen
+            best[place, width] = _better(climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH))
+            on_rung(rung, width, best[place, width].wall_s)
+
+    def may_be_repeated(one: Measurement) -> bool:
+        return one.disturbed and one.wall_s < end - time.monotonic()
+
+    while again := [at for at, one in best.items() if may_be_repeated(one)]:
+        for place, width in again:
+            if may_be_repeated(best[place, width]):
+                best[place, width] = _better((best[place, width], climbing.run(rungs[place], width)))
+                on_rung(rungs[place], width, best[place, width].wall_s)
+    return list(best.values())
+
+
+def _better(tries: Iterable[Measurement]) -> Measurement:
+    """The fastest of those that nobody disturbed, else the one that waited least."""
+    return min(tries, key=lambda one: (one.disturbed, one.waited if one.disturbed else one.wall_s))
 
 
 class _Climb:
@@ -162,7 +220,7 @@ class _Climb:
         self._watching = watching
         self._count = 0
 
-    def run(self, rung: Rung, width: int) -> Observation:
+    def run(self, rung: Rung, width: int) -> Measurement:
         self._count += 1
         model = {"method": self._kind.method} | ({"basis": self._kind.basis} if self._kind.basis else {})
         specification = {"program": self._kind.program, "driver": self._kind.driver, "model": model}
@@ -175,17 +233,27 @@ class _Climb:
         )
         (outcome,) = self._engines[width].run([calculation], max_workers=1)
         if outcome.status != "finished":
-            title = registry.get(self._kind.program).title
-            raise CalculationError(f"{title} failed on {rung.label} with {width} threads: {outcome.error}")
+            raise self._failure(rung, width, outcome.error or "")
         if self._watching is None:
-            return Observation(rung.size, width, outcome.wall_s, outcome.peak_memory_bytes)
-        return observed(rung.size, self._watching.attempts[-1])
+            return Measurement(rung.size, width, outcome.wall_s, outcome.peak_memory_bytes)
+        return measurement_of(rung.size, self._watching.attempts[-1])
+
+    def _failure(self, rung: Rung, width: int, error: str) -> QCThreadsError:
+        spec = registry.get(self._kind.program)
+        kind, _, message = error.partition(": ")
+        if kind != "input_error":
+            return CalculationError(
+                f"{spec.title} failed on {rung.label} with {format_count(width, 'thread')}: {error}"
+            )
+        has = f"; its methods are {', '.join(spec.methods)}" if spec.methods else ""
+        return InputError(f"{spec.title} does not take {self._kind.model}: {message.rstrip('.')}{has}")
 
 
-def _expected_s(method: str, seen: Sequence[Observation], size: Size) -> float:
+def _expected_s(method: str, seen: Sequence[Measurement], size: Size) -> float:
     """All repetitions at width 1; by theory from the largest so far until there are enough for a model."""
     if len({one.size for one in seen}) > 3:
-        estimate = CostModel(method=method, observations=tuple(seen)).seconds(size)
+        times = tuple(replace(one.observation, wall_s=one.wall_s) for one in seen)
+        estimate = CostModel(method=method, observations=times).seconds(size)
         assert estimate is not None
         return estimate.value * _AT_ANY_WIDTH
     last = seen[-1]

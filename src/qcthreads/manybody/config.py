@@ -129,7 +129,7 @@ class ParallelConfig:
         unknown = [name for name in self.qcengine_config if name not in _TASK_CONFIG]
         if unknown:
             raise InputError(
-                f"qcengine_config: {', '.join(map(repr, unknown))} is not in QCEngine's task_config; there is: "
+                f"qcengine_config: {', '.join(map(repr, unknown))} is not in QCEngine's task_config; there are: "
                 f"{', '.join(_TASK_CONFIG)}"
             )
         ncores = self.qcengine_config.get("ncores", self.threads_per_fragment)
@@ -199,7 +199,7 @@ def strategy_name(name: str) -> str:
     why = "is not known"
     if isinstance(name, str) and name.replace("-", "_").lower() in registered_strategies():
         why = "plans (qcthreads.plan), but no run follows its plans yet"
-    raise InputError(f"thread allocation strategy {name!r} {why}; there is: {', '.join(STRATEGIES)}")
+    raise InputError(f"thread allocation strategy {name!r} {why}; there are: {', '.join(STRATEGIES)}")
 
 
 def compute_name(compute: str | Callable[..., Any]) -> str:

@@ -16,6 +16,7 @@ from ..execution.labels import short_label
 from ..execution.observing import WORKING_MEMORY_BYTES, Attempt
 from ..host.disks import FileSystem, file_system
 from ..leases import LeaseBook
+from ..monitoring.findings import CONTENDED_SHARE, disturbance
 from ..planning.costs import CostModel, Observation, Size, memory_grant, representative
 from ..programs import registry
 from ..units import format_size
@@ -173,7 +174,7 @@ class Measured:
             kind = None if term is None else kind_of(term.chemistry)
             if term is None or kind is None or attempt.outcome.status != "finished":
                 continue
-            seen.setdefault(kind, []).append(observed(self._expansion.size(term), attempt))
+            seen.setdefault(kind, []).append(_observed(self._expansion.size(term), attempt))
         for kind, observations in seen.items():
             try:
                 self._store.add(kind, representative(observations))
@@ -197,10 +198,21 @@ def kind_of(chemistry: Chemistry) -> Kind | None:
     return Kind(chemistry.program, told["driver"], chemistry.method, chemistry.basis or "", keywords)
 
 
-def observed(size: Size, attempt: Attempt) -> Observation:
-    """A calculation as cost models take it: without the time for which its threads waited for CPUs that others used."""
+def net_wall_s(attempt: Attempt) -> float:
+    """Wall time without that for which its threads waited for CPUs that others used."""
     outcome, usage = attempt.outcome, attempt.usage
     waited_s = 0.0 if usage is None or usage.wait_ns is None else usage.wait_ns / 1e9 / outcome.threads
     # It cannot have computed faster than all its threads at once.
-    wall_s = max(outcome.wall_s - waited_s, min(outcome.wall_s, outcome.cpu_s / outcome.threads))
-    return Observation(size, outcome.threads, wall_s, peak_bytes(outcome, usage), attempt.scratch_bytes)
+    return max(outcome.wall_s - waited_s, min(outcome.wall_s, outcome.cpu_s / outcome.threads))
+
+
+def _observed(size: Size, attempt: Attempt) -> Observation:
+    """A calculation as cost models take it; without its time where others disturbed threads that work together.
+
+    Of these, those that wait for one that waits for a CPU spin or sleep, and how long is not known; what one thread
+    alone waited for is.
+    """
+    outcome = attempt.outcome
+    disturbed = outcome.threads > 1 and disturbance(attempt.grant, attempt.usage) > CONTENDED_SHARE
+    peak = peak_bytes(outcome, attempt.usage)
+    return Observation(size, outcome.threads, None if disturbed else net_wall_s(attempt), peak, attempt.scratch_bytes)

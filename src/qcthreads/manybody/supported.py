@@ -29,10 +29,10 @@ def check_bsse(treatments: Iterable[Any]) -> list[str]:
         name = _ALIASES.get(name, name)
         if name not in BSSE_NAMES:
             why = "is not there yet" if name == "vmfc" else "is not known"
-            raise InputError(f"bsse treatment {name!r} {why}; there is: {', '.join(BSSE_NAMES)}")
+            raise InputError(f"bsse treatment {name!r} {why}; there are: {', '.join(BSSE_NAMES)}")
         names[name] = None
     if not names:
-        raise InputError(f"no bsse treatment was given; there is: {', '.join(BSSE_NAMES)}")
+        raise InputError(f"no bsse treatment was given; there are: {', '.join(BSSE_NAMES)}")
     return list(names)
 
 

@@ -12,8 +12,8 @@ from .statistics import CalculationFinding, Finding, FindingKind, Grant, WorkerU
 # Below this, a worker that just began, or a look that follows at once on another, would be called idle.
 _ENOUGH_TO_JUDGE_NS = 50_000_000
 
-# Of the time that threads wanted to run. Two that share a CPU wait half of it; interrupts cost well under a tenth.
-_CONTENDED_SHARE = 0.10
+CONTENDED_SHARE = 0.10
+"""Of the time that threads wanted to run. Two that share a CPU wait half of it; interrupts cost well under a tenth."""
 
 # Of the wall time. What sleeps and only wakes up now and then says nothing of the CPUs that it is woken on.
 _WANTED_SHARE = 0.05
@@ -123,6 +123,20 @@ def judge(
     yield from _memory(who, grant, usage, advice)
 
 
+def disturbance(grant: Grant, usage: WorkerUsage | None) -> float:
+    """The share of the time that threads wanted to run for which others' work kept them waiting, quotas apart.
+
+    Where the system does not tell of waiting: the share of its CPUs that others kept busy. 0 where nothing is known.
+    """
+    if usage is None or _crowded(usage) or _throttled(usage):
+        return 0.0
+    if usage.wait_share is not None:
+        return usage.wait_share
+    if usage.other_cpu_ns is None or not grant.bound_to:
+        return 0.0
+    return min(1.0, ratio(usage.other_cpu_ns, usage.wall_ns * len(grant.bound_to)))
+
+
 def merged(watched: Iterable[tuple[str, Grant, WorkerUsage]], advice: Advice) -> list[Finding]:
     """Everything found about many calculations, each with its name: one finding of each kind, told of the longest.
 
@@ -223,12 +237,12 @@ def _crowded(usage: WorkerUsage) -> bool:
 
 def _throttled(usage: WorkerUsage) -> bool:
     """Whether a quota alone makes it wait."""
-    return (usage.throttled_ns or 0) > _CONTENDED_SHARE * (usage.cpu_ns + (usage.wait_ns or 0))
+    return (usage.throttled_ns or 0) > CONTENDED_SHARE * (usage.cpu_ns + (usage.wait_ns or 0))
 
 
 def _waits(usage: WorkerUsage) -> bool:
     """Whether it wants to run and has to wait for a CPU; where nothing tells of waiting, it may."""
-    return usage.wait_share is None or (usage.wait_share > _CONTENDED_SHARE and _wants_to_run(usage))
+    return usage.wait_share is None or (usage.wait_share > CONTENDED_SHARE and _wants_to_run(usage))
 
 
 def _wants_to_run(usage: WorkerUsage) -> bool:

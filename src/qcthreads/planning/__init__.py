@@ -75,7 +75,7 @@ def plan(
         if limit is not None and not limit > 0:
             raise InputError(f"{name} is {limit}; give a number above 0, or None where there is no limit")
     if width is not None and not 1 <= width <= len(usable):
-        raise InputError(f"workers {width} threads wide were asked for, but there are {len(usable)} CPUs: {usable}")
+        raise InputError(f"workers of width {width} were asked for, but the CPUs are {usable}, {len(usable)} in all")
     with _no_collection():
         batch = Batch(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
         proposal = propose(

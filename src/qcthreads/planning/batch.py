@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, OversubscriptionError
-from ..units import format_size
+from ..units import format_count, format_size
 from .model import Capacity, Task
 
 Floats = npt.NDArray[np.float64]
@@ -317,7 +317,7 @@ class Batch(Sequence[Task]):
         task = self.tasks[int(np.argmax(never))]
         if min(task.times_s) > cpus:
             raise OversubscriptionError(
-                f"task {task.id!r} needs {min(task.times_s)} threads at least, but there are {cpus} CPUs"
+                f"task {task.id!r} needs {min(task.times_s)} threads at least, but may have {format_count(cpus, 'CPU')}"
             )
         needs = min(task.needs_bytes(width) for width in task.times_s if width <= cpus)
         raise OversubscriptionError(

@@ -65,7 +65,8 @@ class Observation:
 
     size: Size
     width: int
-    wall_s: float
+    wall_s: float | None
+    """``None``: not known, as others disturbed it."""
     peak_memory_bytes: int
     """Of all its processes; 0: not known."""
     peak_scratch_bytes: int = 0
@@ -197,13 +198,13 @@ class CostModel:
     @cached_property
     def seconds_law(self) -> Law | None:
         """At width 1; ``None`` before anything was observed."""
-        known = [seen for seen in self.observations if seen.wall_s > 0]
+        known = [(seen, seen.wall_s) for seen in self.observations if seen.wall_s is not None]
         if self.measured_on:
-            known = [seen for seen in known if seen.width == 1] or known
+            known = [(seen, wall_s) for seen, wall_s in known if seen.width == 1] or known
         if not known:
             return None
-        at_one_s = [seen.wall_s / self.share(seen.size, seen.width) for seen in known]
-        return Law.fit([seen.size for seen in known], at_one_s, scaling_exponent(self.method), 1.0)
+        at_one_s = [wall_s / self.share(seen.size, seen.width) for seen, wall_s in known]
+        return Law.fit([seen.size for seen, _ in known], at_one_s, scaling_exponent(self.method), 1.0)
 
     @cached_property
     def memory_law(self) -> Law | None:
@@ -338,6 +339,8 @@ def speedups_of(observations: Iterable[Observation]) -> tuple[tuple[int, Speedup
     """By number of basis functions, ascending: of every size that ran at width 1 and at others."""
     walls: dict[int, dict[int, dict[Size, list[float]]]] = {}
     for seen in observations:
+        if seen.wall_s is None:
+            continue
         by_width = walls.setdefault(seen.size.basis_functions, {})
         by_width.setdefault(seen.width, {}).setdefault(seen.size, []).append(seen.wall_s)
     found = []
@@ -356,7 +359,7 @@ def speedups_of(observations: Iterable[Observation]) -> tuple[tuple[int, Speedup
 
 
 def representative(observations: Iterable[Observation]) -> tuple[Observation, ...]:
-    """One for each size and width, with the median of the times and the highest peaks of all that are alike.
+    """One for each size and width, with the median of the known times and the highest peaks of all that are alike.
 
     So a batch of a thousand counts no more than one of a few, and what disturbed some of them does not count.
     """
@@ -366,7 +369,7 @@ def representative(observations: Iterable[Observation]) -> tuple[Observation, ..
     return tuple(
         replace(
             group[0],
-            wall_s=median_low(seen.wall_s for seen in group),
+            wall_s=median_low(known) if (known := [one.wall_s for one in group if one.wall_s is not None]) else None,
             peak_memory_bytes=max(seen.peak_memory_bytes for seen in group),
             peak_scratch_bytes=max(seen.peak_scratch_bytes for seen in group),
         )
@@ -388,8 +391,8 @@ def thinned(observations: Sequence[Observation], limit: int) -> tuple[Observatio
 
 
 def _observation(row: Mapping[str, Any]) -> Observation:
-    wall_s = float(row["wall_s"])
-    if not 0 < wall_s < math.inf:
+    wall_s = None if row["wall_s"] is None else float(row["wall_s"])
+    if wall_s is not None and not 0 < wall_s < math.inf:
         raise ValueError(f"wall_s is {wall_s}")
     size = Size(int(row["basis_functions"]), int(row["electrons"]))
     peaks = int(row["peak_memory_bytes"]), int(row.get("peak_scratch_bytes", 0))

@@ -71,7 +71,7 @@ def choose_split(
         )
     if workers is not None and max_workers is not None and workers > max_workers:
         raise InputError(f"{workers} workers were asked for, but max_workers is {max_workers}; give one of the two")
-    explain = explain or f"{usable} CPUs may be used"
+    explain = explain or f"{format_count(usable, 'CPU')} may be used"
     reasons: list[str] = []
     cpus = usable
     if max_total_threads is not None:

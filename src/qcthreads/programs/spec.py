@@ -139,6 +139,8 @@ class ProgramSpec:
     """False: its methods bring their own basis, or have none."""
     usual_method: str | None = None
     """Meant where none is said."""
+    methods: tuple[str, ...] = ()
+    """Those that there are, where they are few and the program itself does not say so when it is given another."""
     per_calculation_keywords: Mapping[str, str] = field(default_factory=dict)
     """Keywords, in lower case, that give a number of orbitals, with what to write instead: the same in monomer and
     dimer, such a number leaves no meaning to their difference."""

@@ -17,6 +17,7 @@ SPEC = ProgramSpec(
     preload=("tblite.qcschema",),
     takes_basis=False,
     usual_method="GFN2-xTB",
+    methods=("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB"),  # 0.8.0: tblite/qcschema.py
     sample=Sample(waters=64, method="GFN2-xTB"),
     install_hint="pip install tblite qcengine, or conda install -c conda-forge tblite-python",
     measured_with="0.8.0",

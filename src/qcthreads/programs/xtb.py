@@ -17,6 +17,7 @@ SPEC = ProgramSpec(
     preload=("xtb.qcschema.harness",),
     takes_basis=False,
     usual_method="GFN2-xTB",
+    methods=("GFN2-xTB", "GFN1-xTB", "GFN0-xTB", "IPEA-xTB", "GFN-FF"),  # wheel 22.1: xtb/utils.py, get_method
     sample=Sample(waters=64, method="GFN2-xTB"),
     install_hint="pip install 'qcthreads[xtb]' (Linux, Python 3.11), or conda install -c conda-forge xtb-python",
     measured_with="the wheel 22.1",

@@ -37,6 +37,6 @@ def refuse_width(strategy: str, width: int | None) -> None:
     """Raise InputError where one width for all was asked of a strategy that gives each task its own."""
     if width is not None:
         raise InputError(
-            f"workers {width} threads wide were asked of the strategy {strategy}, which gives each task a width of "
+            f"workers of width {width} were asked of the strategy {strategy}, which gives each task a width of "
             "its own; ask balanced"
         )

@@ -37,7 +37,7 @@ def balanced(
     if width is not None and width < narrowest:
         names = [task.id for task, least in zip(tasks, batch.narrowest, strict=True) if least > width]
         raise InputError(
-            f"workers {width} threads wide were asked for, but {', '.join(names[:5])} need more; "
+            f"workers of width {width} were asked for, but {', '.join(names[:5])} need more; "
             f"ask for at least {narrowest}"
         )
     workers = best_of(promising(batch)) if width is None else workers_of(batch, width)
