@@ -68,6 +68,8 @@ class Moldable:
     workers: Mapping[WorkerKind, int]
     most_threads: int | None = None
     """Of all that run at the same time; ``None``: as many as are free."""
+    at_once: int | None = None
+    """How many run at the same time at most; ``None``: as many as fit."""
     times_s: TimesS | None = None
     measured_on: str = ""
     """The CPU of another machine, where the model is not of this one."""
@@ -119,6 +121,7 @@ class Moldable:
             self.machine.cpus_online,
             known="sizes" if not in_seconds else "elsewhere" if self.measured_on else "seconds",
             memory_bytes=self.memory_bytes,
+            at_once=self.at_once,
             start_up_s=START_UP_S,
             worth=_WORTH.get(self.strategy, 1.0),
             worker_of=self.worker_of,
@@ -209,6 +212,7 @@ def mold(
     need: Needed,
     narrowest: int = 1,
     most_threads: int | None = None,
+    at_once: int | None = None,
     workers: Mapping[WorkerKind, int] | None = None,
 ) -> Moldable | None:
     """``terms`` at widths of their own; ``None`` where all are to have the same.
@@ -246,6 +250,7 @@ def mold(
         ),
         workers=workers or {},
         most_threads=most_threads,
+        at_once=at_once,
         times_s=times_s,
         measured_on="" if measured is None else measured.measured_on(),
     )

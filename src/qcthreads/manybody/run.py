@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -101,7 +102,7 @@ class Run(Closing):
         self._book, self._engine = self._head_start.book, self._head_start.engine
         self._watching = self._head_start.watching
         self._moldable: Moldable | None = None
-        self._side_by_side: int | None = None
+        self._at_once: int | None = None
         self.planned = {}
         self._reused_count = 0
         self._tally: RunTally | None = None
@@ -213,8 +214,12 @@ class Run(Closing):
         terms: Sequence[Term] = ()
         if one_by_one or self._measured.writes_files():
             terms = [term for term in self._terms if term.label not in self._finished_before]
-            self._side_by_side = self._measured.side_by_side(terms)
+            self._at_once = self._measured.side_by_side(terms)
             needs = [self._measured.need(term) for term in terms]
+        why_at_once = f"there is room for the temporary files of {self._at_once} at a time"
+        allowed = self._engine.at_most(expansion.programs)
+        if allowed is not None and allowed < (self._at_once or math.inf):
+            self._at_once, why_at_once = allowed, f"--at-most allows {allowed} at a time"
         if one_by_one:
             costs = [term.cost for term in terms]
             left = len(costs)
@@ -230,7 +235,8 @@ class Run(Closing):
             workers=request.workers,
             threads=request.threads,
             max_total_threads=request.max_total_threads,
-            max_workers=min(filter(None, (self._engine.at_most(expansion.programs), self._side_by_side)), default=None),
+            max_workers=self._at_once,
+            max_workers_why=why_at_once,
             useful_width=registry.useful_width(expansion.programs),
             memory_per_process_bytes=process_bytes,
             explain=book.explain(),
@@ -244,12 +250,11 @@ class Run(Closing):
         if self._moldable is not None:
             foreseen = self._moldable.foresee()
             self._first_width = foreseen.first_width
-            side_by_side = min(foreseen.side_by_side, self._side_by_side or foreseen.side_by_side)
-            if foreseen.memory_bytes or (workers, threads) != (side_by_side, foreseen.usual_width):
-                workers, threads = side_by_side, foreseen.usual_width
+            if foreseen.memory_bytes or (workers, threads) != (foreseen.side_by_side, foreseen.usual_width):
+                workers, threads = foreseen.side_by_side, foreseen.usual_width
                 reasons = [f"{book.explain()}, {format_count(left, 'calculation')}: up to {workers} side by side"]
-                if workers < foreseen.side_by_side:
-                    reasons[0] += ", as many as there is room for temporary files"
+                if self._at_once is not None and workers == self._at_once < left:
+                    reasons.append(why_at_once)
                 share_bytes = split.memory_bytes * split.workers // workers
             reasons += foreseen.reasons()
             wall_s, share_bytes = foreseen.wall_s, foreseen.memory_bytes or share_bytes
@@ -289,6 +294,7 @@ class Run(Closing):
             self._measured,
             need=self._measured.need,
             most_threads=request.max_total_threads,
+            at_once=self._at_once,
             workers=self._head_start.workers,
         )
 
@@ -371,7 +377,7 @@ class Run(Closing):
         else:
             source = replace(self._moldable, terms=terms, workers=self._engine.workers()).source(made)
             self.planned = source.planned
-            outcomes = self._engine.run(source, max_workers=self._side_by_side)
+            outcomes = self._engine.run(source, max_workers=self._at_once)
         for outcome in outcomes:
             if store is not None:
                 store.record(outcome)
