@@ -15,8 +15,10 @@ from ..closing import Closing
 from ..cpuset import CpuSet
 from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.cost_store import never_failing
+from ..execution.engine import LocalEngine
 from ..execution.source import Planned
 from ..execution.store import Store, open_store
+from ..leases import LeaseBook
 from ..machine.placement import split as cut
 from ..monitoring.findings import OF_A_RUN, OF_AN_AUTO_RUN
 from ..monitoring.metrics import RunNow
@@ -148,11 +150,17 @@ class Run(Closing):
         """How far :meth:`execute` has come; from any thread."""
         return live(self._watching, self._book, total=self.calculations, reused=self._reused_count)
 
-    def check(self) -> None:
+    def check_without_lease(self) -> None:
         """Ask the program whether it knows what is asked for; where it does not, InputError says what there is.
 
-        :meth:`execute` does so itself. Starts a worker where none is warm.
+        For who does not mean to :meth:`execute`, which does so itself: nobody waits for the worker that is asked, and
+        it waits for nobody.
         """
+        request, alone = self.request, LeaseBook(self._book.machine, self._book.limits)
+        with LocalEngine(alone, affinity=False, scratch=request.scratch, wrapping=request.wrapping) as engine:
+            check_with_program(engine, self._expansion, threads=1, memory_bytes=0)
+
+    def _check(self) -> None:
         decision = self.decision
         check_with_program(
             self._engine,
@@ -175,7 +183,7 @@ class Run(Closing):
                 self._head_start.on_progress = lambda progress: (
                     tally.watch(progress) if progress.event == "note" else None
                 )
-                self.check()
+                self._check()
             store = self._open_store()
             self._cpu.ends("preparation")
             results = self._reused(store, on_progress)
