@@ -20,7 +20,7 @@ from ..execution.source import Planned
 from ..execution.store import Store, open_store
 from ..leases import LeaseBook
 from ..machine.placement import split as cut
-from ..monitoring.findings import OF_A_RUN, OF_AN_AUTO_RUN
+from ..monitoring.findings import OF_A_RUN, OF_AN_AUTO_RUN, where_cpus_changed
 from ..monitoring.metrics import RunNow
 from ..monitoring.record import RunRecord
 from ..monitoring.statistics import Finding
@@ -449,6 +449,9 @@ class Run(Closing):
         """``others``: findings about the results."""
         book, monitor, request = self._book, self._watching.monitor, self.request
         auto = strategy_name(request.strategy) == "auto" and not (request.workers or request.threads)
+        advice = OF_AN_AUTO_RUN if auto else OF_A_RUN
+        if self._engine.cpus_changed:
+            advice = where_cpus_changed(advice)
         labels = {term.label for term in self._terms}  # the program may have been asked something, too
         attempts = [one for one in self._watching.attempts if one.outcome.label in labels]
         moments = tuple(one for one in monitor.moments(span.began_ns) if one.at_s >= 0)
@@ -472,7 +475,7 @@ class Run(Closing):
             findings=(
                 *tally.findings(affinity=request.affinity),
                 *others,
-                *findings(attempts, moments, usable, OF_AN_AUTO_RUN if auto else OF_A_RUN),
+                *findings(attempts, moments, usable, advice),
             ),
         )
 
