@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from qcthreads.host import read_machine
 from qcthreads.host.limits import Limits, Rule, read_limits
 from qcthreads.leases import LeaseBook, node_ledger
 from qcthreads.machine.synthetic import synthetic_machine
+from qcthreads.manybody.run import Run, RunRequest
 
 # Says when it starts and ends; a line of this length is written at once.
 NOTE = "echo + >> {log}; sleep 0.3; echo - >> {log}"
@@ -108,3 +110,16 @@ def test_a_slot_holds_over_two_engines_that_share_a_book_of_made_up_cpus(book, t
         rest = [outcome for run in both for outcome in run]
     assert [outcome.status for outcome in firsts + rest] == ["finished"] * 6
     assert most_at_once(log) == 2
+
+
+@pytest.mark.skipif(len(LeaseBook(read_machine(), read_limits()).usable) < 2, reason="one CPU limits it anyhow")
+def test_a_run_of_one_at_a_time_has_all_pus_for_it():
+    options = {"method": "hf", "basis": "sto-3g", "max_nbody": 1, "max_total_threads": 2, "at_most": {"": 1}}
+    run = Run(RunRequest(input=Path(__file__).parents[2] / "examples" / "water4.xyz", **options))
+    decision = run.decision
+    assert (decision["workers"], decision["threads"]) == (1, 2)
+    assert "--at-most allows 1 at a time" in decision["reasons"]
+    report = run.execute()
+    ran = sorted((one.start_s, one.end_s) for one in report.record.calculations)
+    assert all(end_s <= start_s + 0.01 for (_, end_s), (start_s, _) in itertools.pairwise(ran))
+    assert report.statistics["widths"] == {"2": 4}

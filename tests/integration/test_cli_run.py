@@ -111,10 +111,22 @@ def test_dry_run_counts_and_computes_nothing(helium: Path, tmp_path: Path, main:
     status, told, _ = main("run", helium, *MODEL, "--dry-run", "--csv", tmp_path / "plan.csv")
     assert status == 0
     assert "3 monomers, 3 dimers" in told
+    assert "Expected to take" not in told  # nothing of its kind was measured
     assert "energy/hartree" not in told
     with (tmp_path / "plan.csv").open(newline="") as stream:
         plan = [(row["name"], row["charge"], row["energy_hartree"]) for row in csv.DictReader(stream)]
     assert plan == [(name, "0", "") for name in ("1", "2", "3", "1+2", "1+3", "2+3")]
+
+
+def test_dry_run_tells_how_long_it_takes_where_its_like_was_measured(main: Main) -> None:
+    water4 = Path(__file__).parents[2] / "examples" / "water4.xyz"
+    asked = ("run", water4, "--method", "hf", "--basis", "cc-pvdz", "--dry-run")
+    expected_s = json.loads(main(*asked, "--json")[1])["decision"]["expected_wall_s"]
+    status, told, _ = main(*asked)
+    assert status == 0
+    (line,) = (line for line in told.splitlines() if line.startswith("Expected to take: about "))
+    number, unit = line.removeprefix("Expected to take: about ").split()
+    assert float(number) * {"ms": 1e-3, "s": 1.0}[unit] == pytest.approx(expected_s, rel=0.1)
 
 
 def test_a_dry_run_of_very_many_counts_and_lists_none(tmp_path: Path, main: Main) -> None:

@@ -255,6 +255,31 @@ print(json.dumps([told, shrunk_at, grown_at]))
 """
 Told = list[tuple[float, float, list[int]]]
 
+# A whole run that begins with CPU 0, is allowed CPU 1, too, and then that one alone, as soon as it uses it.
+RUN = """
+import json, os, sys
+from pathlib import Path
+from qcthreads.manybody.run import Run, RunRequest
+
+limit, given = Path(sys.argv[1]), Path(sys.argv[2])
+limit.write_text("0")
+(limit.parent / "cgroup.procs").write_text(str(os.getpid()))
+run = Run(RunRequest(input=given, method="mp2", basis="6-31g", max_nbody=2, learn=False))
+ended = 0
+
+def change(progress):
+    global ended
+    ended += progress.event == "finished"
+    if ended == 3 and progress.event == "finished":
+        limit.write_text("0-1")
+    if progress.event == "started" and progress.message == "CPUs 1":
+        limit.write_text("1")
+
+report = run.execute(change)
+ran = sorted((one.start_s, list(one.cpus)) for one in report.record.calculations)
+print(json.dumps([ran, [one["message"] for one in report.findings if one["kind"] == "escaped"]]))
+"""
+
 
 @pytest.fixture
 def cpuset() -> Iterator[None]:
@@ -316,6 +341,19 @@ def test_a_cpuset_that_shrinks_and_grows_is_followed(tasks: Path) -> None:
     assert cpus_of(before) == {(0,), (1,)}
     assert cpus_of(meanwhile) == {(0,)}
     assert cpus_of(after) == {(0,), (1,)}
+
+
+@pytest.mark.usefixtures("cpuset")
+def test_a_run_that_begins_with_one_pu_follows_its_cpuset_to_another() -> None:
+    given = Path(__file__).parents[2] / "examples" / "water16.xyz"
+    command = [sys.executable, "-c", RUN, str(CPUSET / "cpuset.cpus"), str(given)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    ran, escaped = json.loads(done.stdout)
+    assert all("the CPUs that may be used changed during the run" in message for message in escaped)
+    cpus = [one for _, one in ran]
+    assert cpus[:4] == [[0]] * 4
+    assert cpus[-4:] == [[1]] * 4
 
 
 @pytest.mark.usefixtures("memory_group")

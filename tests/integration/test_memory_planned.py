@@ -179,7 +179,7 @@ def decided_with_room_for_one(folder: Path) -> dict[str, Any]:
 
 def test_few_run_side_by_side_where_the_disk_has_room_for_few(tmp_path: Path) -> None:
     decision = decided_with_room_for_one(tmp_path)
-    assert "up to 1 side by side, as many as there is room for temporary files" in decision["reasons"][0]
+    assert "there is room for the temporary files of 1 at a time" in decision["reasons"]
 
 
 def test_of_very_many_few_run_side_by_side_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_temporary_files_in_memory_count_as_memory() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         decision = Run(request(Path(folder))).decision
         assert decision["scratch_bytes"] is None
-        with pytest.raises(OversubscriptionError, match="2 workers x 300 MiB"):
+        with pytest.raises(OversubscriptionError, match="2 workers x 428 MiB"):
             Run(replace(request(Path(folder)), **two))
     if not file_system(EXAMPLES).in_memory:
         assert Run(replace(request(EXAMPLES), **two)).decision["workers"] == 2

@@ -281,7 +281,7 @@ def test_an_element_that_the_basis_lacks_is_told_which_have_it(tmp_path):
         pytest.raises(InputError, match=r"no basis set '6-31g' for Xe, .*def2-svp"),
         Run(request(path, basis="6-31g")) as run,
     ):
-        run.check()
+        run.execute()
 
 
 def test_a_stopped_run_is_resumed_where_it_was(tmp_path, report):

@@ -17,7 +17,7 @@ from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.host.gpus import Gpu
 from qcthreads.host.limits import Limits, Rule, read_limits
-from qcthreads.leases import LeaseBook
+from qcthreads.leases import LeaseBook, node_book
 from qcthreads.machine.synthetic import synthetic_machine
 
 GIB = 1024**3
@@ -70,6 +70,18 @@ def test_a_run_beside_a_lease_of_most_memory_ends_before_it_does(other: subproce
     assert decision["workers"] * decision["memory_bytes_per_worker"] <= read_limits().memory_bytes // 2
     assert any("others have leased all but" in reason for reason in decision["reasons"])
     assert (statistics["fragments_computed"], statistics["fragments_failed"]) == (4, 0)
+
+
+@needs_two
+@pytest.mark.usefixtures("other")
+def test_a_dry_run_waits_for_nobody() -> None:
+    """It asks the program about the method, with every PU and all memory leased by others."""
+    book = node_book()
+    with book.acquire(len(book.free()[0])):
+        assert not book.free()[0]
+        assert run("--dry-run")["dry_run"]
+        with pytest.raises(subprocess.CalledProcessError):
+            run("--dry-run", "--keywords", '{"no_such": 1}')
 
 
 @needs_two

@@ -50,11 +50,16 @@ def test_the_largest_runs_wide_and_the_energies_are_the_same(skewed: Path) -> No
     assert all(one.planned_start_s is None for one in balanced.record.calculations)
 
 
-def test_an_executor_gives_widths_where_its_config_asks_for_them(skewed: Path) -> None:
+def test_an_executor_gives_widths_where_its_config_asks_for_them(
+    skewed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     given = read_input(skewed, RunRequest(input=skewed, method="hf", basis="sto-3g", max_nbody=1))
-    config = HybridParallelConfig(max_workers=2, thread_allocation_strategy="adaptive", max_total_threads=2)
+    config = HybridParallelConfig(max_workers=7, thread_allocation_strategy="adaptive", max_total_threads=2)
     made = ParallelManyBodyExecutor.from_manybodyinput(given, config)
     figures = made.extras["qcthreads"]
     assert figures["widths"][2] >= 1
     assert sum(figures["widths"].values()) == 7
     assert figures["peak_threads"] <= 2
+    (said,) = (record.getMessage() for record in caplog.records if "max_workers is 7" in record.getMessage())
+    assert said.endswith("; ".join(figures["reasons"]))
+    assert "as asked" not in said

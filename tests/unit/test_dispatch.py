@@ -114,6 +114,27 @@ def test_the_last_tasks_widen_over_idle_cpus() -> None:
     assert run.makespan_s == pytest.approx(10 + tasks[0].times_s[8])
 
 
+def test_where_few_may_run_at_once_they_have_the_cpus_that_others_cannot_use() -> None:
+    tasks = [Task(f"f{number}", {1: 1.0, 2: 0.9, 4: 0.85}) for number in range(6)]
+    for at_once, width, makespan_s in ((1, 4, 6 * 0.85), (2, 2, 3 * 0.9)):
+        dispatcher = Dispatcher(tasks, 4, at_once=at_once)
+        assert dispatcher.forecast(4).makespan_s == pytest.approx(makespan_s)
+        run = simulate(dispatcher, tasks, [Change(0.0, CpuSet(range(4)))])
+        assert run.makespan_s == pytest.approx(makespan_s)
+        assert run.placements[0].threads == width
+    shrinking = simulate(
+        Dispatcher(tasks, 4, at_once=1), tasks, [Change(0.0, CpuSet(range(4))), Change(0.5, CpuSet([1]))]
+    )
+    assert [one.threads for one in shrinking.placements] == [4, 1, 1, 1, 1, 1]
+
+
+def test_where_one_may_run_at_once_and_threads_slow_it_down_it_has_one() -> None:
+    tasks = [Task(f"f{number}", {1: 1.0, 2: 1.2}) for number in range(4)]
+    run = simulate(Dispatcher(tasks, 2, at_once=1), tasks, [Change(0.0, CpuSet(range(2)))])
+    assert [one.threads for one in run.placements] == [1] * 4
+    assert run.makespan_s == pytest.approx(4.0) == Dispatcher(tasks, 2, at_once=1).forecast(2).makespan_s
+
+
 def test_a_wider_worker_that_costs_more_than_it_gains_is_not_started() -> None:
     tasks = [Task(f"f{number}", {1: 0.10, 2: 0.06}) for number in range(9)]
     run = simulate(Dispatcher(tasks, 2, start_up_s=1.5), tasks, [Change(0.0, CpuSet(range(2)))], start_up_s=1.5)

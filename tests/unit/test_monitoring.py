@@ -23,7 +23,15 @@ from qcthreads.errors import ProcessGoneError
 from qcthreads.host.processes import descendants
 from qcthreads.host.sampling import TimesSource
 from qcthreads.manybody.config import HybridParallelConfig, ParallelConfig
-from qcthreads.monitoring.findings import OF_A_RUN, OF_AN_EXECUTOR, disturbance, judge, merged
+from qcthreads.monitoring.findings import (
+    OF_A_RUN,
+    OF_AN_AUTO_RUN,
+    OF_AN_EXECUTOR,
+    disturbance,
+    judge,
+    merged,
+    where_cpus_changed,
+)
 from qcthreads.monitoring.sampler import BackgroundSampler
 from qcthreads.monitoring.statistics import Grant, ThreadUsageStats
 from qcthreads.monitoring.tally import Tally
@@ -134,6 +142,15 @@ def test_threads_that_do_nothing_are_found(source: TimesSource) -> None:
     in_a_run = merged([("a dimer", grant(threads_asked=4), stats.workers[0])], OF_A_RUN)
     message = next(finding.message for finding in in_a_run if finding.kind == "ignored-width")
     assert message.endswith("give each calculation 1 thread by --threads")
+    # By a run that chose the width itself, so that nobody need be advised to.
+    (message,) = (
+        finding.message
+        for finding in merged([("a dimer", grant(threads_asked=4), stats.workers[0])], OF_AN_AUTO_RUN)
+        if finding.kind == "ignored-width"
+    )
+    assert message.endswith(
+        "does not thread; the run itself chose the width, by what it could foresee; --threads sets that of all"
+    )
     # By an executor, whose configuration did.
     by_an_executor = merged([("a dimer", grant(threads_asked=4), stats.workers[0])], OF_AN_EXECUTOR)
     message = next(finding.message for finding in by_an_executor if finding.kind == "ignored-width")
@@ -197,7 +214,11 @@ def test_an_escape_from_the_mask_is_found() -> None:
         stats = watch(pid, leased=lease, bound_to=lease)
     assert stats.workers[0].cpus_outside == CpuSet([second])
     escape = next(finding for finding in stats.findings if finding.kind == "escaped")
-    assert f"was bound to CPUs {first}, but may run on {second} and ran on {second}" in escape.message
+    assert f"was bound to CPUs {first}, but may run on {second} and ran on {second}: something in it" in escape.message
+    given = grant(leased=lease, bound_to=lease)
+    changed = merged([("a dimer", given, stats.workers[0])], where_cpus_changed(OF_A_RUN))
+    escape = next(finding for finding in changed if finding.kind == "escaped")
+    assert f"and ran on {second}: the CPUs that may be used changed during the run" in escape.message
 
 
 @linux_only

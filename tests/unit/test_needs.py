@@ -102,6 +102,18 @@ def test_a_size_that_was_seen_not_to_fit_is_refused(tmp_path: Path) -> None:
         planned(whole, 2 * GIB, tmp_path)
 
 
+@pytest.mark.parametrize(("measured", "least"), [(False, "256 MiB"), (True, "128 MiB")])
+def test_less_than_a_program_with_a_memory_setting_takes_at_least_is_refused_by_name(
+    measured: bool, least: str, tmp_path: Path
+) -> None:
+    whole = expansion("pyscf")
+    if measured:
+        learnt(whole, [Observation(size, 1, 1.0, 130 * MIB) for size in (MONOMER, DIMER)])
+        assert planned(whole, 128 * MIB, tmp_path)[DIMER].memory_bytes == 128 * MIB
+    with pytest.raises(OversubscriptionError, match=rf"^calculation 1\+2 needs {least} of .* but 50 MiB may be"):
+        planned(whole, 50 * MIB, tmp_path)
+
+
 def test_the_peak_of_a_run_that_had_little_memory_is_not_all_that_the_next_is_granted(tmp_path: Path) -> None:
     """PySCF that is told of little computes without its integrals in memory: less, and three times as slowly."""
     whole, node = expansion("pyscf"), book(64 * GIB)

@@ -77,6 +77,8 @@ def print_dry_run(run: Prepared, csv_file: Path | None) -> None:
         _print_fragments(run.fragments, csv_file)
     print()
     _print_decision(run.decision)
+    if run.decision.get("expected_wall_s") is not None:
+        print(f"Expected to take: about {seconds(run.decision['expected_wall_s'])}")
     if run.decision.get("store_bytes"):
         print(f"Disk for the store: about {_size(run.decision['store_bytes'])}")
     print("Nothing was computed (--dry-run).")

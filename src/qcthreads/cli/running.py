@@ -19,7 +19,7 @@ __all__ = ["Run", "compute", "show", "tell_so_far"]
 def compute(args: Namespace, run: Run) -> RunReport | None:
     """What came of it; ``None`` of a dry run, which is shown here."""
     if args.dry_run:
-        run.check()
+        run.check_without_lease()
         if args.csv is not None:
             with explained("--csv", args.csv):
                 write_csv(args.csv, run.fragments)

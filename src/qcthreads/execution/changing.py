@@ -23,6 +23,9 @@ _GROUP_LIMIT = re.compile(r"/memory\.(max|high|limit_in_bytes)$")
 class ChangingLimits:
     """Has ``book`` hand out what may be used by now. For one thread at a time."""
 
+    cpus_changed = False
+    """Others may be used, or so many others, than once before."""
+
     def __init__(self, book: LeaseBook, clock: Callable[[], float] = time.monotonic) -> None:
         self._book = book
         self._clock = clock
@@ -55,6 +58,7 @@ class ChangingLimits:
             limits = replace(limits, memory_bytes=min([self._first.memory_bytes, *left]), rules=rules)
             if cpus_changed or (memory_bytes, limits.total_bytes) != (book.memory_bytes, book.limits.total_bytes):
                 book.follow(read_machine() if cpus_changed else book.machine, limits, memory_bytes)
+                self.cpus_changed |= cpus_changed
         except (MachineError, OversubscriptionError, OSError):
             return
 

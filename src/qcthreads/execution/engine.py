@@ -177,6 +177,11 @@ class LocalEngine:
         with self._lock:
             return Counter(key[0] for key in (*(key for key, _ in self._idle), *self._warming.values()))
 
+    @property
+    def cpus_changed(self) -> bool:
+        """Whether those that may be used became others while it ran something from a source."""
+        return self._limits.cpus_changed
+
     def limit(self, at_most: Mapping[str, int]) -> None:
         """Further programs that run so many times at once at most; those with a limit already keep it."""
         self._at_most = {**{registry.known(program): most for program, most in at_most.items()}, **self._at_most}

@@ -26,6 +26,7 @@ from ..monitoring.findings import OF_AN_EXECUTOR
 from ..planning import Split, choose_split
 from ..programs import registry
 from ..programs.registry import useful_width
+from ..units import format_count
 from .check import check_with_program
 from .config import HybridParallelConfig, ParallelConfig, compute_name, strategy_name
 from .expansion import Expansion, Term, as_model, energy_of
@@ -237,10 +238,17 @@ class ParallelManyBodyExecutor:
         moldable = self._mold(terms, split)
         if moldable is None:
             given: list[Calculation] | Dispatched = [self._calculation(term, split.threads) for term in terms]
-            workers, reasons = split.workers, split.reasons
+            workers, reasons, side_by_side = split.workers, split.reasons, split.workers
         else:
             given = moldable.source(lambda term, threads, _: self._calculation(term, threads))
-            workers, reasons = self.config.max_workers, tuple(moldable.foresee().reasons())
+            foreseen = moldable.foresee()
+            workers, side_by_side = self.config.max_workers, min(self.config.max_workers, foreseen.side_by_side)
+            many = (
+                f"{self._book.explain()}, {format_count(len(terms), 'calculation')}: up to {side_by_side} side by side"
+            )
+            reasons = (many, *foreseen.reasons())
+        if side_by_side < min(self._most_workers, len(terms)):
+            _log.warning("%d workers, max_workers is %d: %s", side_by_side, self._most_workers, "; ".join(reasons))
         results: dict[str, AtomicResult] = {}
         failures: dict[str, str] = {}
         with self._lock:  # before any of them ends in another thread's sight
@@ -285,11 +293,14 @@ class ParallelManyBodyExecutor:
             check_with_program(engine, self._expansion, threads=split.threads, memory_bytes=memory_bytes)
             self._checked = True
 
+    @property
+    def _most_workers(self) -> int:
+        return 1 if self.config.execution_mode == "serial" else self.config.max_workers
+
     def _choose(self, terms: Sequence[Term]) -> Split:
         """Workers for the configured width; the config's numbers of workers and threads in all are ceilings."""
         config = self.config
-        ceiling = 1 if config.execution_mode == "serial" else config.max_workers
-        split = choose_split(
+        return choose_split(
             len(terms),
             [term.cost for term in terms],
             len(self._book.usable),
@@ -297,15 +308,12 @@ class ParallelManyBodyExecutor:
             config.memory_limit_bytes,
             threads=config.threads_per_fragment,
             max_total_threads=config.max_total_threads if isinstance(config, HybridParallelConfig) else None,
-            max_workers=ceiling,
+            max_workers=self._most_workers,
             useful_width=useful_width(self._expansion.programs),
             memory_per_worker_bytes=config.memory_limit_bytes,
             memory_why=_memory_why(config),
             explain=self._book.explain(),
         )
-        if split.workers < min(ceiling, len(terms)):
-            _log.warning("%d workers, max_workers is %d: %s", split.workers, ceiling, "; ".join(split.reasons))
-        return split
 
     def _mold(self, terms: Sequence[Term], split: Split) -> Moldable | None:
         """What has the calculations run at widths of their own; ``None`` where the config asks for one width."""

@@ -93,12 +93,14 @@ class Measured:
         Where a width means processes, each but the first adds to it.
 
         A program that has a memory setting is given no less than that may say, and does with all there is where it
-        would take more. Raises OversubscriptionError, with the calculation's name, where one without would not fit by
-        what was measured of its very size.
+        would take more. Raises OversubscriptionError, with the calculation's name, where there is less than its program
+        takes at least, and where one without a setting would not fit by what was measured of its very size.
         """
         key = term.chemistry.name, self._expansion.size(term)
         if key not in self._needs:
-            self._needs[key] = self._with_scratch(self._need(term, key[1]), term, key[1])
+            need = self._need(term, key[1])
+            self._refuse_too_large(term, need)
+            self._needs[key] = self._with_scratch(need, term, key[1])
         need = self._needs[key]
         further_bytes = (width - 1) * registry.get(term.chemistry.program).memory_per_process_bytes
         if not further_bytes:
@@ -164,6 +166,14 @@ class Measured:
                 "where there is more"
             )
         return Need(granted, granted if peak.source == "seen" else any_size, measured=True)
+
+    def _refuse_too_large(self, term: Term, need: Need) -> None:
+        if need.least_bytes > self._memory_bytes:
+            title, there = registry.get(term.chemistry.program).title, format_size(self._memory_bytes)
+            raise OversubscriptionError(
+                f"calculation {short_label(term.label)} needs {format_size(need.least_bytes)} of memory, the least "
+                f"that {title} is given, but {there} may be used; allow more memory, or compute it where there is more"
+            )
 
     def keep(self, attempts: Iterable[Attempt], terms: Iterable[Term]) -> None:
         """Add what a run measured, one for all that are alike. Where it cannot be kept, a log line."""

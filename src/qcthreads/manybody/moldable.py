@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Moldable:
     cpus
         So many may be used.
     widths
-        By name of the model chemistry, those that may be used.
+        By name of the model chemistry, those that may be used, also such as no so many CPUs allow now.
     size
         Of a calculation; its speedup is assumed by it.
     memory_bytes
@@ -67,6 +68,8 @@ class Moldable:
     workers: Mapping[WorkerKind, int]
     most_threads: int | None = None
     """Of all that run at the same time; ``None``: as many as are free."""
+    at_once: int | None = None
+    """How many run at the same time at most; ``None``: as many as fit."""
     times_s: TimesS | None = None
     measured_on: str = ""
     """The CPU of another machine, where the model is not of this one."""
@@ -83,6 +86,7 @@ class Moldable:
         needs = [self.need(term, width) for term, width in zip(self.terms, table.widths, strict=True)]
         measured = all(need.measured for need in needs)
         return Foreseen(
+            one_width=all(bisect(widths, self.cpus) <= 1 for widths in self.widths.values()),
             widths=dict(sorted(Counter(table.widths).items())),
             first_width=first[2],
             side_by_side=most,
@@ -117,6 +121,7 @@ class Moldable:
             self.machine.cpus_online,
             known="sizes" if not in_seconds else "elsewhere" if self.measured_on else "seconds",
             memory_bytes=self.memory_bytes,
+            at_once=self.at_once,
             start_up_s=START_UP_S,
             worth=_WORTH.get(self.strategy, 1.0),
             worker_of=self.worker_of,
@@ -153,6 +158,8 @@ class Moldable:
 class Foreseen:
     """What is to be expected of a run whose calculations have widths of their own."""
 
+    one_width: bool
+    """There is none to choose, unless more PUs may be used later."""
     widths: Mapping[int, int]
     """How many calculations at each."""
     first_width: int
@@ -175,12 +182,12 @@ class Foreseen:
 
     def reasons(self) -> list[str]:
         """In words."""
-        if len(self.widths) == 1:
-            each = format_count(self.usual_width, "thread")
-            said = f"{each} each is best as far as can be foreseen"
-        else:
+        said, widen = [], "" if self.one_width else ", and the last ones widen over PUs that would idle"
+        if len(self.widths) > 1:
             counts = (f"{count} with {format_count(width, 'thread')}" for width, count in self.widths.items())
-            said = f"a width for each calculation, as far as can be foreseen {', '.join(counts)}"
+            said = [f"a width for each calculation, as far as can be foreseen {', '.join(counts)}"]
+        elif not self.one_width:
+            said = [f"{format_count(self.usual_width, 'thread')} each is best as far as can be foreseen"]
         known = "times are those of a measured model"
         if self.measured_on:
             known = "times are those of a model that comes with qcthreads, measured on another machine "
@@ -192,11 +199,7 @@ class Foreseen:
         memory = []
         if self.memory_bytes:
             memory = [f"each has the memory that it takes by what was measured, up to {format_size(self.memory_bytes)}"]
-        return [
-            said,
-            *memory,
-            f"{known}; both are corrected as times arrive, and the last ones widen over PUs that would idle",
-        ]
+        return [*said, *memory, f"{known}; both are corrected as times arrive{widen}"]
 
 
 def mold(
@@ -209,20 +212,25 @@ def mold(
     need: Needed,
     narrowest: int = 1,
     most_threads: int | None = None,
+    at_once: int | None = None,
     workers: Mapping[WorkerKind, int] | None = None,
 ) -> Moldable | None:
     """``terms`` at widths of their own; ``None`` where all are to have the same.
 
-    That is so where there is no width to choose, and where there are several model chemistries whose seconds were not
-    all measured, because what theory tells of one cannot be compared with another's.
+    That is so where there are several model chemistries whose seconds were not all measured, because what theory tells
+    of one cannot be compared with another's. Where there is no width to choose now there may be later, when more PUs
+    may be used.
 
     ``narrowest``: threads of each at least. ``measured``: ``None`` where what computes is not the program.
     """
-    cpus = min(len(book.usable), most_threads or len(book.usable))
-    programs = {one.name: one.program for one in expansion.chemistries}
-    widths = {name: widths_for(registry.get(program), cpus, narrowest) for name, program in programs.items()}
-    if not terms or all(len(several) == 1 for several in widths.values()):
+    if not terms:
         return None
+    now, later = (min(len(cpus), most_threads or len(cpus)) for cpus in (book.usable, book.machine.cpus_online))
+    programs = {one.name: one.program for one in expansion.chemistries}
+    widths = {
+        name: sorted({width for cpus in (now, later) for width in widths_for(registry.get(program), cpus, narrowest)})
+        for name, program in programs.items()
+    }
     times_s = None if measured is None else measured.times_s
     if len(widths) > 1 and (
         times_s is None or any(times_s(term, widths[term.chemistry.name]) is None for term in terms)
@@ -232,7 +240,7 @@ def mold(
         terms=terms,
         strategy=strategy,
         machine=book.machine,
-        cpus=cpus,
+        cpus=now,
         widths=widths,
         size=expansion.size,
         need=need,
@@ -242,6 +250,7 @@ def mold(
         ),
         workers=workers or {},
         most_threads=most_threads,
+        at_once=at_once,
         times_s=times_s,
         measured_on="" if measured is None else measured.measured_on(),
     )

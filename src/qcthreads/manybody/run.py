@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,12 @@ from ..closing import Closing
 from ..cpuset import CpuSet
 from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.cost_store import never_failing
+from ..execution.engine import LocalEngine
 from ..execution.source import Planned
 from ..execution.store import Store, open_store
+from ..leases import LeaseBook
 from ..machine.placement import split as cut
-from ..monitoring.findings import OF_A_RUN, OF_AN_AUTO_RUN
+from ..monitoring.findings import OF_A_RUN, OF_AN_AUTO_RUN, where_cpus_changed
 from ..monitoring.metrics import RunNow
 from ..monitoring.record import RunRecord
 from ..monitoring.statistics import Finding
@@ -101,7 +104,7 @@ class Run(Closing):
         self._book, self._engine = self._head_start.book, self._head_start.engine
         self._watching = self._head_start.watching
         self._moldable: Moldable | None = None
-        self._side_by_side: int | None = None
+        self._at_once: int | None = None
         self.planned = {}
         self._reused_count = 0
         self._tally: RunTally | None = None
@@ -147,11 +150,17 @@ class Run(Closing):
         """How far :meth:`execute` has come; from any thread."""
         return live(self._watching, self._book, total=self.calculations, reused=self._reused_count)
 
-    def check(self) -> None:
+    def check_without_lease(self) -> None:
         """Ask the program whether it knows what is asked for; where it does not, InputError says what there is.
 
-        :meth:`execute` does so itself. Starts a worker where none is warm.
+        For who does not mean to :meth:`execute`, which does so itself: nobody waits for the worker that is asked, and
+        it waits for nobody.
         """
+        request, alone = self.request, LeaseBook(self._book.machine, self._book.limits)
+        with LocalEngine(alone, affinity=False, scratch=request.scratch, wrapping=request.wrapping) as engine:
+            check_with_program(engine, self._expansion, threads=1, memory_bytes=0)
+
+    def _check(self) -> None:
         decision = self.decision
         check_with_program(
             self._engine,
@@ -174,7 +183,7 @@ class Run(Closing):
                 self._head_start.on_progress = lambda progress: (
                     tally.watch(progress) if progress.event == "note" else None
                 )
-                self.check()
+                self._check()
             store = self._open_store()
             self._cpu.ends("preparation")
             results = self._reused(store, on_progress)
@@ -213,8 +222,12 @@ class Run(Closing):
         terms: Sequence[Term] = ()
         if one_by_one or self._measured.writes_files():
             terms = [term for term in self._terms if term.label not in self._finished_before]
-            self._side_by_side = self._measured.side_by_side(terms)
+            self._at_once = self._measured.side_by_side(terms)
             needs = [self._measured.need(term) for term in terms]
+        why_at_once = f"there is room for the temporary files of {self._at_once} at a time"
+        allowed = self._engine.at_most(expansion.programs)
+        if allowed is not None and allowed < (self._at_once or math.inf):
+            self._at_once, why_at_once = allowed, f"--at-most allows {allowed} at a time"
         if one_by_one:
             costs = [term.cost for term in terms]
             left = len(costs)
@@ -230,7 +243,8 @@ class Run(Closing):
             workers=request.workers,
             threads=request.threads,
             max_total_threads=request.max_total_threads,
-            max_workers=min(filter(None, (self._engine.at_most(expansion.programs), self._side_by_side)), default=None),
+            max_workers=self._at_once,
+            max_workers_why=why_at_once,
             useful_width=registry.useful_width(expansion.programs),
             memory_per_process_bytes=process_bytes,
             explain=book.explain(),
@@ -244,12 +258,11 @@ class Run(Closing):
         if self._moldable is not None:
             foreseen = self._moldable.foresee()
             self._first_width = foreseen.first_width
-            side_by_side = min(foreseen.side_by_side, self._side_by_side or foreseen.side_by_side)
-            if foreseen.memory_bytes or (workers, threads) != (side_by_side, foreseen.usual_width):
-                workers, threads = side_by_side, foreseen.usual_width
+            if foreseen.memory_bytes or (workers, threads) != (foreseen.side_by_side, foreseen.usual_width):
+                workers, threads = foreseen.side_by_side, foreseen.usual_width
                 reasons = [f"{book.explain()}, {format_count(left, 'calculation')}: up to {workers} side by side"]
-                if workers < foreseen.side_by_side:
-                    reasons[0] += ", as many as there is room for temporary files"
+                if self._at_once is not None and workers == self._at_once < left:
+                    reasons.append(why_at_once)
                 share_bytes = split.memory_bytes * split.workers // workers
             reasons += foreseen.reasons()
             wall_s, share_bytes = foreseen.wall_s, foreseen.memory_bytes or share_bytes
@@ -289,6 +302,7 @@ class Run(Closing):
             self._measured,
             need=self._measured.need,
             most_threads=request.max_total_threads,
+            at_once=self._at_once,
             workers=self._head_start.workers,
         )
 
@@ -371,7 +385,7 @@ class Run(Closing):
         else:
             source = replace(self._moldable, terms=terms, workers=self._engine.workers()).source(made)
             self.planned = source.planned
-            outcomes = self._engine.run(source, max_workers=self._side_by_side)
+            outcomes = self._engine.run(source, max_workers=self._at_once)
         for outcome in outcomes:
             if store is not None:
                 store.record(outcome)
@@ -435,6 +449,9 @@ class Run(Closing):
         """``others``: findings about the results."""
         book, monitor, request = self._book, self._watching.monitor, self.request
         auto = strategy_name(request.strategy) == "auto" and not (request.workers or request.threads)
+        advice = OF_AN_AUTO_RUN if auto else OF_A_RUN
+        if self._engine.cpus_changed:
+            advice = where_cpus_changed(advice)
         labels = {term.label for term in self._terms}  # the program may have been asked something, too
         attempts = [one for one in self._watching.attempts if one.outcome.label in labels]
         moments = tuple(one for one in monitor.moments(span.began_ns) if one.at_s >= 0)
@@ -458,7 +475,7 @@ class Run(Closing):
             findings=(
                 *tally.findings(affinity=request.affinity),
                 *others,
-                *findings(attempts, moments, usable, OF_AN_AUTO_RUN if auto else OF_A_RUN),
+                *findings(attempts, moments, usable, advice),
             ),
         )
 

@@ -48,6 +48,9 @@ class Advice:
     idle: str
     given: str = "was given {threads}"
     """Where the width comes from."""
+    escaped: str = (
+        "something in it sets its own mask (mpirun's binding, GOMP_CPU_AFFINITY, KMP_AFFINITY, taskset); switch it off"
+    )
 
 
 OF_A_LEASE = Advice(
@@ -78,7 +81,11 @@ OF_A_RUN = Advice(
 )
 """For who said how a run divides the CPUs."""
 
-OF_AN_AUTO_RUN = replace(OF_A_RUN, idle="what was decided says why no more ran side by side")
+OF_AN_AUTO_RUN = replace(
+    OF_A_RUN,
+    width="the run itself chose the width, by what it could foresee; --threads sets that of all",
+    idle="what was decided says why no more ran side by side",
+)
 """For who left that to the run."""
 
 OF_AN_EXECUTOR = Advice(
@@ -93,6 +100,14 @@ OF_AN_EXECUTOR = Advice(
     idle='raise max_workers, or let HybridParallelConfig(thread_allocation_strategy="auto") decide',
 )
 """For who wrote the configuration of an executor: fields that every one has, and others with the class they are of."""
+
+
+def where_cpus_changed(advice: Advice) -> Advice:
+    """The same for what ran while the CPUs that may be used became others."""
+    said = (
+        "the CPUs that may be used changed during the run, and the system then sets masks anew; what starts later is "
+    )
+    return replace(advice, escaped=f"{said}bound again. If it was not then, {advice.escaped}")
 
 
 def findings_of(grant: Grant, usage: WorkerUsage) -> Iterator[Finding]:
@@ -119,7 +134,7 @@ def judge(
         yield from _contended(who, usage, advice)
         yield from _others(who, grant, usage, advice)
         yield from _disk(who, usage, advice)
-    yield from _escaped(who, grant, usage)
+    yield from _escaped(who, grant, usage, advice)
     yield from _memory(who, grant, usage, advice)
 
 
@@ -271,7 +286,7 @@ def _disk(who: str, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[Calcul
         )
 
 
-def _escaped(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[CalculationFinding, str]]:
+def _escaped(who: str, grant: Grant, usage: WorkerUsage, advice: Advice) -> Iterator[tuple[CalculationFinding, str]]:
     if grant.bound_to is None:
         return
     ran_beyond = usage.cpus_outside - grant.bound_to
@@ -279,8 +294,7 @@ def _escaped(who: str, grant: Grant, usage: WorkerUsage) -> Iterator[tuple[Calcu
         ran = f" and ran on {ran_beyond}" if ran_beyond else ""
         yield (
             "escaped",
-            f"{who} was bound to CPUs {grant.bound_to}, but may run on {usage.cpus_allowed}{ran}: something in it sets "
-            "its own mask (mpirun's binding, GOMP_CPU_AFFINITY, KMP_AFFINITY, taskset); switch that off",
+            f"{who} was bound to CPUs {grant.bound_to}, but may run on {usage.cpus_allowed}{ran}: {advice.escaped}",
         )
 
 

@@ -79,6 +79,8 @@ class Dispatcher:
         machine does; ``sizes``, ratios from theory; or ``nothing``.
     memory_bytes
         For all that run at the same time; ``None``: no limit.
+    at_once
+        How many run at the same time at most; ``None``: as many as fit.
     start_up_s
         What a worker of another width costs before it computes.
     worth
@@ -102,6 +104,7 @@ class Dispatcher:
         *,
         known: Known = "seconds",
         memory_bytes: int | None = None,
+        at_once: int | None = None,
         start_up_s: float = 0.0,
         worth: float = 1.0,
         worker_of: Callable[[str, int], Hashable] = lambda _, width: width,
@@ -109,6 +112,7 @@ class Dispatcher:
     ) -> None:
         self._machine, usable = usable_of(machine_or_cpus)
         self._memory_bytes = math.inf if memory_bytes is None else float(memory_bytes)
+        self._at_once = math.inf if at_once is None else at_once
         self._batch = Batch(tasks, Capacity(len(usable), self._memory_bytes))
         self._row = {task.id: row for row, task in enumerate(self._batch.tasks)}
         self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
@@ -149,12 +153,12 @@ class Dispatcher:
         Ask again until it is ``None``: each answer counts as started. CPUs and memory that have come or gone are seen
         by what is free. ``soon``: how many CPUs will be free in a moment that nothing given out here runs on.
         """
-        if not self._left or not free:
+        if not self._left or not free or len(self._running) >= self._at_once:
             return None
         own_bytes = sum(one.memory_bytes for one in self._running.values())
         free_memory_bytes = min(free_memory_bytes, self._memory_bytes - own_bytes)
         cpus = len(free) + soon + sum(one.width for one in self._running.values())
-        capacity = Capacity(cpus, free_memory_bytes + own_bytes)
+        capacity = self._capacity(cpus, free_memory_bytes + own_bytes)
         if self._stale(capacity):
             self._look(now_s, capacity)
         found = self._first_that_fits(now_s, len(free), free_memory_bytes)
@@ -216,10 +220,13 @@ class Dispatcher:
 
         Only before the first has started. Relative where nothing is known of seconds.
         """
-        capacity = Capacity(cpus, self._memory_bytes)
+        capacity = self._capacity(cpus, self._memory_bytes)
         rows = np.flatnonzero(self._waiting)
         batch = self._batch.retimed(rows, self._times_s(rows, capacity), capacity)
         return course_of(batch, worth=self._worth).timetable()
+
+    def _capacity(self, cpus: int, memory_bytes: float) -> Capacity:
+        return Capacity(cpus, memory_bytes, tasks=self._at_once)
 
     def _undone(self, task_id: str) -> _Started:
         one = self._running.pop(task_id, None)
@@ -285,11 +292,15 @@ class Dispatcher:
             idle = [pool for pool in self._workers if self._idle(pool)]
             shared = 1.0 if self._few(capacity) else np.minimum(1.0, self._side_by_side(rows, capacity) / self._left)
             times_s = np.where(np.isin(self._pools[rows], idle), times_s, times_s + self._start_up_s * shared)
+        if capacity.tasks < capacity.cpus:  # who is narrower than its part of the CPUs leaves some to nobody
+            in_part = widths <= capacity.cpus // capacity.tasks
+            fastest_s = np.where(in_part, times_s, np.inf).min(axis=1, keepdims=True)
+            times_s[in_part & (times_s > fastest_s)] = np.inf
         return times_s
 
     def _side_by_side(self, rows: Integers, capacity: Capacity) -> Floats:
         """How many would run at each width, if all were like it."""
-        most = capacity.cpus / self._batch.widths[rows]
+        most = np.minimum(capacity.tasks, capacity.cpus / self._batch.widths[rows])
         if math.isinf(capacity.memory_bytes):
             return most
         fit: Floats = np.minimum(most, capacity.memory_bytes / np.maximum(self._needs_at_widths(rows), 1.0))

@@ -44,6 +44,8 @@ class Capacity:
     cpus: int
     memory_bytes: float = math.inf
     bandwidth_bytes_per_s: float = math.inf
+    tasks: float = math.inf
+    """How many run at the same time; heeded while a batch runs, by what is laid out in turn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ def choose_split(
     threads: int | None = None,
     max_total_threads: int | None = None,
     max_workers: int | None = None,
+    max_workers_why: str = "",
     useful_width: int | None = None,
     memory_per_process_bytes: int = 0,
     memory_per_worker_bytes: int = 0,
@@ -50,6 +51,8 @@ def choose_split(
         What the user asks for explicitly: kept, or refused.
     max_total_threads, max_workers
         Ceilings: fewer are used where there is less.
+    max_workers_why
+        What keeps it to so many workers, where nobody asked for that number.
     useful_width
         Beyond this width the program gets no faster; 1: it does not thread.
     memory_per_worker_bytes, memory_why
@@ -70,7 +73,8 @@ def choose_split(
             f"{n_tasks} calculations with {len(costs)} costs on {usable} CPUs: nothing can be divided like that"
         )
     if workers is not None and max_workers is not None and workers > max_workers:
-        raise InputError(f"{workers} workers were asked for, but max_workers is {max_workers}; give one of the two")
+        why = max_workers_why or f"max_workers is {max_workers}; give one of the two"
+        raise InputError(f"{workers} workers were asked for, but {why}")
     explain = explain or f"{format_count(usable, 'CPU')} may be used"
     reasons: list[str] = []
     cpus = usable
@@ -108,11 +112,11 @@ def choose_split(
     short_of_memory = by_memory is not None and chosen_workers == by_memory < min(n_tasks, cpus)
     if short_of_memory:
         reasons.append(f"memory for {by_memory} at a time: each needs {format_size(narrow_bytes)}")
-    if max_workers is not None and chosen_workers < max_workers and not short_of_memory:
+    if max_workers is not None and chosen_workers < max_workers and not short_of_memory and not max_workers_why:
         few = f"there are {format_count(n_tasks, 'calculation')}" if chosen_workers == n_tasks else explain
         reasons.append(f"fewer than max_workers={max_workers}: {few}")
     elif max_workers is not None and max_workers < min(n_tasks, cpus):
-        reasons.append(f"max_workers={max_workers}")
+        reasons.append(max_workers_why or f"max_workers={max_workers}")
     if useful_width is not None and chosen_threads == useful_width < cpus // chosen_workers:
         reasons.append(f"the program gets no faster beyond {format_count(useful_width, 'thread')}")
     spare = cpus - chosen_workers * chosen_threads

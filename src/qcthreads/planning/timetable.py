@@ -59,6 +59,7 @@ class Layout:
         self.cpus = batch.capacity.cpus
         self.memory_bytes = batch.capacity.memory_bytes
         self.bandwidth = _WHOLE_BANDWIDTH
+        self.tasks = batch.capacity.tasks
         self.choices = choices
         self._batch = batch
         self._rows: list[list[tuple[int, float]] | None] = [None] * len(batch)
@@ -239,7 +240,8 @@ def in_turn(
     if left:
         queues = _Queues(layout, order, widths, times_s)
     while left:
-        found = queues.take(free, memory, bandwidth) if free > 0 and memory >= queues.least else None
+        room = free > 0 and memory >= queues.least and len(running) < layout.tasks
+        found = queues.take(free, memory, bandwidth) if room else None
         if found is None:
             now_s, width, need, rate = heappop(running)
             free, memory, bandwidth = free + width, memory + need, bandwidth + rate
