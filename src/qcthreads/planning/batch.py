@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, OversubscriptionError
-from ..units import format_count, format_size
-from .model import Capacity, Task
+from ..units import format_size
+from .model import Capacity, Placement, Task
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -169,10 +169,16 @@ class Batch(Sequence[Task]):
         return moved_s
 
     def rates(self, times_s: Floats) -> Floats:
-        """The share of the bandwidth that each task uses; who alone wants more than there is gets all of it."""
-        taken_s = np.minimum(self.moved_s, times_s)
-        rates: Floats = np.divide(taken_s, times_s, out=np.zeros(len(self)), where=times_s > 0)
+        """The share of the bandwidth that each task uses."""
+        rates: Floats = np.divide(self.moved_s, times_s, out=np.zeros(len(self)), where=times_s > 0)
         return rates
+
+    def slowed(self, placements: Sequence[Placement]) -> int:
+        """How many run for longer than their tasks tell, since their bytes take longer at all of the bandwidth."""
+        if not self.moved_s.any():
+            return 0
+        by_id = {task.id: (task.times_s, moved_s) for task, moved_s in zip(self.tasks, self.moved_s, strict=True)}
+        return sum(by_id[one.id][0][one.threads] < by_id[one.id][1] for one in placements)
 
     @property
     def widths(self) -> Integers:
@@ -181,7 +187,10 @@ class Batch(Sequence[Task]):
 
     @property
     def times_s(self) -> Floats:
-        """At each of the ``widths``; infinite where it may not be used, or the node is narrower or has less memory."""
+        """At each of the ``widths``; infinite where it may not be used, or the node is narrower or has less memory.
+
+        No time is shorter than the whole bandwidth takes to move the task's bytes.
+        """
         return self._table[1]
 
     @property
@@ -228,8 +237,8 @@ class Batch(Sequence[Task]):
         if memory:
             costs_s += memory * self.needs_bytes(widths) / self.capacity.memory_bytes
         costs_s *= spent_s
-        if bandwidth:  # who alone wants more than there is gets all of it
-            costs_s += bandwidth * np.minimum(self.moved_s[:, None], spent_s)
+        if bandwidth:
+            costs_s += bandwidth * self.moved_s[:, None]
         # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
         least = costs_s[:, -1] * (1 + _NARROWER_FIRST * widths[:, -1])
         for column in range(widths.shape[1] - 2, -1, -1):
@@ -267,6 +276,7 @@ class Batch(Sequence[Task]):
         widths, times_s = np.ones(shape, dtype=np.int64, order="F"), np.full(shape, np.inf, order="F")
         widths[row, column] = width
         times_s[row, column] = np.where(width <= self.capacity.cpus, time_s, np.inf)
+        np.maximum(times_s, self.moved_s[:, None], out=times_s)
         if not any(map(attrgetter("memory_more_bytes"), self.tasks)):
             return widths, times_s, None
         more = ((task.memory_more_bytes or {}).get(one, 0) for task in self.tasks for one in task.times_s)

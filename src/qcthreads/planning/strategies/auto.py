@@ -29,7 +29,14 @@ def auto(
     """memory_aware where memory or bandwidth run short; else balanced where no width per task ends sooner; else
     adaptive. Balanced where a width is given."""
     if not tasks or width is not None:
-        return balanced(tasks, machine, usable, memory_bytes=memory_bytes, width=width)
+        return balanced(
+            tasks,
+            machine,
+            usable,
+            memory_bytes=memory_bytes,
+            bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+            width=width,
+        )
     batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
     short = needed(batch, machine, usable)
     if short:
@@ -43,7 +50,7 @@ def auto(
     tasks_each = f"{format_split(workers.count, workers.width)} for {format_count(len(batch), 'task')}"
     why = f"balanced, {tasks_each}: nothing can end sooner"
     if uniform_s > bound_of(batch) * CLOSE:
-        own = shortest(Batch.of(batch, capacity_of(usable, memory_bytes)), uniform)
+        own = shortest(batch, uniform)
         why = f"balanced, {tasks_each}: no width per task ends sooner"
         if own.makespan_s * CLOSE < uniform_s:
             less, wide = 100 * (1 - own.makespan_s / uniform_s), format_count(workers.width, "thread")

@@ -29,10 +29,9 @@ def balanced(
     width: int | None = None,
 ) -> Proposal:
     """Placements at one width for all workers; without ``width``, the (narrowest) one that ends soonest."""
-    del bandwidth_bytes_per_s  # as in adaptive
     if not tasks:
         return Proposal(())
-    batch = Batch.of(tasks, capacity_of(usable, memory_bytes))
+    batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
     narrowest = narrowest_width(batch)
     if width is not None and width < narrowest:
         names = [task.id for task, least in zip(tasks, batch.narrowest, strict=True) if least > width]
