@@ -10,7 +10,9 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from families import FAMILIES, UNUSUAL, Family, heavy_tail, many_body, memory_tight
 from hypothesis import given, settings
@@ -505,6 +507,20 @@ def test_the_bound_with_memory_counts_both(
         ([Task("a", {})], InputError, "lists no width"),
         ([Task("a", {0: 1.0})], InputError, "widths start at 1"),
         ([Task("a", {1: math.inf})], InputError, "inf s at width 1"),
+        ([Task("a", {1: 1e308})], InputError, r"task 'a': 1e\+308 s at width 1; .* times go from 0 to 1e\+100 s"),
+        ([Task("a", {1: 1.0}, 1e308)], InputError, r"memory_bytes is 1e\+308; give 0 or more, below"),
+        ([Task("a", {"1": 1.0})], InputError, "task 'a': times_s is {'1': 1.0}; give seconds by width, a whole"),
+        ([Task("a", {True: 1.0})], InputError, "times_s is {True: 1.0}; give seconds by width"),
+        ([Task("a", {10**30: 1.0})], InputError, "times_s is {10+: 1.0}; give seconds by width"),
+        ([Task("a", {1: 10**400})], InputError, "times_s is {1: 10+; give seconds by width"),
+        ([Task("a", {1.5: 1.0})], InputError, "times_s is {1.5: 1.0}; give seconds by width"),
+        ([Task("a", {1: 1.0}), Task("b", {1: None})], InputError, "task 'b': times_s is {1: None}; give seconds by"),
+        ([Task("a", {1: "1"})], InputError, "times_s is {1: '1'}; give seconds by width"),
+        ([Task("a", 1.0)], InputError, "task 'a': times_s is 1.0; give seconds by width"),
+        ([Task(1, {1: 1.0})], InputError, "task 1: id is 1; give a text"),
+        ([Task("a", {1: 1.0}, "4GB")], InputError, "memory_bytes is '4GB'; give a number of bytes"),
+        ([Task("a", {1: 1.0}), {"id": "b"}], InputError, "{'id': 'b'} is among the tasks; give qcthreads.Task"),
+        (None, InputError, "None was given for the tasks; give a list"),
         ([Task("a", {1: 1.0}, -1)], InputError, "memory_bytes is -1; give 0 or more"),
         ([Task("a", {1: 1.0}, memory_more_bytes={1: -1})], InputError, "memory_more_bytes is {1: -1}; give 0 or more"),
         (
@@ -512,8 +528,17 @@ def test_the_bound_with_memory_counts_both(
             InputError,
             "task 'b': bandwidth_bytes_per_s is nan",
         ),
-        ([Task("a", {8: 1.0})], OversubscriptionError, "needs 8 threads at least, but may have 4 CPUs"),
-        ([Task("a", {1: 1.0}, 2048)], OversubscriptionError, "needs 2 KiB, but 1 KiB may be used"),
+        (
+            [Task("a", {8: 1.0})],
+            OversubscriptionError,
+            "needs 8 threads at least, but there are 4 CPUs .*; give its time with fewer threads, or",
+        ),
+        (
+            [Task("ok", {1: 1.0}), *(Task(one, {8: 1.0}) for one in "abcdefgh")],
+            OversubscriptionError,
+            "task 'a' needs .*; nor do 'b', 'c', 'd', 'e', 'f' and 2 more fit; give",
+        ),
+        ([Task("a", {1: 1.0}, 2048)], OversubscriptionError, "2 KiB, but 1 KiB may be used; raise the limit, or"),
         (
             [Task("a", {1: 1.0, 2: 1.0, 8: 1.0}, 512, memory_more_bytes={1: 4096, 2: 1536})],
             OversubscriptionError,
@@ -526,6 +551,40 @@ def test_tasks_that_cannot_be_planned_are_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=words):
         plan(tasks, 4, memory_bytes=1024)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"machine_or_cpus": "4"}, "'4' is no machine; give a Machine, a CpuSet, or a whole number of CPUs"),
+        ({"machine_or_cpus": 4.0}, "4.0 is no machine"),
+        ({"machine_or_cpus": True}, "True is no machine"),
+        ({"memory_bytes": "4GB"}, "memory_bytes is '4GB'; give a number above 0"),
+        ({"bandwidth_bytes_per_s": True}, "bandwidth_bytes_per_s is True; give a number above 0"),
+        ({"strategy": None}, "the strategy is None; give the name of one: adaptive, auto"),
+        ({"width": "1"}, "workers '1' threads wide were asked for"),
+    ],
+)
+def test_what_is_no_machine_limit_or_name_is_refused(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        plan(**{"tasks": [Task("a", {1: 1.0})], "machine_or_cpus": 4, **asked})
+    if asked.keys() <= {"machine_or_cpus", "memory_bytes", "bandwidth_bytes_per_s"}:
+        with pytest.raises(InputError, match=words):
+            lower_bound(**{"tasks": [Task("a", {1: 1.0})], "machine_or_cpus": 4, **asked})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    tasks = [Task("a", {np.int64(2): np.float32(1.5)}, np.int32(3), np.float64(2))]
+    made = plan(tasks, np.int16(2), memory_bytes=np.int64(4), bandwidth_bytes_per_s=np.float32(4))
+    assert made.makespan_s == 1.5
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", strategy_names())
+def test_the_longest_times_there_may_be_are_still_numbers(name: str) -> None:
+    tasks = [Task(str(number), {1: 1e100, 2: 0.9e100}, 10**100, 1e-100) for number in range(50)]
+    made = plan(tasks, 4, name, memory_bytes=2 * 10**100, bandwidth_bytes_per_s=1.5e-100)
+    assert 0 < made.lower_bound_s <= made.makespan_s < math.inf
 
 
 @pytest.mark.parametrize("width", [0, 5])

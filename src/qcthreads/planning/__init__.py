@@ -14,7 +14,7 @@ from ..cpuset import CpuSet
 from ..errors import InputError
 from ..machine import Machine
 from .cost import relative_cost
-from .model import Placement, Plan, Proposal, Split, Task, capacity_of, usable_of
+from .model import Placement, Plan, Proposal, Split, Task, capacity_of, check_limits, usable_of
 from .split import choose_split
 from .strategies import get_strategy, strategy_names
 
@@ -72,11 +72,12 @@ def plan(
 
     propose = get_strategy(strategy)
     machine, usable = usable_of(machine_or_cpus)
-    for name, limit in (("memory_bytes", memory_bytes), ("bandwidth_bytes_per_s", bandwidth_bytes_per_s)):
-        if limit is not None and not limit > 0:
-            raise InputError(f"{name} is {limit}; give a number above 0, or None where there is no limit")
-    if width is not None and not 1 <= width <= len(usable):
-        raise InputError(f"workers {width} threads wide were asked for, but there are {len(usable)} CPUs: {usable}")
+    check_limits(memory_bytes, bandwidth_bytes_per_s)
+    if width is not None and (not isinstance(width, int) or not 1 <= width <= len(usable)):
+        raise InputError(
+            f"workers {width!r} threads wide were asked for, but there are {len(usable)} CPUs: {usable}; give a whole "
+            "number of no more than these"
+        )
     memory_bytes = memory_within(machine, usable, memory_bytes)
     with _no_collection():
         batch = Batch(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ...cpuset import CpuSet
 from ...errors import InputError
 from ...machine import Machine
-from ...units import format_count, format_split
+from ...units import format_count, format_some, format_split
 from ..batch import Batch
 from ..model import Proposal, Task, capacity_of
 from ..seating import placed
@@ -36,7 +36,7 @@ def balanced(
     if width is not None and width < narrowest:
         names = [task.id for task, least in zip(tasks, batch.narrowest, strict=True) if least > width]
         raise InputError(
-            f"workers of width {width} were asked for, but {', '.join(names[:5])} need more; "
+            f"workers {width} threads wide were asked for, but {format_some(names)} need more; "
             f"ask for at least {narrowest}"
         )
     workers = best_of(promising(batch)) if width is None else workers_of(batch, width)
