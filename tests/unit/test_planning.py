@@ -447,10 +447,13 @@ def test_auto_takes_the_simplest_that_ends_soonest_and_says_why() -> None:
     large = [*small, Task("large", {1: 100.0, 2: 50.0, 4: 25.0, 8: 13.0})]
     assert plan(large, 16).reasons[0].startswith("adaptive: a width for each task takes")
     hungry = [Task(task.id, task.times_s, 2) for task in small]
-    assert plan(hungry, 16, memory_bytes=8).reasons[0].startswith("memory_aware: memory or its bandwidth")
+    assert plan(hungry, 16, memory_bytes=8).reasons[0].startswith("memory-aware: memory or its bandwidth")
     machine = synthetic_machine(nodes=2, cores=8, memory_bytes=8)
     four = [Task(task.id, task.times_s, 3) for task in small[:4]]
-    assert plan(four, machine).reasons[0].startswith("memory_aware: a memory node may not hold")
+    assert plan(four, machine).reasons[0].startswith("memory-aware: a memory node may not hold")
+    made = [plan(small, 16), plan(large, 16), plan(hungry, 16, memory_bytes=8), plan(small, 16, width=2)]
+    assert [one.chosen for one in made] == ["balanced", "adaptive", "memory_aware", "balanced"]
+    assert {one.strategy for one in made} == {"auto"}
 
 
 @pytest.mark.parametrize("name", strategy_names())

@@ -94,7 +94,8 @@ def plan(
         if slowed := batch.slowed(ordered):
             share = f"{slowed} of {len(ordered)}"
             reasons = (*reasons, f"memory bandwidth: {share} run longer than told, as their bytes do")
-        return Plan(ordered, strategy.strip().lower().replace("-", "_"), bound_of(batch), reasons)
+        asked = strategy.strip().lower().replace("-", "_")
+        return Plan(ordered, asked, bound_of(batch), reasons, proposal.strategy or asked)
 
 
 @contextmanager

@@ -72,16 +72,20 @@ class Proposal:
 
     placements: Sequence[Placement]
     reasons: tuple[str, ...] = ()
+    strategy: str = ""
+    """Whose placements these are, where it left them to another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Placements in order of start, with their quality and the strategy that made them."""
+    """Placements in order of start, with their quality and the strategy that was asked for."""
 
     placements: tuple[Placement, ...]
     strategy: str
     lower_bound_s: float
     reasons: tuple[str, ...] = ()
+    chosen: str = ""
+    """The strategy that ``auto`` took; else the one that was asked for."""
 
     @property
     def makespan_s(self) -> float:
