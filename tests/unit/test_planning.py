@@ -534,7 +534,7 @@ def test_the_bound_with_memory_counts_both(
         (
             [Task("a", {8: 1.0})],
             OversubscriptionError,
-            "needs 8 threads at least, but there are 4 CPUs .*; give its time with fewer threads, or",
+            "needs 8 threads at least, but may have 4 CPUs .*; give its time with fewer threads, or",
         ),
         (
             [Task("ok", {1: 1.0}), *(Task(one, {8: 1.0}) for one in "abcdefgh")],
@@ -565,7 +565,7 @@ def test_tasks_that_cannot_be_planned_are_refused_by_name(
         ({"memory_bytes": "4GB"}, "memory_bytes is '4GB'; give a number above 0"),
         ({"bandwidth_bytes_per_s": True}, "bandwidth_bytes_per_s is True; give a number above 0"),
         ({"strategy": None}, "the strategy is None; give the name of one: adaptive, auto"),
-        ({"width": "1"}, "workers '1' threads wide were asked for"),
+        ({"width": "1"}, "workers of width '1' were asked for"),
     ],
 )
 def test_what_is_no_machine_limit_or_name_is_refused(asked: dict[str, Any], words: str) -> None:

@@ -75,7 +75,7 @@ def plan(
     check_limits(memory_bytes, bandwidth_bytes_per_s)
     if width is not None and (not isinstance(width, int) or not 1 <= width <= len(usable)):
         raise InputError(
-            f"workers {width!r} threads wide were asked for, but there are {len(usable)} CPUs: {usable}; give a whole "
+            f"workers of width {width!r} were asked for, but the CPUs are {usable}, {len(usable)} in all; give a whole "
             "number of no more than these"
         )
     memory_bytes = memory_within(machine, usable, memory_bytes)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, OversubscriptionError
-from ..units import format_size, format_some
+from ..units import format_count, format_size, format_some
 from .model import Capacity, Placement, Task
 
 Floats = npt.NDArray[np.float64]
@@ -360,7 +360,7 @@ class Batch(Sequence[Task]):
             return
         task, *others = (self.tasks[row] for row in np.flatnonzero(never).tolist())
         if min(task.times_s) > cpus:
-            lacks = f"{min(task.times_s)} threads at least, but there are {cpus} CPUs (one of each core)"
+            lacks = f"{min(task.times_s)} threads at least, but may have {format_count(cpus, 'CPU')} (one of each core)"
             remedy = "give its time with fewer threads, or plan for a larger machine"
         else:
             needs = min(task.needs_bytes(width) for width in task.times_s if width <= cpus)

@@ -36,8 +36,7 @@ def balanced(
     if width is not None and width < narrowest:
         names = [task.id for task, least in zip(tasks, batch.narrowest, strict=True) if least > width]
         raise InputError(
-            f"workers {width} threads wide were asked for, but {format_some(names)} need more; "
-            f"ask for at least {narrowest}"
+            f"workers of width {width} were asked for, but {format_some(names)} need more; ask for at least {narrowest}"
         )
     workers = best_of(promising(batch)) if width is None else workers_of(batch, width)
     chosen = f"{format_split(workers.count, workers.width)} for {format_count(len(batch), 'task')}"
