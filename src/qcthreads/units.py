@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from .errors import InputError
 
@@ -41,6 +41,12 @@ def nearest(asked: str, known: Iterable[str]) -> str:
 def format_count(number: int, noun: str) -> str:
     """``1 thread``, ``2 threads``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def format_some(names: Sequence[str], most: int = 5) -> str:
+    """``a, b``, or of many the first few: ``a, b, c, d, e and 7 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def format_split(workers: int, threads: int) -> str:

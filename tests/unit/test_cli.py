@@ -324,7 +324,8 @@ def test_no_terminal_is_too_narrow_for_a_digit(columns: int, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.4216, "0.422 s"), (65, "1 min 05 s"), (7800, "2 h 10 min"), (None, "not known")]
+    ("value", "text"),
+    [(0.4216, "0.422 s"), (65, "1 min 05 s"), (7800, "2 h 10 min"), (3.2e100, "3.2e+100 s"), (None, "not known")],
 )
 def test_durations(value: float | None, text: str) -> None:
     assert seconds(value) == text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -31,6 +32,7 @@ def test_the_document(strategy: str, tasks: Path, capsys: pytest.CaptureFixture[
     assert main(["plan", str(tasks), "--strategy", strategy, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["strategy"] == strategy.replace("-", "_")
+    assert document["chosen"] == ("adaptive" if strategy == "auto" else document["strategy"])
     assert document["makespan_s"] >= document["lower_bound_s"] >= 5.6 * 2 / 4
     assert sorted(placement["id"] for placement in document["placements"]) == ["f1", "f2", "f<3>"]
     for placement in document["placements"]:
@@ -66,6 +68,60 @@ def test_the_table_and_the_picture(tasks: Path, tmp_path: Path, capsys: pytest.C
     assert captured.err == f"wrote {picture}\n"
     titles = [element.text for element in ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}title")]
     assert sorted(str(title).partition(":")[0] for title in titles) == ["f1", "f2", "f<3>"]
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def drawn(tasks: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Any, Path]:
+    """The plan for 4 CPUs, and its picture."""
+    file, picture = tmp_path / "drawn.json", tmp_path / "drawn.svg"
+    file.write_text(json.dumps({"cpus": 4, "tasks": tasks}))
+    assert main(["plan", str(file), "--json", "--svg", str(picture)]) == 0
+    return json.loads(capsys.readouterr().out), picture
+
+
+@pytest.mark.parametrize(
+    ("longest_s", "ticks"),
+    [
+        (0, ["0 s"]),
+        (10.1, ["0 s", "2 s", "4 s", "6 s", "8 s", "10 s"]),
+        (0.42, ["0 s", "0.1 s", "0.2 s", "0.3 s", "0.4 s"]),
+        (100, ["0 s", "20 s", "40 s", "60 s", "80 s", "100 s"]),
+        (125, ["0 min", "0.5 min", "1 min", "1.5 min", "2 min"]),
+        (7200, ["0 h", "0.5 h", "1 h", "1.5 h", "2 h"]),
+        (3.6e99, ["0 h", "2e+95 h", "4e+95 h", "6e+95 h", "8e+95 h", "1e+96 h"]),
+    ],
+)
+def test_the_time_axis_has_round_numbers_where_they_are(
+    longest_s: float, ticks: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, picture = drawn([{"id": "a", "times_s": {"1": longest_s}}], tmp_path, capsys)
+    texts = [text for text in ElementTree.parse(picture).iter(f"{SVG}text") if str(text.text).split()[0] != "CPU"]
+    found = {str(text.text): float(text.attrib["x"]) for text in texts if str(text.text) in ticks}
+    assert list(found) == ticks
+    units = {"s": 1, "min": 60, "h": 3600}
+    for said, x in found.items():
+        number, unit = said.split()
+        share = float(number) * units[unit] / longest_s if longest_s else 0
+        assert x == pytest.approx(found[ticks[0]] + 1000 * share, abs=0.01)
+
+
+def test_the_picture_of_many_tasks_is_small_and_shows_them_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Short ones without a name: nobody can point at them."""
+    tasks = [{"id": f"f{number}", "times_s": {"1": 1 + number % 7, "3": 2}} for number in range(3000)]
+    made, picture = drawn([*tasks, {"id": "long", "times_s": {"1": 5000}}], tmp_path, capsys)
+    assert picture.stat().st_size < 60 * 3000
+    paths = [path for group in ElementTree.parse(picture).iter(f"{SVG}g") for path in group.iter(f"{SVG}path")]
+    left, scale = 48, 1000 / made["makespan_s"]
+    starts = sorted(float(x) for path in paths for x in re.findall(r"M(\S+) ", path.attrib["d"]))
+    expected = sorted(left + one["start_s"] * scale for one in made["placements"])
+    assert starts == pytest.approx(expected, abs=0.051)
+    named = {str(title.text).partition(":")[0] for path in paths for title in path.iter(f"{SVG}title")}
+    assert "long" in named
+    assert all(one["id"] in named for one in made["placements"] if (one["end_s"] - one["start_s"]) * scale > 1.2)
 
 
 def test_tasks_from_standard_input_and_a_long_list_is_cut(

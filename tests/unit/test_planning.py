@@ -10,7 +10,9 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from families import FAMILIES, UNUSUAL, Family, heavy_tail, many_body, memory_tight
 from hypothesis import given, settings
@@ -35,14 +37,20 @@ NAMES = st.sampled_from(strategy_names())
 MORE = st.lists(st.none() | st.dictionaries(st.integers(1, 8), st.integers(0, 6)), min_size=12, max_size=12)
 
 
-def check(made: Plan, tasks: Sequence[Task], usable: CpuSet, memory_bytes: float = math.inf) -> None:
+def check(
+    made: Plan,
+    tasks: Sequence[Task],
+    usable: CpuSet,
+    memory_bytes: float = math.inf,
+    bandwidth: float = math.inf,
+) -> None:
     """Every task once, only listed widths and times, no CPU twice at a time, nothing better than the lower bound."""
     by_id = {task.id: task for task in tasks}
     assert sorted(placement.id for placement in made.placements) == sorted(by_id)
     for placement in made.placements:
         assert len(placement.cpus) == placement.threads
         assert placement.cpus <= usable
-        time_s = by_id[placement.id].times_s[placement.threads]
+        time_s = at_least_s(by_id[placement.id], placement.threads, bandwidth)
         assert placement.end_s - placement.start_s == pytest.approx(time_s, abs=1e-9)
     for one, other in itertools.combinations(made.placements, 2):
         if one.start_s < other.end_s and other.start_s < one.end_s:
@@ -58,10 +66,20 @@ def needs(task: Task, width: int) -> int:
     return task.memory_bytes + (task.memory_more_bytes or {}).get(width, 0)
 
 
+def moved(task: Task) -> float:
+    """Bytes to and from memory, at any width."""
+    return task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)]
+
+
+def at_least_s(task: Task, width: int, bandwidth: float) -> float:
+    """What the task takes at that width, or its bytes take at all of the bandwidth."""
+    return max(task.times_s[width], moved(task) / bandwidth)
+
+
 def rate(task: Task, width: int, bandwidth: float) -> float:
-    """Bytes per second at that width; who alone wants more than there is gets all of it."""
-    moved, time_s = task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)], task.times_s[width]
-    return min(bandwidth, moved / time_s) if time_s else 0.0
+    """Bytes per second at that width."""
+    time_s = at_least_s(task, width, bandwidth)
+    return moved(task) / time_s if time_s else 0.0
 
 
 def with_memory(tasks: Sequence[Task], least: Sequence[int], more: Sequence[dict[int, int] | None]) -> list[Task]:
@@ -112,13 +130,13 @@ def test_plans_of_the_published_families_are_valid(family: Family, name: str, cp
 
 
 @settings(max_examples=40)
-@given(tasks=BATCH, traffic=st.lists(st.floats(0, 10), min_size=12, max_size=12))
-def test_bandwidth_is_never_over(tasks: list[Task], traffic: list[float]) -> None:
+@given(tasks=BATCH, traffic=st.lists(st.floats(0, 20), min_size=12, max_size=12), name=NAMES)
+def test_bandwidth_is_never_over(tasks: list[Task], traffic: list[float], name: str) -> None:
     tasks = [
         Task(task.id, task.times_s, bandwidth_bytes_per_s=rate) for task, rate in zip(tasks, traffic, strict=False)
     ]
-    made = plan(tasks, 16, "memory_aware", bandwidth_bytes_per_s=12.0)
-    check(made, tasks, CpuSet(range(16)))
+    made = plan(tasks, 16, name, bandwidth_bytes_per_s=12.0)
+    check(made, tasks, CpuSet(range(16)), bandwidth=12.0)
     by_id = {task.id: task for task in tasks}
     for now in made.placements:
         used = 0.0
@@ -126,6 +144,22 @@ def test_bandwidth_is_never_over(tasks: list[Task], traffic: list[float]) -> Non
             if other.start_s <= now.start_s < other.end_s:
                 used += rate(by_id[other.id], other.threads, 12.0)
         assert used <= 12.0 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", strategy_names())
+def test_who_alone_wants_more_bandwidth_than_there_is_takes_as_long_as_the_bytes_do(name: str) -> None:
+    tasks = [Task("a", {1: 1.0, 4: 0.3}, bandwidth_bytes_per_s=6e9)]
+    made = plan(tasks, 4, name, bandwidth_bytes_per_s=1e10)
+    assert made.makespan_s == made.lower_bound_s == lower_bound(tasks, 4, bandwidth_bytes_per_s=1e10) == 0.6
+    assert made.reasons[-1] == "memory bandwidth: 1 of 1 run longer than told, as their bytes do"
+    narrow = plan(tasks, 4, name, bandwidth_bytes_per_s=3e9)
+    assert (narrow.makespan_s, narrow.placements[0].threads) == (2.0, 1)
+
+
+@pytest.mark.parametrize("name", strategy_names())
+def test_two_that_together_want_more_bandwidth_than_there_is_run_one_after_the_other(name: str) -> None:
+    tasks = [Task(one, {1: 1.0}, bandwidth_bytes_per_s=6e9) for one in "ab"]
+    assert plan(tasks, 4, name, bandwidth_bytes_per_s=1e10).makespan_s == 2.0
 
 
 @settings(max_examples=40)
@@ -156,13 +190,22 @@ def test_a_width_that_the_memory_nodes_do_not_hold_is_left_for_one_that_they_do(
     assert [placement.threads for placement in made.placements] == [1]
 
 
-def test_what_no_memory_node_holds_runs_alone_and_what_the_machine_has_not_is_refused() -> None:
+def test_what_no_memory_node_holds_runs_alone() -> None:
     machine = synthetic_machine(nodes=2, cores=2, memory_bytes=100)
     tasks = [Task("large", {1: 1.0}, 150), Task("small", {1: 1.0}, 10), Task("other", {1: 1.0}, 60)]
     made = {placement.id: placement for placement in plan(tasks, machine, "memory_aware").placements}
     assert made["large"].end_s <= made["small"].start_s or made["small"].end_s <= made["large"].start_s
-    with pytest.raises(OversubscriptionError, match="task 'large' needs 201 B, but the memory nodes have 200 B"):
-        plan([Task("large", {1: 1.0}, 201)], machine, "memory_aware")
+
+
+@pytest.mark.parametrize("name", strategy_names())
+def test_what_the_machine_has_not_is_refused_by_every_strategy(name: str) -> None:
+    machine = synthetic_machine(nodes=2, cores=2, memory_bytes=100)
+    for limit in (None, 300):
+        with pytest.raises(OversubscriptionError, match="task 'large' needs 201 B, but 200 B may be used"):
+            plan([Task("large", {1: 1.0}, 201)], machine, name, memory_bytes=limit)
+    tasks = [Task(str(number), {1: 1.0}, 60) for number in range(4)]
+    check(plan(tasks, machine, name), tasks, machine.cpus_online, 200)
+    assert lower_bound(tasks, machine) == lower_bound(tasks, 4, memory_bytes=200)
 
 
 @settings(max_examples=40)
@@ -239,25 +282,26 @@ def test_nor_does_one_where_memory_nodes_differ(tasks: list[Task], needs: list[i
 def test_nor_does_one_where_bandwidth_is_short(tasks: list[Task], shares: list[float]) -> None:
     tasks = [replace(task, bandwidth_bytes_per_s=12 * share) for task, share in zip(tasks, shares, strict=False)]
     made = plan(tasks, 16, "auto", bandwidth_bytes_per_s=12.0)
-    check(made, tasks, CpuSet(range(16)))
+    check(made, tasks, CpuSet(range(16)), bandwidth=12.0)
     for width in range(max(min(task.times_s) for task in tasks), 17):
         rates = sorted(
             (rate(task, max(own for own in task.times_s if own <= width), 12.0) for task in tasks), reverse=True
         )
         together = [sum(rates[:count]) <= 12.0 for count in range(1, 16 // width + 1)]
         workers = max(1, together.count(True))
-        assert made.makespan_s <= pool_s(tasks, width, workers) * 1.001
-        assert made.makespan_s <= pool_s(tasks, width, workers, longest_first=True) * 1.001
+        slow = [replace(task, times_s={w: at_least_s(task, w, 12.0) for w in task.times_s}) for task in tasks]
+        assert made.makespan_s <= pool_s(slow, width, workers) * 1.001
+        assert made.makespan_s <= pool_s(slow, width, workers, longest_first=True) * 1.001
 
 
 def test_where_one_alone_uses_all_of_the_bandwidth_each_is_as_wide_as_is_fastest() -> None:
-    """Wide runs end before all that they want to move could be moved, so that nothing is gained by narrow ones."""
+    """A wide run uses all of it, so that nothing is gained by narrow ones."""
     tasks = [
         Task(str(number), {width: 10.0 * (0.05 + 0.95 / width) for width in (1, 4, 16)}, bandwidth_bytes_per_s=5.0)
         for number in range(600)
     ]
     made = plan(tasks, 16, "memory_aware", bandwidth_bytes_per_s=12.0)
-    assert made.makespan_s <= sum(min(task.times_s.values()) for task in tasks) * (1 + 1e-9)
+    assert made.makespan_s <= sum(at_least_s(task, 16, 12.0) for task in tasks) * (1 + 1e-9)
 
 
 def pool_s(tasks: Sequence[Task], width: int, workers: int, longest_first: bool = False) -> float:
@@ -403,9 +447,13 @@ def test_auto_takes_the_simplest_that_ends_soonest_and_says_why() -> None:
     large = [*small, Task("large", {1: 100.0, 2: 50.0, 4: 25.0, 8: 13.0})]
     assert plan(large, 16).reasons[0].startswith("adaptive: a width for each task takes")
     hungry = [Task(task.id, task.times_s, 2) for task in small]
-    assert plan(hungry, 16, memory_bytes=8).reasons[0].startswith("memory_aware: memory or its bandwidth")
+    assert plan(hungry, 16, memory_bytes=8).reasons[0].startswith("memory-aware: memory or its bandwidth")
     machine = synthetic_machine(nodes=2, cores=8, memory_bytes=8)
-    assert plan(hungry, machine).reasons[0].startswith("memory_aware: a memory node may not hold")
+    four = [Task(task.id, task.times_s, 3) for task in small[:4]]
+    assert plan(four, machine).reasons[0].startswith("memory-aware: a memory node may not hold")
+    made = [plan(small, 16), plan(large, 16), plan(hungry, 16, memory_bytes=8), plan(small, 16, width=2)]
+    assert [one.chosen for one in made] == ["balanced", "adaptive", "memory_aware", "balanced"]
+    assert {one.strategy for one in made} == {"auto"}
 
 
 @pytest.mark.parametrize("name", strategy_names())
@@ -428,12 +476,16 @@ def test_tasks_that_take_no_time_are_placed(name: str) -> None:
     needs=st.lists(st.integers(0, 4), min_size=12, max_size=12),
     traffic=st.lists(st.floats(0, 10), min_size=12, max_size=12),
 )
-def test_the_bound_with_memory_and_bandwidth_is_the_larger_of_both(
+def test_the_bound_with_memory_and_bandwidth_is_not_below_either_nor_above_any_plan(
     tasks: list[Task], needs: list[int], traffic: list[float]
 ) -> None:
     tasks = [Task(task.id, task.times_s, need, rate) for task, need, rate in zip(tasks, needs, traffic, strict=False)]
     either_s = max(lower_bound(tasks, 16, memory_bytes=4), lower_bound(tasks, 16, bandwidth_bytes_per_s=12.0))
-    assert lower_bound(tasks, 16, memory_bytes=4, bandwidth_bytes_per_s=12.0) == either_s
+    bound_s = lower_bound(tasks, 16, memory_bytes=4, bandwidth_bytes_per_s=12.0)
+    assert bound_s >= either_s * (1 - 1e-9)
+    for name in strategy_names():
+        made = plan(tasks, 16, name, memory_bytes=4, bandwidth_bytes_per_s=12.0)
+        assert made.makespan_s >= bound_s * (1 - 1e-9)
 
 
 @given(tasks=BATCH, least=st.lists(st.integers(0, 4), min_size=12, max_size=12), more=MORE)
@@ -458,6 +510,20 @@ def test_the_bound_with_memory_counts_both(
         ([Task("a", {})], InputError, "lists no width"),
         ([Task("a", {0: 1.0})], InputError, "widths start at 1"),
         ([Task("a", {1: math.inf})], InputError, "inf s at width 1"),
+        ([Task("a", {1: 1e308})], InputError, r"task 'a': 1e\+308 s at width 1; .* times go from 0 to 1e\+100 s"),
+        ([Task("a", {1: 1.0}, 1e308)], InputError, r"memory_bytes is 1e\+308; give 0 or more, below"),
+        ([Task("a", {"1": 1.0})], InputError, "task 'a': times_s is {'1': 1.0}; give seconds by width, a whole"),
+        ([Task("a", {True: 1.0})], InputError, "times_s is {True: 1.0}; give seconds by width"),
+        ([Task("a", {10**30: 1.0})], InputError, "times_s is {10+: 1.0}; give seconds by width"),
+        ([Task("a", {1: 10**400})], InputError, "times_s is {1: 10+; give seconds by width"),
+        ([Task("a", {1.5: 1.0})], InputError, "times_s is {1.5: 1.0}; give seconds by width"),
+        ([Task("a", {1: 1.0}), Task("b", {1: None})], InputError, "task 'b': times_s is {1: None}; give seconds by"),
+        ([Task("a", {1: "1"})], InputError, "times_s is {1: '1'}; give seconds by width"),
+        ([Task("a", 1.0)], InputError, "task 'a': times_s is 1.0; give seconds by width"),
+        ([Task(1, {1: 1.0})], InputError, "task 1: id is 1; give a text"),
+        ([Task("a", {1: 1.0}, "4GB")], InputError, "memory_bytes is '4GB'; give a number of bytes"),
+        ([Task("a", {1: 1.0}), {"id": "b"}], InputError, "{'id': 'b'} is among the tasks; give qcthreads.Task"),
+        (None, InputError, "None was given for the tasks; give a list"),
         ([Task("a", {1: 1.0}, -1)], InputError, "memory_bytes is -1; give 0 or more"),
         ([Task("a", {1: 1.0}, memory_more_bytes={1: -1})], InputError, "memory_more_bytes is {1: -1}; give 0 or more"),
         (
@@ -465,8 +531,17 @@ def test_the_bound_with_memory_counts_both(
             InputError,
             "task 'b': bandwidth_bytes_per_s is nan",
         ),
-        ([Task("a", {8: 1.0})], OversubscriptionError, "needs 8 threads at least, but may have 4 CPUs"),
-        ([Task("a", {1: 1.0}, 2048)], OversubscriptionError, "needs 2 KiB, but 1 KiB may be used"),
+        (
+            [Task("a", {8: 1.0})],
+            OversubscriptionError,
+            "needs 8 threads at least, but may have 4 CPUs .*; give its time with fewer threads, or",
+        ),
+        (
+            [Task("ok", {1: 1.0}), *(Task(one, {8: 1.0}) for one in "abcdefgh")],
+            OversubscriptionError,
+            "task 'a' needs .*; nor do 'b', 'c', 'd', 'e', 'f' and 2 more fit; give",
+        ),
+        ([Task("a", {1: 1.0}, 2048)], OversubscriptionError, "2 KiB, but 1 KiB may be used; raise the limit, or"),
         (
             [Task("a", {1: 1.0, 2: 1.0, 8: 1.0}, 512, memory_more_bytes={1: 4096, 2: 1536})],
             OversubscriptionError,
@@ -479,6 +554,40 @@ def test_tasks_that_cannot_be_planned_are_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=words):
         plan(tasks, 4, memory_bytes=1024)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"machine_or_cpus": "4"}, "'4' is no machine; give a Machine, a CpuSet, or a whole number of CPUs"),
+        ({"machine_or_cpus": 4.0}, "4.0 is no machine"),
+        ({"machine_or_cpus": True}, "True is no machine"),
+        ({"memory_bytes": "4GB"}, "memory_bytes is '4GB'; give a number above 0"),
+        ({"bandwidth_bytes_per_s": True}, "bandwidth_bytes_per_s is True; give a number above 0"),
+        ({"strategy": None}, "the strategy is None; give the name of one: adaptive, auto"),
+        ({"width": "1"}, "workers of width '1' were asked for"),
+    ],
+)
+def test_what_is_no_machine_limit_or_name_is_refused(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        plan(**{"tasks": [Task("a", {1: 1.0})], "machine_or_cpus": 4, **asked})
+    if asked.keys() <= {"machine_or_cpus", "memory_bytes", "bandwidth_bytes_per_s"}:
+        with pytest.raises(InputError, match=words):
+            lower_bound(**{"tasks": [Task("a", {1: 1.0})], "machine_or_cpus": 4, **asked})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    tasks = [Task("a", {np.int64(2): np.float32(1.5)}, np.int32(3), np.float64(2))]
+    made = plan(tasks, np.int16(2), memory_bytes=np.int64(4), bandwidth_bytes_per_s=np.float32(4))
+    assert made.makespan_s == 1.5
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", strategy_names())
+def test_the_longest_times_there_may_be_are_still_numbers(name: str) -> None:
+    tasks = [Task(str(number), {1: 1e100, 2: 0.9e100}, 10**100, 1e-100) for number in range(50)]
+    made = plan(tasks, 4, name, memory_bytes=2 * 10**100, bandwidth_bytes_per_s=1.5e-100)
+    assert 0 < made.lower_bound_s <= made.makespan_s < math.inf
 
 
 @pytest.mark.parametrize("width", [0, 5])

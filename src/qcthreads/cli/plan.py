@@ -90,6 +90,7 @@ def plan_document(made: Plan) -> dict[str, Any]:
         "makespan_s": made.makespan_s,
         "lower_bound_s": made.lower_bound_s,
         "strategy": made.strategy,
+        "chosen": made.chosen,
         "reasons": made.reasons,
         "placements": [
             {

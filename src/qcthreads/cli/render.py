@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from ..cpuset import IndexSet
 
+_CENTURIES_S = 1e10
 _UNLIMITED = 10_000  # columns; wider than any table
 
 
@@ -69,10 +70,10 @@ def print_table(
 
 
 def seconds(value_s: float | None) -> str:
-    """A duration as a person reads it: ``0.42 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """A duration as a person reads it: ``0.42 s``, ``3 min 05 s``, ``2 h 10 min``; of centuries ``3.2e+09 s``."""
     if value_s is None:
         return "not known"
-    if value_s < 60:
+    if value_s < 60 or value_s >= _CENTURIES_S:
         return f"{value_s:.3g} s"
     minutes, rest = divmod(round(value_s), 60)
     if minutes < 60:

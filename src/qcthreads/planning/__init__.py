@@ -14,7 +14,7 @@ from ..cpuset import CpuSet
 from ..errors import InputError
 from ..machine import Machine
 from .cost import relative_cost
-from .model import Placement, Plan, Proposal, Split, Task, capacity_of, usable_of
+from .model import Placement, Plan, Proposal, Split, Task, capacity_of, check_limits, usable_of
 from .split import choose_split
 from .strategies import get_strategy, strategy_names
 
@@ -52,10 +52,10 @@ def plan(
     strategy
         A name from :func:`strategy_names`; ``-`` and ``_`` are the same.
     memory_bytes
-        Memory for all tasks that run at the same time; ``None``: no limit.
+        Memory for all tasks that run at the same time, no more of it than a machine has; ``None``: no other limit.
     bandwidth_bytes_per_s
-        What the memory delivers to all tasks that run at the same time; ``None``: no limit. The strategies
-        ``memory_aware`` and ``auto`` keep to it.
+        What the memory delivers to all tasks that run at the same time; ``None``: no limit. A width at which a task
+        by itself would want more takes as long as its bytes do.
     width
         Threads of every worker, for the strategies ``balanced`` and ``auto``; ``None``: the strategy chooses.
 
@@ -68,14 +68,17 @@ def plan(
     """
     from .batch import Batch
     from .bounds import bound_of
+    from .memory import memory_within
 
     propose = get_strategy(strategy)
     machine, usable = usable_of(machine_or_cpus)
-    for name, limit in (("memory_bytes", memory_bytes), ("bandwidth_bytes_per_s", bandwidth_bytes_per_s)):
-        if limit is not None and not limit > 0:
-            raise InputError(f"{name} is {limit}; give a number above 0, or None where there is no limit")
-    if width is not None and not 1 <= width <= len(usable):
-        raise InputError(f"workers of width {width} were asked for, but the CPUs are {usable}, {len(usable)} in all")
+    check_limits(memory_bytes, bandwidth_bytes_per_s)
+    if width is not None and (not isinstance(width, int) or not 1 <= width <= len(usable)):
+        raise InputError(
+            f"workers of width {width!r} were asked for, but the CPUs are {usable}, {len(usable)} in all; give a whole "
+            "number of no more than these"
+        )
+    memory_bytes = memory_within(machine, usable, memory_bytes)
     with _no_collection():
         batch = Batch(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
         proposal = propose(
@@ -87,7 +90,12 @@ def plan(
             width=width,
         )
         ordered = tuple(sorted(proposal.placements, key=attrgetter("start_s")))
-        return Plan(ordered, strategy.strip().lower().replace("-", "_"), bound_of(batch), proposal.reasons)
+        reasons = proposal.reasons
+        if slowed := batch.slowed(ordered):
+            share = f"{slowed} of {len(ordered)}"
+            reasons = (*reasons, f"memory bandwidth: {share} run longer than told, as their bytes do")
+        asked = strategy.strip().lower().replace("-", "_")
+        return Plan(ordered, asked, bound_of(batch), reasons, proposal.strategy or asked)
 
 
 @contextmanager

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from operator import attrgetter
-from typing import overload
+from numbers import Real
+from operator import attrgetter, methodcaller
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, OversubscriptionError
-from ..units import format_count, format_size
-from .model import Capacity, Task
+from ..units import format_count, format_size, format_some
+from .model import Capacity, Placement, Task
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 _SORTED = 10_000  # at once
+_MOST = 1e100  # seconds or bytes: sums and products of so many are still numbers
+_FIELDS: tuple[tuple[str, type, str], ...] = (
+    ("id", str, "a text"),
+    ("times_s", Mapping, "seconds by width: {1: 10.0, 2: 5.6}"),
+    ("memory_bytes", Real, "a number of bytes"),
+    ("bandwidth_bytes_per_s", Real, "a number of bytes per second"),
+)
 _NARROWER_FIRST = 1e-12  # above rounding, below any measured difference
 
 
@@ -96,6 +104,8 @@ class Batch(Sequence[Task]):
     """
 
     def __init__(self, tasks: Sequence[Task], capacity: Capacity) -> None:
+        if not isinstance(tasks, Iterable):
+            raise InputError(f"{tasks!r:.60} was given for the tasks; give a list of them")
         self.tasks = tuple(tasks)
         self.capacity = capacity
         self._choices: dict[tuple[float, float, float], Choices] = {}
@@ -165,14 +175,21 @@ class Batch(Sequence[Task]):
     @cached_property
     def moved_s(self) -> Floats:
         """Seconds in which all of the bandwidth would move the bytes of every task; 0 where it is not limited."""
-        moved_s: Floats = self.traffic_bytes / self.capacity.bandwidth_bytes_per_s
+        with np.errstate(over="ignore"):  # then it is refused
+            moved_s: Floats = self.traffic_bytes / self.capacity.bandwidth_bytes_per_s
         return moved_s
 
     def rates(self, times_s: Floats) -> Floats:
-        """The share of the bandwidth that each task uses; who alone wants more than there is gets all of it."""
-        taken_s = np.minimum(self.moved_s, times_s)
-        rates: Floats = np.divide(taken_s, times_s, out=np.zeros(len(self)), where=times_s > 0)
+        """The share of the bandwidth that each task uses."""
+        rates: Floats = np.divide(self.moved_s, times_s, out=np.zeros(len(self)), where=times_s > 0)
         return rates
+
+    def slowed(self, placements: Sequence[Placement]) -> int:
+        """How many run for longer than their tasks tell, since their bytes take longer at all of the bandwidth."""
+        if not self.moved_s.any():
+            return 0
+        by_id = {task.id: (task.times_s, moved_s) for task, moved_s in zip(self.tasks, self.moved_s, strict=True)}
+        return sum(by_id[one.id][0][one.threads] < by_id[one.id][1] for one in placements)
 
     @property
     def widths(self) -> Integers:
@@ -181,7 +198,10 @@ class Batch(Sequence[Task]):
 
     @property
     def times_s(self) -> Floats:
-        """At each of the ``widths``; infinite where it may not be used, or the node is narrower or has less memory."""
+        """At each of the ``widths``; infinite where it may not be used, or the node is narrower or has less memory.
+
+        No time is shorter than the whole bandwidth takes to move the task's bytes.
+        """
         return self._table[1]
 
     @property
@@ -228,8 +248,8 @@ class Batch(Sequence[Task]):
         if memory:
             costs_s += memory * self.needs_bytes(widths) / self.capacity.memory_bytes
         costs_s *= spent_s
-        if bandwidth:  # who alone wants more than there is gets all of it
-            costs_s += bandwidth * np.minimum(self.moved_s[:, None], spent_s)
+        if bandwidth:
+            costs_s += bandwidth * self.moved_s[:, None]
         # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
         least = costs_s[:, -1] * (1 + _NARROWER_FIRST * widths[:, -1])
         for column in range(widths.shape[1] - 2, -1, -1):
@@ -267,6 +287,7 @@ class Batch(Sequence[Task]):
         widths, times_s = np.ones(shape, dtype=np.int64, order="F"), np.full(shape, np.inf, order="F")
         widths[row, column] = width
         times_s[row, column] = np.where(width <= self.capacity.cpus, time_s, np.inf)
+        np.maximum(times_s, self.moved_s[:, None], out=times_s)
         if not any(map(attrgetter("memory_more_bytes"), self.tasks)):
             return widths, times_s, None
         more = ((task.memory_more_bytes or {}).get(one, 0) for task in self.tasks for one in task.times_s)
@@ -279,13 +300,20 @@ class Batch(Sequence[Task]):
     def _listed(self) -> tuple[Integers, Integers, Floats]:
         """How many widths each task lists; all of them, one task after the other; and their times."""
         listed = [task.times_s for task in self.tasks]
-        return (
-            np.fromiter(map(len, listed), dtype=np.int64, count=len(listed)),
-            np.fromiter(chain.from_iterable(listed), dtype=np.int64),
-            np.fromiter(chain.from_iterable(times_s.values() for times_s in listed), dtype=np.float64),
-        )
+        lengths = np.fromiter(map(len, listed), dtype=np.int64, count=len(listed))
+        widths = np.array(list(chain.from_iterable(listed)))
+        times_s = np.array(list(chain.from_iterable(map(methodcaller("values"), listed))))
+        if not _are_times(widths, times_s):
+            for task in self.tasks:
+                if not _are_times(np.array(list(task.times_s)), np.array(list(task.times_s.values()))):
+                    raise InputError(
+                        f"task {task.id!r}: times_s is {dict(task.times_s)!r:.60}; give seconds by width, a whole "
+                        "number: {1: 10.0, 2: 5.6}"
+                    )
+        return lengths, widths.astype(np.int64, copy=False), times_s.astype(np.float64, copy=False)
 
     def _check(self) -> None:
+        self._check_types()
         if len({task.id for task in self.tasks}) < len(self.tasks):
             seen: set[str] = set()
             twice = next(task.id for task in self.tasks if task.id in seen or seen.add(task.id))  # type: ignore[func-returns-value]
@@ -294,32 +322,59 @@ class Batch(Sequence[Task]):
         if not lengths.all():
             task = self.tasks[int(np.argmin(lengths))]
             raise InputError(f"task {task.id!r} lists no width; give its time at one width at least")
-        wrong = (width < 1) | ~np.isfinite(time_s) | (time_s < 0)
+        wrong = (width < 1) | ~(time_s <= _MOST) | (time_s < 0)
         if wrong.any():
             at = int(np.argmax(wrong))
             task = self.tasks[int(np.searchsorted(np.cumsum(lengths), at, side="right"))]
-            raise InputError(f"task {task.id!r}: {time_s[at]} s at width {width[at]}; widths start at 1, times at 0")
-        told = [(self.memory_bytes, "memory_bytes"), (self.traffic_bytes, "bandwidth_bytes_per_s")]
+            raise InputError(
+                f"task {task.id!r}: {time_s[at]} s at width {width[at]}; widths start at 1, times go from 0 to "
+                f"{_MOST} s"
+            )
+        self._check_needs(self.memory_bytes, "memory_bytes")
+        self._check_needs(self.traffic_bytes, "bandwidth_bytes_per_s")
+        self._check_needs(self.moved_s, "bandwidth_bytes_per_s")
         if self.more_bytes is not None:
-            told.append((self.more_bytes.min(axis=1), "memory_more_bytes"))
-        for needs, what in told:
-            wrong = ~np.isfinite(needs) | (needs < 0)
-            if wrong.any():
-                task = self.tasks[int(np.argmax(wrong))]
-                raise InputError(f"task {task.id!r}: {what} is {getattr(task, what)}; give 0 or more")
+            self._check_needs(self.more_bytes.min(axis=1), "memory_more_bytes")
         self._check_fit()
+
+    def _check_types(self) -> None:
+        """Asked of all values of a kind at once: who is to blame is looked for only where one is wrong."""
+        if _strange(self.tasks, Task):
+            wrong = next(task for task in self.tasks if not isinstance(task, Task))
+            raise InputError(f"{wrong!r:.60} is among the tasks; give qcthreads.Task(id, seconds by width)")
+        for name, types, asked in _FIELDS:
+            if kind := _strange(map(attrgetter(name), self.tasks), types):
+                task = next(task for task in self.tasks if type(getattr(task, name)) is kind)
+                raise InputError(f"task {task.id!r}: {name} is {getattr(task, name)!r:.60}; give {asked}")
+
+    def _check_needs(self, needs: Floats, what: str) -> None:
+        wrong = ~((needs >= 0) & (needs <= _MOST))
+        if wrong.any():
+            task = self.tasks[int(np.argmax(wrong))]
+            raise InputError(f"task {task.id!r}: {what} is {getattr(task, what)}; give 0 or more, below {_MOST}")
 
     def _check_fit(self) -> None:
         cpus, memory = self.capacity.cpus, self.capacity.memory_bytes
         never = np.isinf(self.shortest_s) | (self.memory_bytes > memory)
         if not never.any():
             return
-        task = self.tasks[int(np.argmax(never))]
+        task, *others = (self.tasks[row] for row in np.flatnonzero(never).tolist())
         if min(task.times_s) > cpus:
-            raise OversubscriptionError(
-                f"task {task.id!r} needs {min(task.times_s)} threads at least, but may have {format_count(cpus, 'CPU')}"
-            )
-        needs = min(task.needs_bytes(width) for width in task.times_s if width <= cpus)
-        raise OversubscriptionError(
-            f"task {task.id!r} needs {format_size(needs)}, but {format_size(memory)} may be used"
-        )
+            lacks = f"{min(task.times_s)} threads at least, but may have {format_count(cpus, 'CPU')} (one of each core)"
+            remedy = "give its time with fewer threads, or plan for a larger machine"
+        else:
+            needs = min(task.needs_bytes(width) for width in task.times_s if width <= cpus)
+            lacks = f"{format_size(needs)}, but {format_size(memory)} may be used"
+            remedy = "raise the limit, or plan for a machine with more memory"
+        also = f"; nor do {format_some([repr(other.id) for other in others])} fit" if others else ""
+        raise OversubscriptionError(f"task {task.id!r} needs {lacks}{also}; {remedy}")
+
+
+def _are_times(widths: npt.NDArray[Any], times_s: npt.NDArray[Any]) -> bool:
+    """Whether what was given are numbers, by the types that numpy found for them."""
+    return not widths.size or (widths.dtype.kind in "iu" and times_s.dtype.kind in "iuf")
+
+
+def _strange(values: Iterable[object], types: type) -> type | None:
+    """A type among those of the values that is none of ``types``. Truth is no number here."""
+    return next((kind for kind in set(map(type, values)) if kind is bool or not issubclass(kind, types)), None)

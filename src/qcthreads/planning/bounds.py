@@ -10,7 +10,8 @@ import numpy as np
 from ..cpuset import CpuSet
 from ..machine import Machine
 from .batch import Batch, Choices, Floats, Integers
-from .model import Capacity, Running, Task, capacity_of, usable_of
+from .memory import memory_within
+from .model import Capacity, Running, Task, capacity_of, check_limits, usable_of
 
 # Of a task that leaves room for no more than this many of its kind the bound counts how many run side by side.
 _MOST_SIDE_BY_SIDE = 64
@@ -42,7 +43,9 @@ def lower_bound(
     memory_bytes, bandwidth_bytes_per_s
         For all tasks that run at the same time; ``None``: no limit.
     """
-    usable = usable_of(machine_or_cpus)[1]
+    machine, usable = usable_of(machine_or_cpus)
+    check_limits(memory_bytes, bandwidth_bytes_per_s)
+    memory_bytes = memory_within(machine, usable, memory_bytes)
     return bound_of(Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s)))
 
 

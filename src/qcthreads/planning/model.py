@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import NamedTuple
 
 from ..cpuset import CpuSet
@@ -73,16 +74,20 @@ class Proposal:
 
     placements: Sequence[Placement]
     reasons: tuple[str, ...] = ()
+    strategy: str = ""
+    """Whose placements these are, where it left them to another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Placements in order of start, with their quality and the strategy that made them."""
+    """Placements in order of start, with their quality and the strategy that was asked for."""
 
     placements: tuple[Placement, ...]
     strategy: str
     lower_bound_s: float
     reasons: tuple[str, ...] = ()
+    chosen: str = ""
+    """The strategy that ``auto`` took; else the one that was asked for."""
 
     @property
     def makespan_s(self) -> float:
@@ -117,12 +122,21 @@ def capacity_of(
     )
 
 
+def check_limits(memory_bytes: int | None, bandwidth_bytes_per_s: float | None) -> None:
+    """Raise InputError for what is no limit."""
+    for name, limit in (("memory_bytes", memory_bytes), ("bandwidth_bytes_per_s", bandwidth_bytes_per_s)):
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Real) or not limit > 0):
+            raise InputError(f"{name} is {limit!r}; give a number above 0, or None where there is no limit")
+
+
 def usable_of(machine_or_cpus: Machine | CpuSet | int) -> tuple[Machine, CpuSet]:
     """The machine to plan for and its PUs worth giving to threads; a bare number or set of CPUs is a flat machine."""
     if isinstance(machine_or_cpus, Machine):
         machine = machine_or_cpus
         usable = usable_cpus(machine, machine.allowed_cpus or machine.cpus_online)
     else:
+        if not isinstance(machine_or_cpus, CpuSet | Integral) or isinstance(machine_or_cpus, bool):
+            raise InputError(f"{machine_or_cpus!r} is no machine; give a Machine, a CpuSet, or a whole number of CPUs")
         usable = machine_or_cpus if isinstance(machine_or_cpus, CpuSet) else CpuSet(range(machine_or_cpus))
         cores = tuple(Core(CpuSet([cpu])) for cpu in usable)
         machine = Machine(usable, cores, (Package(usable),), (), allowed_cpus=usable)

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
 
 from ..cpuset import CpuSet
-from ..errors import OversubscriptionError
 from ..machine import Machine
 from ..machine.placement import compact, split
-from ..units import format_size
 from .batch import Batch
 from .bounds import bounds_of
+from .memory import Node
 from .model import Placement
 from .seating import on_places
 from .timetable import Layout, Timetable
@@ -29,33 +28,6 @@ _LOOK_AHEAD = 64  # of those that wait, how many are tried for a place
 _PACES = (1.0, 1.1, 1.3, 1.6, 2.0)  # deadlines for single tasks, as multiples of the bound
 _BUDGET = 20_000  # placements by lists in all
 _ROUNDED = 1 - 1e-9  # what is given back is not all that was taken
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A memory node with the CPUs next to it that may be used."""
-
-    node_id: int
-    cpus: CpuSet
-    memory_bytes: int
-
-
-def memory_nodes(machine: Machine, usable: CpuSet) -> list[Node]:
-    """Those that have CPUs and memory; the CPUs of one without memory are with the nearest, which is what they get."""
-    homes = [node for node in machine.numa_nodes if not node.memory_only and node.memory_bytes]
-    near = {home.node_id: home.cpus & usable for home in homes}
-    for node in machine.numa_nodes:
-        if homes and not node.memory_only and not node.memory_bytes:
-            near[_nearest(machine, node.node_id, list(near))] |= node.cpus & usable
-    return [Node(home.node_id, near[home.node_id], home.memory_bytes) for home in homes if near[home.node_id]]
-
-
-def _nearest(machine: Machine, node_id: int, among: Sequence[int]) -> int:
-    """The first where no distances are known."""
-    if machine.distances is None:
-        return among[0]
-    nodes, matrix = machine.distances.nodes, machine.distances.matrix
-    return min(among, key=lambda other: matrix[nodes.index(node_id)][nodes.index(other)])
 
 
 def crowded(batch: Batch, nodes: Sequence[Node]) -> bool:
@@ -87,12 +59,6 @@ def overfull(batch: Batch, nodes: Sequence[Node], placements: Sequence[Placement
 def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[Placement]:
     """Workers of one width, each on one node, and list scheduling over several widths and orders: what ends soonest."""
     total = sum(node.memory_bytes for node in nodes)
-    if float(batch.memory_bytes.max()) > total:
-        task = batch.tasks[int(batch.memory_bytes.argmax())]
-        raise OversubscriptionError(
-            f"task {task.id!r} needs {format_size(task.memory_bytes)}, but the memory nodes have {format_size(total)} "
-            "together; use a machine that has more"
-        )
     batch = Batch.of(batch.tasks, replace(batch.capacity, memory_bytes=min(total, batch.capacity.memory_bytes)))
     best, best_s = _by_workers(batch, machine, nodes), math.inf
     if best:
@@ -141,6 +107,7 @@ class _Demand(NamedTuple):
     """What a task takes up, at the width it is to have; and of how many nodes at most, 0 where none hold it."""
 
     width: int
+    time_s: float
     memory_bytes: int
     rate: int
     most: int
@@ -179,7 +146,7 @@ class _Schedule:
             demand = self._demand(task)
             lonely = not demand.most
             self._change(demand, place, -1)
-            end_s = now_s + self._tasks[task].times_s[demand.width]
+            end_s = now_s + demand.time_s
             heappush(running, (end_s, task, place))
             placements.append(Placement(self._tasks[task].id, now_s, end_s, demand.width, place))
         return placements
@@ -231,7 +198,7 @@ class _Schedule:
                     width, time_s, most = wide, took_s, sum(1 for count in counts if count)
                     break
             rate = self._layout.rate(float(self._layout.moved_s[task]), time_s)
-            found = self._demands[task] = _Demand(width, self._tasks[task].needs_bytes(width), rate, most)
+            found = self._demands[task] = _Demand(width, time_s, self._tasks[task].needs_bytes(width), rate, most)
         return found
 
     def _change(self, demand: _Demand, place: CpuSet, sign: int) -> None:

@@ -101,10 +101,7 @@ def binding(batch: Batch) -> bool:
         return True
     if math.isinf(batch.capacity.bandwidth_bytes_per_s) or not batch.traffic_bytes.any():
         return False
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        rates = np.nan_to_num(batch.traffic_bytes / batch.shortest_s)
-    rates = np.minimum(rates, batch.capacity.bandwidth_bytes_per_s)
-    return float(np.sort(rates)[::-1][:most].sum()) > batch.capacity.bandwidth_bytes_per_s
+    return float(np.sort(batch.rates(batch.shortest_s))[::-1][:most].sum()) > 1
 
 
 def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:

@@ -134,8 +134,8 @@ class Layout:
         return rates
 
     def rate(self, moved_s: float, time_s: float) -> int:
-        """The share of the bandwidth that a task uses; who alone wants more than there is gets all of it."""
-        return int(_WHOLE_BANDWIDTH * min(1.0, moved_s / time_s)) if moved_s and time_s else 0
+        """The share of the bandwidth that a task uses."""
+        return int(_WHOLE_BANDWIDTH * moved_s / time_s) if moved_s else 0
 
 
 def pack(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> Timetable:

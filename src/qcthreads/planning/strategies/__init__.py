@@ -40,11 +40,16 @@ def strategy_names() -> tuple[str, ...]:
 
 def get_strategy(name: str) -> Strategy:
     """The strategy of that name; ``-`` and ``_`` are the same. Raises InputError listing what is there."""
+    if not isinstance(name, str):
+        raise InputError(f"the strategy is {name!r}; give the name of one: {_known()}")
     entry = _entry_points().get(_canonical(name))
     if entry is None:
-        known = ", ".join(strategy_names()).replace("_", "-") or "none (is qcthreads installed, not only importable?)"
-        raise InputError(f"there is no strategy {name!r}; there are: {known}")
+        raise InputError(f"there is no strategy {name!r}; there are: {_known()}")
     return cast(Strategy, entry.load())
+
+
+def _known() -> str:
+    return ", ".join(strategy_names()).replace("_", "-") or "none (is qcthreads installed, not only importable?)"
 
 
 def _canonical(name: str) -> str:

@@ -1,7 +1,7 @@
 """A width for each task, the specification's second strategy: the timetable that ends soonest; never a promise of less.
 
-Never later than twice :func:`~qcthreads.planning.lower_bound` where memory does not bind, nor than the best uniform
-width, whether its workers take the longest task first or the next in the order given.
+Never later than twice :func:`~qcthreads.planning.lower_bound` where neither memory nor its bandwidth binds, nor than
+the best uniform width, whether its workers take the longest task first or the next in the order given.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ def adaptive(
     width: int | None = None,
 ) -> Proposal:
     """Placements whose widths and order end the whole batch soonest."""
-    del bandwidth_bytes_per_s  # who uses too much of it runs longer, but runs: memory_aware counts it
     refuse_width("adaptive", width)
-    batch = Batch.of(tasks, capacity_of(usable, memory_bytes))
+    batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
     return Proposal(placed(batch, shortest(batch), machine, usable))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...cpuset import CpuSet
 from ...machine import Machine
@@ -29,24 +30,33 @@ def auto(
     """memory_aware where memory or bandwidth run short; else balanced where no width per task ends sooner; else
     adaptive. Balanced where a width is given."""
     if not tasks or width is not None:
-        return balanced(tasks, machine, usable, memory_bytes=memory_bytes, width=width)
+        equal = balanced(
+            tasks,
+            machine,
+            usable,
+            memory_bytes=memory_bytes,
+            bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+            width=width,
+        )
+        return replace(equal, strategy="balanced")
     batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
     short = needed(batch, machine, usable)
     if short:
         aware = memory_aware(
             batch, machine, usable, memory_bytes=memory_bytes, bandwidth_bytes_per_s=bandwidth_bytes_per_s
         )
-        return Proposal(aware.placements, (f"memory_aware: {short}", *aware.reasons))
+        return Proposal(aware.placements, (f"memory-aware: {short}", *aware.reasons), "memory_aware")
     uniform = promising(batch)
     workers = best_of(uniform)
-    chosen, uniform_s = workers.longest_first, workers.longest_first.makespan_s
+    chosen, uniform_s, strategy = workers.longest_first, workers.longest_first.makespan_s, "balanced"
     tasks_each = f"{format_split(workers.count, workers.width)} for {format_count(len(batch), 'task')}"
     why = f"balanced, {tasks_each}: nothing can end sooner"
     if uniform_s > bound_of(batch) * CLOSE:
-        own = shortest(Batch.of(batch, capacity_of(usable, memory_bytes)), uniform)
+        own = shortest(batch, uniform)
         why = f"balanced, {tasks_each}: no width per task ends sooner"
         if own.makespan_s * CLOSE < uniform_s:
             less, wide = 100 * (1 - own.makespan_s / uniform_s), format_count(workers.width, "thread")
             other = "another order" if set(own.widths) == {workers.width} else "a width for each task"
-            chosen, why = own, f"adaptive: {other} takes {less:.1f} % less time than {wide} each, the longest first"
-    return Proposal(placed(batch, chosen, machine, usable), (why,))
+            chosen, strategy = own, "adaptive"
+            why = f"adaptive: {other} takes {less:.1f} % less time than {wide} each, the longest first"
+    return Proposal(placed(batch, chosen, machine, usable), (why,), strategy)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ...cpuset import CpuSet
 from ...errors import InputError
 from ...machine import Machine
-from ...units import format_count, format_split
+from ...units import format_count, format_some, format_split
 from ..batch import Batch
 from ..model import Proposal, Task, capacity_of
 from ..seating import placed
@@ -29,16 +29,14 @@ def balanced(
     width: int | None = None,
 ) -> Proposal:
     """Placements at one width for all workers; without ``width``, the (narrowest) one that ends soonest."""
-    del bandwidth_bytes_per_s  # as in adaptive
     if not tasks:
         return Proposal(())
-    batch = Batch.of(tasks, capacity_of(usable, memory_bytes))
+    batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
     narrowest = narrowest_width(batch)
     if width is not None and width < narrowest:
         names = [task.id for task, least in zip(tasks, batch.narrowest, strict=True) if least > width]
         raise InputError(
-            f"workers of width {width} were asked for, but {', '.join(names[:5])} need more; "
-            f"ask for at least {narrowest}"
+            f"workers of width {width} were asked for, but {format_some(names)} need more; ask for at least {narrowest}"
         )
     workers = best_of(promising(batch)) if width is None else workers_of(batch, width)
     chosen = f"{format_split(workers.count, workers.width)} for {format_count(len(batch), 'task')}"

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from ...cpuset import CpuSet
 from ...machine import Machine
 from ..batch import Batch
+from ..memory import memory_nodes
 from ..model import Proposal, Task, capacity_of
-from ..nodes import crowded, memory_nodes, overfull, shortest_by_node
+from ..nodes import crowded, overfull, shortest_by_node
 from ..search import binding, shortest
 from ..seating import placed
 from .adaptive import refuse_width
