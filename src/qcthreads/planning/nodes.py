@@ -203,7 +203,7 @@ class _Schedule:
                 if counts is not None:
                     width, time_s, most = wide, took_s, sum(1 for count in counts if count)
                     break
-            rate = self._layout.rate(float(self._layout.moved_s[task]), time_s)
+            rate = self._layout.rate(task, time_s)
             found = self._demands[task] = _Demand(width, time_s, self._tasks[task].needs_bytes(width), rate, most)
         return found
 
