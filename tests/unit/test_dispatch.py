@@ -77,6 +77,11 @@ def test_memory_that_a_running_task_holds_counts_in_the_bound_and_makes_the_othe
     assert min(course_of(batch, beside).widths) > 1
 
 
+def test_where_there_is_no_memory_any_more_what_needs_none_is_bounded_by_cpus() -> None:
+    batch = Batch.of([Task("f", {1: 10.0})], Capacity(8, 0))
+    assert [bound_s for bound_s, _ in bounds_of(batch, [Running(2.0, 1, 69)])] == [10.0]
+
+
 @settings(max_examples=80)
 @given(batch=BATCH, factors=FACTORS, known=st.sampled_from(["seconds", "sizes", "nothing"]), start_up_s=st.floats(0, 5))
 def test_every_task_runs_once_at_a_listed_width_and_the_same_each_time(

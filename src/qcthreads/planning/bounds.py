@@ -80,7 +80,7 @@ def _memory_short(batch: Batch, running: Sequence[Running]) -> bool:
     cpus, memory_bytes = batch.capacity.cpus, batch.capacity.memory_bytes
     if batch.most_bytes.max(initial=0.0) * cpus > memory_bytes:
         return True
-    return any(one.memory_bytes * cpus > one.width * memory_bytes for one in running)
+    return any(one.memory_bytes * cpus > one.width * memory_bytes > 0 for one in running)
 
 
 def most_promising(batch: Batch, bounds: Sequence[tuple[float, Choices]]) -> Sequence[tuple[float, Choices]]:
