@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, OversubscriptionError
 from qcthreads.planning import Task, plan
-from qcthreads.planning.bounds import lower_bound
+from qcthreads.planning.batch import Batch
+from qcthreads.planning.bounds import bounds_of, lower_bound
 from qcthreads.planning.correction import Correction, Known
 from qcthreads.planning.cost import assumed_speedup
+from qcthreads.planning.course import course_of
 from qcthreads.planning.dispatch import Dispatcher
-from qcthreads.planning.model import Capacity
+from qcthreads.planning.model import Capacity, Running
 from qcthreads.planning.simulate import Change, Simulated, simulate
 
 FACTORS = st.lists(st.floats(0.2, 5.0), min_size=12, max_size=12)
@@ -63,6 +65,21 @@ def check(run: Simulated, tasks: Sequence[Task], changes: Sequence[Change]) -> N
         running = [one.id for one in run.placements if one.start_s <= now.start_s < one.end_s]
         assert sum(granted[task_id] for task_id in running) <= there.memory_bytes
         assert granted[now.id] >= needs(by_id[now.id], now.threads)
+
+
+@pytest.mark.parametrize("left_s", [10.0, 100.0])
+def test_memory_that_a_running_task_holds_counts_in_the_bound_and_makes_the_others_wider(left_s: float) -> None:
+    """It leaves seven CPUs and memory for one: so with one thread these take 120 s, with seven 36 s."""
+    tasks = [Task(str(number), {1: 10.0, 2: 6.0, 4: 4.0, 7: 3.0}, 10) for number in range(12)]
+    batch, beside = Batch.of(tasks, Capacity(8, 80)), [Running(left_s, 1, 69)]
+    held = 12 * 10 * 3.0 + 69 * left_s
+    assert max(bound_s for bound_s, _ in bounds_of(batch, beside)) >= held / 80 * (1 - 1e-9)
+    assert min(course_of(batch, beside).widths) > 1
+
+
+def test_where_there_is_no_memory_any_more_what_needs_none_is_bounded_by_cpus() -> None:
+    batch = Batch.of([Task("f", {1: 10.0})], Capacity(8, 0))
+    assert [bound_s for bound_s, _ in bounds_of(batch, [Running(2.0, 1, 69)])] == [10.0]
 
 
 @settings(max_examples=80)

@@ -208,13 +208,30 @@ def test_what_the_machine_has_not_is_refused_by_every_strategy(name: str) -> Non
     assert lower_bound(tasks, machine) == lower_bound(tasks, 4, memory_bytes=200)
 
 
+@pytest.mark.parametrize(("cpus", "width"), [("0-5", 6), ("0-4", 5)])
+def test_a_task_takes_the_whole_of_two_memory_nodes_with_unequal_cpus(cpus: str, width: int) -> None:
+    machine = replace(synthetic_machine(nodes=2, cores=4, memory_bytes=100), allowed_cpus=CpuSet.parse(cpus))
+    tasks = [Task("wide", {width: 1.0}, 60), Task("large", {2: 1.0}, 110)]
+    made = plan(tasks, machine, "memory_aware")
+    check(made, tasks, machine.allowed_cpus, 200)
+    assert made.makespan_s == 2.0
+
+
+def test_tasks_that_need_no_memory_are_planned_beside_widths_that_do() -> None:
+    machine = synthetic_machine(nodes=2, cores=4, memory_bytes=100)
+    tasks = [Task(str(number), {1: 10.0, 4: 1.0}, 0, memory_more_bytes={4: 150}) for number in range(4)]
+    made = plan(tasks, machine, "memory_aware")
+    check(made, tasks, machine.cpus_online, 200)
+    assert made.makespan_s == 4.0
+
+
 @settings(max_examples=40)
 @given(tasks=BATCH, least=st.lists(st.integers(0, 100), min_size=12, max_size=12), nearest=st.integers(0, 1))
 def test_cpus_of_a_node_without_memory_count_with_the_nearest_that_has_some(
     tasks: list[Task], least: list[int], nearest: int
 ) -> None:
     tasks = [replace(task, memory_bytes=need) for task, need in zip(tasks, least, strict=False)]
-    machine = synthetic_machine(nodes=3, cores=4, memory_bytes=100)
+    machine = synthetic_machine(nodes=3, cores=3, memory_bytes=100)  # six CPUs and three: eight do not divide evenly
     nodes = (*machine.numa_nodes[:2], replace(machine.numa_nodes[2], memory_bytes=0))
     far = [[10, 20, 30], [20, 10, 30], [30, 30, 10]]
     far[2][nearest] = 15

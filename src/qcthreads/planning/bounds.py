@@ -32,7 +32,8 @@ def lower_bound(
     The smallest T for which the least work (width x time) that lets every task end within T fits into P x T, with P the
     number of usable PUs: the usual dual bound for moldable tasks (Turek, Wolf, Yu, SPAA 1992). It includes the longest
     task at its best width. With ``memory_bytes`` or ``bandwidth_bytes_per_s`` the answer is the largest of this, of the
-    same for memory (bytes x seconds) and bandwidth, and for what is between them.
+    same for memory (bytes x seconds) and bandwidth, and for what is between them, and what tasks of which only k fit
+    side by side take.
 
     Parameters
     ----------
@@ -60,20 +61,26 @@ def bounds_of(batch: Batch, running: Sequence[Running] = ()) -> list[tuple[float
     ``running``: what goes on running beside the batch.
     """
     weights: list[dict[str, float]] = [{}]
-    # Where a CPU's share is enough for each, memory keeps nobody waiting, and these bounds are no stronger.
-    if batch.most_bytes.max(initial=0.0) * batch.capacity.cpus > batch.capacity.memory_bytes:
+    if _memory_short(batch, running):
         weights += [{"cpus": 1 - weight, "memory": weight} for weight in _WEIGHTS]
     if math.isfinite(batch.capacity.bandwidth_bytes_per_s) and batch.traffic_bytes.any():
         weights += [{"cpus": 1 - weight, "bandwidth": weight} for weight in _WEIGHTS]
-    few_s = few_wide_s = _few_side_by_side(batch.narrowest, batch.capacity.cpus, batch.shortest_s)
-    if len(weights) > 1:
-        few_s = _few_side_by_side(batch.memory_bytes, batch.capacity.memory_bytes, batch.shortest_s)
+    few_wide_s = _few_side_by_side(batch.narrowest, batch.capacity.cpus, batch.shortest_s)
+    few_large_s = _few_side_by_side(batch.memory_bytes, batch.capacity.memory_bytes, batch.shortest_s)
     found = []
     for weight in weights:
         choices = batch.choices(**weight)
         bound_s = choices.bound(_taken_up(batch.capacity, running, **weight)) if running else choices.bound_s
-        found.append((max(bound_s, few_s if weight else few_wide_s), choices))
+        found.append((max(bound_s, few_large_s if weight else few_wide_s), choices))
     return found
+
+
+def _memory_short(batch: Batch, running: Sequence[Running]) -> bool:
+    """Whether someone needs or has more than the share of its CPUs: where nobody does, CPUs run out before memory."""
+    cpus, memory_bytes = batch.capacity.cpus, batch.capacity.memory_bytes
+    if batch.most_bytes.max(initial=0.0) * cpus > memory_bytes:
+        return True
+    return any(one.memory_bytes * cpus > one.width * memory_bytes > 0 for one in running)
 
 
 def most_promising(batch: Batch, bounds: Sequence[tuple[float, Choices]]) -> Sequence[tuple[float, Choices]]:

@@ -81,7 +81,7 @@ def _by_workers(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[P
         places = [
             place
             for node in nodes
-            if (most := min(len(node.cpus) // workers.width, int(node.memory_bytes // largest)))
+            if (most := _most(node, workers.width, largest))
             for place in split(machine, node.cpus, most, workers.width)
         ]
         workers = replace(workers, count=min(workers.count, len(places)))
@@ -91,6 +91,12 @@ def _by_workers(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[P
             if found.makespan_s < best.makespan_s:
                 best, at = found, places
     return on_places(batch, best, at) if at else []
+
+
+def _most(node: Node, width: int, need: float) -> int:
+    """How many so wide that need so much have room on a node."""
+    most = len(node.cpus) // width
+    return min(most, int(node.memory_bytes // need)) if need else most
 
 
 def _attempts(batch: Batch) -> Iterator[tuple[Layout, list[int], float]]:
@@ -197,7 +203,7 @@ class _Schedule:
                 if counts is not None:
                     width, time_s, most = wide, took_s, sum(1 for count in counts if count)
                     break
-            rate = self._layout.rate(float(self._layout.moved_s[task]), time_s)
+            rate = self._layout.rate(task, time_s)
             found = self._demands[task] = _Demand(width, time_s, self._tasks[task].needs_bytes(width), rate, most)
         return found
 
@@ -221,8 +227,9 @@ def _divide(cpus: list[int], memory: list[float], width: int, need: float, most:
     roomiest = sorted(range(len(cpus)), key=lambda number: -cpus[number])
     for together in range(2, min(most, width) + 1):
         left = width
-        for rank, number in enumerate(roomiest[:together]):
-            counts[number] = min(cpus[number], -(-left // (together - rank)))
+        # The least roomy first: what it cannot take is left to the others.
+        for rank, number in enumerate(reversed(roomiest[:together])):
+            counts[number] = min(cpus[number], left // (together - rank))
             left -= counts[number]
         if not left and all(
             memory[number] * width >= need * counts[number] * _ROUNDED for number in roomiest[:together]

@@ -63,6 +63,7 @@ class Layout:
         self.choices = choices
         self._batch = batch
         self._rows: list[list[tuple[int, float]] | None] = [None] * len(batch)
+        self._narrower: dict[int, list[tuple[int, float]]] = {}
         self._at: tuple[float, list[int], list[float]] = (-1.0, [], [])
 
     def __len__(self) -> int:
@@ -101,10 +102,16 @@ class Layout:
         cheapest = self.row(task)[0][0]
         if cheapest == self._narrowest[task]:
             return []
-        listed = zip(self._batch.widths[task].tolist(), self._batch.times_s[task].tolist(), strict=True)
-        return sorted(
-            ((width, time_s) for width, time_s in listed if width < cheapest and time_s < math.inf), reverse=True
-        )
+        if task not in self._narrower:
+            listed = zip(self._batch.widths[task].tolist(), self._batch.times_s[task].tolist(), strict=True)
+            fitting = ((width, time_s) for width, time_s in listed if width < cheapest and time_s < math.inf)
+            self._narrower[task] = sorted(fitting, reverse=True)
+        return self._narrower[task]
+
+    @cached_property
+    def _moved_s(self) -> list[float]:
+        moved_s: list[float] = self._batch.moved_s.tolist()
+        return moved_s
 
     @cached_property
     def _narrowest(self) -> list[int]:
@@ -123,18 +130,19 @@ class Layout:
         """:meth:`memory` of one task."""
         return self._batch.tasks[task].needs_bytes(width) if math.isfinite(self.memory_bytes) else 0.0
 
-    @property
-    def moved_s(self) -> Floats:
-        """Of every task the seconds in which all of the bandwidth would move its bytes; 0 where it is not limited."""
-        return self._batch.moved_s
+    @cached_property
+    def bandwidth_counts(self) -> bool:
+        """Whether it is limited, and some task uses it."""
+        return bool(self._batch.moved_s.any())
 
     def rates(self, times_s: Floats) -> Integers:
         """:meth:`rate` of every task."""
         rates: Integers = (_WHOLE_BANDWIDTH * self._batch.rates(times_s)).astype(np.int64)
         return rates
 
-    def rate(self, moved_s: float, time_s: float) -> int:
+    def rate(self, task: int, time_s: float) -> int:
         """The share of the bandwidth that a task uses."""
+        moved_s = self._moved_s[task]
         return int(_WHOLE_BANDWIDTH * moved_s / time_s) if moved_s else 0
 
 
@@ -188,15 +196,13 @@ def insert(
     chosen, _ = layout.chosen(deadline_s, wider)
     latest_s = deadline_s * (1 + _ROUNDING)
     profile = _Profile(layout)
-    moved_s_of = layout.moved_s.tolist()
     widths = [0] * len(order)
     starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
     late: list[int] = []
     for task in order:
-        moved_s = moved_s_of[task]
         best: tuple[float, float, int, float, int] | None = None
         for width, time_s in layout.as_wide(task, chosen[task]) + layout.narrower(task):
-            memory, rate = layout.memory_of(task, width), layout.rate(moved_s, time_s)
+            memory, rate = layout.memory_of(task, width), layout.rate(task, time_s)
             start_s = profile.earliest(time_s, width, memory, rate)
             if best is None or start_s + time_s < best[0]:
                 best = start_s + time_s, start_s, width, memory, rate
@@ -304,7 +310,7 @@ class _Queues:
         ranked = np.array(order, dtype=np.int64)
         wide = np.array(widths, dtype=np.int64)
         needs = layout.memory(wide)[ranked]
-        rates = layout.rates(np.array(times_s))[ranked].tolist() if layout.moved_s.any() else []
+        rates = layout.rates(np.array(times_s))[ranked].tolist() if layout.bandwidth_counts else []
         classes, alike = _classes(needs)
         keys = wide[ranked] * _CLASSES + classes
         # Ranks, the first in order last, where lists give them out.
