@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import reduce
 from heapq import heappop, heappush
+from operator import or_
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +21,7 @@ from ..machine.placement import compact, split
 from .batch import Batch
 from .bounds import bounds_of
 from .memory import Node
-from .model import Placement
+from .model import Placement, Task
 from .seating import on_places
 from .timetable import Layout, Timetable
 from .uniform import promising
@@ -66,10 +68,11 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> l
     for number, (layout, order, deadline_s) in enumerate(_attempts(batch)):
         if number and number * len(batch) > _BUDGET:
             break
-        found = _Schedule(batch, machine, nodes, layout, deadline_s).run(order)
-        ends_s = max(placement.end_s for placement in found)
+        schedule = _Schedule(batch, nodes, layout, deadline_s)
+        starts = schedule.run(order)
+        ends_s = max(start.at_s + start.demand.time_s for start in starts)
         if ends_s < best_s:
-            best, best_s = found, ends_s
+            best, best_s = _seated(batch, machine, nodes, starts), ends_s
     return best
 
 
@@ -119,62 +122,66 @@ class _Demand(NamedTuple):
     most: int
 
 
-class _Schedule:
-    """List scheduling; what is free of each node, and of the whole."""
+class _Start(NamedTuple):
+    """A task that starts, and so many CPUs of each node."""
 
-    def __init__(
-        self, batch: Batch, machine: Machine, nodes: Sequence[Node], layout: Layout, deadline_s: float
-    ) -> None:
-        self._tasks = batch.tasks
-        self._machine = machine
-        self._nodes = nodes
-        self._layout = layout
-        self._widths = layout.chosen(deadline_s)[0]
-        self._demands: dict[int, _Demand] = {}
-        self._free = [node.cpus for node in nodes]
+    task: int
+    at_s: float
+    demand: _Demand
+    counts: list[int]
+
+
+class _Schedule:
+    """List scheduling; so much is free of each node, and of the whole."""
+
+    def __init__(self, batch: Batch, nodes: Sequence[Node], layout: Layout, deadline_s: float) -> None:
+        self._free = [len(node.cpus) for node in nodes]
         self._memory = [float(node.memory_bytes) for node in nodes]
+        widths = layout.chosen(deadline_s)[0]
+        self._demands = [self._demand(layout, row, task, widths[row]) for row, task in enumerate(batch.tasks)]
         self._total = batch.capacity.memory_bytes
         self._bandwidth = layout.bandwidth
 
-    def run(self, order: Sequence[int]) -> list[Placement]:
+    def run(self, order: Sequence[int]) -> list[_Start]:
         """Whenever something ends, those that fit start, the first in order first."""
         waiting = list(reversed(order))
-        running: list[tuple[float, int, CpuSet]] = []
-        placements: list[Placement] = []
+        running: list[tuple[float, int]] = []  # when it ends, and its number among the starts
+        starts: list[_Start] = []
         now_s, lonely = 0.0, False
         while waiting:
             started = None if lonely and running else self._start_one(waiting, alone=not running)
             if started is None:
-                now_s, task, place = heappop(running)
-                self._change(self._demand(task), place, 1)
+                now_s, number = heappop(running)
+                self._change(starts[number], 1)
                 continue
-            task, place = started
-            demand = self._demand(task)
-            lonely = not demand.most
-            self._change(demand, place, -1)
-            end_s = now_s + demand.time_s
-            heappush(running, (end_s, task, place))
-            placements.append(Placement(self._tasks[task].id, now_s, end_s, demand.width, place))
-        return placements
+            task, counts = started
+            start = _Start(task, now_s, self._demands[task], counts)
+            lonely = not start.demand.most
+            self._change(start, -1)
+            heappush(running, (now_s + start.demand.time_s, len(starts)))
+            starts.append(start)
+        return starts
 
-    def _start_one(self, waiting: list[int], alone: bool) -> tuple[int, CpuSet] | None:
-        """The first in order (its end comes first) that has a place now, no longer waiting, and the place."""
-        free = [len(cpus) for cpus in self._free]
-        if not any(free):
+    def _start_one(self, waiting: list[int], alone: bool) -> tuple[int, list[int]] | None:
+        """The first in order (its end comes first) that has room now, no longer waiting, and where."""
+        cpus = sum(self._free)
+        if not cpus:
             return None
-        placeless: set[_Demand] = set()
+        memory = min(sum(self._memory), self._total) / _ROUNDED
+        roomless: set[_Demand] = set()
         for at in range(len(waiting) - 1, max(-1, len(waiting) - 1 - _LOOK_AHEAD), -1):
-            demand = self._demand(waiting[at])
-            if demand in placeless:
+            demand = self._demands[waiting[at]]
+            if demand.width > cpus or demand.memory_bytes > memory or demand in roomless:
                 continue
-            counts = self._counts(demand, free, alone)
+            counts = self._counts(demand, alone)
             if counts is not None:
-                return waiting.pop(at), self._place(counts)
-            placeless.add(demand)
+                return waiting.pop(at), counts
+            roomless.add(demand)
         return None
 
-    def _counts(self, demand: _Demand, free: list[int], alone: bool) -> list[int] | None:
+    def _counts(self, demand: _Demand, alone: bool) -> list[int] | None:
         """How many CPUs of each node, where there is room now."""
+        free = self._free
         if demand.memory_bytes > self._total or demand.rate > self._bandwidth:
             return None
         if demand.most:
@@ -182,39 +189,46 @@ class _Schedule:
         # No division holds it: it runs alone, with its memory wherever there is some.
         return _divide(free, [math.inf] * len(free), demand.width, 0, len(free)) if alone else None
 
-    def _place(self, counts: list[int]) -> CpuSet:
-        place = CpuSet()
-        for cpus, count in zip(self._free, counts, strict=True):
-            if count:
-                place |= compact(self._machine, cpus, count)
-        return place
-
-    def _demand(self, task: int) -> _Demand:
+    def _demand(self, layout: Layout, row: int, task: Task, width: int) -> _Demand:
         """The cheapest width in time that the empty machine holds, else the fastest that it does."""
-        found = self._demands.get(task)
-        if found is None:
-            cpus = [len(node.cpus) for node in self._nodes]
-            memory = [float(node.memory_bytes) for node in self._nodes]
-            wider = self._layout.as_wide(task, self._widths[task])
-            narrower = [choice for choice in self._layout.row(task) if choice not in wider]
-            (width, time_s), most = wider[0], 0
-            for wide, took_s in (*wider, *reversed(narrower)):
-                counts = _divide(cpus, memory, wide, self._tasks[task].needs_bytes(wide), len(cpus))
-                if counts is not None:
-                    width, time_s, most = wide, took_s, sum(1 for count in counts if count)
-                    break
-            rate = self._layout.rate(task, time_s)
-            found = self._demands[task] = _Demand(width, time_s, self._tasks[task].needs_bytes(width), rate, most)
-        return found
+        wider = layout.as_wide(row, width)
+        narrower = [choice for choice in layout.row(row) if choice not in wider]
+        (width, time_s), most = wider[0], 0
+        for wide, took_s in (*wider, *reversed(narrower)):
+            counts = _divide(self._free, self._memory, wide, task.needs_bytes(wide), len(self._free))
+            if counts is not None:
+                width, time_s, most = wide, took_s, sum(1 for count in counts if count)
+                break
+        return _Demand(width, time_s, task.needs_bytes(width), layout.rate(row, time_s), most)
 
-    def _change(self, demand: _Demand, place: CpuSet, sign: int) -> None:
+    def _change(self, start: _Start, sign: int) -> None:
         """Give back (1) or take (-1) what a task has."""
+        demand = start.demand
         self._total += sign * demand.memory_bytes
         self._bandwidth += sign * demand.rate
-        for number, node in enumerate(self._nodes):
-            own = place & node.cpus
-            self._free[number] = self._free[number] | own if sign > 0 else self._free[number] - own
-            self._memory[number] += sign * demand.memory_bytes * len(own) / len(place)
+        for number, count in enumerate(start.counts):
+            if count:
+                self._free[number] += sign * count
+                self._memory[number] += sign * demand.memory_bytes * count / demand.width
+
+
+def _seated(batch: Batch, machine: Machine, nodes: Sequence[Node], starts: Sequence[_Start]) -> list[Placement]:
+    """On which CPUs of its nodes each is; ``starts`` are in order of time."""
+    free = [node.cpus for node in nodes]
+    running: list[tuple[float, int, list[CpuSet]]] = []
+    placements: list[Placement] = []
+    for number, start in enumerate(starts):
+        while running and running[0][0] <= start.at_s:
+            free = [cpus | own for cpus, own in zip(free, heappop(running)[2], strict=True)]
+        parts = [
+            compact(machine, cpus, count) if count else CpuSet() for cpus, count in zip(free, start.counts, strict=True)
+        ]
+        free = [cpus - own for cpus, own in zip(free, parts, strict=True)]
+        end_s = start.at_s + start.demand.time_s
+        heappush(running, (end_s, number, parts))
+        place = reduce(or_, parts)
+        placements.append(Placement(batch.tasks[start.task].id, start.at_s, end_s, start.demand.width, place))
+    return placements
 
 
 def _divide(cpus: list[int], memory: list[float], width: int, need: float, most: int) -> list[int] | None:
@@ -224,6 +238,8 @@ def _divide(cpus: list[int], memory: list[float], width: int, need: float, most:
     if fitting:
         counts[min(fitting, key=cpus.__getitem__)] = width
         return counts
+    if most == 1:
+        return None
     roomiest = sorted(range(len(cpus)), key=lambda number: -cpus[number])
     for together in range(2, min(most, width) + 1):
         left = width
