@@ -189,7 +189,8 @@ def test_xtb_and_tblite_work_with_the_threads_they_were_given(program, needs, ca
     needs(program)
     job = atomic_input("GFN2-xTB", molecule=waters(64))
     runs = [calculate(settings_for(get(program), width), job) for width in (1, 2)]
-    assert [run.working_threads("python") for run in runs] == [[1], [2]]
+    # Most of it one thread does alone (imports, eigenvectors): the other has 12 % or more; one that waits, 2 %.
+    assert [run.working_threads("python", share=0.05) for run in runs] == [[1], [2]]
     same_energy(runs, 1e-8)
 
 

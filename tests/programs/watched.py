@@ -19,12 +19,11 @@ class Run:
     stdout: str | None
     cpu_s: Mapping[tuple[str, int, int], float]
 
-    def working_threads(self, process_name: str) -> list[int]:
+    def working_threads(self, process_name: str, share: float = 0.1) -> list[int]:
         """For each process of that name that did real work, how many threads shared it.
 
-        A thread works if it has a twentieth of its process's CPU time: most of it one thread may do alone (imports,
-        eigenvectors), so that the other of two has 12 % or more; on a busy machine those of pools that wait for work
-        have up to 2 %. A process, if it has a third of the busiest one's: some are only asked for their version.
+        A thread works if it has this share of its process's CPU time: on a busy machine those of pools that wait for
+        work have some, too. A process, if it has a third of the busiest one's: some are only asked for their version.
         """
         by_process: dict[int, list[float]] = {}
         for (name, pid, _), seconds in self.cpu_s.items():
@@ -32,7 +31,7 @@ class Run:
                 by_process.setdefault(pid, []).append(seconds)
         busiest = max(sum(times) for times in by_process.values())
         return [
-            sum(seconds > sum(times) / 20 for seconds in times)
+            sum(seconds > share * sum(times) for seconds in times)
             for times in by_process.values()
             if sum(times) > busiest / 3
         ]
