@@ -37,8 +37,7 @@ ONCE = (
 BESIDE = (
     *(f"native/test_{name}.py" for name in ("build", "c", "cross", "topology")),
     *(f"programs/test_{name}.py" for name in ("harnesses", "launchers", "memory_knobs", "procedures")),
-    *(f"programs/test_{name}.py" for name in ("public_failures", "pyscf_against_psi4", "qcengine_lease")),
-    *(f"programs/test_{name}.py" for name in ("standins", "verify")),
+    *(f"programs/test_{name}.py" for name in ("public_failures", "pyscf_against_psi4", "standins")),
     *(f"unit/test_{name}.py" for name in ("cli_leases", "cli_machine", "costs", "dispatch", "lease_instructions")),
     *(f"unit/test_{name}.py" for name in ("machine_limits", "moldable", "planning", "planning_quality")),
     *(f"unit/test_{name}.py" for name in ("benchmarks", "planning_split", "programs", "report")),
