@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import pytest
 
@@ -47,21 +47,12 @@ def test_what_takes_too_long_is_told_of_also_when_something_slower_is_looked_at_
         assert late.wait(PATIENCE_S)
 
 
-def test_what_is_over_is_not_told_of() -> None:
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_what_is_over_is_not_told_of_also_where_an_error_is_its_end(error: type[Exception] | None) -> None:
     deadlines, over, told = Deadlines(), threading.Event(), []
-    with deadlines.within(0.2, lambda: told.append(over.is_set())):
-        pass
-    over.set()
-    second = threading.Event()
-    with deadlines.within(0.3, second.set):
-        assert second.wait(PATIENCE_S)
-    assert True not in told
-
-
-def test_an_error_in_the_block_is_its_end() -> None:
-    deadlines, over, told = Deadlines(), threading.Event(), []
-    with pytest.raises(KeyError), deadlines.within(0.2, lambda: told.append(over.is_set())):
-        raise KeyError
+    with pytest.raises(error) if error else nullcontext(), deadlines.within(0.2, lambda: told.append(over.is_set())):
+        if error:
+            raise error
     over.set()
     second = threading.Event()
     with deadlines.within(0.3, second.set):

@@ -167,11 +167,13 @@ class _Schedule:
         cpus = sum(self._free)
         if not cpus:
             return None
-        memory = min(sum(self._memory), self._total) / _ROUNDED
+        memory = min(sum(self._memory) / _ROUNDED, self._total)
         roomless: set[_Demand] = set()
         for at in range(len(waiting) - 1, max(-1, len(waiting) - 1 - _LOOK_AHEAD), -1):
             demand = self._demands[waiting[at]]
-            if demand.width > cpus or demand.memory_bytes > memory or demand in roomless:
+            if demand.width > cpus or demand.memory_bytes > memory or demand.rate > self._bandwidth:
+                continue
+            if demand in roomless:
                 continue
             counts = self._counts(demand, alone)
             if counts is not None:
@@ -182,8 +184,6 @@ class _Schedule:
     def _counts(self, demand: _Demand, alone: bool) -> list[int] | None:
         """How many CPUs of each node, where there is room now."""
         free = self._free
-        if demand.memory_bytes > self._total or demand.rate > self._bandwidth:
-            return None
         if demand.most:
             return _divide(free, self._memory, demand.width, demand.memory_bytes, demand.most)
         # No division holds it: it runs alone, with its memory wherever there is some.
