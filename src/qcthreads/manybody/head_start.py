@@ -124,7 +124,7 @@ class HeadStart(Closing):
         request, usable = self.request, len(self.book.usable)
         cpus = min(usable, request.max_total_threads or usable)
         need_bytes = any_need_bytes([program]) + ((request.threads or 1) - 1) * process_bytes_of([program])
-        at_once = request.at_most.get(program, request.at_most.get("", cpus))
+        at_once = self.engine.at_most([program.lower()]) or request.at_most.get("", cpus)
         workers = request.workers or min(cpus, at_once, max(1, self.book.memory_bytes // need_bytes))
         widths = widths_for(registry.get(program), cpus)
         threads = request.threads or max(width for width in widths if width <= max(1, cpus // workers))
