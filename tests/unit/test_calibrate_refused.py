@@ -105,7 +105,7 @@ def test_what_was_measured_is_shown_even_where_it_cannot_be_kept(
     assert "disturbed: waited 45%" in said.out
     assert "others disturbed 1 of 2 measurements: threads waited for a CPU up to 45% of the time that" in said.err
     assert "others kept up to 1.9 CPUs busy" in said.err
-    assert f"cannot be added to {store.path('tblite')}" in said.err
+    assert f"{store.path('tblite')} cannot be read" in said.err
 
 
 def test_what_is_kept_is_listed_and_forgotten(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def test_a_file_that_cannot_be_read_now_is_left_alone(store: CostStore) -> None:
     path = store.path("pyscf")
     path.mkdir(parents=True)
     assert not store.model(KIND).observations
-    with pytest.raises(MachineError, match="cannot be added"):
+    with pytest.raises(MachineError, match="cannot be read"):
         store.add(KIND, SEEN)
 
 

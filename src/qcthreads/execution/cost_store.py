@@ -183,7 +183,7 @@ class CostStore:
             why = (error.strerror if isinstance(error, OSError) else None) or error
             remedy = f"or `qcthreads calibrate --forget {path.stem}` removes the file"
             raise MachineError(
-                f"measured times cannot be added to {path}: {why}; "
+                f"measured times in {path} cannot be read: {why}; "
                 + ("move it away" if path.is_dir() else f"put that right, {remedy}")
             ) from error
 
