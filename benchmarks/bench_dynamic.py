@@ -65,7 +65,7 @@ def print_ratios(seeds: int, cpus: list[int]) -> None:
 
 def compared(problem: Problem, seed: int) -> dict[str, float]:
     """Ratios to the clairvoyant plan."""
-    best_s = plan(problem.tasks, problem.cpus, "adaptive", memory_bytes=problem.memory_bytes).makespan_s
+    best_s = plan(problem.tasks, problem.cpus, "adaptive", **problem.limits).makespan_s
     ratios = {what: simulated_s(problem, known, tasks) / best_s for what, known, tasks in told(problem, seed)}
     return ratios | {"first come": min(first_come(problem).values()) / best_s}
 
@@ -110,7 +110,7 @@ def assumed(task: Task, cost: float, parallel: float = PARALLEL_FRACTION) -> Tas
 
 def simulated_s(problem: Problem, known: Known, tasks: list[Task]) -> float:
     """The makespan of a run that was told ``tasks``."""
-    dispatcher = Dispatcher(tasks, problem.cpus, known=known, memory_bytes=problem.memory_bytes)
+    dispatcher = Dispatcher(tasks, problem.cpus, known=known, **problem.limits)
     memory_bytes = math.inf if problem.memory_bytes is None else problem.memory_bytes
     return simulate(dispatcher, problem.tasks, [Change(0.0, CpuSet(range(problem.cpus)), memory_bytes)]).makespan_s
 

@@ -112,8 +112,10 @@ def compared(problem: Problem) -> dict[str, float]:
 
 def first_come(problem: Problem) -> dict[int, float]:
     """Makespan by width of the workers, each of which takes the next task when it is free."""
-    largest = max(task.memory_bytes for task in problem.tasks)
-    most = problem.memory_bytes // largest if problem.memory_bytes and largest else len(problem.tasks)
+    most = len(problem.tasks)
+    for name, whole in problem.limits.items():
+        largest = max(getattr(task, name) for task in problem.tasks)
+        most = min(most, whole // largest) if whole and largest else most
     narrowest = max(min(task.times_s) for task in problem.tasks)
     ends: dict[int, float] = {}
     for width in sorted({width for task in problem.tasks for width in task.times_s}):
@@ -167,7 +169,7 @@ def print_exact(limit_s: float, families: Sequence[Family]) -> None:
 
 
 def planned(problem: Problem, strategy: str) -> Plan:
-    return plan(problem.tasks, problem.cpus, strategy, memory_bytes=problem.memory_bytes)
+    return plan(problem.tasks, problem.cpus, strategy, **problem.limits)
 
 
 def spreads(many: list[Compared]) -> Iterator[str]:

@@ -24,7 +24,7 @@ def best_known_s(problem: Problem, limit_s: float, hint_s: float | None = None) 
     horizon_s = sum(shortest) if hint_s is None else min(hint_s, sum(shortest))
     horizon = round(horizon_s * scale) + len(problem.tasks)
     makespan = model.new_int_var(0, horizon, "makespan")
-    intervals, widths, memories, lengths = [], [], [], []
+    intervals, widths, memories, disks, lengths = [], [], [], [], []
     for task in problem.tasks:
         start = model.new_int_var(0, horizon, "")
         chosen = []
@@ -37,14 +37,15 @@ def best_known_s(problem: Problem, limit_s: float, hint_s: float | None = None) 
             widths.append(width)
             lengths.append(length * used)
             memories.append(task.memory_bytes)
+            disks.append(task.disk_bytes)
             chosen.append(used)
             model.add(start + length <= makespan).only_enforce_if(used)
         model.add_exactly_one(chosen)
     _limit(model, makespan, intervals, lengths, widths, problem.cpus)
-    if problem.memory_bytes is not None:
-        unit = math.gcd(problem.memory_bytes, *memories)
-        needs = [need // unit for need in memories]
-        _limit(model, makespan, intervals, lengths, needs, problem.memory_bytes // unit)
+    for bytes_, whole in ((memories, problem.memory_bytes), (disks, problem.disk_bytes)):
+        if whole is not None:
+            unit = math.gcd(whole, *bytes_)
+            _limit(model, makespan, intervals, lengths, [need // unit for need in bytes_], whole // unit)
     model.minimize(makespan)
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = limit_s

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qcthreads.planning import Task
 
@@ -17,12 +17,18 @@ _UNIT = 256 * 1024**2  # of memory
 
 @dataclass(frozen=True)
 class Problem:
-    """Tasks for a node of so many CPUs and so much memory (``None``: as much as they like)."""
+    """Tasks for a node of so many CPUs and so much memory and disk (``None``: as much as they like)."""
 
     family: str
     cpus: int
     tasks: tuple[Task, ...]
     memory_bytes: int | None = None
+    disk_bytes: int | None = None
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """By the names that planning has for them."""
+        return {"memory_bytes": self.memory_bytes, "disk_bytes": self.disk_bytes}
 
 
 Family = Callable[[int, int, int], Problem]
@@ -139,6 +145,22 @@ def memory_bimodal(cpus: int, count: int, seed: int) -> Problem:
     return _problem("memory-bimodal", cpus, times, needs, max(100, cpus) * _UNIT)
 
 
+def disk_tight(cpus: int, count: int, seed: int) -> Problem:
+    """Half of them need much memory, half much disk, and both grow with what they cost; either for a third of them."""
+    rng = random.Random(seed)
+    times, needs = [], []
+    for _ in range(count):
+        size = rng.uniform(0.5, 2)
+        times.append(_amdahl(10 * size**5, cpus, 0.9))
+        much, little = round(16 * size**4) * _UNIT, round(4 * size) * _UNIT
+        needs.append((much, little) if rng.random() < 0.5 else (little, much))
+    memory, disk = ([need[which] for need in needs] for which in (0, 1))
+    most = [max(*of, sum(sorted(of)[-cpus:]) // _UNIT // 3 * _UNIT) for of in (memory, disk)]
+    made = _problem("disk-tight", cpus, times, memory, most[0])
+    tasks = (replace(task, disk_bytes=need) for task, need in zip(made.tasks, disk, strict=True))
+    return replace(made, tasks=tuple(tasks), disk_bytes=most[1])
+
+
 def two_widths(cpus: int, count: int, seed: int) -> Problem:
     """Two threads or two thirds of the node, nothing between; two of the wide ones never run side by side."""
     rng = random.Random(seed)
@@ -208,7 +230,7 @@ FAMILIES: tuple[Family, ...] = (
 )  # fmt: skip
 MEMORY_TIGHT = (memory_tight, memory_bimodal)
 UNUSUAL: tuple[Family, ...] = (
-    two_widths, plateaus, half_the_memory, moments, rigid, all_magnitudes, perfect, superlinear,
+    two_widths, plateaus, half_the_memory, disk_tight, moments, rigid, all_magnitudes, perfect, superlinear,
 )  # fmt: skip
 
 

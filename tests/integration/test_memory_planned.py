@@ -166,25 +166,27 @@ def test_temporary_files_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> 
         Run(request(tmp_path))
 
 
-def decided_with_room_for_one(folder: Path) -> dict[str, Any]:
+def decided_with_room_for_one(folder: Path, strategy: str) -> dict[str, Any]:
     """What a run decides whose calculations each fill more than half of the disk."""
     measured(round(0.6 * shutil.disk_usage(folder).free))
     if file_system(folder).in_memory:
         pytest.skip("temporary files are in memory here")
-    decision = Run(request(folder)).decision
-    assert decision["workers"] == 1
+    decision = Run(replace(request(folder), strategy=strategy)).decision
     assert decision["scratch_bytes"] > 0.6 * 0.9 * shutil.disk_usage(folder).free
     return decision
 
 
 def test_few_run_side_by_side_where_the_disk_has_room_for_few(tmp_path: Path) -> None:
-    decision = decided_with_room_for_one(tmp_path)
-    assert "there is room for the temporary files of 1 at a time" in decision["reasons"]
+    one_width = decided_with_room_for_one(tmp_path, "balanced")
+    assert one_width["workers"] == 1
+    assert "there is room for the temporary files of 1 at a time" in one_width["reasons"]
+    said = " of disk are free: as many run side by side as have room for their temporary files"
+    assert any(reason.endswith(said) for reason in decided_with_room_for_one(tmp_path, "auto")["reasons"])
 
 
 def test_of_very_many_few_run_side_by_side_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qcthreads.manybody.run._COUNTED_ONE_BY_ONE", 1)
-    decided_with_room_for_one(tmp_path)
+    assert decided_with_room_for_one(tmp_path, "auto")["workers"] == 1
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no tmpfs to write to")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -216,7 +217,7 @@ def test_wrong_input_is_exit_code_2_and_told_by_name(
         ({"cpus": 4, "tasks": [{"id": "a", "times_s": {"8": 1}}]}, "task 'a' needs 8 threads at least"),
         (
             {"cpus": 4, "memory_bytes": 1024, "tasks": [{"id": "a", "times_s": {"1": 1}, "memory_bytes": 2048}]},
-            "task 'a' needs 2 KiB, but 1 KiB may be used",
+            "task 'a' needs 2 KiB of memory, but 1 KiB may be used",
         ),
     ],
 )
@@ -227,6 +228,41 @@ def test_a_task_that_can_never_run_is_exit_code_3(
     file.write_text(json.dumps(document))
     assert main(["plan", str(file)]) == 3
     assert said in capsys.readouterr().err
+
+
+def test_disk_is_what_the_document_says_or_what_is_free_in_a_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def planned(files: int, *options: str, **limits: int) -> Any:
+        tasks = [{"id": one, "times_s": {"1": 1.0}, "memory_bytes": 1, "disk_bytes": files} for one in "ab"]
+        file = tmp_path / "tasks.json"
+        file.write_text(json.dumps({"cpus": 2, "tasks": tasks, **limits}))
+        status = main(["plan", str(file), "--json", *options])
+        captured = capsys.readouterr()
+        return captured.err if status else json.loads(captured.out)
+
+    assert planned(6, disk_bytes=12)["makespan_s"] == 1.0
+    assert planned(6, disk_bytes=10)["makespan_s"] == planned(6, disk_bytes=10)["lower_bound_s"] == 2.0
+    assert "task 'a' needs 6 B of disk, but 5 B may be used; nor do 'b' fit" in planned(6, disk_bytes=5)
+    options = "--scratch", str(tmp_path)
+    assert planned(1, *options)["makespan_s"] == 1.0
+    assert "task 'a' needs" in planned(2 * shutil.disk_usage(tmp_path).total, *options)
+    assert planned(1, *options)["reasons"][-1].startswith("disk: ")
+    assert "both say how much disk there is" in planned(1, *options, disk_bytes=10)
+    assert f"the scratch directory {tmp_path}/none is not there" in planned(1, "--scratch", f"{tmp_path}/none")
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no directory that is known to be in memory")
+def test_temporary_files_in_memory_are_a_part_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "tasks.json"
+    tasks = [{"id": one, "times_s": {"1": 1.0}, "memory_bytes": 4, "disk_bytes": 2} for one in "ab"]
+    file.write_text(json.dumps({"cpus": 2, "memory_bytes": 11, "tasks": tasks}))
+    assert main(["plan", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["makespan_s"] == 1.0
+    assert main(["plan", str(file), "--json", "--scratch", "/dev/shm"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["makespan_s"] == 2.0
+    assert made["reasons"][-1].endswith(" (tmpfs: temporary files there count as memory)")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_document(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def needs(task: Task, width: int) -> int:
     return task.memory_bytes + (task.memory_more_bytes or {}).get(width, 0)
 
 
-def check(run: Simulated, tasks: Sequence[Task], changes: Sequence[Change]) -> None:
+def check(run: Simulated, tasks: Sequence[Task], changes: Sequence[Change], disk_bytes: float = math.inf) -> None:
     """Against the records of the run alone."""
     by_id = {task.id: task for task in tasks}
     assert sorted(one.id for one in run.placements) == sorted(by_id)
@@ -64,6 +65,7 @@ def check(run: Simulated, tasks: Sequence[Task], changes: Sequence[Change]) -> N
         there = [change for change in changes if change.at_s <= now.start_s][-1]
         running = [one.id for one in run.placements if one.start_s <= now.start_s < one.end_s]
         assert sum(granted[task_id] for task_id in running) <= there.memory_bytes
+        assert sum(by_id[task_id].disk_bytes for task_id in running) <= disk_bytes
         assert granted[now.id] >= needs(by_id[now.id], now.threads)
 
 
@@ -106,22 +108,27 @@ def test_every_task_runs_once_at_a_listed_width_and_the_same_each_time(
     factors=FACTORS,
     least=st.lists(st.integers(0, 10), min_size=12, max_size=12),
     further=st.lists(st.integers(0, 5), min_size=12, max_size=12),
+    files=st.lists(st.integers(0, 10), min_size=12, max_size=12),
     steps=st.lists(st.tuples(st.floats(0.1, 200), st.sets(st.integers(0, 11)), st.integers(0, 40)), max_size=6),
 )
-def test_cpus_and_memory_that_come_and_go_are_kept_to(
+def test_cpus_and_memory_that_come_and_go_are_kept_to_and_disk(
     batch: list[dict[int, float]],
     factors: list[float],
     least: list[int],
     further: list[int],
+    files: list[int],
     steps: list[tuple[float, set[int], int]],
 ) -> None:
     taken = [{w: t * f for w, t in one.items()} for one, f in zip(batch, factors, strict=False)]
-    true = tasks_of(taken, least, further)
+    told, true = (
+        [replace(task, disk_bytes=need) for task, need in zip(tasks_of(one, least, further), files, strict=False)]
+        for one in (batch, taken)
+    )
     # In the end everything is there, or what needs much would wait forever.
     changes = [Change(0.0, CPUS, 20), *(Change(at, CpuSet(cpus), memory) for at, cpus, memory in sorted(steps))]
     changes.append(Change(1e4, CpuSet(range(12)), 40))
-    dispatcher = Dispatcher(tasks_of(batch, least, further), 12, known="sizes", memory_bytes=40)
-    check(simulate(dispatcher, true, changes), true, changes)
+    dispatcher = Dispatcher(told, 12, known="sizes", memory_bytes=40, disk_bytes=15)
+    check(simulate(dispatcher, true, changes), true, changes, disk_bytes=15)
 
 
 def test_the_last_tasks_widen_over_idle_cpus() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("qcmanybody", reason="the expansion is QCManyBody's")
 
+from qcthreads.cpuset import CpuSet
 from qcthreads.errors import OversubscriptionError
 from qcthreads.execution.cost_store import CostStore, shipped
 from qcthreads.execution.observing import WORKING_MEMORY_BYTES
@@ -182,6 +183,28 @@ def test_no_more_processes_are_planned_than_there_is_memory_for(tmp_path: Path) 
     started = source.next(node.usable, node.memory_bytes)
     assert started is not None
     assert started.memory_bytes >= any_size("nwchem") + (started.threads - 1) * spec.memory_per_process_bytes
+
+
+def test_a_small_one_runs_beside_a_large_one_where_the_disk_has_no_room_for_two_large_ones(tmp_path: Path) -> None:
+    if file_system(tmp_path).in_memory:
+        pytest.skip("temporary files are in memory here")
+    whole, node = expansion("pyscf"), book(64 * GIB)
+    free_bytes = shutil.disk_usage(tmp_path).free
+    files = {MONOMER: 0, DIMER: round(0.6 * free_bytes)}
+    learnt(whole, [Observation(size, 1, 1.0, 100 * MIB, held) for size, held in files.items()])
+    measured = Measured(whole, node, tmp_path)
+    by_size = {size: [term for term in whole.terms() if whole.size(term) == size] for size in files}
+    terms = [*by_size[MONOMER], *by_size[DIMER][:2]]
+    moldable = mold(terms, whole, "auto", node, measured, need=measured.need)
+    assert moldable is not None
+    assert " of disk are free: " in " ".join(moldable.foresee().reasons())
+    source = moldable.source(lambda term, threads, _: whole.calculation(term, threads=threads, memory_bytes=GIB))
+    started = []
+    while one := source.next(CpuSet(range(sum(one.threads for one in started), 16)), node.memory_bytes):
+        started.append(one)
+    sizes = {term.label: whole.size(term) for term in terms}
+    assert [sizes[one.label] for one in started].count(DIMER) == 1
+    assert [sizes[one.label] for one in started].count(MONOMER) > 1
 
 
 def test_what_took_less_than_was_thought_runs_with_more_beside_it_the_next_time(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from families import FAMILIES, UNUSUAL, Family, heavy_tail, many_body, memory_tight
+from families import FAMILIES, UNUSUAL, Family, disk_tight, heavy_tail, many_body, memory_tight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +34,7 @@ BATCH = st.lists(TIMES, min_size=1, max_size=12).map(
     lambda batch: [Task(f"f{number}", times) for number, times in enumerate(batch)]
 )
 NAMES = st.sampled_from(strategy_names())
+DISK = st.lists(st.integers(0, 6), min_size=12, max_size=12)
 MORE = st.lists(st.none() | st.dictionaries(st.integers(1, 8), st.integers(0, 6)), min_size=12, max_size=12)
 
 
@@ -43,6 +44,7 @@ def check(
     usable: CpuSet,
     memory_bytes: float = math.inf,
     bandwidth: float = math.inf,
+    disk_bytes: float = math.inf,
 ) -> None:
     """Every task once, only listed widths and times, no CPU twice at a time, nothing better than the lower bound."""
     by_id = {task.id: task for task in tasks}
@@ -58,6 +60,7 @@ def check(
     for now in made.placements:
         running = [other for other in made.placements if other.start_s <= now.start_s < other.end_s]
         assert sum(needs(by_id[other.id], other.threads) for other in running) <= memory_bytes
+        assert sum(by_id[other.id].disk_bytes for other in running) <= disk_bytes
     assert made.makespan_s >= made.lower_bound_s * (1 - 1e-9)
 
 
@@ -88,9 +91,17 @@ def with_memory(tasks: Sequence[Task], least: Sequence[int], more: Sequence[dict
     return [replace(task, memory_bytes=need, memory_more_bytes=by_width) for task, need, by_width in every]
 
 
-def fit(tasks: Sequence[Task], memory_bytes: int) -> bool:
+def with_disk(tasks: Sequence[Task], needed: Sequence[int]) -> list[Task]:
+    """Each with its need of disk."""
+    return [replace(task, disk_bytes=need) for task, need in zip(tasks, needed, strict=False)]
+
+
+def fit(tasks: Sequence[Task], memory_bytes: int, disk_bytes: float = math.inf) -> bool:
     """Each by itself, at one of its widths."""
-    return all(any(needs(task, width) <= memory_bytes for width in task.times_s) for task in tasks)
+    return all(
+        task.disk_bytes <= disk_bytes and any(needs(task, width) <= memory_bytes for width in task.times_s)
+        for task in tasks
+    )
 
 
 @settings(max_examples=70)
@@ -107,26 +118,54 @@ def test_every_plan_is_valid_and_the_same_each_time(tasks: list[Task], cpus: int
     memory=st.integers(4, 20),
     least=st.lists(st.integers(0, 4), min_size=12, max_size=12),
     more=MORE,
+    disk=st.none() | st.integers(5, 20),
+    files=DISK,
     name=NAMES,
 )
-def test_memory_is_never_over(
-    tasks: list[Task], memory: int, least: list[int], more: list[dict[int, int] | None], name: str
+def test_memory_and_disk_are_never_over(
+    tasks: list[Task],
+    memory: int,
+    least: list[int],
+    more: list[dict[int, int] | None],
+    disk: int | None,
+    files: list[int],
+    name: str,
 ) -> None:
-    tasks = with_memory(tasks, least, more)
-    if fit(tasks, memory):
-        check(plan(tasks, 16, name, memory_bytes=memory), tasks, CpuSet(range(16)), memory)
+    tasks = with_disk(with_memory(tasks, least, more), files)
+    if fit(tasks, memory, disk or math.inf):
+        made = plan(tasks, 16, name, memory_bytes=memory, disk_bytes=disk)
+        check(made, tasks, CpuSet(range(16)), memory, disk_bytes=disk or math.inf)
     else:
         with pytest.raises(OversubscriptionError, match="may be used"):
-            plan(tasks, 16, name, memory_bytes=memory)
+            plan(tasks, 16, name, memory_bytes=memory, disk_bytes=disk)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+@pytest.mark.parametrize("family", [*FAMILIES, disk_tight], ids=lambda family: family.__name__)
 @pytest.mark.parametrize("name", strategy_names())
 @pytest.mark.parametrize(("cpus", "count"), [(64, 150), (16, 700)])
 def test_plans_of_the_published_families_are_valid(family: Family, name: str, cpus: int, count: int) -> None:
     problem = family(cpus, count, 7)
-    made = plan(problem.tasks, cpus, name, memory_bytes=problem.memory_bytes)
-    check(made, problem.tasks, CpuSet(range(cpus)), problem.memory_bytes or math.inf)
+    made = plan(problem.tasks, cpus, name, **problem.limits)
+    most = problem.memory_bytes or math.inf
+    check(made, problem.tasks, CpuSet(range(cpus)), most, disk_bytes=problem.disk_bytes or math.inf)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_disk_alone_is_planned_with_as_memory_alone_is(seed: int) -> None:
+    """The same needs and the same limit, by another name."""
+    problem = memory_tight(16, 40, seed)
+    files = [replace(task, memory_bytes=0, disk_bytes=task.memory_bytes) for task in problem.tasks]
+    by_memory = plan(problem.tasks, 16, memory_bytes=problem.memory_bytes)
+    by_disk = plan(files, 16, disk_bytes=problem.memory_bytes)
+    assert (by_disk.placements, by_disk.lower_bound_s) == (by_memory.placements, by_memory.lower_bound_s)
+    assert by_disk.reasons == ("memory-aware: disk runs short before CPUs do",)
+
+
+def test_who_needs_memory_and_who_needs_disk_run_side_by_side() -> None:
+    large = [Task(f"large{number}", {1: 1.0}, 8) for number in range(4)]
+    full = [Task(f"full{number}", {1: 1.0}, disk_bytes=8) for number in range(4)]
+    for name in ("adaptive", "auto", "memory_aware"):
+        assert plan([*large, *full], 8, name, memory_bytes=10, disk_bytes=10).makespan_s == 4.0
 
 
 @settings(max_examples=40)
@@ -163,15 +202,22 @@ def test_two_that_together_want_more_bandwidth_than_there_is_run_one_after_the_o
 
 
 @settings(max_examples=40)
-@given(tasks=BATCH, least=st.lists(st.integers(0, 100), min_size=12, max_size=12), more=MORE, nodes=st.integers(1, 4))
-def test_no_memory_node_holds_more_than_it_has(
-    tasks: list[Task], least: list[int], more: list[dict[int, int] | None], nodes: int
+@given(
+    tasks=BATCH,
+    least=st.lists(st.integers(0, 100), min_size=12, max_size=12),
+    more=MORE,
+    nodes=st.integers(1, 4),
+    files=DISK,
+)
+def test_no_memory_node_holds_more_than_it_has_nor_the_disk_of_all(
+    tasks: list[Task], least: list[int], more: list[dict[int, int] | None], nodes: int, files: list[int]
 ) -> None:
     by_width = [one and {width: 5 * need for width, need in one.items()} for one in more]
     tasks = [task for task in with_memory(tasks, least, by_width) if all(needs(task, w) <= 100 for w in task.times_s)]
+    tasks = with_disk(tasks, files)
     machine = synthetic_machine(nodes=nodes, cores=8, memory_bytes=100)
-    made = plan(tasks, machine, "memory_aware")
-    check(made, tasks, machine.cpus_online)
+    made = plan(tasks, machine, "memory_aware", disk_bytes=8)
+    check(made, tasks, machine.cpus_online, disk_bytes=8)
     by_id = {task.id: task for task in tasks}
     for now in made.placements:
         running = [other for other in made.placements if other.start_s <= now.start_s < other.end_s]
@@ -201,7 +247,7 @@ def test_what_no_memory_node_holds_runs_alone() -> None:
 def test_what_the_machine_has_not_is_refused_by_every_strategy(name: str) -> None:
     machine = synthetic_machine(nodes=2, cores=2, memory_bytes=100)
     for limit in (None, 300):
-        with pytest.raises(OversubscriptionError, match="task 'large' needs 201 B, but 200 B may be used"):
+        with pytest.raises(OversubscriptionError, match="task 'large' needs 201 B of memory, but 200 B may be used"):
             plan([Task("large", {1: 1.0}, 201)], machine, name, memory_bytes=limit)
     tasks = [Task(str(number), {1: 1.0}, 60) for number in range(4)]
     check(plan(tasks, machine, name), tasks, machine.cpus_online, 200)
@@ -269,10 +315,11 @@ def test_whatever_the_tasks_no_pool_of_workers_of_one_width_ends_sooner(
     family: Family, cpus: int, count: int, seed: int, name: str
 ) -> None:
     problem = family(cpus, count, seed)
-    made = plan(problem.tasks, cpus, name, memory_bytes=problem.memory_bytes)
-    check(made, problem.tasks, CpuSet(range(cpus)), problem.memory_bytes or math.inf)
-    largest = max(task.memory_bytes for task in problem.tasks)
-    most = problem.memory_bytes // largest if problem.memory_bytes else cpus
+    made = plan(problem.tasks, cpus, name, **problem.limits)
+    limits = problem.memory_bytes or math.inf, problem.disk_bytes or math.inf
+    check(made, problem.tasks, CpuSet(range(cpus)), limits[0], disk_bytes=limits[1])
+    largest = max(task.memory_bytes for task in problem.tasks), max(task.disk_bytes for task in problem.tasks)
+    most = min(int(min(cpus, whole // (need or 1))) for need, whole in zip(largest, limits, strict=True))
     for width in range(max(min(task.times_s) for task in problem.tasks), cpus + 1):
         workers = min(most, cpus // width)
         assert made.makespan_s <= pool_s(problem.tasks, width, workers) * 1.001
@@ -399,6 +446,13 @@ def test_lower_bound_with_memory_is_what_must_be_held() -> None:
     assert lower_bound(large, 8, memory_bytes=5) == pytest.approx(2 * 10)
 
 
+def test_lower_bound_with_disk_is_what_must_be_kept() -> None:
+    small = [Task(str(number), {1: 10.0}, disk_bytes=1) for number in range(8)]
+    assert lower_bound(small, 8, disk_bytes=5) == pytest.approx(8 * 10 / 5)
+    large = [Task(str(number), {1: 10.0}, memory_bytes=1, disk_bytes=2) for number in range(4)]
+    assert lower_bound(large, 8, memory_bytes=4, disk_bytes=5) == pytest.approx(2 * 10)
+
+
 def test_lower_bound_with_bandwidth_is_what_must_be_moved() -> None:
     tasks = [Task(str(number), {1: 10.0, 2: 5.0}, bandwidth_bytes_per_s=3.0) for number in range(4)]
     assert lower_bound(tasks, 8, bandwidth_bytes_per_s=6.0) == pytest.approx(4 * 30 / 6)
@@ -464,7 +518,7 @@ def test_auto_takes_the_simplest_that_ends_soonest_and_says_why() -> None:
     large = [*small, Task("large", {1: 100.0, 2: 50.0, 4: 25.0, 8: 13.0})]
     assert plan(large, 16).reasons[0].startswith("adaptive: a width for each task takes")
     hungry = [Task(task.id, task.times_s, 2) for task in small]
-    assert plan(hungry, 16, memory_bytes=8).reasons[0].startswith("memory-aware: memory or its bandwidth")
+    assert plan(hungry, 16, memory_bytes=8).reasons[0].startswith("memory-aware: memory runs short")
     machine = synthetic_machine(nodes=2, cores=8, memory_bytes=8)
     four = [Task(task.id, task.times_s, 3) for task in small[:4]]
     assert plan(four, machine).reasons[0].startswith("memory-aware: a memory node may not hold")
@@ -520,6 +574,18 @@ def test_the_bound_with_memory_counts_both(
     assert plan(tasks, 16, memory_bytes=4).makespan_s >= bound_s * (1 - 1e-9)
 
 
+@settings(max_examples=60)
+@given(tasks=BATCH, least=st.lists(st.integers(0, 4), min_size=12, max_size=12), files=DISK)
+def test_the_bound_with_memory_and_disk_is_not_below_either_nor_above_any_plan(
+    tasks: list[Task], least: list[int], files: list[int]
+) -> None:
+    tasks = with_disk(with_memory(tasks, least, [None] * 12), files)
+    either_s = [lower_bound(tasks, 16, memory_bytes=4), lower_bound(tasks, 16, disk_bytes=6)]
+    bound_s = lower_bound(tasks, 16, memory_bytes=4, disk_bytes=6)
+    assert bound_s >= max(either_s) * (1 - 1e-9)
+    assert plan(tasks, 16, memory_bytes=4, disk_bytes=6).makespan_s >= bound_s * (1 - 1e-9)
+
+
 @pytest.mark.parametrize(
     ("tasks", "error", "words"),
     [
@@ -542,6 +608,8 @@ def test_the_bound_with_memory_counts_both(
         ([Task("a", {1: 1.0}), {"id": "b"}], InputError, "{'id': 'b'} is among the tasks; give qcthreads.Task"),
         (None, InputError, "None was given for the tasks; give a list"),
         ([Task("a", {1: 1.0}, -1)], InputError, "memory_bytes is -1; give 0 or more"),
+        ([Task("a", {1: 1.0}, disk_bytes=-1)], InputError, "disk_bytes is -1; give 0 or more"),
+        ([Task("a", {1: 1.0}, disk_bytes="4GB")], InputError, "disk_bytes is '4GB'; give a number of bytes"),
         ([Task("a", {1: 1.0}, memory_more_bytes={1: -1})], InputError, "memory_more_bytes is {1: -1}; give 0 or more"),
         (
             [Task("a", {1: 1.0}), Task("b", {1: 1.0}, bandwidth_bytes_per_s=math.nan)],
@@ -558,11 +626,16 @@ def test_the_bound_with_memory_counts_both(
             OversubscriptionError,
             "task 'a' needs .*; nor do 'b', 'c', 'd', 'e', 'f' and 2 more fit; give",
         ),
-        ([Task("a", {1: 1.0}, 2048)], OversubscriptionError, "2 KiB, but 1 KiB may be used; raise the limit, or"),
+        ([Task("a", {1: 1.0}, 2048)], OversubscriptionError, "2 KiB of memory, but 1 KiB may be used; raise the"),
+        (
+            [Task("a", {1: 1.0}, 1, disk_bytes=2048), Task("b", {1: 1.0}, 2048)],
+            OversubscriptionError,
+            "'a' needs 2 KiB of disk, but 1.5 KiB may be used; nor do 'b' fit; raise the limit, or plan for a machine",
+        ),
         (
             [Task("a", {1: 1.0, 2: 1.0, 8: 1.0}, 512, memory_more_bytes={1: 4096, 2: 1536})],
             OversubscriptionError,
-            "needs 2 KiB, but 1 KiB may be used",
+            "needs 2 KiB of memory, but 1 KiB may be used",
         ),
     ],
 )
@@ -570,7 +643,7 @@ def test_tasks_that_cannot_be_planned_are_refused_by_name(
     tasks: list[Task], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        plan(tasks, 4, memory_bytes=1024)
+        plan(tasks, 4, memory_bytes=1024, disk_bytes=1536)
 
 
 @pytest.mark.parametrize(
@@ -580,6 +653,7 @@ def test_tasks_that_cannot_be_planned_are_refused_by_name(
         ({"machine_or_cpus": 4.0}, "4.0 is no machine"),
         ({"machine_or_cpus": True}, "True is no machine"),
         ({"memory_bytes": "4GB"}, "memory_bytes is '4GB'; give a number above 0"),
+        ({"disk_bytes": 0}, "disk_bytes is 0; give a number above 0"),
         ({"bandwidth_bytes_per_s": True}, "bandwidth_bytes_per_s is True; give a number above 0"),
         ({"strategy": None}, "the strategy is None; give the name of one: adaptive, auto"),
         ({"width": "1"}, "workers of width '1' were asked for"),
@@ -588,7 +662,7 @@ def test_tasks_that_cannot_be_planned_are_refused_by_name(
 def test_what_is_no_machine_limit_or_name_is_refused(asked: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         plan(**{"tasks": [Task("a", {1: 1.0})], "machine_or_cpus": 4, **asked})
-    if asked.keys() <= {"machine_or_cpus", "memory_bytes", "bandwidth_bytes_per_s"}:
+    if asked.keys() <= {"machine_or_cpus", "memory_bytes", "bandwidth_bytes_per_s", "disk_bytes"}:
         with pytest.raises(InputError, match=words):
             lower_bound(**{"tasks": [Task("a", {1: 1.0})], "machine_or_cpus": 4, **asked})
 

@@ -18,6 +18,7 @@ from families import (
     MEMORY_TIGHT,
     Problem,
     bimodal,
+    disk_tight,
     equal,
     many_body,
     memory_tight,
@@ -36,7 +37,7 @@ NEAR_THE_BOUND = [family for family in FAMILIES if family not in (*MEMORY_TIGHT,
 
 
 def ratio(problem: Problem) -> float:
-    made = plan(problem.tasks, problem.cpus, "adaptive", memory_bytes=problem.memory_bytes)
+    made = plan(problem.tasks, problem.cpus, "adaptive", **problem.limits)
     return made.makespan_s / made.lower_bound_s
 
 
@@ -125,26 +126,38 @@ def test_few_tasks_that_need_much_memory_end_as_soon_as_the_best_of_all_orders_a
     assert made.lower_bound_s > lower_bound(tasks, problem.cpus)  # memory tells more than CPUs alone
 
 
-def shortest_of_all_s(tasks: Sequence[Task], cpus: int, memory_bytes: int) -> float:
+@pytest.mark.parametrize("seed", range(4))
+def test_so_do_few_that_need_much_memory_or_disk(seed: int) -> None:
+    problem = disk_tight(8, 4, seed)
+    assert problem.memory_bytes is not None
+    assert problem.disk_bytes is not None
+    made = plan(problem.tasks, problem.cpus, "auto", **problem.limits)
+    best_s = shortest_of_all_s(problem.tasks, problem.cpus, problem.memory_bytes, problem.disk_bytes)
+    assert made.makespan_s <= 1.05 * best_s
+    assert made.lower_bound_s <= best_s * (1 + 1e-9)
+
+
+def shortest_of_all_s(tasks: Sequence[Task], cpus: int, memory_bytes: int, disk_bytes: float = math.inf) -> float:
     """Every order, every width, each task as early as it fits: one of these schedules is the shortest there is."""
     best_s = math.inf
     for widths in itertools.product(*(task.times_s for task in tasks)):
         for order in itertools.permutations(zip(tasks, widths, strict=True)):
-            placed: list[tuple[float, float, int, int]] = []
+            placed: list[tuple[float, float, tuple[int, int, int]]] = []
             for task, width in order:
-                time_s, need = task.times_s[width], task.memory_bytes + (task.memory_more_bytes or {})[width]
-                if need > memory_bytes:
+                time_s, memory = task.times_s[width], task.memory_bytes + (task.memory_more_bytes or {}).get(width, 0)
+                needs = width, memory, task.disk_bytes
+                if memory > memory_bytes:
                     break
-                for start_s in sorted({0.0, *(end_s for _, end_s, _, _ in placed)}):
+                for start_s in sorted({0.0, *(end_s for _, end_s, _ in placed)}):
                     # What runs beside it changes only when something starts.
                     moments = [start_s, *(begin_s for begin_s, *_ in placed if start_s < begin_s < start_s + time_s)]
                     beside = [[one for one in placed if one[0] <= moment < one[1]] for moment in moments]
+                    together = [map(sum, zip(needs, *(one[2] for one in now), strict=True)) for now in beside]
                     if all(
-                        sum(one[2] for one in now) + width <= cpus and sum(one[3] for one in now) + need <= memory_bytes
-                        for now in beside
+                        wide <= cpus and held <= memory_bytes and files <= disk_bytes for wide, held, files in together
                     ):
-                        placed.append((start_s, start_s + time_s, width, need))
+                        placed.append((start_s, start_s + time_s, needs))
                         break
             if len(placed) == len(tasks):
-                best_s = min(best_s, max(end_s for _, end_s, _, _ in placed))
+                best_s = min(best_s, max(end_s for _, end_s, _ in placed))
     return best_s

@@ -13,20 +13,21 @@ from typing import Any
 
 from ..errors import InputError
 from ..host import read_machine
+from ..host.disks import file_system
 from ..host.profiles import read_profile
 from ..machine import Machine
 from ..planning import Plan, Task, plan
 from ..planning.cost import PARALLEL_FRACTION, assumed_speedup
 from ..planning.model import usable_of, usual_widths
-from ..units import format_count
+from ..units import format_count, format_size
 from .output import check_writable, explained
 from .plan_svg import write_svg
 from .render import gigabytes, print_json, print_table, seconds
 from .topo import checked_sysroot
 
-_DOCUMENT = {"cpus", "sysroot", "memory_bytes", "bandwidth_bytes_per_s", "tasks"}
+_DOCUMENT = {"cpus", "sysroot", "memory_bytes", "disk_bytes", "bandwidth_bytes_per_s", "tasks"}
 _ESTIMATED = {"seconds", "parallel_fraction", "widths"}
-_TASK = {"id", "times_s", "memory_bytes", "bandwidth_bytes_per_s"} | _ESTIMATED
+_TASK = {"id", "times_s", "memory_bytes", "disk_bytes", "bandwidth_bytes_per_s"} | _ESTIMATED
 _MOST_CPUS = 65536  # above any node there is; catches nonsense before it fills memory
 _MOST_ROWS = 40  # placements in the table; all are in the JSON
 
@@ -39,6 +40,7 @@ examples:
   qcthreads plan tasks.json
   qcthreads plan tasks.json --strategy adaptive --json
   qcthreads plan tasks.json --strategy memory-aware --svg plan.svg
+  qcthreads plan tasks.json --scratch /scratch
   qcthreads plan - < tasks.json"""
 
 
@@ -52,6 +54,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="auto",
         help="auto, balanced, adaptive, memory-aware, or one that another package registers (default: auto)",
     )
+    parser.add_argument(
+        "--scratch", metavar="DIR", type=Path, help="directory for temporary files: its free disk limits disk_bytes"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument("--svg", metavar="FILE", type=Path, help="draw it into FILE: CPUs over time")
 
@@ -64,15 +69,17 @@ def execute(args: Namespace) -> int:
     _known(document, _DOCUMENT, "the document")
     machine_or_cpus = _machine(document, args.tasks)
     tasks = _tasks(document, usual_widths(len(usable_of(machine_or_cpus)[1])))
-    bandwidth, said = _bandwidth(document, machine_or_cpus, tasks, args.tasks)
+    bandwidth, of_bandwidth = _bandwidth(document, machine_or_cpus, tasks, args.tasks)
+    disk, tasks, of_disk = _disk(document, args.scratch, tasks)
     made = plan(
         tasks,
         machine_or_cpus,
         args.strategy,
         memory_bytes=_limit(document, "memory_bytes"),
         bandwidth_bytes_per_s=bandwidth,
+        disk_bytes=disk,
     )
-    made = replace(made, reasons=(*made.reasons, *said))
+    made = replace(made, reasons=(*made.reasons, *of_bandwidth, *of_disk))
     if args.svg:
         with explained("--svg", args.svg):
             write_svg(made, args.svg, _heading(made))
@@ -168,6 +175,28 @@ def _bandwidth(
     return rate, (f"memory bandwidth: {gigabytes(rate)} GB/s, measured {stored.profile.measured_at}",)
 
 
+def _disk(
+    document: dict[str, Any], scratch: Path | None, tasks: list[Task]
+) -> tuple[int | None, list[Task], tuple[str, ...]]:
+    """The limit, as named or as is free in ``scratch``; the tasks, with files in memory as memory; and what to say."""
+    limit = _limit(document, "disk_bytes")
+    if scratch is None:
+        return limit, tasks, ()
+    if limit is not None:
+        raise InputError(f'--scratch {scratch} and "disk_bytes" both say how much disk there is; give one of them')
+    if not scratch.is_dir():
+        raise InputError(f"the scratch directory {scratch} is not there; make it, or name another")
+    there = file_system(scratch)
+    said = there.kind or "its file system"
+    if there.in_memory:
+        said += ": temporary files there count as memory"
+        tasks = [replace(task, memory_bytes=task.memory_bytes + task.disk_bytes) for task in tasks]
+    if there.free_bytes is None:
+        return None, tasks, (f"disk: no limit is known of {scratch} ({said})",)
+    # Where nothing is free who needs some is refused by name.
+    return max(1, there.free_bytes), tasks, (f"disk: {format_size(there.free_bytes)} free in {scratch} ({said})",)
+
+
 def _tasks(document: dict[str, Any], widths: Sequence[int]) -> list[Task]:
     """``widths``: of a task whose seconds alone are given."""
     listed = document.get("tasks")
@@ -193,6 +222,7 @@ def _task(entry: Any, number: int, widths: Sequence[int]) -> Task:
         _estimated_s(entry, widths, where) if estimated else _listed_s(entry, where),
         _amount(entry, "memory_bytes", where),
         _amount(entry, "bandwidth_bytes_per_s", where),
+        disk_bytes=_amount(entry, "disk_bytes", where),
     )
 
 

@@ -126,7 +126,7 @@ class Measured:
                 "another directory with --scratch"
             )
         if not where.in_memory:
-            return replace(need, scratch_bytes=files_bytes)
+            return replace(need, scratch_bytes=files_bytes if free_bytes is None else min(files_bytes, free_bytes))
         least_bytes = round(peak.value) if peak.source == "seen" else 0
         files_bytes = max(0, min(files_bytes, self._memory_bytes - need.memory_bytes))
         return replace(
@@ -140,12 +140,17 @@ class Measured:
     def _file_system(self) -> FileSystem:
         return file_system(self._scratch)
 
+    @property
+    def disk_bytes(self) -> int | None:
+        """Free for temporary files; ``None``: no limit that is known of, or none were seen."""
+        return self._file_system.free_bytes if self.writes_files() else None
+
     def side_by_side(self, terms: Iterable[Term]) -> int | None:
-        """As many as their temporary files have room for on their disk; ``None``: no limit that is known of."""
+        """So many of the largest have room for their temporary files; ``None``: no limit that is known of."""
         largest_bytes = max((self.need(term).scratch_bytes for term in terms), default=0)
-        if not largest_bytes or self._file_system.free_bytes is None:
+        if not largest_bytes or self.disk_bytes is None:
             return None
-        return max(1, self._file_system.free_bytes // largest_bytes)
+        return max(1, self.disk_bytes // largest_bytes)
 
     def _need(self, term: Term, size: Size) -> Need:
         spec, model = registry.get(term.chemistry.program), self._model(term.chemistry)

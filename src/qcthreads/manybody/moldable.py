@@ -47,8 +47,8 @@ class Moldable:
         By name of the model chemistry, those that may be used, also such as no so many CPUs allow now.
     size
         Of a calculation; its speedup is assumed by it.
-    memory_bytes
-        For all that run at the same time.
+    memory_bytes, disk_bytes
+        For all that run at the same time; of disk, ``None``: no limit that is known of.
     workers
         How many of each kind are there already.
     times_s
@@ -66,6 +66,7 @@ class Moldable:
     worker_of: Callable[[str, int], WorkerKind]
     """What a calculation of a model chemistry runs in at a width."""
     workers: Mapping[WorkerKind, int]
+    disk_bytes: int | None = None
     most_threads: int | None = None
     """Of all that run at the same time; ``None``: as many as are free."""
     at_once: int | None = None
@@ -92,9 +93,15 @@ class Moldable:
             side_by_side=most,
             wall_s=table.makespan_s if in_seconds else None,
             memory_bytes=max((need.memory_bytes for need in needs), default=0) if measured else None,
+            disk_bytes=self.disk_bytes if self._disk_short(needs) else None,
             parallel=_ends_of([self._parallel(term) for term in self.terms]),
             measured_on=self.measured_on,
         )
+
+    def _disk_short(self, needs: Sequence[Need]) -> bool:
+        """Whether not all that the CPUs might run side by side have room for their temporary files."""
+        most = sorted((need.scratch_bytes for need in needs), reverse=True)[: self.cpus]
+        return self.disk_bytes is not None and sum(most) > self.disk_bytes
 
     def source(self, make: Callable[[Term, int, int], Calculation]) -> Dispatched:
         """What an engine runs. ``make``: the calculation of a term at a width, with so much memory."""
@@ -121,6 +128,7 @@ class Moldable:
             self.machine.cpus_online,
             known="sizes" if not in_seconds else "elsewhere" if self.measured_on else "seconds",
             memory_bytes=self.memory_bytes,
+            disk_bytes=self.disk_bytes,
             at_once=self.at_once,
             start_up_s=START_UP_S,
             worth=_WORTH.get(self.strategy, 1.0),
@@ -142,6 +150,7 @@ class Moldable:
             kind=term.chemistry.name,
             memory_measured=need.measured,
             memory_more_bytes=more,
+            disk_bytes=need.scratch_bytes,
         )
 
     def _relative(self, term: Term) -> dict[int, float]:
@@ -170,6 +179,8 @@ class Foreseen:
     """``None``: nothing is known of seconds."""
     memory_bytes: int | None
     """Of the largest, where what each takes was measured."""
+    disk_bytes: int | None
+    """For temporary files, where that may keep calculations from running side by side."""
     parallel: tuple[float, float]
     """The least and the largest share of the work that is taken for parallel where no speedup was measured."""
     measured_on: str = ""
@@ -188,6 +199,10 @@ class Foreseen:
             said = [f"a width for each calculation, as far as can be foreseen {', '.join(counts)}"]
         elif not self.one_width:
             said = [f"{format_count(self.usual_width, 'thread')} each is best as far as can be foreseen"]
+        disk = []
+        if self.disk_bytes is not None:
+            free = format_size(self.disk_bytes)
+            disk = [f"{free} of disk are free: as many run side by side as have room for their temporary files"]
         known = "times are those of a measured model"
         if self.measured_on:
             known = "times are those of a model that comes with qcthreads, measured on another machine "
@@ -199,7 +214,7 @@ class Foreseen:
         memory = []
         if self.memory_bytes:
             memory = [f"each has the memory that it takes by what was measured, up to {format_size(self.memory_bytes)}"]
-        return [*said, *memory, f"{known}; both are corrected as times arrive{widen}"]
+        return [*said, *memory, *disk, f"{known}; both are corrected as times arrive{widen}"]
 
 
 def mold(
@@ -245,6 +260,7 @@ def mold(
         size=expansion.size,
         need=need,
         memory_bytes=book.memory_bytes,
+        disk_bytes=None if measured is None else measured.disk_bytes,
         worker_of=lambda name, width: (
             (programs[name], width) if measured is None else registry.get(programs[name]).worker_of(width)
         ),

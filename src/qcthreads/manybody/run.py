@@ -222,12 +222,12 @@ class Run(Closing):
         terms: Sequence[Term] = ()
         if one_by_one or self._measured.writes_files():
             terms = [term for term in self._terms if term.label not in self._finished_before]
-            self._at_once = self._measured.side_by_side(terms)
             needs = [self._measured.need(term) for term in terms]
-        why_at_once = f"there is room for the temporary files of {self._at_once} at a time"
-        allowed = self._engine.at_most(expansion.programs)
-        if allowed is not None and allowed < (self._at_once or math.inf):
-            self._at_once, why_at_once = allowed, f"--at-most allows {allowed} at a time"
+        self._at_once = most = self._engine.at_most(expansion.programs)
+        why_at_once = why_most = f"--at-most allows {most} at a time"
+        room = self._measured.side_by_side(terms)
+        if room is not None and room <= (most or math.inf):
+            most, why_most = room, f"there is room for the temporary files of {room} at a time"
         if one_by_one:
             costs = [term.cost for term in terms]
             left = len(costs)
@@ -243,8 +243,8 @@ class Run(Closing):
             workers=request.workers,
             threads=request.threads,
             max_total_threads=request.max_total_threads,
-            max_workers=self._at_once,
-            max_workers_why=why_at_once,
+            max_workers=most,
+            max_workers_why=why_most,
             useful_width=registry.useful_width(expansion.programs),
             memory_per_process_bytes=process_bytes,
             explain=book.explain(),
@@ -258,14 +258,16 @@ class Run(Closing):
         if self._moldable is not None:
             foreseen = self._moldable.foresee()
             self._first_width = foreseen.first_width
-            if foreseen.memory_bytes or (workers, threads) != (foreseen.side_by_side, foreseen.usual_width):
-                workers, threads = foreseen.side_by_side, foreseen.usual_width
+            own = foreseen.side_by_side, foreseen.usual_width
+            if foreseen.memory_bytes or foreseen.disk_bytes is not None or (workers, threads) != own:
+                workers, threads = own
                 reasons = [f"{book.explain()}, {format_count(left, 'calculation')}: up to {workers} side by side"]
                 if self._at_once is not None and workers == self._at_once < left:
                     reasons.append(why_at_once)
                 share_bytes = split.memory_bytes * split.workers // workers
             reasons += foreseen.reasons()
             wall_s, share_bytes = foreseen.wall_s, foreseen.memory_bytes or share_bytes
+        files_bytes = max((need.scratch_bytes for need in needs), default=0) * workers
         places = cut(book.machine, book.usable, min(workers, len(book.usable) // threads), threads)
         return {
             "strategy": "as asked" if request.workers and request.threads else strategy,
@@ -283,7 +285,7 @@ class Run(Closing):
             "bsse": list(expansion.bsse),
             "max_nbody": expansion.core.max_nbody,
             "reasons": [*reasons, *why_so_much],
-            "scratch_bytes": max((need.scratch_bytes for need in needs), default=0) * workers or None,
+            "scratch_bytes": min(files_bytes, self._measured.disk_bytes or files_bytes) or None,
             "store_bytes": None if request.store is None else self.calculations * _STORED_BYTES,
             "expected_wall_s": wall_s,
         }

@@ -39,6 +39,7 @@ def plan(
     *,
     memory_bytes: int | None = None,
     bandwidth_bytes_per_s: float | None = None,
+    disk_bytes: int | None = None,
     width: int | None = None,
 ) -> Plan:
     """Place every task once, on concrete CPUs that no two tasks have at the same time.
@@ -56,6 +57,8 @@ def plan(
     bandwidth_bytes_per_s
         What the memory delivers to all tasks that run at the same time; ``None``: no limit. A width at which a task
         by itself would want more takes as long as its bytes do.
+    disk_bytes
+        Disk for the temporary files of all tasks that run at the same time; ``None``: no limit.
     width
         Threads of every worker, for the strategies ``balanced`` and ``auto``; ``None``: the strategy chooses.
 
@@ -64,7 +67,7 @@ def plan(
     InputError
         For an unknown strategy, an unusable ``width``, or tasks that contradict themselves.
     OversubscriptionError
-        When a task does not fit the CPUs, or not the memory, at any of its widths.
+        When a task does not fit the CPUs, or not the memory or the disk, at any of its widths.
     """
     from .batch import Batch
     from .bounds import bound_of
@@ -72,23 +75,21 @@ def plan(
 
     propose = get_strategy(strategy)
     machine, usable = usable_of(machine_or_cpus)
-    check_limits(memory_bytes, bandwidth_bytes_per_s)
+    limits: dict[str, float | None] = {
+        "memory_bytes": memory_bytes,
+        "bandwidth_bytes_per_s": bandwidth_bytes_per_s,
+        "disk_bytes": disk_bytes,
+    }
+    check_limits(**limits)
     if width is not None and (not isinstance(width, int) or not 1 <= width <= len(usable)):
         raise InputError(
             f"workers of width {width!r} were asked for, but the CPUs are {usable}, {len(usable)} in all; give a whole "
             "number of no more than these"
         )
-    memory_bytes = memory_within(machine, usable, memory_bytes)
+    limits["memory_bytes"] = memory_within(machine, usable, memory_bytes)
     with _no_collection():
-        batch = Batch(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
-        proposal = propose(
-            batch,
-            machine,
-            usable,
-            memory_bytes=memory_bytes,
-            bandwidth_bytes_per_s=bandwidth_bytes_per_s,
-            width=width,
-        )
+        batch = Batch(tasks, capacity_of(usable, **limits))
+        proposal = propose(batch, machine, usable, width=width, **limits)
         ordered = tuple(sorted(proposal.placements, key=attrgetter("start_s")))
         reasons = proposal.reasons
         if slowed := batch.slowed(ordered):

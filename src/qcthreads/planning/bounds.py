@@ -11,11 +11,12 @@ from ..cpuset import CpuSet
 from ..machine import Machine
 from .batch import Batch, Choices, Floats, Integers
 from .memory import memory_within
-from .model import Capacity, Running, Task, capacity_of, check_limits, usable_of
+from .model import Running, Task, capacity_of, check_limits, usable_of
+from .space import Space
 
 # Of a task that leaves room for no more than this many of its kind the bound counts how many run side by side.
 _MOST_SIDE_BY_SIDE = 64
-# How much memory (or bandwidth) weighs beside CPUs in the bounds that count both.
+# How much memory (or disk, or bandwidth) weighs beside CPUs in the bounds that count both.
 _WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 _PROMISING = 3  # of them
 
@@ -26,14 +27,15 @@ def lower_bound(
     *,
     memory_bytes: int | None = None,
     bandwidth_bytes_per_s: float | None = None,
+    disk_bytes: int | None = None,
 ) -> float:
     """Seconds below which no schedule of ``tasks`` can end.
 
     The smallest T for which the least work (width x time) that lets every task end within T fits into P x T, with P the
     number of usable PUs: the usual dual bound for moldable tasks (Turek, Wolf, Yu, SPAA 1992). It includes the longest
-    task at its best width. With ``memory_bytes`` or ``bandwidth_bytes_per_s`` the answer is the largest of this, of the
-    same for memory (bytes x seconds) and bandwidth, and for what is between them, and what tasks of which only k fit
-    side by side take.
+    task at its best width. With ``memory_bytes``, ``bandwidth_bytes_per_s`` or ``disk_bytes`` the answer is the largest
+    of this, of the same for memory and disk (bytes x seconds) and bandwidth, and for what is between them, and what
+    tasks of which only k fit side by side take.
 
     Parameters
     ----------
@@ -41,13 +43,18 @@ def lower_bound(
         What is to be run.
     machine_or_cpus
         A machine (its allowed CPUs, one PU per core), a set of CPUs, or a number of CPUs.
-    memory_bytes, bandwidth_bytes_per_s
+    memory_bytes, bandwidth_bytes_per_s, disk_bytes
         For all tasks that run at the same time; ``None``: no limit.
     """
     machine, usable = usable_of(machine_or_cpus)
-    check_limits(memory_bytes, bandwidth_bytes_per_s)
-    memory_bytes = memory_within(machine, usable, memory_bytes)
-    return bound_of(Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s)))
+    limits = {
+        "memory_bytes": memory_bytes,
+        "bandwidth_bytes_per_s": bandwidth_bytes_per_s,
+        "disk_bytes": disk_bytes,
+    }
+    check_limits(**limits)
+    limits["memory_bytes"] = memory_within(machine, usable, memory_bytes)
+    return bound_of(Batch.of(tasks, capacity_of(usable, **limits)))
 
 
 def bound_of(batch: Batch) -> float:
@@ -60,27 +67,32 @@ def bounds_of(batch: Batch, running: Sequence[Running] = ()) -> list[tuple[float
 
     ``running``: what goes on running beside the batch.
     """
-    weights: list[dict[str, float]] = [{}]
-    if _memory_short(batch, running):
-        weights += [{"cpus": 1 - weight, "memory": weight} for weight in _WEIGHTS]
+    few_s = _few_side_by_side(batch.narrowest, batch.capacity.cpus, batch.shortest_s)
+    weighed: list[tuple[float, dict[str, float]]] = [(few_s, {})]
+    short = [space for space in batch.spaces if _short(batch, space, running)]
+    for space in short:
+        few_s = _few_side_by_side(space.least, space.whole, batch.shortest_s)
+        weighed += [(few_s, {"cpus": 1 - weight, space.name: weight}) for weight in _WEIGHTS]
+    if len(short) > 1:
+        for weight in _WEIGHTS:
+            shares = {space.name: weight / len(short) for space in short}
+            weighed.append((0.0, {"cpus": 1 - weight, **shares}))
     if math.isfinite(batch.capacity.bandwidth_bytes_per_s) and batch.traffic_bytes.any():
-        weights += [{"cpus": 1 - weight, "bandwidth": weight} for weight in _WEIGHTS]
-    few_wide_s = _few_side_by_side(batch.narrowest, batch.capacity.cpus, batch.shortest_s)
-    few_large_s = _few_side_by_side(batch.memory_bytes, batch.capacity.memory_bytes, batch.shortest_s)
+        weighed += [(0.0, {"cpus": 1 - weight, "bandwidth": weight}) for weight in _WEIGHTS]
     found = []
-    for weight in weights:
-        choices = batch.choices(**weight)
-        bound_s = choices.bound(_taken_up(batch.capacity, running, **weight)) if running else choices.bound_s
-        found.append((max(bound_s, few_large_s if weight else few_wide_s), choices))
+    for few_s, weights in weighed:
+        choices = batch.choices(**weights)
+        bound_s = choices.bound(_taken_up(batch, running, **weights)) if running else choices.bound_s
+        found.append((max(bound_s, few_s), choices))
     return found
 
 
-def _memory_short(batch: Batch, running: Sequence[Running]) -> bool:
-    """Whether someone needs or has more than the share of its CPUs: where nobody does, CPUs run out before memory."""
-    cpus, memory_bytes = batch.capacity.cpus, batch.capacity.memory_bytes
-    if batch.most_bytes.max(initial=0.0) * cpus > memory_bytes:
+def _short(batch: Batch, space: Space, running: Sequence[Running]) -> bool:
+    """Whether someone needs or has more than the share of its CPUs: where nobody does, CPUs run out before it."""
+    cpus = batch.capacity.cpus
+    if space.most.max() * cpus > space.whole:
         return True
-    return any(one.memory_bytes * cpus > one.width * memory_bytes > 0 for one in running)
+    return any(space.taken(one) * cpus > one.width * space.whole > 0 for one in running)
 
 
 def most_promising(batch: Batch, bounds: Sequence[tuple[float, Choices]]) -> Sequence[tuple[float, Choices]]:
@@ -99,23 +111,23 @@ def most_promising(batch: Batch, bounds: Sequence[tuple[float, Choices]]) -> Seq
 
 
 def _taken_up(
-    capacity: Capacity, running: Sequence[Running], cpus: float = 1.0, memory: float = 0.0, bandwidth: float = 0.0
+    batch: Batch, running: Sequence[Running], cpus: float = 1.0, bandwidth: float = 0.0, **spaces: float
 ) -> float:
     """For how many seconds, were it the whole node at once; what moves meanwhile is not known."""
     del bandwidth
-    taken_s = cpus * sum(one.left_s * one.width for one in running) / capacity.cpus
-    if memory:
-        taken_s += memory * sum(one.left_s * one.memory_bytes for one in running) / capacity.memory_bytes
+    taken_s = cpus * sum(one.left_s * one.width for one in running) / batch.capacity.cpus
+    for space in batch.spaces:
+        if weight := spaces.get(space.name):
+            taken_s += weight * sum(one.left_s * space.taken(one) for one in running) / space.whole
     return taken_s
 
 
 def bound_at(batch: Batch, widths: Integers, times_s: Floats) -> float:
     """Seconds below which no schedule can end that has the tasks at these widths."""
-    capacity = batch.capacity
     bound_s = float(times_s.max(initial=0.0))
     taken: list[tuple[Floats | Integers, float]] = [
-        (widths, capacity.cpus),
-        (batch.needs_bytes(widths), capacity.memory_bytes),
+        (widths, batch.capacity.cpus),
+        *((space.at(widths), space.whole) for space in batch.spaces),
         (batch.rates(times_s), 1.0),
     ]
     for needs, whole in taken:

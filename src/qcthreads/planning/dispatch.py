@@ -77,7 +77,7 @@ class Dispatcher:
     known
         What the estimates are worth: ``seconds``, as a calibrated model tells; ``elsewhere``, as one of another
         machine does; ``sizes``, ratios from theory; or ``nothing``.
-    memory_bytes
+    memory_bytes, disk_bytes
         For all that run at the same time; ``None``: no limit.
     at_once
         How many run at the same time at most; ``None``: as many as fit.
@@ -104,6 +104,7 @@ class Dispatcher:
         *,
         known: Known = "seconds",
         memory_bytes: int | None = None,
+        disk_bytes: int | None = None,
         at_once: int | None = None,
         start_up_s: float = 0.0,
         worth: float = 1.0,
@@ -112,8 +113,9 @@ class Dispatcher:
     ) -> None:
         self._machine, usable = usable_of(machine_or_cpus)
         self._memory_bytes = math.inf if memory_bytes is None else float(memory_bytes)
+        self._disk_bytes = math.inf if disk_bytes is None else float(disk_bytes)
         self._at_once = math.inf if at_once is None else at_once
-        self._batch = Batch(tasks, Capacity(len(usable), self._memory_bytes))
+        self._batch = Batch(tasks, self._capacity(len(usable), self._memory_bytes))
         self._row = {task.id: row for row, task in enumerate(self._batch.tasks)}
         self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
         self._told_needs = self._batch.memory_bytes.copy()
@@ -226,7 +228,7 @@ class Dispatcher:
         return course_of(batch, worth=self._worth).timetable()
 
     def _capacity(self, cpus: int, memory_bytes: float) -> Capacity:
-        return Capacity(cpus, memory_bytes, tasks=self._at_once)
+        return Capacity(cpus, memory_bytes, disk_bytes=self._disk_bytes, tasks=self._at_once)
 
     def _undone(self, task_id: str) -> _Started:
         one = self._running.pop(task_id, None)
@@ -300,11 +302,12 @@ class Dispatcher:
 
     def _side_by_side(self, rows: Integers, capacity: Capacity) -> Floats:
         """How many would run at each width, if all were like it."""
-        most = np.minimum(capacity.tasks, capacity.cpus / self._batch.widths[rows])
-        if math.isinf(capacity.memory_bytes):
-            return most
-        fit: Floats = np.minimum(most, capacity.memory_bytes / np.maximum(self._needs_at_widths(rows), 1.0))
-        return fit
+        most: Floats = np.minimum(capacity.tasks, capacity.cpus / self._batch.widths[rows])
+        if math.isfinite(capacity.memory_bytes):
+            most = np.minimum(most, capacity.memory_bytes / np.maximum(self._needs_at_widths(rows), 1.0))
+        if math.isfinite(capacity.disk_bytes):
+            most = np.minimum(most, capacity.disk_bytes / np.maximum(self._batch.disk_bytes[rows, np.newaxis], 1.0))
+        return most
 
     def _needs_at_widths(self, rows: Integers) -> Floats:
         """Bytes of memory of each task, in the columns of its widths."""
@@ -340,7 +343,10 @@ class Dispatcher:
         return left_s + waiting_s > there * self._start_up_s
 
     def _beside(self, now_s: float) -> list[Running]:
-        return [Running(self._left_s(now_s, one), one.width, one.memory_bytes) for one in self._running.values()]
+        return [
+            Running(self._left_s(now_s, one), one.width, one.memory_bytes, self._disk_of(one.row))
+            for one in self._running.values()
+        ]
 
     def _left_s(self, now_s: float, one: _Started) -> float:
         took_s = now_s - one.since_s
@@ -351,6 +357,9 @@ class Dispatcher:
         """Bytes of memory, at that width."""
         return float(self._batch.memory_bytes[row] + self._more_bytes[row, column])
 
+    def _disk_of(self, row: int) -> float:
+        return float(self._batch.disk_bytes[row])
+
     def _columns(self, rows: Integers, widths: Integers) -> Integers:
         """Where each of ``rows`` lists its width."""
         listed = (self._batch.widths[rows] == widths[:, np.newaxis]) & np.isfinite(self._batch.times_s[rows])
@@ -359,10 +368,12 @@ class Dispatcher:
 
     def _first_that_fits(self, now_s: float, cpus: int, memory_bytes: float) -> tuple[int, int] | None:
         startable: dict[int, bool] = {}  # by pool
+        disk_bytes = self._disk_bytes - sum(self._disk_of(one.row) for one in self._running.values())
         last = -1 if len(self._line) <= _FEW else len(self._line) - 1 - _LOOK_AHEAD
         for at in range(len(self._line) - 1, last, -1):
             row, column = self._line[at]
-            if self._batch.widths[row, column] <= cpus and self._needs(row, column) <= memory_bytes:
+            fits = self._batch.widths[row, column] <= cpus and self._needs(row, column) <= memory_bytes
+            if fits and self._disk_of(row) <= disk_bytes:
                 pool = int(self._pools[row, column])
                 if pool not in startable:
                     startable[pool] = self._idle(pool) > 0 or self._worth_starting(now_s, pool, cpus)

@@ -32,6 +32,8 @@ class Task:
     """``memory_bytes`` is what it takes: more would not help it. Else it is granted more, where its share is more."""
     memory_more_bytes: Mapping[int, int] | None = None
     """By width, what it needs beyond ``memory_bytes``; ``None``: nothing."""
+    disk_bytes: int = 0
+    """Of temporary files while it runs. Those in memory (``tmpfs``) are a part of ``memory_bytes``."""
 
     def needs_bytes(self, width: int) -> int:
         """Of memory, at that width."""
@@ -45,6 +47,7 @@ class Capacity:
     cpus: int
     memory_bytes: float = math.inf
     bandwidth_bytes_per_s: float = math.inf
+    disk_bytes: float = math.inf
     tasks: float = math.inf
     """How many run at the same time; heeded while a batch runs, by what is laid out in turn."""
 
@@ -56,6 +59,7 @@ class Running:
     left_s: float
     width: int
     memory_bytes: float = 0.0
+    disk_bytes: float = 0.0
 
 
 class Placement(NamedTuple):
@@ -111,20 +115,14 @@ def usual_widths(most: int) -> tuple[int, ...]:
     return (*(width for width in _USUAL_WIDTHS if width < most), most)
 
 
-def capacity_of(
-    usable: CpuSet, memory_bytes: int | None = None, bandwidth_bytes_per_s: float | None = None
-) -> Capacity:
-    """The capacity of ``usable`` PUs; ``None``: no limit."""
-    return Capacity(
-        len(usable),
-        math.inf if memory_bytes is None else memory_bytes,
-        math.inf if bandwidth_bytes_per_s is None else bandwidth_bytes_per_s,
-    )
+def capacity_of(usable: CpuSet, **limits: float | None) -> Capacity:
+    """The capacity of ``usable`` PUs, with limits by their names in it; ``None``: no limit."""
+    return Capacity(len(usable), **{name: limit for name, limit in limits.items() if limit is not None})
 
 
-def check_limits(memory_bytes: int | None, bandwidth_bytes_per_s: float | None) -> None:
+def check_limits(**limits: float | None) -> None:
     """Raise InputError for what is no limit."""
-    for name, limit in (("memory_bytes", memory_bytes), ("bandwidth_bytes_per_s", bandwidth_bytes_per_s)):
+    for name, limit in limits.items():
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Real) or not limit > 0):
             raise InputError(f"{name} is {limit!r}; give a number above 0, or None where there is no limit")
 

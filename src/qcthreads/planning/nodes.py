@@ -23,6 +23,7 @@ from .bounds import bounds_of
 from .memory import Node
 from .model import Placement, Task
 from .seating import on_places
+from .space import Amount
 from .timetable import Layout, Timetable
 from .uniform import promising
 
@@ -77,10 +78,10 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> l
 
 
 def _by_workers(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[Placement]:
-    """As many workers of one width on each node as it has CPUs and memory for, and all of them bandwidth."""
+    """As many workers of one width on each node as it has CPUs and memory for, and all of them bandwidth and disk."""
     best, at = Timetable((), (), (), (), math.inf), list[CpuSet]()
     for workers in promising(batch):
-        largest = float(batch.needs_bytes(workers.widths).max())
+        largest = float(batch.memory.at(workers.widths).max())
         places = [
             place
             for node in nodes
@@ -108,7 +109,7 @@ def _attempts(batch: Batch) -> Iterator[tuple[Layout, list[int], float]]:
         for _, choices in bounds[:3]:
             layout, deadline_s = Layout(batch, choices), pace * bounds[0][0]
             widths, times_s = map(np.array, layout.chosen(deadline_s))
-            for key in (-times_s, -times_s * batch.needs_bytes(widths)):
+            for key in (-times_s, -times_s * batch.memory.at(widths)):
                 yield layout, np.argsort(key, kind="stable").tolist(), deadline_s
 
 
@@ -118,6 +119,7 @@ class _Demand(NamedTuple):
     width: int
     time_s: float
     memory_bytes: int
+    need: Amount
     rate: int
     most: int
 
@@ -132,14 +134,14 @@ class _Start(NamedTuple):
 
 
 class _Schedule:
-    """List scheduling; so much is free of each node, and of the whole."""
+    """List scheduling; so much is free of each node, and room of the whole."""
 
     def __init__(self, batch: Batch, nodes: Sequence[Node], layout: Layout, deadline_s: float) -> None:
         self._free = [len(node.cpus) for node in nodes]
         self._memory = [float(node.memory_bytes) for node in nodes]
         widths = layout.chosen(deadline_s)[0]
         self._demands = [self._demand(layout, row, task, widths[row]) for row, task in enumerate(batch.tasks)]
-        self._total = batch.capacity.memory_bytes
+        self._room = layout.room
         self._bandwidth = layout.bandwidth
 
     def run(self, order: Sequence[int]) -> list[_Start]:
@@ -167,11 +169,13 @@ class _Schedule:
         cpus = sum(self._free)
         if not cpus:
             return None
-        memory = min(sum(self._memory) / _ROUNDED, self._total)
+        memory = sum(self._memory) / _ROUNDED
         roomless: set[_Demand] = set()
         for at in range(len(waiting) - 1, max(-1, len(waiting) - 1 - _LOOK_AHEAD), -1):
             demand = self._demands[waiting[at]]
             if demand.width > cpus or demand.memory_bytes > memory or demand.rate > self._bandwidth:
+                continue
+            if not demand.need <= self._room:
                 continue
             if demand in roomless:
                 continue
@@ -199,12 +203,12 @@ class _Schedule:
             if counts is not None:
                 width, time_s, most = wide, took_s, sum(1 for count in counts if count)
                 break
-        return _Demand(width, time_s, task.needs_bytes(width), layout.rate(row, time_s), most)
+        return _Demand(width, time_s, task.needs_bytes(width), layout.need(row, width), layout.rate(row, time_s), most)
 
     def _change(self, start: _Start, sign: int) -> None:
         """Give back (1) or take (-1) what a task has."""
         demand = start.demand
-        self._total += sign * demand.memory_bytes
+        self._room = self._room + demand.need if sign > 0 else self._room - demand.need
         self._bandwidth += sign * demand.rate
         for number, count in enumerate(start.counts):
             if count:

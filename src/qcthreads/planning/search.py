@@ -92,21 +92,22 @@ def _alone_last(batch: Batch, alone: npt.NDArray[np.bool_]) -> Timetable:
     return Timetable(widths.tolist(), starts_s.tolist(), ends_s.tolist(), (), float(ends_s.max()))
 
 
-def binding(batch: Batch) -> bool:
-    """Whether memory or bandwidth may run short before CPUs do."""
+def binding(batch: Batch) -> str:
+    """What may run short before CPUs do: memory, disk, or memory bandwidth; empty where nothing does."""
     most = min(len(batch), batch.capacity.cpus)
     # Nobody is narrower than 1, so that no more than this many run at the same time.
-    memory = float(np.sort(batch.most_bytes)[::-1][:most].sum())
-    if memory > batch.capacity.memory_bytes:
-        return True
+    for space in batch.spaces:
+        if float(np.sort(space.most)[::-1][:most].sum()) > space.whole:
+            return space.name
     if math.isinf(batch.capacity.bandwidth_bytes_per_s) or not batch.traffic_bytes.any():
-        return False
-    return float(np.sort(batch.rates(batch.shortest_s))[::-1][:most].sum()) > 1
+        return ""
+    rates = np.sort(batch.rates(batch.shortest_s))[::-1]
+    return "memory bandwidth" if float(rates[:most].sum()) > 1 else ""
 
 
 def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
     """With the widest, the largest or the longest first, as the bound chooses; the most promising come first."""
-    tight = binding(batch)
+    tight = bool(binding(batch))
     for bound_s, choices in most_promising(batch, bounds) if tight else bounds[:1]:
         layout = Layout(batch, choices)
         widths, times_s = choices.at(bound_s)

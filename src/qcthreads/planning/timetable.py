@@ -18,9 +18,10 @@ import numpy as np
 
 from .batch import Batch, Choices, Floats, Integers
 from .model import Running
+from .space import Amount, amount, amounts, least_of
 
-# Who waits is asked by width and by need of memory, of which so many classes are told apart. Of a class whose needs
-# differ so many are asked whether they fit; all where there are few tasks.
+# Who waits is asked by width and by need of memory or disk, of which so many classes are told apart. Of a class whose
+# needs differ so many are asked whether they fit; all where there are few tasks.
 _CLASSES, _LOOK_AHEAD, _FEW = 8, 4, 512
 _BLOCK = 16  # widths
 _HOPELESS = 4  # tasks that are late, to a CPU; beyond, a layout is given up
@@ -57,7 +58,7 @@ class Layout:
 
     def __init__(self, batch: Batch, choices: Choices) -> None:
         self.cpus = batch.capacity.cpus
-        self.memory_bytes = batch.capacity.memory_bytes
+        self.room = amount([space.whole for space in batch.spaces])
         self.bandwidth = _WHOLE_BANDWIDTH
         self.tasks = batch.capacity.tasks
         self.choices = choices
@@ -122,13 +123,18 @@ class Layout:
     def _listed(self) -> tuple[list[list[int]], list[list[float]]]:
         return self.choices.widths.tolist(), self.choices.times_s.tolist()
 
-    def memory(self, widths: Integers) -> Floats:
-        """Bytes that every task needs at one of its widths; 0 where memory is not limited."""
-        return self._batch.needs_bytes(widths) if math.isfinite(self.memory_bytes) else np.zeros(len(self))
+    def needs(self, widths: Integers) -> Floats:
+        """What every task needs of the ``room`` at one of its widths."""
+        return self._batch.needs(widths)
 
-    def memory_of(self, task: int, width: int) -> float:
-        """:meth:`memory` of one task."""
-        return self._batch.tasks[task].needs_bytes(width) if math.isfinite(self.memory_bytes) else 0.0
+    def need(self, task: int, width: int) -> Amount:
+        """:meth:`needs` of one task."""
+        one = self._batch.tasks[task]
+        return amount([space.of(one, width) for space in self._batch.spaces])
+
+    def taken(self, one: Running) -> Amount:
+        """Of the ``room``, by what runs already."""
+        return amount([space.taken(one) for space in self._batch.spaces])
 
     @cached_property
     def bandwidth_counts(self) -> bool:
@@ -149,7 +155,7 @@ class Layout:
 def pack(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> Timetable:
     """Each task onto those CPUs that are free latest, yet early enough: what fits nowhere else finds the rest empty.
 
-    Without limits on memory and bandwidth only. Infinite where it is given up, as very many are late.
+    Without limits on memory, disk and bandwidth only. Infinite where it is given up, as very many are late.
     """
     chosen, times_s = layout.chosen(deadline_s, wider)
     latest_s = deadline_s * (1 + _ROUNDING)
@@ -200,19 +206,19 @@ def insert(
     starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
     late: list[int] = []
     for task in order:
-        best: tuple[float, float, int, float, int] | None = None
+        best: tuple[float, float, int, Amount, int] | None = None
         for width, time_s in layout.as_wide(task, chosen[task]) + layout.narrower(task):
-            memory, rate = layout.memory_of(task, width), layout.rate(task, time_s)
-            start_s = profile.earliest(time_s, width, memory, rate)
+            need, rate = layout.need(task, width), layout.rate(task, time_s)
+            start_s = profile.earliest(time_s, width, need, rate)
             if best is None or start_s + time_s < best[0]:
-                best = start_s + time_s, start_s, width, memory, rate
+                best = start_s + time_s, start_s, width, need, rate
             if start_s + time_s <= latest_s:
                 break
         else:
             late.append(task)
         assert best is not None
-        end_s, start_s, width, memory, rate = best
-        profile.take(start_s, end_s, width, memory, rate)
+        end_s, start_s, width, need, rate = best
+        profile.take(start_s, end_s, width, need, rate)
         widths[task], starts_s[task], ends_s[task] = width, start_s, end_s
     return Timetable(widths, starts_s, ends_s, late, max(ends_s, default=0.0))
 
@@ -235,29 +241,29 @@ def in_turn(
     beside: Sequence[Running] = (),
 ) -> Timetable:
     """:func:`start` at these widths; nobody is late. ``beside``: what runs already; the makespan includes it."""
-    free, memory, bandwidth = layout.cpus, layout.memory_bytes, layout.bandwidth
-    running = [(one.left_s, one.width, one.memory_bytes, 0) for one in beside]
+    free, room, bandwidth = layout.cpus, layout.room, layout.bandwidth
+    running = [(one.left_s, one.width, layout.taken(one), 0) for one in beside]
     heapify(running)
-    free -= sum(one.width for one in beside)
-    memory -= sum(one.memory_bytes for one in beside)
+    for _, width, need, _ in running:
+        free, room = free - width, room - need
     starts_s, ends_s = [0.0] * len(widths), [0.0] * len(widths)
     now_s = 0.0
     left = len(order)
     if left:
         queues = _Queues(layout, order, widths, times_s)
     while left:
-        room = free > 0 and memory >= queues.least and len(running) < layout.tasks
-        found = queues.take(free, memory, bandwidth) if room else None
+        some = free > 0 and queues.least <= room and len(running) < layout.tasks
+        found = queues.take(free, room, bandwidth) if some else None
         if found is None:
             now_s, width, need, rate = heappop(running)
-            free, memory, bandwidth = free + width, memory + need, bandwidth + rate
+            free, room, bandwidth = free + width, room + need, bandwidth + rate
             while running and running[0][0] <= now_s:
                 _, width, need, rate = heappop(running)
-                free, memory, bandwidth = free + width, memory + need, bandwidth + rate
+                free, room, bandwidth = free + width, room + need, bandwidth + rate
             continue
         task, need, rate = found
         width, end_s = widths[task], now_s + times_s[task]
-        free, memory, bandwidth = free - width, memory - need, bandwidth - rate
+        free, room, bandwidth = free - width, room - need, bandwidth - rate
         heappush(running, (end_s, width, need, rate))
         starts_s[task], ends_s[task] = now_s, end_s
         left -= 1
@@ -270,27 +276,27 @@ class _Profile:
     def __init__(self, layout: Layout) -> None:
         self.times_s = [0.0]
         self.cpus = [layout.cpus]
-        self.memory = [layout.memory_bytes]
+        self.room = [layout.room]
         self.bandwidth = [layout.bandwidth]
 
-    def earliest(self, time_s: float, width: int, memory: float, rate: int) -> float:
+    def earliest(self, time_s: float, width: int, need: Amount, rate: int) -> float:
         """When so much is free for so long."""
-        times_s, cpus, memories, bandwidths = self.times_s, self.cpus, self.memory, self.bandwidth
+        times_s, cpus, rooms, bandwidths = self.times_s, self.cpus, self.room, self.bandwidth
         at, count = 0, len(times_s)
         start_s, end_s = 0.0, time_s
         while at < count and times_s[at] < end_s:
-            if cpus[at] < width or memories[at] < memory or bandwidths[at] < rate:
+            if cpus[at] < width or not need <= rooms[at] or bandwidths[at] < rate:
                 start_s = times_s[at + 1]
                 end_s = start_s + time_s
             at += 1
         return start_s
 
-    def take(self, start_s: float, end_s: float, width: int, memory: float, rate: int) -> None:
+    def take(self, start_s: float, end_s: float, width: int, need: Amount, rate: int) -> None:
         """Both times become ones at which something changes."""
         first, last = self._cut(start_s), self._cut(end_s)
         for at in range(first, last):
             self.cpus[at] -= width
-            self.memory[at] -= memory
+            self.room[at] -= need
             self.bandwidth[at] -= rate
 
     def _cut(self, time_s: float) -> int:
@@ -298,18 +304,18 @@ class _Profile:
         if at == len(self.times_s) or self.times_s[at] != time_s:
             self.times_s.insert(at, time_s)
             self.cpus.insert(at, self.cpus[at - 1])
-            self.memory.insert(at, self.memory[at - 1])
+            self.room.insert(at, self.room[at - 1])
             self.bandwidth.insert(at, self.bandwidth[at - 1])
         return at
 
 
 class _Queues:
-    """Who waits: by width and need of memory, each queue in order."""
+    """Who waits: by width and need, each queue in order."""
 
     def __init__(self, layout: Layout, order: Sequence[int], widths: Sequence[int], times_s: Sequence[float]) -> None:
         ranked = np.array(order, dtype=np.int64)
         wide = np.array(widths, dtype=np.int64)
-        needs = layout.memory(wide)[ranked]
+        needs = layout.needs(wide)[ranked]
         rates = layout.rates(np.array(times_s))[ranked].tolist() if layout.bandwidth_counts else []
         classes, alike = _classes(needs)
         keys = wide[ranked] * _CLASSES + classes
@@ -318,14 +324,14 @@ class _Queues:
         found, first = np.unique(keys[backwards], return_index=True)
         queues = np.split(backwards, first[1:])
         self._queues = [
-            (key // _CLASSES, float(needs[queue].min()), queue.tolist())
+            (key // _CLASSES, least_of(needs[queue]), queue.tolist())
             for key, queue in zip(found.tolist(), queues, strict=True)
         ]
         """Width, least need, and ranks; the narrowest first."""
-        self.least = float(needs.min())
-        """Where there is less memory, none fits."""
+        self.least = least_of(needs)
+        """Where there is less room, none fits."""
         self._order = order
-        self._needs: list[float] = needs.tolist()
+        self._needs = amounts(needs)
         self._rates: list[int] = rates or [0] * len(order)
         self._alike = alike and not rates  # in a queue, so that where its first does not fit none does
         self._firsts = None
@@ -333,8 +339,8 @@ class _Queues:
             self._firsts = _Firsts([(width, queue) for width, _, queue in self._queues], len(order))
         self._ahead = len(order) if len(order) <= _FEW else _LOOK_AHEAD
 
-    def take(self, free: int, memory: float, bandwidth: int) -> tuple[int, float, int] | None:
-        """The first in order that fits, with its memory and bandwidth."""
+    def take(self, free: int, room: Amount, bandwidth: int) -> tuple[int, Amount, int] | None:
+        """The first in order that fits, with its need and bandwidth."""
         if self._firsts is not None:
             rank = self._firsts.take(free)
             return None if rank is None else (self._order[rank], self._needs[rank], self._rates[rank])
@@ -343,19 +349,19 @@ class _Queues:
         for number, (width, least, queue) in enumerate(self._queues):
             if width > free:
                 break
-            if least > memory or queue[-1] > best_rank:
+            if queue[-1] > best_rank or not least <= room:
                 continue
             if self._alike:
                 best, best_rank = number, queue[-1]
                 continue
             rank = queue[-1]
-            if needs[rank] <= memory and rates[rank] <= bandwidth:  # as most do
+            if needs[rank] <= room and rates[rank] <= bandwidth:  # as most do
                 best, best_rank, best_at = number, rank, -1
                 continue
             for at, rank in enumerate(queue[-2:beyond:-1], start=2):
                 if rank > best_rank:
                     break
-                if needs[rank] <= memory and rates[rank] <= bandwidth:
+                if needs[rank] <= room and rates[rank] <= bandwidth:
                     best, best_rank, best_at = number, rank, -at
                     break
         if best < 0:
@@ -398,5 +404,5 @@ class _Firsts:
 
 def _classes(needs: Floats) -> tuple[Integers, bool]:
     """Of each the class of its need, from 0 on; and whether all of a class need the same."""
-    different, which = np.unique(needs, return_inverse=True)
-    return which * min(_CLASSES, len(different)) // len(different), len(different) <= _CLASSES
+    different, which = np.unique(needs, return_inverse=True, axis=None if needs.ndim == 1 else 0)
+    return which.ravel() * min(_CLASSES, len(different)) // len(different), len(different) <= _CLASSES

@@ -74,7 +74,7 @@ class Workers:
 
 
 def workers_of(batch: Batch, width: int) -> Workers:
-    """As many of that width as there are tasks, CPUs, memory and bandwidth for; every task has a width as narrow."""
+    """As many of that width as there are tasks, CPUs, memory, disk and bandwidth for; every task has one as narrow."""
     widths, times_s = batch.widths, batch.times_s
     rows: Integers | slice = slice(None)
     if batch.alike:
@@ -84,9 +84,9 @@ def workers_of(batch: Batch, width: int) -> Workers:
         rows, column = np.arange(len(widths)), np.where(fits, widths, 0).argmax(axis=1)
     widths, times_s = widths[rows, column], times_s[rows, column]
     count = min(len(batch), batch.capacity.cpus // width)
-    largest = float(batch.needs_bytes(widths).max())
-    if math.isfinite(batch.capacity.memory_bytes) and largest:
-        count = min(count, int(batch.capacity.memory_bytes // largest))
+    for space in batch.spaces:
+        if largest := float(space.at(widths).max()):
+            count = min(count, int(space.whole // largest))
     if batch.moved_s.any():
         together = np.cumsum(np.sort(batch.rates(times_s))[::-1])
         count = min(count, int(np.searchsorted(together, 1 + _ROUNDING, side="right")))

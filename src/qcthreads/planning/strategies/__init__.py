@@ -19,7 +19,11 @@ GROUP = "qcthreads.strategies"
 
 
 class Strategy(Protocol):
-    """Places every (checked) task once, at a width it lists, on PUs of ``usable`` that no other has at that time."""
+    """Places every (checked) task once, at a width it lists, on PUs of ``usable`` that no other has at that time.
+
+    ``limits``: what all that run at the same time may have together, by the names in :func:`qcthreads.planning.plan`;
+    ``None``: no limit.
+    """
 
     def __call__(
         self,
@@ -27,9 +31,8 @@ class Strategy(Protocol):
         machine: Machine,
         usable: CpuSet,
         *,
-        memory_bytes: int | None = None,
-        bandwidth_bytes_per_s: float | None = None,
         width: int | None = None,
+        **limits: float | None,
     ) -> Proposal: ...
 
 

@@ -1,6 +1,6 @@
 """A width for each task, the specification's second strategy: the timetable that ends soonest; never a promise of less.
 
-Never later than twice :func:`~qcthreads.planning.lower_bound` where neither memory nor its bandwidth binds, nor than
+Never later than twice :func:`~qcthreads.planning.lower_bound` where neither memory, disk nor bandwidth binds, nor than
 the best uniform width, whether its workers take the longest task first or the next in the order given.
 """
 
@@ -22,13 +22,12 @@ def adaptive(
     machine: Machine,
     usable: CpuSet,
     *,
-    memory_bytes: int | None = None,
-    bandwidth_bytes_per_s: float | None = None,
     width: int | None = None,
+    **limits: float | None,
 ) -> Proposal:
     """Placements whose widths and order end the whole batch soonest."""
     refuse_width("adaptive", width)
-    batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
+    batch = Batch.of(tasks, capacity_of(usable, **limits))
     return Proposal(placed(batch, shortest(batch), machine, usable))
 
 

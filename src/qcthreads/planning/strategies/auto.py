@@ -23,28 +23,17 @@ def auto(
     machine: Machine,
     usable: CpuSet,
     *,
-    memory_bytes: int | None = None,
-    bandwidth_bytes_per_s: float | None = None,
     width: int | None = None,
+    **limits: float | None,
 ) -> Proposal:
-    """memory_aware where memory or bandwidth run short; else balanced where no width per task ends sooner; else
+    """memory_aware where memory, disk or bandwidth run short; else balanced where no width per task ends sooner; else
     adaptive. Balanced where a width is given."""
     if not tasks or width is not None:
-        equal = balanced(
-            tasks,
-            machine,
-            usable,
-            memory_bytes=memory_bytes,
-            bandwidth_bytes_per_s=bandwidth_bytes_per_s,
-            width=width,
-        )
-        return replace(equal, strategy="balanced")
-    batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
+        return replace(balanced(tasks, machine, usable, width=width, **limits), strategy="balanced")
+    batch = Batch.of(tasks, capacity_of(usable, **limits))
     short = needed(batch, machine, usable)
     if short:
-        aware = memory_aware(
-            batch, machine, usable, memory_bytes=memory_bytes, bandwidth_bytes_per_s=bandwidth_bytes_per_s
-        )
+        aware = memory_aware(batch, machine, usable, width=width, **limits)
         return Proposal(aware.placements, (f"memory-aware: {short}", *aware.reasons), "memory_aware")
     uniform = promising(batch)
     workers = best_of(uniform)

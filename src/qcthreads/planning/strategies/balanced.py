@@ -24,14 +24,13 @@ def balanced(
     machine: Machine,
     usable: CpuSet,
     *,
-    memory_bytes: int | None = None,
-    bandwidth_bytes_per_s: float | None = None,
     width: int | None = None,
+    **limits: float | None,
 ) -> Proposal:
     """Placements at one width for all workers; without ``width``, the (narrowest) one that ends soonest."""
     if not tasks:
         return Proposal(())
-    batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
+    batch = Batch.of(tasks, capacity_of(usable, **limits))
     narrowest = narrowest_width(batch)
     if width is not None and width < narrowest:
         names = [task.id for task, least in zip(tasks, batch.narrowest, strict=True) if least > width]

@@ -1,4 +1,4 @@
-"""Memory first, the specification's third strategy: never more of it, nor of its bandwidth, than there is; per node.
+"""Memory first, the specification's third strategy: never more of it, its bandwidth, or disk than there is; per node.
 
 What runs side by side is narrowed, widened or delayed until it fits. Where the machine has several memory nodes, a
 task's memory lies on those of its CPUs, and no node holds more than it has.
@@ -24,13 +24,12 @@ def memory_aware(
     machine: Machine,
     usable: CpuSet,
     *,
-    memory_bytes: int | None = None,
-    bandwidth_bytes_per_s: float | None = None,
     width: int | None = None,
+    **limits: float | None,
 ) -> Proposal:
-    """Placements within the memory and bandwidth of the whole and of each memory node."""
+    """Placements within the memory, disk and bandwidth of the whole, and the memory of each memory node."""
     refuse_width("memory_aware", width)
-    batch = Batch.of(tasks, capacity_of(usable, memory_bytes, bandwidth_bytes_per_s))
+    batch = Batch.of(tasks, capacity_of(usable, **limits))
     placements = placed(batch, shortest(batch), machine, usable)
     nodes = memory_nodes(machine, usable)
     full = overfull(batch, nodes, placements)
@@ -43,9 +42,9 @@ def memory_aware(
 
 
 def needed(batch: Batch, machine: Machine, usable: CpuSet) -> str:
-    """Why memory decides here; empty where it does not."""
-    if binding(batch):
-        return "memory or its bandwidth runs short before CPUs do"
+    """Why memory decides here, or disk; empty where neither does."""
+    if short := binding(batch):
+        return f"{short} runs short before CPUs do"
     nodes = memory_nodes(machine, usable)
     if crowded(batch, nodes):
         return "a memory node may not hold all that runs beside it"
