@@ -36,7 +36,8 @@ SITE = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 pure: $(VENV)/.test | $(PURE)/bin/python
 	rm -rf build/lib build/bdist.*  # else modules that are no more would be packed again
 	$(BIN)/python $(SITE) >"$$($(PURE)/bin/python $(SITE))/beside.pth"
-	QCTHREADS_PURE=1 $(PURE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
+	QCTHREADS_PURE=1 $(PURE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall \
+		--no-build-isolation .
 	$(call in_two,$(PURE)/bin/python,pure, and not once)
 
 # Boots machines that are not here; needs QEMU and a kernel: tests/vm/numa_vm.py --setup (Debian, root). Takes minutes.
@@ -91,9 +92,12 @@ $(VENV)/.all $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: $(BUILT_FROM
 	$(PIP) --editable '.[$*]'
 	touch $(addprefix $(VENV)/.,$* $(WITHIN_$*))
 
-$(BIN)/python $(PURE)/bin/python:
+$(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 on PATH; name one: make PYTHON=/path/to/python3"; exit 1; }
-	$(PYTHON) -m venv $(@D)/..
+	$(PYTHON) -m venv $(VENV)
+
+$(PURE)/bin/python: | $(BIN)/python
+	$(BIN)/python -m venv --without-pip $(PURE)  # that of $(VENV) serves
 
 clean:
 	rm -rf $(VENV) $(PURE) build docs/_build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

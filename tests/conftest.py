@@ -48,13 +48,32 @@ BESIDE = (
 )
 
 
+def place_of(path: Path) -> str:
+    """Below this directory."""
+    here = Path(__file__).parent
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else ""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files of which ``-m`` selects nothing are not even imported: to import all takes longer than some groups."""
+    if collection_path.suffix != ".py":
+        return None
+    place, selected = place_of(collection_path), config.getoption("markexpr").split(" and ")
+    beside, spins = place.startswith(BESIDE), "mark.nwchem" in collection_path.read_text(encoding="utf-8")
+    left_out = (
+        ("not once" in selected and place.startswith(ONCE))
+        or ("beside" in selected and not beside)
+        or ("not beside" in selected and beside and not spins)
+    )
+    return True if left_out else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark those that `make pure` leaves out, those that `make test` runs side by side, and those that real processes
     decide: other work on the machine may reach into one of these, so it is told of and repeated, once.
     """
-    here = Path(__file__).parent
     for item in items:
-        path = item.path.relative_to(here).as_posix() if item.path.is_relative_to(here) else ""
+        path = place_of(item.path)
         if not path.startswith("unit/"):
             item.add_marker(pytest.mark.flaky(reruns=1))
         # Ranks that wait for each other spin: where others use their CPUs they take ten times as long.
