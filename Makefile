@@ -20,10 +20,10 @@ pytest = $(1) -m pytest --timeout 900 $(PYTEST_ARGS) $(if $(RESULTS),--junitxml=
 run: $(VENV)/.all
 	$(BIN)/qcthreads run examples/water16.xyz --program pyscf --method mp2 --basis cc-pvdz --max-nbody 2
 
-# $(call in_two,PYTHON,NAME,AND): those that need no CPU for themselves side by side, then the others; status 5:
-# PYTEST_ARGS select none of them.
+# $(call in_two,PYTHON,NAME,AND): those that need no CPU for themselves side by side, four on two CPUs, as half of their
+# time they wait for something else; then the others. Status 5: PYTEST_ARGS select none of them.
 in_two = failed=0; \
-	$(call pytest,$(1),$(2)-beside) -n 2 --dist loadfile -m 'beside$(3)' || [ $$? = 5 ] || failed=1; \
+	$(call pytest,$(1),$(2)-beside) -n 4 --dist loadfile -m 'beside$(3)' || [ $$? = 5 ] || failed=1; \
 	$(call pytest,$(1),$(2)) -m 'not vm and not beside$(3)' || [ $$? = 5 ] || failed=1; \
 	exit $$failed
 
@@ -47,7 +47,7 @@ vm: $(VENV)/.test
 # The C parsers under libFuzzer and the sanitizers; needs clang and its run-time libraries (Debian: clang libclang-rt-dev).
 FUZZ_SECONDS ?= 60
 fuzz:
-	$(PYTHON) tests/fuzz/run.py $(FUZZ_SECONDS)
+	nice $(PYTHON) tests/fuzz/run.py $(FUZZ_SECONDS)  # what is installed meanwhile goes first
 
 coverage: $(VENV)/.test
 	$(call pytest,$(BIN)/python,coverage) --cov --cov-report=term:skip-covered
