@@ -20,10 +20,10 @@ pytest = $(1) -m pytest --timeout 900 $(PYTEST_ARGS) $(if $(RESULTS),--junitxml=
 run: $(VENV)/.all
 	$(BIN)/qcthreads run examples/water16.xyz --program pyscf --method mp2 --basis cc-pvdz --max-nbody 2
 
-# $(call in_two,PYTHON,NAME,AND): those that need no CPU for themselves side by side, then the others; status 5:
-# PYTEST_ARGS select none of them.
+# $(call in_two,PYTHON,NAME,AND): those that need no CPU for themselves side by side, four on two CPUs, as half of their
+# time they wait for something else; then the others. Status 5: PYTEST_ARGS select none of them.
 in_two = failed=0; \
-	$(call pytest,$(1),$(2)-beside) -n 2 --dist loadfile -m 'beside$(3)' || [ $$? = 5 ] || failed=1; \
+	$(call pytest,$(1),$(2)-beside) -n 4 --dist loadfile -m 'beside$(3)' || [ $$? = 5 ] || failed=1; \
 	$(call pytest,$(1),$(2)) -m 'not vm and not beside$(3)' || [ $$? = 5 ] || failed=1; \
 	exit $$failed
 
@@ -36,7 +36,8 @@ SITE = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 pure: $(VENV)/.test | $(PURE)/bin/python
 	rm -rf build/lib build/bdist.*  # else modules that are no more would be packed again
 	$(BIN)/python $(SITE) >"$$($(PURE)/bin/python $(SITE))/beside.pth"
-	QCTHREADS_PURE=1 $(PURE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
+	QCTHREADS_PURE=1 $(PURE)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall \
+		--no-build-isolation .
 	$(call in_two,$(PURE)/bin/python,pure, and not once)
 
 # Boots machines that are not here; needs QEMU and a kernel: tests/vm/numa_vm.py --setup (Debian, root). Takes minutes.
@@ -46,7 +47,7 @@ vm: $(VENV)/.test
 # The C parsers under libFuzzer and the sanitizers; needs clang and its run-time libraries (Debian: clang libclang-rt-dev).
 FUZZ_SECONDS ?= 60
 fuzz:
-	$(PYTHON) tests/fuzz/run.py $(FUZZ_SECONDS)
+	nice $(PYTHON) tests/fuzz/run.py $(FUZZ_SECONDS)  # what is installed meanwhile goes first
 
 coverage: $(VENV)/.test
 	$(call pytest,$(BIN)/python,coverage) --cov --cov-report=term:skip-covered
@@ -91,9 +92,12 @@ $(VENV)/.all $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: $(BUILT_FROM
 	$(PIP) --editable '.[$*]'
 	touch $(addprefix $(VENV)/.,$* $(WITHIN_$*))
 
-$(BIN)/python $(PURE)/bin/python:
+$(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 on PATH; name one: make PYTHON=/path/to/python3"; exit 1; }
-	$(PYTHON) -m venv $(@D)/..
+	$(PYTHON) -m venv $(VENV)
+
+$(PURE)/bin/python: | $(BIN)/python
+	$(BIN)/python -m venv --without-pip $(PURE)  # that of $(VENV) serves
 
 clean:
 	rm -rf $(VENV) $(PURE) build docs/_build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

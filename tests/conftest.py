@@ -25,7 +25,7 @@ ONCE = (
     *(f"native/test_{name}.py" for name in ("build", "c", "cross", "topology")),
     *(f"unit/test_{name}" for name in ("cli_leases", "costs", "dispatch", "disks", "expansion", "inputs")),
     *(f"unit/test_{name}" for name in ("lease_instructions", "moldable", "needs", "planning", "profiles", "programs")),
-    *(f"unit/test_{name}" for name in ("benchmarks", "report", "sampler", "store")),
+    *(f"unit/test_{name}" for name in ("benchmarks", "monitoring", "report", "sampler", "store")),
     *(f"integration/test_{name}" for name in ("calibrate", "callers_variables", "cli_run", "engine_source")),
     *(f"integration/test_{name}.py" for name in ("leases_beside_others", "leases_shared", "leases_users", "manybody")),
     *(f"integration/test_{name}.py" for name in ("measured", "memory_planned", "multi_level", "peer_suites")),
@@ -39,22 +39,43 @@ BESIDE = (
     *(f"programs/test_{name}.py" for name in ("harnesses", "launchers", "memory_knobs", "procedures")),
     *(f"programs/test_{name}.py" for name in ("public_failures", "pyscf_against_psi4", "standins")),
     *(f"unit/test_{name}.py" for name in ("cli_leases", "cli_machine", "costs", "dispatch", "lease_instructions")),
-    *(f"unit/test_{name}.py" for name in ("machine_limits", "moldable", "planning", "planning_quality")),
-    *(f"unit/test_{name}.py" for name in ("benchmarks", "planning_split", "programs", "report")),
-    *(f"integration/test_{name}.py" for name in ("callers_variables", "cli_run", "engine", "engine_driver")),
-    *(f"integration/test_{name}.py" for name in ("engine_source", "exec", "exec_usage", "manybody", "measured")),
-    *(f"integration/test_{name}.py" for name in ("multi_level", "peer_suites", "refused_calls", "report_page")),
-    *(f"integration/test_{name}.py" for name in ("run", "run_beside", "worker", "wrapping")),
+    *(f"unit/test_{name}.py" for name in ("disks", "leases", "machine_limits", "manager", "moldable", "planning")),
+    *(f"unit/test_{name}.py" for name in ("benchmarks", "planning_quality", "planning_split", "programs", "report")),
+    *(f"integration/test_{name}.py" for name in ("at_most", "callers_variables", "cli_run", "engine")),
+    *(f"integration/test_{name}.py" for name in ("engine_driver", "engine_gpus", "engine_source", "exec")),
+    *(f"integration/test_{name}.py" for name in ("exec_usage", "lease_orphans", "leases_edges", "leases_shown")),
+    *(f"integration/test_{name}.py" for name in ("leases_shrinking", "manager_leases", "manybody", "measured")),
+    *(f"integration/test_{name}.py" for name in ("memory_planned", "multi_level", "peer_suites", "refused_calls")),
+    *(f"integration/test_{name}.py" for name in ("report_page", "run", "run_beside", "worker", "wrapping")),
 )
+
+
+def place_of(path: Path) -> str:
+    """Below this directory."""
+    here = Path(__file__).parent
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else ""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files of which ``-m`` selects nothing are not even imported: to import all takes longer than some groups."""
+    if collection_path.suffix != ".py":
+        return None
+    place, selected = place_of(collection_path), config.getoption("markexpr").split(" and ")
+    beside, spins = place.startswith(BESIDE), "mark.nwchem" in collection_path.read_text(encoding="utf-8")
+    left_out = (
+        ("not once" in selected and place.startswith(ONCE))
+        or ("beside" in selected and not beside)
+        or ("not beside" in selected and beside and not spins)
+    )
+    return True if left_out else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark those that `make pure` leaves out, those that `make test` runs side by side, and those that real processes
     decide: other work on the machine may reach into one of these, so it is told of and repeated, once.
     """
-    here = Path(__file__).parent
     for item in items:
-        path = item.path.relative_to(here).as_posix() if item.path.is_relative_to(here) else ""
+        path = place_of(item.path)
         if not path.startswith("unit/"):
             item.add_marker(pytest.mark.flaky(reruns=1))
         # Ranks that wait for each other spin: where others use their CPUs they take ten times as long.

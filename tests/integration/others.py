@@ -13,6 +13,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from qcthreads.errors import QCThreadsError
+from qcthreads.execution.store import open_store
+
 SAY_S = 60.0
 """How long a busy machine may take until another process says something."""
 
@@ -92,6 +95,17 @@ def busy_cpus() -> Iterator[None]:
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", code]))
             stack.callback(process.kill)
         yield
+
+
+def ended(path: Path) -> int:
+    """How many calculations a store has the results of."""
+    if not path.exists():
+        return 0
+    try:
+        with open_store(path) as store:
+            return len(store.finished())
+    except QCThreadsError:  # it is being made
+        return 0
 
 
 def state_of(pid: int) -> str:

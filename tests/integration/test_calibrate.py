@@ -1,4 +1,4 @@
-"""``qcthreads calibrate PROGRAM`` with the embedded engine, as a process of its own."""
+"""``qcthreads calibrate PROGRAM`` with the embedded engine; what measures, as a process of its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from others import busy_cpus
 
+from qcthreads.cli import main
 from qcthreads.execution.cost_store import CostStore, Kind
 from qcthreads.execution.observing import Watching
 from qcthreads.host import read_machine
@@ -37,10 +38,15 @@ def calibrate(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def expected_wall_s(home: Path, monkeypatch: pytest.MonkeyPatch) -> float | None:
-    """What a run that is not started would take."""
+def set_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of this process."""
     for name in ("XDG_DATA_HOME", "QCTHREADS_LEASES"):
         monkeypatch.setenv(name, environment(home)[name])
+
+
+def expected_wall_s(home: Path, monkeypatch: pytest.MonkeyPatch) -> float | None:
+    """What a run that is not started would take."""
+    set_environment(home, monkeypatch)
     with Run(RunRequest(input=WATER, program="pyscf", method="hf", basis="sto-3g", max_nbody=2)) as run:
         seconds: float | None = run.decision["expected_wall_s"]
     return seconds
@@ -111,9 +117,18 @@ def test_each_width_has_one_worker_for_all_of_the_ladder() -> None:
         (("--forget", "pyscf"), 2, "nothing was measured here of pyscf"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(tmp_path: Path, arguments: tuple[str, ...], status: int, said: str) -> None:
-    done = calibrate(tmp_path, *arguments)
-    assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+def test_what_cannot_be_measured_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    status: int,
+    said: str,
+) -> None:
+    set_environment(tmp_path, monkeypatch)
+    ended = main(["calibrate", *arguments])
+    errors = capsys.readouterr().err
+    assert (ended, said in errors) == (status, True), errors
     assert not list(tmp_path.rglob("*.json"))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from others import ended
 
 from qcthreads import cli
 
@@ -227,8 +228,8 @@ def test_stopped_in_the_middle_leaves_no_process_and_can_be_resumed(tmp_path: Pa
     finished = 0
     while not finished and driver.poll() is None:
         children |= set(psutil.Process(driver.pid).children(recursive=True))
-        status = run("status", store, "--json", check=None)
-        finished = json.loads(status.stdout)["finished"] if status.returncode == 0 else 0
+        time.sleep(0.05)
+        finished = ended(store)
     children |= set(psutil.Process(driver.pid).children(recursive=True))
     driver.send_signal(stop)
     _, errors = driver.communicate(timeout=60)
@@ -328,10 +329,8 @@ def test_what_keeps_a_stopped_run_from_telling_all_leaves_it_its_exit_code(tmp_p
     command = [*COMMAND, *map(str, arguments), "--store", str(store), "--trace", trace]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
         assert driver.stderr is not None
-        finished = 0
-        while not finished and driver.poll() is None:
-            status = run("status", store, "--json", check=None)
-            finished = json.loads(status.stdout)["finished"] if status.returncode == 0 else 0
+        while not ended(store) and driver.poll() is None:
+            time.sleep(0.05)
         driver.terminate()
         told = ""
         while "stopped before its end" not in told:

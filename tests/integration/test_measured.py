@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from others import ended
 
 pytest.importorskip("pyscf", reason="it computes")
 
@@ -21,11 +22,9 @@ from qcmanybody import ManyBodyCore
 
 from qcthreads import HybridParallelConfig, ParallelConfig, ParallelManyBodyExecutor
 from qcthreads.cli import main
-from qcthreads.errors import QCThreadsError
 from qcthreads.execution.calculation import Outcome
 from qcthreads.execution.cost_store import CostStore, Kind
 from qcthreads.execution.engine import LocalEngine
-from qcthreads.execution.store import open_store
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
 from qcthreads.manybody.inputs import read_input
@@ -112,17 +111,6 @@ def test_what_had_ended_before_ctrl_c_is_kept(tmp_path: Path) -> None:
     kept = model(Kind("pyscf", "energy", "mp2", "cc-pvdz"))
     assert not kept.measured_on
     assert (72, 30) in {(seen.size.basis_functions, seen.size.electrons) for seen in kept.observations}
-
-
-def ended(path: Path) -> int:
-    """How many calculations a store has the results of."""
-    if not path.exists():
-        return 0
-    try:
-        with open_store(path) as store:
-            return len(store.finished())
-    except QCThreadsError:  # it is being made
-        return 0
 
 
 def test_an_executor_plans_with_what_runs_measured_and_adds_to_it() -> None:

@@ -257,7 +257,7 @@ def test_the_executor_gives_the_same_on_made_up_cpus(document, serial):
             {"p4": 3, "py": 6, "x": 7},
             "supersystem GFN2-xTB (xtb)",
         ),
-        ({"2": "py", "supersystem": "p4"}, ["cp", "nocp"], None, "1+2-body hf/sto-3g (pyscf), supersystem hf/6-31g"),
+        ({"2": "py", "supersystem": "large"}, ["cp", "nocp"], None, "1+2-body hf/sto-3g (pyscf), supersystem hf/6-31g"),
     ],
     ids=["three programs", "counterpoise"],
 )
@@ -266,6 +266,7 @@ def test_what_is_beyond_the_orders_comes_from_the_supersystem(
 ):
     document["specification"]["keywords"] |= {"levels": levels, "bsse_type": bsse}
     named = document["specification"]["specification"]
+    named["large"] = named["py"] | {"model": {"method": "hf", "basis": "6-31g"}}
     document["specification"]["specification"] = {name: named[name] for name in dict.fromkeys(levels.values())}
     path = tmp_path / "levels.json"
     path.write_text(json.dumps(document))

@@ -300,9 +300,13 @@ def test_what_a_worker_loads_before_its_first_calculation_keeps_a_cpu_busy(
 
 
 @pytest.mark.once
-def test_cpus_that_have_nothing_to_do_are_found(engine: LocalEngine, watching: Watching) -> None:
+def test_cpus_that_have_nothing_to_do_are_found(
+    engine: LocalEngine, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qcthreads.manybody.watched._LONG_RUN_S", 2.0)
+    run(engine, calculation("rest", "a", wall_s=0.0))  # its worker has started
     began_ns = time.monotonic_ns()
-    run(engine, calculation("rest", "a", wall_s=10.5))
+    run(engine, calculation("rest", "b", wall_s=2.5))
     watching.close()
     found = {
         one.kind: one.message for one in findings(watching.attempts, watching.monitor.moments(began_ns), 2, OF_A_RUN)

@@ -203,9 +203,17 @@ def test_timeout_and_cancel_leave_the_queue_right() -> None:
 def test_an_interrupt_while_waiting_leaves_the_book_right() -> None:
     book = book_of(synthetic_machine(cores=2))
     held = book.acquire(2)
-    threading.Timer(0.1, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
+    waiting = threading.get_ident()
+
+    def interrupt() -> None:
+        _until(lambda: len(book.ledger._waiting) == 1)
+        signal.pthread_kill(waiting, signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
     with pytest.raises(KeyboardInterrupt):
         book.acquire(1, timeout=60)
+    interrupting.join()
     held.release()
     assert book.acquire(2, wait=False).cpus == book.usable
 
