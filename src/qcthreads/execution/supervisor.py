@@ -105,6 +105,7 @@ class Worker:
         self._log = folder / "log"
         self._mark = uuid.uuid4().hex
         self._timed_out = False
+        self._unanswered = 0
         self._began_s = time.perf_counter()
         try:
             scratch_of(folder).mkdir(parents=True)
@@ -137,16 +138,30 @@ class Worker:
 
     def compute(self, request: Mapping[str, Any], timeout_s: float | None) -> dict[str, Any]:
         """The worker's reply. Raises WorkerEndedError when it ended first, or ``timeout_s`` passed and ended it."""
+        self.send(request)
+        return self.reply(timeout_s)
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Have it compute this next; what becomes of that :meth:`reply` says, also where it has ended."""
         message = wire.encode(request)
-        self._bound_log()
-        log_start = self._log_size()
-        with _deadlines.within(timeout_s, self._time_out):
-            reply = self._ask(message)
+        if not self._unanswered:
+            self._bound_log()
+        self._unanswered += 1
+        with contextlib.suppress(OSError, ValueError):  # another thread may have ended us, which closes the pipes
+            self._requests.write(message)
+            self._requests.flush()
+
+    def reply(self, timeout_s: float | None) -> dict[str, Any]:
+        """To the first of what it was sent and has not answered, which begins now; raises as :meth:`compute`."""
+        log_start, reply = self._log_size(), None
+        with _deadlines.within(timeout_s, self._time_out), contextlib.suppress(OSError, ValueError):
+            reply = wire.receive(self._replies)
         if reply is None:
             self.end_tree()
             raise WorkerEndedError(
                 f"timed out after {timeout_s:g} s" if self._timed_out else self._how_it_ended("the worker", log_start)
             )
+        self._unanswered -= 1
         return reply
 
     def get_ready(self, request: Mapping[str, Any], timeout_s: float | None) -> None:
@@ -158,7 +173,12 @@ class Worker:
     @property
     def healthy(self) -> bool:
         """Whether it can be given another calculation; not when somebody has tidied its scratch directory away."""
-        return not self._timed_out and self._process.poll() is None and scratch_of(self.folder).is_dir()
+        return self.lives and not self._unanswered and scratch_of(self.folder).is_dir()
+
+    @property
+    def lives(self) -> bool:
+        """Whether it can answer."""
+        return not self._timed_out and self._process.poll() is None
 
     def rebind(self, cpus: CpuSet) -> None:
         """Move the whole process to ``cpus``. Raises BindingError when it was bound and cannot be moved."""
@@ -212,14 +232,6 @@ class Worker:
             self.notes = {"unbound": f"calculations run unbound: {refused}"}
         if lost:
             self.notes = {"lost": f"the system dropped CPUs {lost} from a worker's mask; it runs on CPUs {bound}"}
-
-    def _ask(self, message: bytes) -> dict[str, Any] | None:
-        try:
-            self._requests.write(message)
-            self._requests.flush()
-            return wire.receive(self._replies)
-        except (OSError, ValueError):  # ValueError: another thread has ended us, which closes the pipes
-            return None
 
     def _time_out(self) -> None:
         self._timed_out = True
