@@ -320,7 +320,7 @@ def test_of_ten_thousand_tasks_each_is_looked_at_a_bounded_number_of_times() -> 
     problem = many_body(64, 10_000, 0)
     dispatcher = Counted(problem.tasks, 64, known="sizes")
     simulate(dispatcher, problem.tasks, [Change(0.0, CpuSet(range(64)))])
-    # 20 times until a twentieth has gone, and as often again for bad estimates; at each event it would be 5,000.
+    # 10 times until a tenth has gone, and as often again for bad estimates; at each event it would be 5,000.
     assert looked < 100 * 10_000
 
 

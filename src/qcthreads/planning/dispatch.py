@@ -27,7 +27,7 @@ from .model import Capacity, Running, Task, usable_of
 from .timetable import Timetable
 
 _FAR = 1.5  # times the estimate, or a part of it: a plan made with such an estimate is of no use
-_SHRUNK = 0.95  # of those that waited at the last look: what there is to choose from is another by then
+_SHRUNK = 0.9  # of those that waited at the last look: what there is to choose from is another by then
 # Few are left: looked at anew whenever one has started; of more than 64, one in 64, as each look takes some 20 ms.
 # 4 per CPU keep all CPUs busy long enough for any width to be thought better of.
 _TAIL_PER_CPU, _TAIL, _AT_ONCE = 4, 512, 64
@@ -139,7 +139,7 @@ class Dispatcher:
         """How many of each pool, which are those of one kind, have been started."""
         self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
         self._waiting_s: defaultdict[tuple[int, int], float] = defaultdict(float)  # of those, by pool and width
-        self._looked: tuple[float, float, int] | None = None  # CPUs, memory and how many waited when last looked
+        self._looked: tuple[int, float, int] | None = None  # CPUs, memory and how many waited when last looked
         self._line_needs, self._others_need = 0.0, math.inf  # bytes: the most in the line, the least of those not in it
         self._far = 0
 
@@ -179,7 +179,7 @@ class Dispatcher:
         before, looked = self._running[task_id], self._looked
         if looked is None or self._left <= looked[0] or not self._correction.in_seconds:
             return None
-        capacity = self._capacity(*looked[:2])
+        capacity = self._capacity(looked[0], looked[1])
         if self._stale(capacity):
             self._look(now_s, capacity)
         if not self._line or not self._fits_after(before, *self._line[-1], capacity):
