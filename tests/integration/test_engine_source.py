@@ -214,7 +214,7 @@ def test_what_fails_is_said_and_the_rest_goes_on(engine: LocalEngine, book: Leas
 def test_short_ones_follow_each_other_whatever_becomes_of_those_before(
     book: LeaseBook, function: str, retries: int
 ) -> None:
-    tasks = [Task(f"f{number}", {1: 0.01}) for number in range(60)]
+    tasks = [Task(f"f{number}", {1: 0.01}) for number in range(40)]
     source = source_of(tasks, book, fails=["f10", "f20"], known="seconds", function=function)
     leases: list[int] = []
     begun: list[str] = []

@@ -519,7 +519,7 @@ class LocalEngine:
             self._note(run, calculation.label, note, kind)
         worker.get_ready(job.warming(), calculation.timeout_s)
         self._observer.begins(calculation, worker, place.lease)
-        worker.send(job.request(scratch_of(worker.folder)))
+        worker.send(job.request(scratch_of(worker.folder)), calculation.timeout_s)
 
     def _reply(self, run: _Run, place: _Place, worker: Worker) -> dict[str, Any]:
         """To the last calculation in ``place``; what follows one is chosen and sent while that computes."""
@@ -527,7 +527,7 @@ class LocalEngine:
             following = self._send_following(run, place, worker)
             goes_on = False
             try:
-                reply = worker.reply(place.job.calculation.timeout_s)
+                reply = worker.reply()
                 over = reply["status"] == "finished" or not self._retries
                 goes_on = over and worker.lives and not run.stopped.is_set()
             finally:
@@ -549,7 +549,7 @@ class LocalEngine:
         job = self._on_cores_of(place.lease, self._prepared(calculation, run.prepared))
         if job.fits_after(place.job) and self._observer.instead_of(calculation)[0] is calculation:
             with contextlib.suppress(UnmadeInputError):  # which it says again when its turn comes
-                worker.send(job.request(scratch_of(worker.folder)))
+                worker.send(job.request(scratch_of(worker.folder)), calculation.timeout_s)
                 return job
         self._return(run, calculation)
         return None

@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -105,7 +106,10 @@ class Worker:
         self._log = folder / "log"
         self._mark = uuid.uuid4().hex
         self._timed_out = False
-        self._unanswered = 0
+        self._unanswered: deque[float | None] = deque()
+        """The time limits of what it was sent, in that order."""
+        self._limit = contextlib.ExitStack()
+        self._log_start = 0
         self._began_s = time.perf_counter()
         try:
             scratch_of(folder).mkdir(parents=True)
@@ -138,30 +142,35 @@ class Worker:
 
     def compute(self, request: Mapping[str, Any], timeout_s: float | None) -> dict[str, Any]:
         """The worker's reply. Raises WorkerEndedError when it ended first, or ``timeout_s`` passed and ended it."""
-        self.send(request)
-        return self.reply(timeout_s)
+        self.send(request, timeout_s)
+        return self.reply()
 
-    def send(self, request: Mapping[str, Any]) -> None:
-        """Have it compute this next; what becomes of that :meth:`reply` says, also where it has ended."""
+    def send(self, request: Mapping[str, Any], timeout_s: float | None) -> None:
+        """Have it compute this next, for so long; what becomes of that :meth:`reply` says, also where it has ended."""
         message = wire.encode(request)
-        if not self._unanswered:
+        self._unanswered.append(timeout_s)
+        if len(self._unanswered) == 1:
             self._bound_log()
-        self._unanswered += 1
+            self._first_begins()
         with contextlib.suppress(OSError, ValueError):  # another thread may have ended us, which closes the pipes
             self._requests.write(message)
             self._requests.flush()
 
-    def reply(self, timeout_s: float | None) -> dict[str, Any]:
-        """To the first of what it was sent and has not answered, which begins now; raises as :meth:`compute`."""
-        log_start, reply = self._log_size(), None
-        with _deadlines.within(timeout_s, self._time_out), contextlib.suppress(OSError, ValueError):
+    def reply(self) -> dict[str, Any]:
+        """To the first of what it was sent and has not answered; raises as :meth:`compute`."""
+        reply = None
+        with self._limit, contextlib.suppress(OSError, ValueError):
             reply = wire.receive(self._replies)
         if reply is None:
             self.end_tree()
             raise WorkerEndedError(
-                f"timed out after {timeout_s:g} s" if self._timed_out else self._how_it_ended("the worker", log_start)
+                f"timed out after {self._unanswered[0]:g} s"
+                if self._timed_out
+                else self._how_it_ended("the worker", self._log_start)
             )
-        self._unanswered -= 1
+        self._unanswered.popleft()
+        if self._unanswered:
+            self._first_begins()
         return reply
 
     def get_ready(self, request: Mapping[str, Any], timeout_s: float | None) -> None:
@@ -232,6 +241,10 @@ class Worker:
             self.notes = {"unbound": f"calculations run unbound: {refused}"}
         if lost:
             self.notes = {"lost": f"the system dropped CPUs {lost} from a worker's mask; it runs on CPUs {bound}"}
+
+    def _first_begins(self) -> None:
+        self._log_start = self._log_size()
+        self._limit.enter_context(_deadlines.within(self._unanswered[0], self._time_out))
 
     def _time_out(self) -> None:
         self._timed_out = True
