@@ -296,12 +296,13 @@ def test_what_was_to_follow_waits_again_where_it_could_not() -> None:
         (Task("second", {2: 0.1}), 9, "seconds", "wider"),
         (Task("second", {1: 0.1}, 200, memory_measured=True), 9, "seconds", "needs more memory"),
         (Task("second", {1: 0.1}, 40, memory_measured=True), 9, "seconds", "would hold far more memory than it needs"),
+        (Task("second", {1: 0.1}, 100, memory_measured=True, disk_bytes=9), 9, "seconds", "needs more disk"),
     ],
 )
 def test_nothing_follows_what_it_does_not_fit_after(second: Task, many: int, known: Known, why: str) -> None:
     first = Task("first", {1: 0.31}, 100, memory_measured=True)
     rest = [Task(f"f{number}", {1: 0.01}, 100, memory_measured=True) for number in range(many)]
-    dispatcher = Dispatcher([first, second, *rest], 4, memory_bytes=300, known=known)
+    dispatcher = Dispatcher([first, second, *rest], 4, memory_bytes=300, disk_bytes=9, known=known)
     started = dispatcher.next(0.0, CpuSet(range(4)))
     assert started is not None
     assert started.id == "first"

@@ -424,6 +424,8 @@ class Dispatcher:
             return False
         if self._pool_and_width(row, column) != (before.pool, before.width):
             return False
+        if math.isfinite(self._disk_bytes) and self._disk_of(row) > self._disk_of(before.row):
+            return False
         has_bytes = before.memory_bytes
         return self._needs(row, column) <= has_bytes <= _SPARE * self._granted(row, column, has_bytes, capacity)
 
