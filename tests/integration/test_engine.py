@@ -25,13 +25,15 @@ from qcthreads.errors import InputError, LeaseError, ProgramNotFoundError, StopR
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.observing import Observer
-from qcthreads.execution.supervisor import Worker
+from qcthreads.execution.supervisor import Worker, WorkerEndedError
 from qcthreads.host import read_machine
 from qcthreads.host.build_info import native_status
 from qcthreads.host.limits import Limits, read_limits
 from qcthreads.host.trees import MARK
 from qcthreads.leases import Lease, LeaseBook
 from qcthreads.machine.synthetic import synthetic_machine
+from qcthreads.programs import registry
+from qcthreads.programs.settings import settings_for
 
 TASKS = """
     import os, signal, subprocess, sys, tempfile, time
@@ -538,6 +540,26 @@ def test_a_timeout_ends_the_tree(engine: LocalEngine, tmp_path: Path) -> None:
     assert failed.error == "timed out after 2 s"
     assert sleepers(918273) == []
     assert after.status == "finished"
+
+
+def test_the_time_limit_of_what_a_worker_is_sent_ahead_counts_from_its_begin(tmp_path: Path) -> None:
+    def sleep(seconds: float) -> dict[str, Any]:
+        return {"input": seconds, "compute": "time:sleep", "program": "none", "harness_module": None}
+
+    worker = Worker(settings_for(registry.get("none"), 1, None), tmp_path / "w", None)
+    try:
+        worker.send(sleep(2.5), None)
+        worker.send(sleep(0), 2)
+        worker.send(sleep(600), 0.3)
+        for least_s in (2.5, 0):
+            reply = worker.reply()
+            assert reply["error_type"] == "InputError"  # what it returns is no result
+            assert reply["wall_s"] >= least_s
+        with pytest.raises(WorkerEndedError, match=r"timed out after 0\.3 s"):
+            worker.reply()
+        assert not worker.healthy
+    finally:
+        worker.end()
 
 
 def test_nothing_that_a_calculation_started_outlives_it(engine: LocalEngine) -> None:

@@ -20,11 +20,14 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError, StopRequestedError
 from qcthreads.execution.calculation import Calculation, Outcome
 from qcthreads.execution.engine import LocalEngine
+from qcthreads.execution.observing import Observer
 from qcthreads.execution.source import Dispatched
+from qcthreads.execution.supervisor import Worker
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
-from qcthreads.leases import LeaseBook
+from qcthreads.leases import Lease, LeaseBook
 from qcthreads.planning import Task
+from qcthreads.planning.correction import Known
 from qcthreads.planning.dispatch import Dispatcher
 
 TASKS = """
@@ -36,6 +39,9 @@ TASKS = """
 
     def fail(input):
         raise ValueError("not this one")
+
+    def leave(input):
+        os._exit(3)
 
     def fill(input):
         return {"last": bytearray(b"x") * input["bytes"] and 1}
@@ -71,7 +77,28 @@ def engine(book: LeaseBook) -> Iterator[LocalEngine]:
     assert book.held() == ()
 
 
-def source_of(tasks: Sequence[Task], book: LeaseBook, sleep_s: float = 0.0, fails: Sequence[str] = ()) -> Dispatched:
+class Counting(Dispatched):
+    """Counts what follows another."""
+
+    followed = 0
+
+    def following(self, calculation: Calculation, within_s: float) -> Calculation | None:
+        found = super().following(calculation, within_s)
+        self.followed += found is not None
+        return found
+
+
+def source_of(
+    tasks: Sequence[Task],
+    book: LeaseBook,
+    sleep_s: float = 0.0,
+    fails: Sequence[str] = (),
+    *,
+    known: Known = "sizes",
+    function: str = "fail",
+) -> Counting:
+    """``function``: what those in ``fails`` call."""
+
     def made(label: str, threads: int, memory_bytes: int) -> Calculation:
         return Calculation(
             label=label,
@@ -79,12 +106,12 @@ def source_of(tasks: Sequence[Task], book: LeaseBook, sleep_s: float = 0.0, fail
             input={"s": sleep_s},
             threads=threads,
             memory_bytes=memory_bytes,
-            compute="tasks:fail" if label in fails else "tasks:look",
+            compute=f"tasks:{function}" if label in fails else "tasks:look",
             timeout_s=60,
         )
 
-    dispatcher = Dispatcher(tasks, book.machine.cpus_online, known="sizes", memory_bytes=book.memory_bytes)
-    return Dispatched(dispatcher, [made(task.id, min(task.times_s), task.memory_bytes) for task in tasks], made)
+    dispatcher = Dispatcher(tasks, book.machine.cpus_online, known=known, memory_bytes=book.memory_bytes)
+    return Counting(dispatcher, [made(task.id, min(task.times_s), task.memory_bytes) for task in tasks], made)
 
 
 def is_worker(process: psutil.Process) -> bool:
@@ -181,6 +208,34 @@ def test_what_fails_is_said_and_the_rest_goes_on(engine: LocalEngine, book: Leas
     source = source_of([Task(f"f{number}", {1: 1.0}) for number in range(5)], book, fails=["f3"])
     status = {outcome.label: outcome.status for outcome in engine.run(source)}
     assert status == {"f0": "finished", "f1": "finished", "f2": "finished", "f3": "failed", "f4": "finished"}
+
+
+@pytest.mark.parametrize(("function", "retries"), [("look", 0), ("fail", 0), ("fail", 1), ("leave", 0), ("leave", 1)])
+def test_short_ones_follow_each_other_whatever_becomes_of_those_before(
+    book: LeaseBook, function: str, retries: int
+) -> None:
+    tasks = [Task(f"f{number}", {1: 0.01}) for number in range(40)]
+    source = source_of(tasks, book, fails=["f10", "f20"], known="seconds", function=function)
+    leases: list[int] = []
+    begun: list[str] = []
+
+    class Noting(Observer):
+        def begins(self, calculation: Calculation, worker: Worker, lease: Lease) -> None:  # noqa: ARG002
+            assert lease.hold in book.held()
+            leases.append(lease.lease_id)
+            begun.append(calculation.label)
+
+    with LocalEngine(book, retries=retries, observer=Noting()) as engine:
+        outcomes = {outcome.label: outcome for outcome in engine.run(source)}
+    assert outcomes.keys() == {task.id for task in tasks}
+    wrong = {label: outcome.attempts for label, outcome in outcomes.items() if outcome.status != "finished"}
+    assert wrong == ({} if function == "look" else dict.fromkeys(["f10", "f20"], 1 + retries))
+    assert len(begun) == len(tasks) + sum(attempts - 1 for attempts in wrong.values())
+    assert source.followed > 0
+    assert len(set(leases)) < len(tasks)
+    assert source.planned.keys() == outcomes.keys()
+    assert book.held() == ()
+    never_on_one_pu(list(outcomes.values()))
 
 
 def test_what_can_never_fit_is_refused_before_anything_starts(engine: LocalEngine, book: LeaseBook) -> None:

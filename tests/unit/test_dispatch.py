@@ -250,6 +250,65 @@ def to_clairvoyant(problem: Problem, seed: int) -> dict[str, float]:
     return {what: simulated_s(problem, known, tasks) / plan_s for what, known, tasks in known_of}
 
 
+def test_what_follows_is_what_would_be_next_and_has_the_place_of_the_one_before() -> None:
+    tasks = [Task(f"f{number}", {1: 0.2 - 0.01 * number}, 10, memory_measured=True) for number in range(9)]
+    ahead, after = (Dispatcher(tasks, 2, memory_bytes=20) for _ in range(2))
+    for dispatcher in (ahead, after):
+        assert [started.id for started in (dispatcher.next(0.0, CpuSet([cpu]), 10) for cpu in (0, 1)) if started] == [
+            "f0",
+            "f1",
+        ]
+    found = ahead.following("f0", 0.0, 0.5)
+    assert found is not None
+    assert (ahead.waiting, ahead.running) == (6, 2)
+    for dispatcher in (ahead, after):
+        dispatcher.ended("f0", 0.2, took_s=0.2)
+    expected = after.next(0.2, CpuSet([0]), 10)
+    assert expected is not None
+    assert (found.id, found.threads, found.memory_bytes) == (expected.id, expected.threads, expected.memory_bytes)
+    assert (ahead.waiting, ahead.running) == (after.waiting, after.running) == (6, 2)
+    assert ahead.next(0.2, CpuSet([0]), 10) is None  # the memory is taken, too
+
+
+def test_what_was_to_follow_waits_again_where_it_could_not() -> None:
+    dispatcher = Dispatcher([Task(f"f{number}", {1: 0.1}) for number in range(9)], 1)
+    first = dispatcher.next(0.0, CpuSet([0]))
+    assert first is not None
+    following = dispatcher.following(first.id, 0.0, 0.5)
+    assert following is not None
+    dispatcher.returned(following.id)
+    dispatcher.ended(first.id, 0.1, failed=True)
+    assert (dispatcher.waiting, dispatcher.running) == (8, 0)
+    rest = []
+    while started := dispatcher.next(0.1, CpuSet([0])):
+        rest.append(started.id)
+        dispatcher.ended(started.id, 0.1, took_s=0.1)
+    assert sorted(rest) == sorted(f"f{number}" for number in range(9) if f"f{number}" != first.id)
+
+
+@pytest.mark.parametrize(
+    ("second", "many", "known", "why"),
+    [
+        (Task("second", {1: 0.3}), 9, "seconds", "both take too long"),
+        (Task("second", {1: 0.1}), 1, "seconds", "as many are left as there are CPUs"),
+        (Task("second", {1: 0.1}), 9, "sizes", "nothing is known of seconds"),
+        (Task("second", {1: 0.1}, kind="other"), 9, "seconds", "of another kind"),
+        (Task("second", {2: 0.1}), 9, "seconds", "wider"),
+        (Task("second", {1: 0.1}, 200, memory_measured=True), 9, "seconds", "needs more memory"),
+        (Task("second", {1: 0.1}, 40, memory_measured=True), 9, "seconds", "would hold far more memory than it needs"),
+        (Task("second", {1: 0.1}, 100, memory_measured=True, disk_bytes=9), 9, "seconds", "needs more disk"),
+    ],
+)
+def test_nothing_follows_what_it_does_not_fit_after(second: Task, many: int, known: Known, why: str) -> None:
+    first = Task("first", {1: 0.31}, 100, memory_measured=True)
+    rest = [Task(f"f{number}", {1: 0.01}, 100, memory_measured=True) for number in range(many)]
+    dispatcher = Dispatcher([first, second, *rest], 4, memory_bytes=300, disk_bytes=9, known=known)
+    started = dispatcher.next(0.0, CpuSet(range(4)))
+    assert started is not None
+    assert started.id == "first"
+    assert dispatcher.following("first", 0.0, 0.5) is None, why
+
+
 def test_of_ten_thousand_tasks_each_is_looked_at_a_bounded_number_of_times() -> None:
     looked = 0
 
@@ -262,7 +321,7 @@ def test_of_ten_thousand_tasks_each_is_looked_at_a_bounded_number_of_times() -> 
     problem = many_body(64, 10_000, 0)
     dispatcher = Counted(problem.tasks, 64, known="sizes")
     simulate(dispatcher, problem.tasks, [Change(0.0, CpuSet(range(64)))])
-    # 20 times until a twentieth has gone, and as often again for bad estimates; at each event it would be 5,000.
+    # 10 times until a tenth has gone, and as often again for bad estimates; at each event it would be 5,000.
     assert looked < 100 * 10_000
 
 

@@ -34,6 +34,13 @@ class Source(Protocol):
         ``soon``: how many more PUs will be free in a moment; who decides as if there were none starts too narrow.
         """
 
+    def following(self, calculation: Calculation, within_s: float) -> Calculation | None:
+        """What starts in the place of ``calculation``, which runs, as soon as that has ended, with what that has.
+
+        Given out by then. ``None``: that is decided when it has ended; always, where not both are to be over within so
+        many seconds.
+        """
+
     def narrowed(self, calculation: Calculation) -> None:
         """What runs for the one of that label, which was given out last, with fewer threads."""
 
@@ -84,6 +91,8 @@ class Dispatched:
         self._clock = clock
         self._began_s: float | None = None
         self._given: dict[str, Calculation] = {}
+        self._following: dict[str, tuple[Calculation, float | None]] = {}
+        """With the seconds expected, by the label of what each follows."""
         self.planned: dict[str, Planned] = {}
         """By label."""
         self.widths: dict[int, int] = {}
@@ -117,6 +126,15 @@ class Dispatched:
         self._count(calculation, start.expected_s)
         return calculation
 
+    def following(self, calculation: Calculation, within_s: float) -> Calculation | None:
+        """What the dispatcher says."""
+        start = self._dispatcher.following(calculation.label, self._now_s(), within_s)
+        if start is None:
+            return None
+        following = self._make(start.id, start.threads, start.memory_bytes)
+        self._following[calculation.label] = following, start.expected_s
+        return following
+
     def narrowed(self, calculation: Calculation) -> None:
         """The dispatcher counts and learns what really runs."""
         expected_s = self._dispatcher.narrowed(calculation.label, calculation.threads, calculation.memory_bytes)
@@ -126,7 +144,10 @@ class Dispatched:
     def returned(self, calculation: Calculation) -> None:
         """The dispatcher has it wait again."""
         self._dispatcher.returned(calculation.label)
-        self._uncount(calculation.label)
+        if calculation.label in self._given:
+            self._uncount(calculation.label)
+        else:
+            self._following = {label: one for label, one in self._following.items() if one[0] is not calculation}
 
     def ended(self, outcome: Outcome) -> None:
         """Its time corrects the estimates of those to come, and its memory what they need."""
@@ -140,6 +161,8 @@ class Dispatched:
             peak_bytes=peak_bytes,
             failed=outcome.status == "failed",
         )
+        if outcome.label in self._following:
+            self._count(*self._following.pop(outcome.label))
 
     def _count(self, calculation: Calculation, expected_s: float | None) -> None:
         now, threads = time.time(), calculation.threads

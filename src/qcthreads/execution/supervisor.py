@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -105,6 +106,10 @@ class Worker:
         self._log = folder / "log"
         self._mark = uuid.uuid4().hex
         self._timed_out = False
+        self._unanswered: deque[float | None] = deque()
+        """The time limits of what it was sent, in that order."""
+        self._limit = contextlib.ExitStack()
+        self._log_start = 0
         self._began_s = time.perf_counter()
         try:
             scratch_of(folder).mkdir(parents=True)
@@ -137,16 +142,35 @@ class Worker:
 
     def compute(self, request: Mapping[str, Any], timeout_s: float | None) -> dict[str, Any]:
         """The worker's reply. Raises WorkerEndedError when it ended first, or ``timeout_s`` passed and ended it."""
+        self.send(request, timeout_s)
+        return self.reply()
+
+    def send(self, request: Mapping[str, Any], timeout_s: float | None) -> None:
+        """Have it compute this next, for so long; what becomes of that :meth:`reply` says, also where it has ended."""
         message = wire.encode(request)
-        self._bound_log()
-        log_start = self._log_size()
-        with _deadlines.within(timeout_s, self._time_out):
-            reply = self._ask(message)
+        self._unanswered.append(timeout_s)
+        if len(self._unanswered) == 1:
+            self._bound_log()
+            self._first_begins()
+        with contextlib.suppress(OSError, ValueError):  # another thread may have ended us, which closes the pipes
+            self._requests.write(message)
+            self._requests.flush()
+
+    def reply(self) -> dict[str, Any]:
+        """To the first of what it was sent and has not answered; raises as :meth:`compute`."""
+        reply = None
+        with self._limit, contextlib.suppress(OSError, ValueError):
+            reply = wire.receive(self._replies)
         if reply is None:
             self.end_tree()
             raise WorkerEndedError(
-                f"timed out after {timeout_s:g} s" if self._timed_out else self._how_it_ended("the worker", log_start)
+                f"timed out after {self._unanswered[0]:g} s"
+                if self._timed_out
+                else self._how_it_ended("the worker", self._log_start)
             )
+        self._unanswered.popleft()
+        if self._unanswered:
+            self._first_begins()
         return reply
 
     def get_ready(self, request: Mapping[str, Any], timeout_s: float | None) -> None:
@@ -158,7 +182,12 @@ class Worker:
     @property
     def healthy(self) -> bool:
         """Whether it can be given another calculation; not when somebody has tidied its scratch directory away."""
-        return not self._timed_out and self._process.poll() is None and scratch_of(self.folder).is_dir()
+        return self.lives and not self._unanswered and scratch_of(self.folder).is_dir()
+
+    @property
+    def lives(self) -> bool:
+        """Whether it can answer."""
+        return not self._timed_out and self._process.poll() is None
 
     def rebind(self, cpus: CpuSet) -> None:
         """Move the whole process to ``cpus``. Raises BindingError when it was bound and cannot be moved."""
@@ -213,13 +242,9 @@ class Worker:
         if lost:
             self.notes = {"lost": f"the system dropped CPUs {lost} from a worker's mask; it runs on CPUs {bound}"}
 
-    def _ask(self, message: bytes) -> dict[str, Any] | None:
-        try:
-            self._requests.write(message)
-            self._requests.flush()
-            return wire.receive(self._replies)
-        except (OSError, ValueError):  # ValueError: another thread has ended us, which closes the pipes
-            return None
+    def _first_begins(self) -> None:
+        self._log_start = self._log_size()
+        self._limit.enter_context(_deadlines.within(self._unanswered[0], self._time_out))
 
     def _time_out(self) -> None:
         self._timed_out = True

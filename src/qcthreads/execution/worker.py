@@ -55,7 +55,7 @@ def main() -> None:
             _answer(request, held, outbox)
         except OSError:  # the driver has ended: the watch ends us
             break
-        if time.perf_counter() - began_s > _LONG_S:
+        if time.perf_counter() - began_s > _LONG_S and requests.empty():
             _give_back_memory()
     watch.join()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from .model import Capacity, Running, Task, usable_of
 from .timetable import Timetable
 
 _FAR = 1.5  # times the estimate, or a part of it: a plan made with such an estimate is of no use
-_SHRUNK = 0.95  # of those that waited at the last look: what there is to choose from is another by then
+_SHRUNK = 0.9  # of those that waited at the last look: what there is to choose from is another by then
 # Few are left: looked at anew whenever one has started; of more than 64, one in 64, as each look takes some 20 ms.
 # 4 per CPU keep all CPUs busy long enough for any width to be thought better of.
 _TAIL_PER_CPU, _TAIL, _AT_ONCE = 4, 512, 64
@@ -35,11 +35,12 @@ _MOVED = 0.95  # of the memory at the last look: others on the node take and giv
 _FAR_OVER = 1.1  # times what was too much before, where more was granted: by less a program may follow its grant
 _LOOK_AHEAD, _FEW = 64, 512  # how many of those that wait are tried for what is free; all where there are few
 _OVERDUE = 0.1  # of the time that it took already: how much longer a task is expected to run that is late
+_SPARE = 2  # times its own grant: what a task may have at most of one that it follows
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A task that is to start now; ``cpus``: the best place of those that are free."""
+    """A task that is to start now; ``cpus``: the best place of those that are free, none where it follows another."""
 
     id: str
     threads: int
@@ -63,6 +64,8 @@ class _Started:
     """Its worker had to be started for it."""
     listed: bool = True
     """Its width is one of the task's, whose estimate its time corrects."""
+    followed_s: float = 0.0
+    """What is expected of the task that follows in its place."""
 
 
 class Dispatcher:
@@ -128,6 +131,7 @@ class Dispatcher:
         self._waiting = np.ones(len(self._batch), dtype=bool)
         self._left = len(self._batch)
         self._running: dict[str, _Started] = {}
+        self._following: dict[str, tuple[str, _Started]] = {}  # by what each follows, which still runs
         self._worker_of = worker_of
         self._pool_numbers: dict[Hashable, int] = {}
         self._pools = self._pools_of_all()
@@ -135,7 +139,7 @@ class Dispatcher:
         """How many of each pool, which are those of one kind, have been started."""
         self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
         self._waiting_s: defaultdict[tuple[int, int], float] = defaultdict(float)  # of those, by pool and width
-        self._looked: tuple[float, float, int] | None = None  # CPUs, memory and how many waited when last looked
+        self._looked: tuple[int, float, int] | None = None  # CPUs, memory and how many waited when last looked
         self._line_needs, self._others_need = 0.0, math.inf  # bytes: the most in the line, the least of those not in it
         self._far = 0
 
@@ -166,6 +170,31 @@ class Dispatcher:
         found = self._first_that_fits(now_s, len(free), free_memory_bytes)
         return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
 
+    def following(self, task_id: str, now_s: float, within_s: float) -> Start | None:
+        """A task that is to start as soon as ``task_id`` has ended, with its CPUs, its memory and its worker.
+
+        Only what would be next anyway, where both are expected to be over ``within_s`` seconds from now, and where
+        enough are left to keep all CPUs busy. It waits no more, and counts as started when ``task_id`` has ended.
+        """
+        before, looked = self._running[task_id], self._looked
+        if looked is None or self._left <= looked[0] or not self._correction.in_seconds:
+            return None
+        capacity = self._capacity(looked[0], looked[1])
+        if self._stale(capacity):
+            self._look(now_s, capacity)
+        if not self._line or not self._fits_after(before, *self._line[-1], capacity):
+            return None
+        row, column = self._line[-1]
+        expected_s = self._correction.time_s(row, column)
+        if self._left_s(now_s, before) + expected_s > within_s:
+            return None
+        self._leaves_line(len(self._line) - 1)
+        before.followed_s = expected_s
+        task = self._batch.tasks[row]
+        started = _Started(row, column, before.width, before.memory_bytes, now_s, before.pool, fresh=False)
+        self._following[task_id] = task.id, started
+        return Start(task.id, before.width, CpuSet(), before.memory_bytes, expected_s)
+
     def narrowed(self, task_id: str, width: int, memory_bytes: int) -> float | None:
         """A task that has just started has that width instead; the seconds that are expected now, as far as known."""
         one = self._undone(task_id)
@@ -179,7 +208,7 @@ class Dispatcher:
         return self._expected_s(one.row, column, fresh) if known else None
 
     def returned(self, task_id: str) -> None:
-        """A task that was to start could not, and waits again."""
+        """A task that was to start, or to follow another, could not, and waits again."""
         self._waiting[self._undone(task_id).row] = True
         self._left += 1
         self._looked = None
@@ -195,6 +224,9 @@ class Dispatcher:
         one = self._running.pop(task_id, None)
         if one is None:
             raise InputError(f"task {task_id!r} has not started, or has ended before; tell each end once")
+        if task_id in self._following:
+            following, started = self._following.pop(task_id)
+            self._running[following] = replace(started, since_s=now_s)
         if peak_bytes > one.memory_bytes > 0:
             self._raise_needs(one, peak_bytes)
         if failed or not one.listed:
@@ -231,6 +263,11 @@ class Dispatcher:
         return Capacity(cpus, memory_bytes, disk_bytes=self._disk_bytes, tasks=self._at_once)
 
     def _undone(self, task_id: str) -> _Started:
+        for before, (following, started) in self._following.items():
+            if following == task_id:
+                self._running[before].followed_s = 0.0
+                del self._following[before]
+                return started
         one = self._running.pop(task_id, None)
         if one is None:
             raise InputError(f"task {task_id!r} has not started, or has ended before; tell it between the two")
@@ -351,7 +388,7 @@ class Dispatcher:
     def _left_s(self, now_s: float, one: _Started) -> float:
         took_s = now_s - one.since_s
         expected_s = self._correction.time_s(one.row, one.column) + (self._start_up_s if one.fresh else 0.0)
-        return max(expected_s - took_s, _OVERDUE * took_s)
+        return max(expected_s - took_s, _OVERDUE * took_s) + one.followed_s
 
     def _needs(self, row: int, column: int) -> float:
         """Bytes of memory, at that width."""
@@ -378,25 +415,48 @@ class Dispatcher:
                 if pool not in startable:
                     startable[pool] = self._idle(pool) > 0 or self._worth_starting(now_s, pool, cpus)
                 if startable[pool]:
-                    self._waiting_s[pool, int(self._batch.widths[row, column])] -= self._correction.time_s(row, column)
-                    return self._line.pop(at)
+                    return self._leaves_line(at)
         return None
+
+    def _fits_after(self, before: _Started, row: int, column: int, capacity: Capacity) -> bool:
+        """Whether what ``before`` has is what that task would be given."""
+        if self._batch.tasks[row].kind != self._batch.tasks[before.row].kind:
+            return False
+        if self._pool_and_width(row, column) != (before.pool, before.width):
+            return False
+        if math.isfinite(self._disk_bytes) and self._disk_of(row) > self._disk_of(before.row):
+            return False
+        has_bytes = before.memory_bytes
+        return self._needs(row, column) <= has_bytes <= _SPARE * self._granted(row, column, has_bytes, capacity)
+
+    def _pool_and_width(self, row: int, column: int) -> tuple[int, int]:
+        return int(self._pools[row, column]), int(self._batch.widths[row, column])
+
+    def _leaves_line(self, at: int) -> tuple[int, int]:
+        """The row and the column of the task there, which is going to start."""
+        row, column = self._line.pop(at)
+        self._waiting_s[self._pool_and_width(row, column)] -= self._correction.time_s(row, column)
+        self._waiting[row] = False
+        self._left -= 1
+        return row, column
+
+    def _granted(self, row: int, column: int, memory_bytes: float, capacity: Capacity) -> int:
+        """Of so much that is free: what it needs, and where that was not measured its share of the whole."""
+        granted = int(self._needs(row, column))
+        if math.isfinite(capacity.memory_bytes) and not self._batch.tasks[row].memory_measured:
+            share = int(capacity.memory_bytes) * int(self._batch.widths[row, column]) // capacity.cpus
+            granted = int(min(memory_bytes, max(granted, share)))
+        return granted
 
     def _begin(
         self, now_s: float, row: int, column: int, free: CpuSet, memory_bytes: float, capacity: Capacity
     ) -> Start:
-        width = int(self._batch.widths[row, column])
-        pool = int(self._pools[row, column])
+        pool, width = self._pool_and_width(row, column)
         fresh = self._idle(pool) <= 0
         self._workers[pool] += fresh
         expected_s = self._expected_s(row, column, fresh)
         task = self._batch.tasks[row]
-        granted = int(self._needs(row, column))
-        if math.isfinite(capacity.memory_bytes) and not task.memory_measured:
-            share = int(capacity.memory_bytes) * width // capacity.cpus
-            granted = int(min(memory_bytes, max(granted, share)))
-        self._waiting[row] = False
-        self._left -= 1
+        granted = self._granted(row, column, memory_bytes, capacity)
         self._running[task.id] = _Started(row, column, width, granted, now_s, pool, fresh)
         return Start(task.id, width, compact(self._machine, free, width), granted, expected_s)
 
