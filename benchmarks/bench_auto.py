@@ -7,8 +7,8 @@
 split
     `auto` against the best static split, found by a sweep of two rounds first; then both in interleaved pairs.
 served
-    First come, first served, in the order of the input, on workers of one width, against `auto` on a skewed set; a
-    fifth of the rounds.
+    First come, first served, in the order of the input, on workers of one width, against `auto` on a skewed set; each
+    has the memory that `auto` gives: its share of all there is. A fifth of the rounds.
 bound
     Runs against the lower bound that follows from their own measured times: nothing with these times can end sooner.
     Cold: a whole command. Its bound contains what the driver did (CPU time until it can start a worker, to read and
@@ -214,14 +214,18 @@ def shares_by_program(document: Mapping[str, Any]) -> list[Share]:
 
 def serve(job: Sequence[str], width: int) -> float:
     """QCManyBody's own order on workers of one width; the interaction energy."""
-    engine, expansion = prepared(job)
+    from qcthreads.execution.engine import LocalEngine
+
+    book, expansion = prepared(job)
     order = [label for _, label, _ in expansion.core.iterate_molecules()]
     by_label = {term.label: term for term in expansion.terms()}
     cpus = len(os.sched_getaffinity(0))
+    memory_bytes = book.free()[1] * width // cpus
     calculations = [
-        expansion.calculation(by_label[label], threads=width, memory_bytes=2**30) for label in dict.fromkeys(order)
+        expansion.calculation(by_label[label], threads=width, memory_bytes=memory_bytes)
+        for label in dict.fromkeys(order)
     ]
-    with engine:
+    with LocalEngine(book) as engine:
         results = {one.label: one.result for one in engine.run(calculations, max_workers=cpus // width)}
     return float(expansion.result(results).return_result)
 
@@ -260,9 +264,8 @@ def warm_ratio(job: Sequence[str]) -> float:
 
 
 def prepared(job: Sequence[str]) -> tuple[Any, Any]:
-    """An engine and the expansion of the job's options."""
+    """A book of leases and the expansion of the job's options."""
     from qcthreads.cli.run import add_arguments, request_of
-    from qcthreads.execution.engine import LocalEngine
     from qcthreads.host import read_machine
     from qcthreads.host.limits import read_limits
     from qcthreads.leases import LeaseBook
@@ -272,8 +275,7 @@ def prepared(job: Sequence[str]) -> tuple[Any, Any]:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     request = request_of(parser.parse_args(job))
-    book = LeaseBook(read_machine(), read_limits())
-    return LocalEngine(book), Expansion.from_input(read_input(request.input, request))
+    return LeaseBook(read_machine(), read_limits()), Expansion.from_input(read_input(request.input, request))
 
 
 if __name__ == "__main__":

@@ -180,6 +180,46 @@ def test_what_really_took_more_memory_than_it_was_granted_raises_what_is_granted
     assert all(taken_bytes < one < 2 * taken_bytes for one in granted[2:]), granted
 
 
+def test_a_worker_that_is_starting_is_waited_for_and_no_other_started(tasks: Path, book: LeaseBook) -> None:
+    """It imports what it needs only when all that others can compute has ended."""
+    gate = tasks / "gate"
+    wait = f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists():\n    time.sleep(0.01)\n"
+    (tasks / "slow.py").write_text(f"{wait}from tasks import look\n")
+    started: list[int] = []
+
+    class Counting(Observer):
+        def starts(self, worker: Worker) -> None:
+            started.append(worker.pid)
+
+    def made(label: str, threads: int, memory_bytes: int) -> Calculation:
+        return Calculation(
+            label=label,
+            program=label[:4],
+            input={"s": 0},
+            threads=threads,
+            memory_bytes=memory_bytes,
+            compute="slow:look" if label == "slow" else "tasks:look",
+            timeout_s=60,
+        )
+
+    given = [Task(label, {1: 0.1}, kind=label[:4]) for label in ("slow", "fast1", "fast2", "fast3")]
+    with LocalEngine(book, observer=Counting()) as engine:
+        engine.warm(made("slow", 1, 0), 1)
+        dispatcher = Dispatcher(
+            given, book.machine.cpus_online, start_up_s=2.0, worker_of=lambda *kind: kind, workers=engine.workers()
+        )
+        source = Dispatched(dispatcher, [made(task.id, 1, 0) for task in given], made)
+        pids: dict[str, object] = {}
+        for outcome in engine.run(source):
+            assert outcome.result is not None
+            pids[outcome.label] = outcome.result["pid"]
+            if len(pids) == 3:
+                gate.touch()
+    assert list(pids) == ["fast1", "fast2", "fast3", "slow"]
+    assert set(pids.values()) == set(started)
+    assert len(started) == 2
+
+
 def test_no_more_idle_workers_are_kept_than_have_the_pus_twice_over(engine: LocalEngine, book: LeaseBook) -> None:
     programs = ["psi4", "nwchem", "xtb", "mopac", "orca"]  # each needs workers of its own
     tasks = [Task(program, {2: float(10 - number)}) for number, program in enumerate(programs)]

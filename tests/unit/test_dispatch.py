@@ -188,6 +188,45 @@ def test_a_worker_is_started_only_where_those_there_are_not_sooner(seconds: floa
     assert (dispatcher.next(0.01, CpuSet([1])) is not None) == started
 
 
+def test_a_worker_that_is_starting_is_waited_for_and_others_get_their_tasks_meanwhile() -> None:
+    tasks = [Task("b", {1: 0.3}, kind="b"), *(Task(f"a{number}", {1: 0.1}, kind="a") for number in range(2))]
+    dispatcher = Dispatcher(tasks, 2, start_up_s=2.0, worker_of=lambda kind, _: kind, workers={"a": 1, "b": 1})
+    now_s = 0.0
+    for _ in range(2):
+        start = dispatcher.next(now_s, CpuSet([0]), soon=1, starting={"b": 1})
+        assert start is not None
+        assert start.id.startswith("a")
+        now_s += 0.1
+        dispatcher.ended(start.id, now_s)
+    assert dispatcher.next(now_s, CpuSet([0]), soon=1, starting={"b": 1}) is None
+    start = dispatcher.next(now_s, CpuSet([0, 1]))
+    assert start is not None
+    assert (start.id, start.expected_s) == ("b", pytest.approx(0.3))
+
+
+@pytest.mark.parametrize(("measured_s", "started"), [(None, False), (4.0, False), (0.3, True)])
+def test_what_starts_were_measured_to_take_counts_once_it_is_known(measured_s: float | None, started: bool) -> None:
+    """The worker that is there has the 0.8 s that are left to do."""
+    tasks = [Task(f"a{number}", {1: 0.2}) for number in range(5)]
+    dispatcher = Dispatcher(tasks, 2, start_up_s=2.0, workers={1: 1})
+    first = dispatcher.next(0.0, CpuSet([0, 1]), start_up_s=measured_s)
+    assert first is not None
+    dispatcher.ended(first.id, 0.2)
+    assert dispatcher.next(0.2, CpuSet([0, 1]), start_up_s=measured_s) is not None
+    second = dispatcher.next(0.2, CpuSet([1]), start_up_s=measured_s)
+    assert (second is not None) == started
+    if second is not None:
+        assert second.expected_s == pytest.approx(0.2 + 0.3)
+
+
+def test_beside_a_worker_that_starts_for_little_no_second_one_is_started() -> None:
+    """Both would be ready at the same time, and the second would save half of 0.07 s."""
+    tasks = [Task(f"a{number}", {1: 0.01}) for number in range(7)]
+    dispatcher = Dispatcher(tasks, 2, start_up_s=2.0)
+    assert dispatcher.next(0.0, CpuSet([0, 1])) is not None
+    assert dispatcher.next(0.0, CpuSet([1])) is None
+
+
 def test_of_a_kind_that_takes_any_width_no_second_worker_is_started_for_another_width() -> None:
     tasks = [Task("dimer", {2: 5.0}), Task("monomer", {1: 0.1}), Task("other", {1: 0.1})]
     dispatcher = Dispatcher(tasks, 2, start_up_s=2.0, worker_of=lambda *_: "any", workers={"any": 1})

@@ -116,7 +116,7 @@ def test_workers_that_get_ready_make_nothing_start_narrow(ready: int) -> None:
     tasks = [Task("large", {1: 40.0, 4: 10.0}), Task("small", {1: 1.0})]
     source = source_of(*tasks)
     with LocalEngine(book) as engine:
-        engine._warming = {book.acquire(1): () for _ in range(4 - ready)}
+        engine._warming = {book.acquire(1): (("none", 1),) for _ in range(4 - ready)}
         started = {}
         for _ in tasks:
             taken = engine._take(_Once(deque(), 1, source=source), source)

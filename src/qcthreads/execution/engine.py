@@ -30,7 +30,7 @@ from .calculation import Calculation, Outcome, Progress
 from .changing import ChangingLimits
 from .labels import short_label
 from .observing import Observer
-from .source import Source
+from .source import Source, Starts
 from .supervisor import NoGreetingError, Worker, WorkerEndedError, end_all, scratch_of
 from .wrapping import Wrapping
 
@@ -103,6 +103,7 @@ class LocalEngine:
         self._started = 0
         self._idle: list[tuple[_Key, Worker]] = []
         self._warming: dict[Lease, _Key] = {}
+        self._last_start_s: float | None = None
         self._runs: list[_Run] = []
 
     def run(
@@ -261,7 +262,7 @@ class LocalEngine:
                     return
                 worker = self._worker(run, job, lease, fresh=True)
                 try:
-                    worker.get_ready(job.warming(), None)
+                    self._get_ready(worker, job, None)
                 finally:
                     self._put_back(run, job, worker)
         finally:
@@ -379,12 +380,13 @@ class LocalEngine:
         with run.turn:
             while source.waiting and not run.stopped.is_set():
                 self._limits.follow()
-                warming = CpuSet(cpu for lease in tuple(self._warming) for cpu in lease.cpus)
+                warming = dict(self._warming)
                 free, memory_bytes = self._book.free()
-                calculation = source.next(free, memory_bytes, len(warming - free)) if free else None
-                blocked = calculation is None and not source.running
+                starts = self._starts_of(warming, free)
+                calculation = source.next(free, memory_bytes, starts) if free else None
+                blocked = calculation is None and not source.running and not warming
                 if blocked:  # others hold what it needs: it waits in line for what it would have in an empty book
-                    calculation = source.next(self._book.usable, self._book.memory_bytes)
+                    calculation = source.next(self._book.usable, self._book.memory_bytes, starts)
                     if calculation is None:
                         raise LeaseError(self._fits_no_longer(source))
                 if calculation is not None:
@@ -396,6 +398,10 @@ class LocalEngine:
                 run.wait_for_turn()
             run.turn.notify_all()
         return None
+
+    def _starts_of(self, warming: Mapping[Lease, _Key], free: CpuSet) -> Starts:
+        cpus = CpuSet(cpu for lease in warming for cpu in lease.cpus)
+        return Starts(len(cpus - free), Counter(key[0] for key in warming.values()), self._last_start_s)
 
     def _fits_no_longer(self, source: Source) -> str:
         return (
@@ -517,7 +523,7 @@ class LocalEngine:
         job, calculation = place.job, place.job.calculation
         for kind, note in worker.notes.items():
             self._note(run, calculation.label, note, kind)
-        worker.get_ready(job.warming(), calculation.timeout_s)
+        self._get_ready(worker, job, calculation.timeout_s)
         self._observer.begins(calculation, worker, place.lease)
         worker.send(job.request(scratch_of(worker.folder)), calculation.timeout_s)
 
@@ -570,6 +576,11 @@ class LocalEngine:
             run.source.ended(outcome)
         run.events.put(outcome)
         self._tell_start(run, place)
+
+    def _get_ready(self, worker: Worker, job: _Job, timeout_s: float | None) -> None:
+        worker.get_ready(job.warming(), timeout_s)
+        if worker.start is not None:
+            self._last_start_s = worker.start.wall_s
 
     def _wait_for_remains(self, run: _Run, job: _Job, worker: Worker) -> None:
         """The lease goes on as long as something runs under it; what could not be ended is waited for."""

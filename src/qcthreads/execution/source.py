@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ..cpuset import CpuSet
+from ..programs.spec import WorkerKind
 from .calculation import Calculation, Outcome
 
 if TYPE_CHECKING:
     from ..planning.dispatch import Dispatcher  # with numpy, which no worker waits for
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """Workers that an engine has started beforehand and that are not ready yet, and what starts take."""
+
+    cpus: int = 0
+    """How many more PUs will be free when they are ready."""
+    kinds: Mapping[WorkerKind, int] = field(default_factory=dict)
+    """How many of each kind."""
+    took_s: float | None = None
+    """What the last one took until it was ready; ``None``: there was none."""
+
+
+NO_STARTS = Starts()
 
 
 class Source(Protocol):
@@ -28,10 +44,10 @@ class Source(Protocol):
     def calculations(self) -> Sequence[Calculation]:
         """Everything there is to run, each as it needs least; what can never fit is refused before anything starts."""
 
-    def next(self, free: CpuSet, memory_bytes: int, soon: int = 0) -> Calculation | None:
+    def next(self, free: CpuSet, memory_bytes: int, starts: Starts = NO_STARTS) -> Calculation | None:
         """What starts now within so much; ``None``: nothing before something changes.
 
-        ``soon``: how many more PUs will be free in a moment; who decides as if there were none starts too narrow.
+        Who decides as if no PU were free in a moment starts too narrow, and as if no worker were ready then, others.
         """
 
     def following(self, calculation: Calculation, within_s: float) -> Calculation | None:
@@ -112,14 +128,15 @@ class Dispatched:
         """Each as it needs least."""
         return self._narrowest
 
-    def next(self, free: CpuSet, memory_bytes: int, soon: int = 0) -> Calculation | None:
+    def next(self, free: CpuSet, memory_bytes: int, starts: Starts = NO_STARTS) -> Calculation | None:
         """What the dispatcher says."""
+        soon = starts.cpus
         if self._most_threads is not None:
             allowed = max(0, self._most_threads - sum(one.threads for one in self._given.values()))
             free = CpuSet(list(free)[:allowed])
             soon = min(soon, allowed - len(free))
         now_s = self._now_s()
-        start = self._dispatcher.next(now_s, free, memory_bytes, soon)
+        start = self._dispatcher.next(now_s, free, memory_bytes, soon, starting=starts.kinds, start_up_s=starts.took_s)
         if start is None:
             return None
         calculation = self._make(start.id, start.threads, start.memory_bytes)

@@ -22,7 +22,8 @@ from .expansion import Expansion, Term
 from .measured import Measured, Need
 from .widths import widths_for
 
-# What a wider worker costs before it computes: to import QCEngine and PySCF takes 2 s of a core, Psi4 as long.
+# What another worker costs before it computes, until a start has been seen: to import QCEngine and PySCF takes 2 s of a
+# core where the disk is slow, Psi4 as long.
 START_UP_S = 2.0
 # `auto` widens where that ends the rest so much sooner: the speedup is an assumption, and small fragments have none
 # (PySCF MP2/DZ, 4 waters, 2 cores: 1 x 2 took 5.4-5.9 s, 2 x 1 3.0-3.2 s).

@@ -36,6 +36,7 @@ _FAR_OVER = 1.1  # times what was too much before, where more was granted: by le
 _LOOK_AHEAD, _FEW = 64, 512  # how many of those that wait are tried for what is free; all where there are few
 _OVERDUE = 0.1  # of the time that it took already: how much longer a task is expected to run that is late
 _SPARE = 2  # times its own grant: what a task may have at most of one that it follows
+_SOONER = 1.1  # times a start: as long must those there be busy, or another takes over too little to be worth its start
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +86,14 @@ class Dispatcher:
     at_once
         How many run at the same time at most; ``None``: as many as fit.
     start_up_s
-        What a worker of another width costs before it computes.
+        What a worker of another width costs before it computes, as long as none has been measured.
     worth
         By which factor wider tasks must end the rest sooner than the cheapest widths, to be chosen.
     worker_of
         The kind of worker that a task of a kind takes at a width; by default one width is one kind. While those of a
         kind would get to all that waits for them as soon as another could start, another is not started.
     workers
-        How many there are already, by kind.
+        How many there are already, by kind, also of those that are starting.
 
     Raises
     ------
@@ -137,6 +138,8 @@ class Dispatcher:
         self._pools = self._pools_of_all()
         self._workers = Counter({self._pool_number(kind): count for kind, count in (workers or {}).items()})
         """How many of each pool, which are those of one kind, have been started."""
+        self._starting: Mapping[int, int] = {}
+        """How many of these get no task yet."""
         self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
         self._waiting_s: defaultdict[tuple[int, int], float] = defaultdict(float)  # of those, by pool and width
         self._looked: tuple[int, float, int] | None = None  # CPUs, memory and how many waited when last looked
@@ -153,12 +156,25 @@ class Dispatcher:
         """How many tasks have started and not ended."""
         return len(self._running)
 
-    def next(self, now_s: float, free: CpuSet, free_memory_bytes: float = math.inf, soon: int = 0) -> Start | None:
+    def next(
+        self,
+        now_s: float,
+        free: CpuSet,
+        free_memory_bytes: float = math.inf,
+        soon: int = 0,
+        *,
+        starting: Mapping[Any, int] | None = None,
+        start_up_s: float | None = None,
+    ) -> Start | None:
         """A task that is to start now on some of the ``free`` CPUs; ``None``: none before something changes.
 
         Ask again until it is ``None``: each answer counts as started. CPUs and memory that have come or gone are seen
         by what is free. ``soon``: how many CPUs will be free in a moment that nothing given out here runs on.
+        ``starting``: how many of the workers, by kind, get no task yet; no other is started where these will do.
+        ``start_up_s``: what a start was measured to take.
         """
+        self._starting = {self._pool_number(kind): count for kind, count in (starting or {}).items()}
+        self._start_up_s = start_up_s or self._start_up_s
         if not self._left or not free or len(self._running) >= self._at_once:
             return None
         own_bytes = sum(one.memory_bytes for one in self._running.values())
@@ -199,7 +215,7 @@ class Dispatcher:
         """A task that has just started has that width instead; the seconds that are expected now, as far as known."""
         one = self._undone(task_id)
         pool = self._pool_number(self._worker_of(self._batch.tasks[one.row].kind, width))
-        fresh = self._idle(pool) <= 0
+        fresh = self._ready(pool) <= 0
         self._workers[pool] += fresh
         listed = (self._batch.widths[one.row] == width) & np.isfinite(self._batch.times_s[one.row])
         known = bool(listed.any())
@@ -367,17 +383,21 @@ class Dispatcher:
         return self._pool_numbers.setdefault(kind, len(self._pool_numbers))
 
     def _idle(self, pool: int) -> int:
-        """Workers of that pool which wait."""
+        """Workers of that pool which wait, or are starting."""
         return self._workers[pool] - sum(one.pool == pool for one in self._running.values())
 
+    def _ready(self, pool: int) -> int:
+        """Workers of that pool which wait."""
+        return self._idle(pool) - self._starting.get(pool, 0)
+
     def _worth_starting(self, now_s: float, pool: int, cpus: int) -> bool:
-        """Whether those of the pool, which are all busy, would get to what fits into ``cpus`` later than another."""
+        """Whether those of the pool, of which none waits, would get to what fits into ``cpus`` later than another."""
         there = self._workers[pool]
         if not (there and self._start_up_s and self._correction.in_seconds):
             return True
         left_s = sum(self._left_s(now_s, one) for one in self._running.values() if one.pool == pool)
         waiting_s = sum(seconds for (of, width), seconds in self._waiting_s.items() if of == pool and width <= cpus)
-        return left_s + waiting_s > there * self._start_up_s
+        return left_s + waiting_s > there * _SOONER * self._start_up_s
 
     def _beside(self, now_s: float) -> list[Running]:
         return [
@@ -413,7 +433,7 @@ class Dispatcher:
             if fits and self._disk_of(row) <= disk_bytes:
                 pool = int(self._pools[row, column])
                 if pool not in startable:
-                    startable[pool] = self._idle(pool) > 0 or self._worth_starting(now_s, pool, cpus)
+                    startable[pool] = self._ready(pool) > 0 or self._worth_starting(now_s, pool, cpus)
                 if startable[pool]:
                     return self._leaves_line(at)
         return None
@@ -452,7 +472,7 @@ class Dispatcher:
         self, now_s: float, row: int, column: int, free: CpuSet, memory_bytes: float, capacity: Capacity
     ) -> Start:
         pool, width = self._pool_and_width(row, column)
-        fresh = self._idle(pool) <= 0
+        fresh = self._ready(pool) <= 0
         self._workers[pool] += fresh
         expected_s = self._expected_s(row, column, fresh)
         task = self._batch.tasks[row]
