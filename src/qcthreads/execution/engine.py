@@ -105,9 +105,7 @@ class LocalEngine:
         self._warming: dict[Lease, _Key] = {}
         self._runs: list[_Run] = []
 
-    def run(
-        self, calculations: Iterable[Calculation] | Source, max_workers: int | None = None, *, refill: bool = False
-    ) -> Iterator[Outcome]:
+    def run(self, calculations: Iterable[Calculation] | Source, max_workers: int | None = None) -> Iterator[Outcome]:
         """Run everything and yield the outcomes as they come.
 
         Parameters
@@ -117,8 +115,6 @@ class LocalEngine:
             A source's run follows limits that change meanwhile.
         max_workers
             How many run side by side at most; ``None``: as many as there are leases for.
-        refill
-            Where the observer gives calculations fewer PUs than they ask for, run so many more side by side.
 
         Raises
         ------
@@ -143,7 +139,7 @@ class LocalEngine:
         most = len(self._book.usable if source is None else self._book.machine.cpus_online)
         width = min(max_workers or most, len(jobs))
         queued = deque(jobs) if source is None else deque[_Job]()
-        return self._iterate(_Run(queued, width, refill=refill, prepared=prepared, source=source))
+        return self._iterate(_Run(queued, width, prepared=prepared, source=source))
 
     def warm(self, calculation: Calculation, workers: int) -> None:
         """Start ``workers`` for calculations like this one, while the caller still prepares them; returns at once.
@@ -381,7 +377,7 @@ class LocalEngine:
                 self._limits.follow()
                 warming = CpuSet(cpu for lease in tuple(self._warming) for cpu in lease.cpus)
                 free, memory_bytes = self._book.free()
-                calculation = source.next(free, memory_bytes, len(warming - free)) if free else None
+                calculation = source.next(free, memory_bytes, len(warming - free))
                 blocked = calculation is None and not source.running
                 if blocked:  # others hold what it needs: it waits in line for what it would have in an empty book
                     calculation = source.next(self._book.usable, self._book.memory_bytes)
@@ -420,17 +416,11 @@ class LocalEngine:
             return None
 
     def _narrowed(self, run: _Run, job: _Job) -> _Job:
-        """``job``, or what the observer has run instead; what it leaves free may take more drivers."""
+        """``job``, or what the observer has run instead."""
         calculation, said = self._observer.instead_of(job.calculation)
         if calculation is job.calculation:
             return job
         self._note(run, calculation.label, said, f"narrowed {calculation.program} {job.calculation.threads}")
-        with self._lock:
-            grown = min(run.first_width * job.calculation.threads // calculation.threads, len(self._book.usable))
-            more = min(grown - run.width, len(run.jobs)) if run.refill and not run.stopped.is_set() else 0
-            run.width += max(0, more)
-        for _ in range(more):
-            self._start_driver(run)
         return self._prepared(calculation, run.prepared)
 
     def _lease(self, run: _Run, job: _Job, *, wait: bool = True) -> Lease:
@@ -725,7 +715,6 @@ class _Run:
     jobs: deque[_Job]
     width: int
     """How many drivers there are, or have been."""
-    refill: bool = False
     patient: bool = False
     """It waits for a worker that is starting, rather than start another."""
     source: Source | None = None
@@ -741,10 +730,6 @@ class _Run:
     said: set[str] = field(default_factory=set)
     """Kinds of notes, or notes without one."""
     threads: list[threading.Thread] = field(default_factory=list)
-    first_width: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.first_width = self.width
 
     def wait_for_turn(self) -> None:
         """With the turn: until another driver has started something, or for a second."""
