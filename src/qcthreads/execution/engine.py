@@ -286,17 +286,18 @@ class LocalEngine:
         with self._lock:
             self._runs.append(run)
         try:
-            for _ in range(run.width):
-                self._start_driver(run)
+            for number in range(run.width):
+                self._start_thread(run, f"driver-{number}", self._drive)
+            if run.source is not None:
+                self._start_thread(run, "looks", self._keep_looking)
             self._observer.get_ready()
             yield from self._events(run)
         finally:
             self._abandon(run)
 
-    def _start_driver(self, run: _Run) -> None:
+    def _start_thread(self, run: _Run, name: str, act: Callable[[_Run], None]) -> None:
         # Daemons: were they waited for at exit, an abandoned iterator would keep the interpreter from ending.
-        name = f"qcthreads-driver-{len(run.threads)}"
-        thread = threading.Thread(target=self._drive, args=(run,), name=name, daemon=True)
+        thread = threading.Thread(target=act, args=(run,), name=f"qcthreads-{name}", daemon=True)
         thread.start()
         run.threads.append(thread)
 
@@ -325,6 +326,43 @@ class LocalEngine:
                 yield event
         if run.stopped.is_set():
             raise StopRequestedError("stopped before all calculations had ended")
+
+    def _keep_looking(self, run: _Run) -> None:
+        """At what may be used, also while nothing starts or ends; in a thread with the mask that the drivers have."""
+        while not run.stopped.wait(_LOOK_AGAIN_S):
+            with run.turn:
+                self._follow_limits(run)
+
+    def _follow_limits(self, run: _Run) -> None:
+        """With the turn: hand out what may be used by now; first to what runs where nothing may run any more."""
+        if self._limits.follow():  # older kernels give all that runs in a cpuset the whole of it when that changes
+            with self._lock:
+                for _, worker in self._idle:
+                    worker.forget_binding()
+                for worker, running in tuple(run.busy.items()):
+                    _bind_again(worker, running.cpus)
+        for worker, running in tuple(run.busy.items()):
+            if worker.bound is not None and running.cpus.isdisjoint(self._book.limits.cpus):
+                self._move(run, worker, running)
+
+    def _move(self, run: _Run, worker: Worker, running: _Running) -> None:
+        """Have it go on where others may not start; where nothing is free the system has it share what others have."""
+        label, gone = running.job.calculation.label, f"CPUs {running.cpus} may be used no longer"
+        try:
+            other = self._book.acquire_instead(running.lease, exclusive_cores=self._exclusive(running.job))
+        except LeaseError:  # the book is shut: the next look may be luckier
+            return
+        if other is None:
+            self._note(run, label, f"{gone}: until others are free, {label} shares those of other calculations")
+            return
+        with self._lock:
+            if run.busy.get(worker) is not running:  # it has ended meanwhile
+                other.release()
+                return
+            running.instead.append(other)
+            worker.hold(running.lease, other)
+            _bind_again(worker, other.cpus)
+        self._note(run, label, f"{gone}: {label} goes on on CPUs {other.cpus}")
 
     def _abandon(self, run: _Run) -> None:
         """Whatever of the run still goes on, ends; nothing does when it came to its end."""
@@ -374,7 +412,7 @@ class LocalEngine:
         """
         with run.turn:
             while source.waiting and not run.stopped.is_set():
-                self._limits.follow()
+                self._follow_limits(run)
                 warming = CpuSet(cpu for lease in tuple(self._warming) for cpu in lease.cpus)
                 free, memory_bytes = self._book.free()
                 calculation = source.next(free, memory_bytes, len(warming - free))
@@ -436,11 +474,14 @@ class LocalEngine:
             job.gpus,
             wait=wait,
             near=near,
-            exclusive_cores=not self._book.smt or job.settings.ranks > 1,  # which spin while they wait
+            exclusive_cores=self._exclusive(job),
             slots=self._slots(job),
             cancel=run.stopped,
             on_wait=on_wait,
         )
+
+    def _exclusive(self, job: _Job) -> bool:
+        return not self._book.smt or job.settings.ranks > 1  # which spin while they wait
 
     def _supervise(self, run: _Run, job: _Job, lease: Lease | None = None) -> None:
         """``job``, and what follows it under the same lease."""
@@ -500,8 +541,9 @@ class LocalEngine:
             return outcome
         finally:
             if worker is not None:
-                self._put_back(run, place.job, worker)
+                running = self._put_back(run, place.job, worker)
                 self._wait_for_remains(run, place.job, worker)
+                running.release()
 
     def _begin(self, run: _Run, place: _Place, worker: Worker) -> None:
         job, calculation = place.job, place.job.calculation
@@ -554,6 +596,7 @@ class LocalEngine:
         outcome = _outcome(place, worker, reply)
         self._observer.ends(place.job.calculation, outcome)
         place.job, place.began_at, place.waited = job, time.time(), False
+        run.busy[worker].job = job
         self._observer.begins(job.calculation, worker, place.lease)
         assert run.source is not None
         with run.turn:
@@ -585,9 +628,9 @@ class LocalEngine:
         if worker is None:
             self._make_room(run, job.settings.threads)
             worker = self._start(run, job, lease)
-        run.busy.add(worker)
+        run.busy[worker] = _Running(job, lease)
         if run.stopped.is_set():  # whoever stopped us may have looked at the busy ones before this was one
-            run.busy.discard(worker)
+            del run.busy[worker]
             worker.end()
             raise StopRequestedError("stopped while its worker started")
         return worker
@@ -679,14 +722,15 @@ class LocalEngine:
                 surplus -= leaving[-1].threads
         end_all(leaving)
 
-    def _put_back(self, run: _Run, job: _Job, worker: Worker) -> None:
+    def _put_back(self, run: _Run, job: _Job, worker: Worker) -> _Running:
         with self._lock:
+            running = run.busy.pop(worker)
             reusable = worker.healthy and not run.stopped.is_set()
             if reusable:
                 self._idle.append((job.key, worker))
-        run.busy.discard(worker)
         if not reusable:
             worker.end()
+        return running
 
     def _next_folder(self) -> Path:
         with self._lock:
@@ -726,7 +770,7 @@ class _Run:
     prepared: dict[_Key, _Job] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = field(default_factory=queue.SimpleQueue)
-    busy: set[Worker] = field(default_factory=set)
+    busy: dict[Worker, _Running] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
     """Kinds of notes, or notes without one."""
     threads: list[threading.Thread] = field(default_factory=list)
@@ -757,6 +801,25 @@ class _Place:
     began_at: float = 0.0
     waited: bool = True
     """It is the one that the lease was asked for."""
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """What a busy worker computes, and on what."""
+
+    job: _Job
+    lease: Lease
+    instead: list[Lease] = field(default_factory=list)
+    """PUs that it was given when those before had gone."""
+
+    @property
+    def cpus(self) -> CpuSet:
+        return self.instead[-1].cpus if self.instead else self.lease.cpus
+
+    def release(self) -> None:
+        """All but the lease that it began with."""
+        for lease in self.instead:
+            lease.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -851,6 +914,13 @@ def _outcome(place: _Place, worker: Worker | None, reply: Mapping[str, Any]) -> 
         waited_s=lease.waited_s if place.waited else 0.0,
         waited_for=lease.waited_for if place.waited else "",
     )
+
+
+def _bind_again(worker: Worker, cpus: CpuSet) -> None:
+    """Where the system refuses, it runs where that has it run."""
+    if worker.bound is not None:
+        with contextlib.suppress(BindingError):
+            worker.bind_again(cpus)
 
 
 def _memory_is_ours_to_place() -> bool:
