@@ -57,15 +57,18 @@ int qct_affinity_set(int tid, const unsigned long *asked, unsigned long *got, si
     return qct_affinity_get(tid, got, words);
 }
 
-/* Bind one thread unless it is bound so already; *changed is set if that changed its mask. `now` is scratch space. */
+/*
+ * Bind one thread, unless `seen` and it is bound so already: one that a cpuset leaves no more of its mask has that mask
+ * again with the cpuset's CPUs. *changed is set if that changed its mask. `now` is scratch space.
+ */
 static int bind_one(int tid, const unsigned long *asked, unsigned long *now, unsigned long *before, size_t words,
-                    bool *changed) {
+                    bool seen, bool *changed) {
     size_t size = words * sizeof *asked;
     int rc = qct_affinity_get(tid, before, words);
     if (rc)
         return rc;
     memcpy(now, before, size);
-    if (memcmp(before, asked, size) == 0)
+    if (seen && memcmp(before, asked, size) == 0)
         return 0;
     rc = qct_affinity_set(tid, asked, now, words);
     if (rc == 0 && memcmp(before, now, size) != 0)
@@ -75,7 +78,7 @@ static int bind_one(int tid, const unsigned long *asked, unsigned long *now, uns
 
 /* One pass over the task list. */
 static int bind_all(DIR *tasks, const unsigned long *asked, unsigned long *got, unsigned long *scratch, size_t words,
-                    bool *changed) {
+                    bool seen, bool *changed) {
     bool alive = false;
     memset(got, 0, words * sizeof *got);
     rewinddir(tasks);
@@ -90,7 +93,7 @@ static int bind_all(DIR *tasks, const unsigned long *asked, unsigned long *got, 
         int tid = atoi(entry->d_name);
         if (tid <= 0)
             continue;
-        int rc = bind_one(tid, asked, scratch, scratch + words, words, changed);
+        int rc = bind_one(tid, asked, scratch, scratch + words, words, seen, changed);
         if (rc == -ESRCH) /* this thread has ended meanwhile */
             continue;
         if (rc)
@@ -114,7 +117,7 @@ int qct_affinity_set_process(int pid, const unsigned long *asked, unsigned long 
     bool changed = scratch != NULL;
     for (int pass = 0; changed && pass < PASSES; pass++) {
         changed = false;
-        rc = bind_all(tasks, asked, got, scratch, words, &changed);
+        rc = bind_all(tasks, asked, got, scratch, words, pass > 0, &changed);
         if (rc)
             break;
     }

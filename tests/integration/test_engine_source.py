@@ -11,6 +11,7 @@ import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,7 +22,7 @@ from qcthreads.errors import LeaseError, StopRequestedError
 from qcthreads.execution.calculation import Calculation, Outcome
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.observing import Observer
-from qcthreads.execution.source import Dispatched
+from qcthreads.execution.source import Dispatched, InOrder
 from qcthreads.execution.supervisor import Worker
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
@@ -32,10 +33,28 @@ from qcthreads.planning.dispatch import Dispatcher
 
 TASKS = """
     import os, time
+    from pathlib import Path
 
     def look(input):
+        held = b"x" * input["bytes"] if os.path.exists(input.get("hold", "")) else b""
         time.sleep(input["s"])
         return {"threads": os.environ["OMP_NUM_THREADS"], "mask": sorted(os.sched_getaffinity(0)), "pid": os.getpid()}
+
+    def linger(input):
+        hold, first = Path(input["hold"]), sorted(os.sched_getaffinity(0))
+        (hold / f"began {first}").touch()
+        if not (hold / "moved").exists():
+            until(hold / "began [0]")
+            until(hold / "began [1]")
+            if first == [1]:
+                Path(input["limit"]).write_text("0")
+            until(hold / ("moved" if first == [1] else "shares"))
+        return {"mask": sorted(os.sched_getaffinity(0))}
+
+    def until(there):
+        deadline = time.time() + 60
+        while not there.exists() and time.time() < deadline:
+            time.sleep(0.02)
 
     def fail(input):
         raise ValueError("not this one")
@@ -96,22 +115,36 @@ def source_of(
     *,
     known: Known = "sizes",
     function: str = "fail",
+    hold: str = "",
+    compute: str = "tasks:look",
+    limit: str = "",
 ) -> Counting:
-    """``function``: what those in ``fails`` call."""
+    """``function``: what those in ``fails`` call. ``hold``: as soon as there is such a file, each uses the memory that
+    it needs, its worker included.
+    """
+    needs = {task.id: task.memory_bytes for task in tasks}
 
     def made(label: str, threads: int, memory_bytes: int) -> Calculation:
         return Calculation(
             label=label,
             program="none",
-            input={"s": sleep_s},
+            input={"s": sleep_s, "bytes": needs[label] * 7 // 8, "hold": hold, "limit": limit},
             threads=threads,
             memory_bytes=memory_bytes,
-            compute=f"tasks:{function}" if label in fails else "tasks:look",
+            compute=f"tasks:{function}" if label in fails else compute,
             timeout_s=60,
         )
 
     dispatcher = Dispatcher(tasks, book.machine.cpus_online, known=known, memory_bytes=book.memory_bytes)
     return Counting(dispatcher, [made(task.id, min(task.times_s), task.memory_bytes) for task in tasks], made)
+
+
+def in_order_of(tasks: Sequence[Task], book: LeaseBook, **options: Any) -> InOrder:
+    """The same as they need least, in the order given."""
+    return InOrder(source_of(tasks, book, **options).calculations(), book)
+
+
+SOURCES = {"dispatched": source_of, "in order": in_order_of}
 
 
 def is_worker(process: psutil.Process) -> bool:
@@ -318,37 +351,75 @@ def test_pus_that_others_give_back_are_used(engine: LocalEngine, book: LeaseBook
     never_on_one_pu(outcomes)
 
 
-# Told the file of a limit, what it says for a while and afterwards, and what each calculation needs. However long a
-# second worker takes to start: there is less when two have run side by side, and more until two have again.
+# Told the file of a limit, what it says for a while and afterwards, what each calculation needs, the kind of source and
+# what to make when it may be used up. However long a second worker takes to start: there is less when two have run side
+# by side, and more until two have again. What starts when there has been less for long enough uses what it needs.
 DRIVER = """
 import json, os, sys, time
 from pathlib import Path
-from test_engine_source import overlapping, source_of
+from test_engine_source import SOURCES, overlapping
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
 from qcthreads.leases import LeaseBook
 from qcthreads.planning import Task
 
-limit, less, more, need_bytes = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
+limit, less, more, need_bytes, kind, hold = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4]), *sys.argv[5:]
 (limit.parent / "cgroup.procs").write_text(str(os.getpid()))
 book = LeaseBook(read_machine(), read_limits())
-source = source_of([Task(f"f{number}", {1: 1.0}, need_bytes) for number in range(200)], book, sleep_s=0.3)
-told, shrunk_at, grown_at = [], 0.0, 0.0
+tasks = [Task(f"f{number}", {1: 1.0}, need_bytes) for number in range(200)]
+source = SOURCES[kind](tasks, book, sleep_s=0.3, hold=hold)
+told, shrunk_at, seen_at, grown_at = [], 0.0, 0.0, 0.0
 with LocalEngine(book) as engine:
     for outcome in engine.run(source):
+        assert outcome.error is None
         told.append((outcome.started_at, outcome.wall_s, list(outcome.cpus)))
         if not shrunk_at and overlapping(told):
             limit.write_text(less)
             shrunk_at = time.time()
-        if shrunk_at and not grown_at and sum(at > shrunk_at + 3 for at, *_ in told) == 4:
+        if shrunk_at and not seen_at and time.time() > shrunk_at + 3:
+            Path(hold).touch()
+            seen_at = time.time()
+        if seen_at and not grown_at and sum(at > seen_at for at, *_ in told) == 4:
             limit.write_text(more)
             grown_at = time.time()
         if grown_at and overlapping([one for one in told if one[0] > grown_at]):
             break
-print(json.dumps([told, shrunk_at, grown_at]))
+print(json.dumps([told, shrunk_at, seen_at, grown_at]))
 """
 Told = list[tuple[float, float, list[int]]]
+
+# Of four calculations two run side by side, until that on CPU 1 takes its CPU out of the cpuset. As it shares CPU 0 the
+# other one ends; when it has been moved, CPU 1 is there again, and it ends.
+LOSES = """
+import json, os, sys
+from pathlib import Path
+from test_engine_source import source_of
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.host import read_machine
+from qcthreads.host.limits import read_limits
+from qcthreads.leases import LeaseBook
+from qcthreads.planning import Task
+
+limit, hold = map(Path, sys.argv[1:])
+(limit.parent / "cgroup.procs").write_text(str(os.getpid()))
+book = LeaseBook(read_machine(), read_limits())
+tasks = [Task(f"f{number}", {1: 1.0}) for number in range(4)]
+source = source_of(tasks, book, hold=str(hold), compute="tasks:linger", limit=str(limit))
+said = []
+
+def watch(progress):
+    if progress.event == "note":
+        said.append([progress.message, [str(hold.cpus) for hold in book.held()]])
+        (hold / "shares").touch()
+        if "goes on on CPUs 0" in progress.message:
+            limit.write_text("0-1")
+            (hold / "moved").touch()
+
+with LocalEngine(book, on_progress=watch) as engine:
+    told = [(one.started_at, one.wall_s, list(one.cpus), one.result["mask"]) for one in engine.run(source)]
+print(json.dumps([sorted(told), said]))
+"""
 
 # A whole run that begins with CPU 0, is allowed CPU 1, too, and then that one alone, as soon as it uses it.
 RUN = """
@@ -359,7 +430,7 @@ from qcthreads.manybody.run import Run, RunRequest
 limit, given = Path(sys.argv[1]), Path(sys.argv[2])
 limit.write_text("0")
 (limit.parent / "cgroup.procs").write_text(str(os.getpid()))
-run = Run(RunRequest(input=given, method="mp2", basis="6-31g", max_nbody=2, learn=False))
+run = Run(RunRequest(input=given, method="mp2", basis="6-31g", max_nbody=2, strategy=sys.argv[3], learn=False))
 ended = 0
 
 def change(progress):
@@ -395,15 +466,16 @@ def memory_group() -> Iterator[None]:
 
 
 def ran_while_it_changed(
-    tasks: Path, limit: Path, less: str, more: str, need_bytes: int = 0
+    tasks: Path, kind: str, limit: Path, less: str, more: str, need_bytes: int = 0
 ) -> tuple[Told, Told, Told]:
     """Start, seconds and CPUs of what started before, while there was less, and after.
 
     A second passes until limits are read again, at the next start; what ran by then goes on.
     """
     path = os.pathsep.join([str(tasks), str(Path(__file__).parent)])
+    told_how = [str(limit), less, more, str(need_bytes), kind, str(tasks / "hold")]
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(limit), less, more, str(need_bytes)],
+        [sys.executable, "-c", DRIVER, *told_how],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -411,11 +483,11 @@ def ran_while_it_changed(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told, shrunk_at, grown_at = json.loads(done.stdout)
+    told, shrunk_at, seen_at, grown_at = json.loads(done.stdout)
     assert grown_at
     return (
         [one for one in told if one[0] < shrunk_at],
-        [one for one in told if shrunk_at + 3 < one[0] < grown_at],
+        [one for one in told if seen_at < one[0] < grown_at],
         [one for one in told if one[0] > grown_at],
     )
 
@@ -430,18 +502,43 @@ def overlapping(told: Told) -> int:
     return sum(at < before + wall_s - 0.01 for (before, wall_s, _), (at, *_) in itertools.pairwise(ordered))
 
 
+@pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.usefixtures("cpuset")
-def test_a_cpuset_that_shrinks_and_grows_is_followed(tasks: Path) -> None:
-    before, meanwhile, after = ran_while_it_changed(tasks, CPUSET / "cpuset.cpus", "0", "0-1")
+def test_a_cpuset_that_shrinks_and_grows_is_followed(tasks: Path, kind: str) -> None:
+    before, meanwhile, after = ran_while_it_changed(tasks, kind, CPUSET / "cpuset.cpus", "0", "0-1")
     assert cpus_of(before) == {(0,), (1,)}
     assert cpus_of(meanwhile) == {(0,)}
     assert cpus_of(after) == {(0,), (1,)}
 
 
 @pytest.mark.usefixtures("cpuset")
-def test_a_run_that_begins_with_one_pu_follows_its_cpuset_to_another() -> None:
+def test_what_runs_on_a_cpu_that_is_taken_away_has_the_first_that_comes_free(tasks: Path) -> None:
+    path, hold = os.pathsep.join([str(tasks), str(Path(__file__).parent)]), tasks / "hold"
+    hold.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", LOSES, str(CPUSET / "cpuset.cpus"), str(hold)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told, said = json.loads(done.stdout)
+    (moved,) = (one for one in told if one[2] == [1] and one in told[:2])
+    assert moved[3] == [0], "else the system would have it back on CPU 1"
+    assert [held for _, held in said] == [["0", "1"], ["1", "0"]]
+    start_s, wall_s, *_ = moved
+    for start, _, cpus, mask in told[2:]:
+        assert cpus == mask
+        assert mask == [1] or start >= start_s + wall_s - 0.01
+
+
+@pytest.mark.parametrize("strategy", ["auto", "balanced"])
+@pytest.mark.usefixtures("cpuset")
+def test_a_run_that_begins_with_one_pu_follows_its_cpuset_to_another(strategy: str) -> None:
     given = Path(__file__).parents[2] / "examples" / "water16.xyz"
-    command = [sys.executable, "-c", RUN, str(CPUSET / "cpuset.cpus"), str(given)]
+    command = [sys.executable, "-c", RUN, str(CPUSET / "cpuset.cpus"), str(given), strategy]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     ran, escaped = json.loads(done.stdout)
@@ -451,11 +548,12 @@ def test_a_run_that_begins_with_one_pu_follows_its_cpuset_to_another() -> None:
     assert cpus[-4:] == [[1]] * 4
 
 
+@pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.usefixtures("memory_group")
-def test_a_memory_group_that_shrinks_and_grows_is_followed(tasks: Path) -> None:
-    """Of 900 MiB there is room for two, of 550 for one."""
+def test_a_memory_group_that_shrinks_and_grows_is_followed(tasks: Path, kind: str) -> None:
+    """Of 900 MiB there is room for two, of 550 for one: two would be ended by the kernel."""
     limit, sizes = MEMORY / "memory.limit_in_bytes", (str(550 * MIB), str(900 * MIB))
-    _, meanwhile, after = ran_while_it_changed(tasks, limit, *sizes, need_bytes=300 * MIB)
+    _, meanwhile, after = ran_while_it_changed(tasks, kind, limit, *sizes, need_bytes=300 * MIB)
     assert len(meanwhile) >= 4
     assert overlapping(meanwhile) == 0
     assert overlapping(after) > 0

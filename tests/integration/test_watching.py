@@ -20,6 +20,7 @@ from qcthreads.errors import StopRequestedError
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.observing import Attempt, Watching
+from qcthreads.execution.source import InOrder
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
 from qcthreads.leases import LeaseBook
@@ -202,7 +203,8 @@ def test_a_program_that_ignores_its_width_gets_one_pu_each_and_more_run_side_by_
     asked = [calculation("burn", f"c{n}", **needs) for n in range(4)]
     asked.append(calculation("burn", "c4", **needs, mine=here, other=there))
     asked.append(calculation("burn", "c5", **needs, mine=there, other=here))
-    outcomes = run(engine, *asked, max_workers=1, refill=True)
+    outcomes = list(engine.run(InOrder(asked, engine._book, most_threads=2)))
+    assert [outcome.error for outcome in outcomes] == [None] * len(asked)
     widths = [outcome.threads for outcome in outcomes]
     assert widths == [2, 2, 1, 1, 1, 1]
     assert [len(outcome.cpus) for outcome in outcomes] == widths

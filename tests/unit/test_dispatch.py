@@ -262,6 +262,20 @@ def test_cpus_that_appear_are_used_and_what_runs_goes_on_where_its_cpus_went() -
     assert [one.start_s for one in fewer.placements] == [0, 0, 0, 0, 10, 20, 30, 40]
 
 
+@pytest.mark.parametrize("takes_s", [10.0, 1.0])
+def test_the_plan_is_redone_when_tasks_have_ended_far_from_their_estimates(takes_s: float) -> None:
+    """The longest go first: as soon as more than a hundredth have shown that theirs are short, it is the others."""
+
+    def batch(long_s: float) -> list[Task]:
+        long = [Task(f"long{number}", {1: long_s}, kind="long") for number in range(100)]
+        return [*long, *(Task(f"other{number}", {1: 9.0}, kind="other") for number in range(100))]
+
+    run = simulate(Dispatcher(batch(10.0), 4), batch(takes_s), [Change(0.0, CpuSet(range(4)))])
+    first = next(number for number, one in enumerate(run.placements) if one.id.startswith("other"))
+    assert first == (100 if takes_s == 10.0 else 4 + 2)  # four run, and two follow before a third has ended
+    assert run.placements[first].start_s == (250.0 if takes_s == 10.0 else takes_s)
+
+
 def test_sizes_alone_end_within_a_tenth_of_the_clairvoyant_plan_in_the_median() -> None:
     found = [to_clairvoyant(family(16, count, 0), 0) for family in FAMILIES for count in (16, 64)]
     times, sizes, nothing = (statistics.median(one[what] for one in found) for what in ("times", "sizes", "nothing"))

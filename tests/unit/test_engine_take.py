@@ -13,7 +13,7 @@ from qcthreads.errors import LeaseError
 from qcthreads.execution.calculation import Calculation
 from qcthreads.execution.engine import LocalEngine, _Job, _Run
 from qcthreads.execution.observing import Observer
-from qcthreads.execution.source import Dispatched
+from qcthreads.execution.source import Dispatched, InOrder, Source
 from qcthreads.host.limits import Limits, Rule
 from qcthreads.leases import Lease, LeaseBook
 from qcthreads.leases.ledger import Ledger
@@ -51,7 +51,7 @@ class _Once(_Run):
         self.stopped.set()
 
 
-def take(book: LeaseBook, source: Dispatched, observer: Observer | None = None) -> tuple[_Job, Lease | None]:
+def take(book: LeaseBook, source: Source, observer: Observer | None = None) -> tuple[_Job, Lease | None]:
     with LocalEngine(book, observer=observer) as engine:
         run = _Once(deque(), 1, source=source)
         taken = engine._take(run, source)
@@ -75,6 +75,15 @@ def test_what_fits_no_longer_is_said_not_waited_for() -> None:
     source = source_of(Task("f0", {1: 1.0}, 6 * GIB))
     book.follow(MACHINE, replace(LIMITS, memory_bytes=4 * GIB), 4 * GIB)
     with pytest.raises(LeaseError, match=r"1 calculation can no longer run here.*and 4 GiB of memory"):
+        take(book, source)
+
+
+@pytest.mark.parametrize("calculation", [made("f0", 4, GIB), made("f0", 1, 6 * GIB)])
+def test_what_has_one_width_and_fits_no_longer_is_said_too(calculation: Calculation) -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    source = InOrder([calculation], book)
+    book.follow(MACHINE, replace(LIMITS, cpus=CpuSet([0, 1]), cpu_count=2, memory_bytes=4 * GIB), 4 * GIB)
+    with pytest.raises(LeaseError, match="1 calculation can no longer run here"):
         take(book, source)
 
 

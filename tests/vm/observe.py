@@ -406,11 +406,21 @@ def losing(word: str) -> list[dict[str, Any]]:
     for outcome in outcomes:
         if lost := (outcome.result or {}).get("lost"):
             _online(lost).write_text("1")
-    return [{"cpus": list(one.cpus), "error": one.error, **(one.result or {})} for one in outcomes]
+    return [
+        {
+            "cpus": list(one.cpus),
+            "start": one.started_at,
+            "end": one.started_at + one.wall_s,
+            "error": one.error,
+            **(one.result or {}),
+        }
+        for one in outcomes
+    ]
 
 
 def linger(_: object) -> dict[str, Any]:
-    """Runs in a worker: takes its CPU offline if nobody did so before, and outlasts the next look at the limits."""
+    """Runs in a worker: takes its CPU offline if nobody did so before; outlasts the next look at the limits, or what
+    that does to it."""
     begun, mask = Path("/run/losing"), list(get_host().get_affinity())
     after, lost = Path("/run/lost").exists(), None
     if 0 not in mask and not after:  # the first CPU cannot go
@@ -424,9 +434,14 @@ def linger(_: object) -> dict[str, Any]:
             Path("/run/lost").touch()
     while not Path("/run/lost").exists():
         time.sleep(0.1)
-    if not after:
+    moved = list(get_host().get_affinity())
+    if lost is not None:
+        end = time.monotonic() + PATIENT_S
+        while len(get_host().get_affinity()) > 1 and time.monotonic() < end:
+            time.sleep(0.1)
+    elif not after:
         time.sleep(LOOKED_S)
-    return {"mask": mask, "after": after, "lost": lost, "moved_to": list(get_host().get_affinity())}
+    return {"mask": mask, "after": after, "lost": lost, "moved_to": moved, "bound": list(get_host().get_affinity())}
 
 
 def _online(cpu: int) -> Path:

@@ -340,6 +340,10 @@ def test_a_run_goes_on_when_the_cpu_of_one_of_its_calculations_goes_offline(memo
     assert lost["mask"] == lost["cpus"] == [lost["lost"]]
     assert lost["moved_to"], "the kernel moved it to CPUs that were left"
     assert lost["lost"] not in lost["moved_to"]
+    (bound,) = lost["bound"]
+    assert bound != lost["lost"]
+    beside = [one for one in found if one["start"] < lost["end"] < one["end"] and one is not lost]
+    assert bound not in [cpu for one in beside for cpu in one["cpus"]]
     later = [one for one in found if one["after"]]
     assert len(later) >= 8 - 3
     for one in later:

@@ -35,15 +35,15 @@ class ChangingLimits:
         self._groups = {rule.source: _read(rule.source) for rule in self._memory if _is_group(rule.source)}
         self._looked_s = clock()
 
-    def follow(self) -> None:
-        """Look, where the last look is a second ago.
+    def follow(self) -> bool:
+        """Look, where the last look is a second ago. Whether other CPUs may be used than before.
 
         Memory that comes in addition to what there was at first is left to others. Where nothing at all may be used,
         everything stays as it is: there is nothing better to do. CPUs stay, too, where only this thread may use
         others, as it runs under a lease, and where the lease that this process runs under is not told of just now.
         """
         if self._clock() - self._looked_s < _LOOK_S:
-            return
+            return False
         self._looked_s = self._clock()
         book = self._book
         memory = [self._now(rule) for rule in self._memory]
@@ -59,8 +59,9 @@ class ChangingLimits:
             if cpus_changed or (memory_bytes, limits.total_bytes) != (book.memory_bytes, book.limits.total_bytes):
                 book.follow(read_machine() if cpus_changed else book.machine, limits, memory_bytes)
                 self.cpus_changed |= cpus_changed
+            return cpus_changed
         except (MachineError, OversubscriptionError, OSError):
-            return
+            return False
 
     def _now(self, rule: Rule) -> Rule:
         """What there was at first, for our own leases count what our workers took since; less what a group has lost."""

@@ -106,9 +106,7 @@ class LocalEngine:
         self._last_start_s: float | None = None
         self._runs: list[_Run] = []
 
-    def run(
-        self, calculations: Iterable[Calculation] | Source, max_workers: int | None = None, *, refill: bool = False
-    ) -> Iterator[Outcome]:
+    def run(self, calculations: Iterable[Calculation] | Source, max_workers: int | None = None) -> Iterator[Outcome]:
         """Run everything and yield the outcomes as they come.
 
         Parameters
@@ -118,8 +116,6 @@ class LocalEngine:
             A source's run follows limits that change meanwhile.
         max_workers
             How many run side by side at most; ``None``: as many as there are leases for.
-        refill
-            Where the observer gives calculations fewer PUs than they ask for, run so many more side by side.
 
         Raises
         ------
@@ -144,7 +140,7 @@ class LocalEngine:
         most = len(self._book.usable if source is None else self._book.machine.cpus_online)
         width = min(max_workers or most, len(jobs))
         queued = deque(jobs) if source is None else deque[_Job]()
-        return self._iterate(_Run(queued, width, refill=refill, prepared=prepared, source=source))
+        return self._iterate(_Run(queued, width, prepared=prepared, source=source))
 
     def warm(self, calculation: Calculation, workers: int) -> None:
         """Start ``workers`` for calculations like this one, while the caller still prepares them; returns at once.
@@ -291,17 +287,18 @@ class LocalEngine:
         with self._lock:
             self._runs.append(run)
         try:
-            for _ in range(run.width):
-                self._start_driver(run)
+            for number in range(run.width):
+                self._start_thread(run, f"driver-{number}", self._drive)
+            if run.source is not None:
+                self._start_thread(run, "looks", self._keep_looking)
             self._observer.get_ready()
             yield from self._events(run)
         finally:
             self._abandon(run)
 
-    def _start_driver(self, run: _Run) -> None:
+    def _start_thread(self, run: _Run, name: str, act: Callable[[_Run], None]) -> None:
         # Daemons: were they waited for at exit, an abandoned iterator would keep the interpreter from ending.
-        name = f"qcthreads-driver-{len(run.threads)}"
-        thread = threading.Thread(target=self._drive, args=(run,), name=name, daemon=True)
+        thread = threading.Thread(target=act, args=(run,), name=f"qcthreads-{name}", daemon=True)
         thread.start()
         run.threads.append(thread)
 
@@ -330,6 +327,43 @@ class LocalEngine:
                 yield event
         if run.stopped.is_set():
             raise StopRequestedError("stopped before all calculations had ended")
+
+    def _keep_looking(self, run: _Run) -> None:
+        """At what may be used, also while nothing starts or ends; in a thread with the mask that the drivers have."""
+        while not run.stopped.wait(_LOOK_AGAIN_S):
+            with run.turn:
+                self._follow_limits(run)
+
+    def _follow_limits(self, run: _Run) -> None:
+        """With the turn: hand out what may be used by now; first to what runs where nothing may run any more."""
+        if self._limits.follow():  # older kernels give all that runs in a cpuset the whole of it when that changes
+            with self._lock:
+                for _, worker in self._idle:
+                    worker.forget_binding()
+                for worker, running in tuple(run.busy.items()):
+                    _bind_again(worker, running.cpus)
+        for worker, running in tuple(run.busy.items()):
+            if worker.bound is not None and running.cpus.isdisjoint(self._book.limits.cpus):
+                self._move(run, worker, running)
+
+    def _move(self, run: _Run, worker: Worker, running: _Running) -> None:
+        """Have it go on where others may not start; where nothing is free the system has it share what others have."""
+        label, gone = running.job.calculation.label, f"CPUs {running.cpus} may be used no longer"
+        try:
+            other = self._book.acquire_instead(running.lease, exclusive_cores=self._exclusive(running.job))
+        except LeaseError:  # the book is shut: the next look may be luckier
+            return
+        if other is None:
+            self._note(run, label, f"{gone}: until others are free, {label} shares those of other calculations")
+            return
+        with self._lock:
+            if run.busy.get(worker) is not running:  # it has ended meanwhile
+                other.release()
+                return
+            running.instead.append(other)
+            worker.hold(running.lease, other)
+            _bind_again(worker, other.cpus)
+        self._note(run, label, f"{gone}: {label} goes on on CPUs {other.cpus}")
 
     def _abandon(self, run: _Run) -> None:
         """Whatever of the run still goes on, ends; nothing does when it came to its end."""
@@ -379,11 +413,11 @@ class LocalEngine:
         """
         with run.turn:
             while source.waiting and not run.stopped.is_set():
-                self._limits.follow()
+                self._follow_limits(run)
                 warming = dict(self._warming)
                 free, memory_bytes = self._book.free()
                 starts = self._starts_of(warming, free)
-                calculation = source.next(free, memory_bytes, starts) if free else None
+                calculation = source.next(free, memory_bytes, starts)
                 blocked = calculation is None and not source.running and not warming
                 if blocked:  # others hold what it needs: it waits in line for what it would have in an empty book
                     calculation = source.next(self._book.usable, self._book.memory_bytes, starts)
@@ -426,17 +460,11 @@ class LocalEngine:
             return None
 
     def _narrowed(self, run: _Run, job: _Job) -> _Job:
-        """``job``, or what the observer has run instead; what it leaves free may take more drivers."""
+        """``job``, or what the observer has run instead."""
         calculation, said = self._observer.instead_of(job.calculation)
         if calculation is job.calculation:
             return job
         self._note(run, calculation.label, said, f"narrowed {calculation.program} {job.calculation.threads}")
-        with self._lock:
-            grown = min(run.first_width * job.calculation.threads // calculation.threads, len(self._book.usable))
-            more = min(grown - run.width, len(run.jobs)) if run.refill and not run.stopped.is_set() else 0
-            run.width += max(0, more)
-        for _ in range(more):
-            self._start_driver(run)
         return self._prepared(calculation, run.prepared)
 
     def _lease(self, run: _Run, job: _Job, *, wait: bool = True) -> Lease:
@@ -452,11 +480,14 @@ class LocalEngine:
             job.gpus,
             wait=wait,
             near=near,
-            exclusive_cores=not self._book.smt or job.settings.ranks > 1,  # which spin while they wait
+            exclusive_cores=self._exclusive(job),
             slots=self._slots(job),
             cancel=run.stopped,
             on_wait=on_wait,
         )
+
+    def _exclusive(self, job: _Job) -> bool:
+        return not self._book.smt or job.settings.ranks > 1  # which spin while they wait
 
     def _supervise(self, run: _Run, job: _Job, lease: Lease | None = None) -> None:
         """``job``, and what follows it under the same lease."""
@@ -516,8 +547,9 @@ class LocalEngine:
             return outcome
         finally:
             if worker is not None:
-                self._put_back(run, place.job, worker)
+                running = self._put_back(run, place.job, worker)
                 self._wait_for_remains(run, place.job, worker)
+                running.release()
 
     def _begin(self, run: _Run, place: _Place, worker: Worker) -> None:
         job, calculation = place.job, place.job.calculation
@@ -570,6 +602,7 @@ class LocalEngine:
         outcome = _outcome(place, worker, reply)
         self._observer.ends(place.job.calculation, outcome)
         place.job, place.began_at, place.waited = job, time.time(), False
+        run.busy[worker].job = job
         self._observer.begins(job.calculation, worker, place.lease)
         assert run.source is not None
         with run.turn:
@@ -606,9 +639,9 @@ class LocalEngine:
         if worker is None:
             self._make_room(run, job.settings.threads)
             worker = self._start(run, job, lease)
-        run.busy.add(worker)
+        run.busy[worker] = _Running(job, lease)
         if run.stopped.is_set():  # whoever stopped us may have looked at the busy ones before this was one
-            run.busy.discard(worker)
+            del run.busy[worker]
             worker.end()
             raise StopRequestedError("stopped while its worker started")
         return worker
@@ -700,14 +733,15 @@ class LocalEngine:
                 surplus -= leaving[-1].threads
         end_all(leaving)
 
-    def _put_back(self, run: _Run, job: _Job, worker: Worker) -> None:
+    def _put_back(self, run: _Run, job: _Job, worker: Worker) -> _Running:
         with self._lock:
+            running = run.busy.pop(worker)
             reusable = worker.healthy and not run.stopped.is_set()
             if reusable:
                 self._idle.append((job.key, worker))
-        run.busy.discard(worker)
         if not reusable:
             worker.end()
+        return running
 
     def _next_folder(self) -> Path:
         with self._lock:
@@ -736,7 +770,6 @@ class _Run:
     jobs: deque[_Job]
     width: int
     """How many drivers there are, or have been."""
-    refill: bool = False
     patient: bool = False
     """It waits for a worker that is starting, rather than start another."""
     source: Source | None = None
@@ -748,14 +781,10 @@ class _Run:
     prepared: dict[_Key, _Job] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = field(default_factory=queue.SimpleQueue)
-    busy: set[Worker] = field(default_factory=set)
+    busy: dict[Worker, _Running] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
     """Kinds of notes, or notes without one."""
     threads: list[threading.Thread] = field(default_factory=list)
-    first_width: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.first_width = self.width
 
     def wait_for_turn(self) -> None:
         """With the turn: until another driver has started something, or for a second."""
@@ -783,6 +812,25 @@ class _Place:
     began_at: float = 0.0
     waited: bool = True
     """It is the one that the lease was asked for."""
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """What a busy worker computes, and on what."""
+
+    job: _Job
+    lease: Lease
+    instead: list[Lease] = field(default_factory=list)
+    """PUs that it was given when those before had gone."""
+
+    @property
+    def cpus(self) -> CpuSet:
+        return self.instead[-1].cpus if self.instead else self.lease.cpus
+
+    def release(self) -> None:
+        """All but the lease that it began with."""
+        for lease in self.instead:
+            lease.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -877,6 +925,13 @@ def _outcome(place: _Place, worker: Worker | None, reply: Mapping[str, Any]) -> 
         waited_s=lease.waited_s if place.waited else 0.0,
         waited_for=lease.waited_for if place.waited else "",
     )
+
+
+def _bind_again(worker: Worker, cpus: CpuSet) -> None:
+    """Where the system refuses, it runs where that has it run."""
+    if worker.bound is not None:
+        with contextlib.suppress(BindingError):
+            worker.bind_again(cpus)
 
 
 def _memory_is_ours_to_place() -> bool:

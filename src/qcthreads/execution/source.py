@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ..cpuset import CpuSet
+from ..leases import LeaseBook
 from ..programs.spec import WorkerKind
 from .calculation import Calculation, Outcome
 
@@ -65,6 +68,81 @@ class Source(Protocol):
 
     def ended(self, outcome: Outcome) -> None:
         """What became of one."""
+
+
+class InOrder:
+    """Calculations in the order given, side by side as far as there is room by now; each waits in line for its lease.
+
+    Parameters
+    ----------
+    calculations
+        In that order.
+    book
+        What the leases come from.
+    most_threads
+        Of all that run at the same time; ``None``: as many as there are PUs.
+    as_now
+        What runs now for one of them, where there is more or less for each than when they were made.
+    """
+
+    def __init__(
+        self,
+        calculations: Sequence[Calculation],
+        book: LeaseBook,
+        *,
+        most_threads: int | None = None,
+        as_now: Callable[[Calculation], Calculation] = lambda calculation: calculation,
+    ) -> None:
+        self._calculations = calculations
+        self._book = book
+        self._most_threads = math.inf if most_threads is None else most_threads
+        self._as_now = as_now
+        self._left = deque(calculations)
+        self._given: dict[str, Calculation] = {}
+        self._widths: dict[str, int] = {}
+        """Of programs that were seen to use fewer threads than they were to."""
+
+    @property
+    def waiting(self) -> int:
+        """How many calculations have not been given out."""
+        return len(self._left)
+
+    @property
+    def running(self) -> int:
+        """How many have been given out and have not ended."""
+        return len(self._given)
+
+    def calculations(self) -> Sequence[Calculation]:
+        """Those given."""
+        return self._calculations
+
+    def next(self, free: CpuSet, memory_bytes: int, starts: Starts = NO_STARTS) -> Calculation | None:  # noqa: ARG002
+        """The first of those left, also where it has to wait for others' leases."""
+        calculation, book = self._as_now(self._left[0]), self._book
+        threads = min(calculation.threads, self._widths.get(calculation.program, calculation.threads))
+        threads += sum(one.threads for one in self._given.values())
+        if threads > min(self._most_threads, len(book.usable)) or calculation.memory_bytes > book.memory_bytes:
+            return None
+        self._left.popleft()
+        self._given[calculation.label] = calculation
+        return calculation
+
+    def following(self, calculation: Calculation, within_s: float) -> Calculation | None:  # noqa: ARG002
+        """Nothing: no times are known."""
+        return None
+
+    def narrowed(self, calculation: Calculation) -> None:
+        """And so will be those of its program that follow."""
+        self._given[calculation.label] = calculation
+        self._widths[calculation.program] = calculation.threads
+
+    def returned(self, calculation: Calculation) -> None:
+        """It is the next again."""
+        self._left.appendleft(self._given.pop(calculation.label))
+
+    def ended(self, outcome: Outcome) -> None:
+        """What it had is for the next."""
+        del self._given[outcome.label]
 
 
 @dataclass(frozen=True, slots=True)

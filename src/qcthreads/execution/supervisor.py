@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cpuset import CpuSet, NodeSet
-from ..errors import BindingError, MachineError
+from ..errors import BindingError, MachineError, ProcessGoneError
 from ..host import get_host, trees
 from ..leases import Lease
 from ..leases.place import LEASE_VARIABLE
@@ -198,9 +198,24 @@ class Worker:
         binding = get_host().set_process_affinity(cpus, self.pid)
         self._take_binding(str(binding.got), str(binding.lost))
 
-    def hold(self, lease: Lease) -> None:
-        """Have the worker hold the kernel's locks of ``lease``, too, and no others: it may outlive us."""
-        locks.hand_over(self._locks, lease.descriptors())
+    def bind_again(self, cpus: CpuSet) -> None:
+        """Move it and all that it has started to ``cpus`` while it computes. Raises BindingError."""
+        known: set[int] = set()
+        while new := set(trees.members({self.pid: self._mark})) - known:  # what they start is where they are
+            known |= new
+            for pid in new:
+                with contextlib.suppress(ProcessGoneError):
+                    binding = get_host().set_process_affinity(cpus, pid)
+                    self.bound = binding.got if pid == self.pid else self.bound
+
+    def forget_binding(self) -> None:
+        """The system may have given it another mask since: the next calculation binds it anew."""
+        if self.bound is not None:
+            self.bound = CpuSet()
+
+    def hold(self, *leases: Lease) -> None:
+        """Have the worker hold the kernel's locks of ``leases``, too, and no others: it may outlive us."""
+        locks.hand_over(self._locks, [one for lease in leases for one in lease.descriptors()])
 
     def end_tree(self) -> None:
         """End the worker and everything below it, at once."""

@@ -65,8 +65,8 @@ class PortableHost(MemoryPolicies):
         """Bind all threads of process ``pid``, repeated until none is missed; ``got`` is the union of their masks."""
         require_cpus(cpus)
         try:
-            for _ in range(_PASSES):
-                changed, got = _bind_all_once(cpus, pid or os.getpid())
+            for number in range(_PASSES):
+                changed, got = _bind_all_once(cpus, pid or os.getpid(), seen=number > 0)
                 if not changed:
                     break
             else:
@@ -102,16 +102,18 @@ def _memory_works() -> bool:
     return works(memory_calls)
 
 
-def _bind_all_once(cpus: CpuSet, pid: int) -> tuple[bool, int]:
+def _bind_all_once(cpus: CpuSet, pid: int, *, seen: bool) -> tuple[bool, int]:
     """Whether any thread's mask had to be changed, and the union of all masks.
 
-    A pass that changes nothing proves that none is missed: threads inherit the mask of the one that starts them.
+    A pass that changes nothing proves that none is missed: threads inherit the mask of the one that starts them. ``not
+    seen``: also those bound so already are bound, for one that a cpuset leaves no more of its mask has that mask again
+    with the cpuset's CPUs.
     """
     changed, got, alive = False, 0, 0
     for name in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names, not paths
         try:
             before = after = _get(int(name))
-            if before != cpus.bits:
+            if not seen or before != cpus.bits:
                 _set(int(name), cpus)
                 after = _get(int(name))
         except ProcessLookupError:  # this thread ended meanwhile

@@ -306,6 +306,21 @@ class LeaseBook:
             f"free are {short.free or 'none'}"
         )
 
+    def acquire_instead(self, lease: Lease, *, exclusive_cores: bool = True) -> Lease | None:
+        """As many PUs for what runs under ``lease``, whose own may be used no longer; never waits.
+
+        All else stays with ``lease``. ``None`` where there are not so many.
+        """
+        claim = self._new_claim(len(lease.cpus), 0, 0, None, exclusive_cores, {})
+        claim = replace(claim, draws={})  # it counts already, as so many PUs
+
+        def make(room: Room) -> list[Lease]:
+            found = claims.grant(self.machine, room, self._beside_others(claim))
+            return [] if found is None else [self._granted(claim, found)]
+
+        made, _ = self._now(claim, make)
+        return made[0] if made else None
+
     def check(self, threads: int, memory_bytes: int = 0, gpus: int = 0) -> None:
         """Raise LeaseTooLargeError, with the numbers, when such a lease could not even be given by an empty book."""
         _check_count("threads", threads)
@@ -342,7 +357,8 @@ class LeaseBook:
         room = self._settled(look)
         own = self.held()
         cpus = CpuSet.from_bits(claims.usable(self.machine, room, claim))
-        ours = len(self.usable) - sum(len(hold.cpus) for hold in own)  # pools are as large as any lease found them
+        still = self._candidates  # of a PU that has gone there is another, or will be
+        ours = len(self.usable) - sum(len(hold.cpus & still) for hold in own)  # pools are as large as any found them
         count = min([len(cpus), ours, *(room.left(pool, holds) for pool, holds in self._cpu_pools.items())])
         memory_bytes = min(self.memory_bytes - sum(hold.memory_bytes for hold in own), self._left(room))
         if count < len(cpus):

@@ -19,7 +19,7 @@ from ..execution.calculation import Calculation
 from ..execution.cost_store import never_failing
 from ..execution.engine import LocalEngine
 from ..execution.observing import Watching
-from ..execution.source import Dispatched
+from ..execution.source import InOrder, Source
 from ..execution.wrapping import Wrapping
 from ..leases import LeaseBook, process_book
 from ..monitoring.findings import OF_AN_EXECUTOR
@@ -237,8 +237,9 @@ class ParallelManyBodyExecutor:
         split = self._choose(terms)
         moldable = self._mold(terms, split)
         if moldable is None:
-            given: list[Calculation] | Dispatched = [self._calculation(term, split.threads) for term in terms]
-            workers, reasons, side_by_side = split.workers, split.reasons, split.workers
+            calculations = [self._calculation(term, split.threads) for term in terms]
+            given: Source = InOrder(calculations, self._book, most_threads=self._most_threads)
+            workers, reasons, side_by_side = self._most_workers, split.reasons, split.workers
         else:
             given = moldable.source(lambda term, threads, _: self._calculation(term, threads))
             foreseen = moldable.foresee()
@@ -297,6 +298,10 @@ class ParallelManyBodyExecutor:
     def _most_workers(self) -> int:
         return 1 if self.config.execution_mode == "serial" else self.config.max_workers
 
+    @property
+    def _most_threads(self) -> int | None:
+        return self.config.max_total_threads if isinstance(self.config, HybridParallelConfig) else None
+
     def _choose(self, terms: Sequence[Term]) -> Split:
         """Workers for the configured width; the config's numbers of workers and threads in all are ceilings."""
         config = self.config
@@ -307,7 +312,7 @@ class ParallelManyBodyExecutor:
             self._book.memory_bytes,
             config.memory_limit_bytes,
             threads=config.threads_per_fragment,
-            max_total_threads=config.max_total_threads if isinstance(config, HybridParallelConfig) else None,
+            max_total_threads=self._most_threads,
             max_workers=self._most_workers,
             useful_width=useful_width(self._expansion.programs),
             memory_per_worker_bytes=config.memory_limit_bytes,

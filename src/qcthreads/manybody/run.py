@@ -16,7 +16,7 @@ from ..cpuset import CpuSet
 from ..execution.calculation import Calculation, Outcome, Progress
 from ..execution.cost_store import never_failing
 from ..execution.engine import LocalEngine
-from ..execution.source import Planned
+from ..execution.source import InOrder, Planned
 from ..execution.store import Store, open_store
 from ..leases import LeaseBook
 from ..machine.placement import split as cut
@@ -249,9 +249,11 @@ class Run(Closing):
             memory_per_process_bytes=process_bytes,
             explain=book.explain(),
         )
+        self._most = most
         chemistries = [_described(expansion, chemistry, versions) for chemistry in expansion.chemistries]
         only = chemistries[0] if len(chemistries) == 1 else {}
         workers, threads, reasons, wall_s = split.workers, split.threads, list(split.reasons), None
+        self._need_bytes = max(1, need_bytes + (threads - 1) * process_bytes)
         share_bytes = split.memory_bytes
         self._moldable = self._mold(strategy)
         self._first_width = threads
@@ -379,11 +381,17 @@ class Run(Closing):
         self._head_start.on_progress = watch
         threads, memory_bytes = decision["threads"], decision["memory_bytes_per_worker"]
         if self._moldable is None:
-            outcomes = self._engine.run(
-                [made(term, threads, memory_bytes) for term in terms],
-                max_workers=decision["workers"],
-                refill=request.workers is None,
-            )
+            by_label = {term.label: term for term in terms}
+
+            def as_now(calculation: Calculation) -> Calculation:
+                each = self._each(len(terms))
+                if each == (calculation.threads, calculation.memory_bytes):
+                    return calculation
+                return made(by_label[calculation.label], *each)
+
+            given = [made(term, threads, memory_bytes) for term in terms]
+            in_order = InOrder(given, self._book, most_threads=request.max_total_threads, as_now=as_now)
+            outcomes = self._engine.run(in_order, max_workers=request.workers or self._most)
         else:
             source = replace(self._moldable, terms=terms, workers=self._engine.workers()).source(made)
             self.planned = source.planned
@@ -394,6 +402,22 @@ class Run(Closing):
             tally.add(outcome)
             if outcome.status == "finished":
                 results[outcome.label] = outcome.result
+
+    def _each(self, calculations: int) -> tuple[int, int]:
+        """Threads and memory of each of so many that have one width.
+
+        As was decided, but for what limits have changed: where more fit side by side, or there is less memory, each
+        has less of that, though what it needs; where there are fewer PUs than the width that nobody asked for, fewer.
+        """
+        decision, request, usable = self.decision, self.request, len(self._book.usable)
+        threads, memory_bytes = decision["threads"], decision["memory_bytes_per_worker"]
+        if not request.threads:
+            threads = min(threads, usable)
+        whole_bytes = min(self._book.memory_bytes, decision["workers"] * memory_bytes)
+        most = min(calculations, request.workers or self._most or calculations)
+        by_cpus = min(usable, request.max_total_threads or usable) // threads
+        side_by_side = max(1, min(most, by_cpus, whole_bytes // self._need_bytes))
+        return threads, min(memory_bytes, max(whole_bytes // side_by_side, self._need_bytes))
 
     def _by_chemistry(self, tally: RunTally) -> dict[str, dict[str, Any]]:
         """What the calculations of each model chemistry took, by its name."""
