@@ -109,6 +109,22 @@ def test_narrow_runs_use_the_cpus_that_wide_ones_leave_though_they_cost_more(mem
     assert plan(tasks, 7, "auto", memory_bytes=memory).makespan_s == 6.0
 
 
+def test_one_of_two_that_do_not_fit_side_by_side_is_wide_and_the_small_ones_run_beside_the_other() -> None:
+    large = [({4: 25.7, 8: 16.8}, 11), ({4: 15.6, 8: 10.2}, 11)]
+    small = [({1: 16.1, 2: 8.9, 4: 5.2}, 4), ({1: 8.5, 2: 4.7, 4: 2.8}, 4), ({1: 7.6, 2: 4.2, 4: 2.5}, 4)]
+    tiny = [({1: 6.5, 2: 3.6, 4: 2.1}, 2), ({1: 4.0, 2: 2.2, 4: 1.3}, 2), ({1: 2.4, 2: 1.4, 4: 0.8}, 2)]
+    tasks = [Task(str(number), *one) for number, one in enumerate((*small, *tiny, *large))]
+    assert plan(tasks, 8, memory_bytes=21).makespan_s == pytest.approx(16.8 + 15.6)
+
+
+def test_pairs_that_need_all_of_the_memory_between_them_run_together() -> None:
+    """Six pairs, each on six of the seven CPUs for as long as the narrow one takes, would take 36 s."""
+    firsts = (93, 54, 20, 56, 52, 75)
+    needs = [need for first in firsts for need in (first, 100 - first)]
+    tasks = [Task(str(number), {1: 10.0, 2: 6.0, 4: 4.0}, need) for number, need in enumerate(needs)]
+    assert plan(tasks, 7, memory_bytes=100).makespan_s == pytest.approx(30.0)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("each_further", [0.0, 0.05])
 def test_few_tasks_that_need_much_memory_end_as_soon_as_the_best_of_all_orders_and_widths(

@@ -3,6 +3,8 @@
 A layout (timetable.py) that keeps a deadline proves that it can be kept; bisection finds the least that each way and
 order of laying out keeps. Then squeaky-wheel optimisation (Joslin and Clements, JAIR 10, 1999): who was late against a
 deadline a little shorter than the best goes forward in the order, or becomes wider, and so on while the budget lasts.
+Of few tasks that more than CPUs bind half of it is for annealing (annealing.py): order and width of any of them
+may be what keeps two from running side by side.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from operator import itemgetter
 import numpy as np
 import numpy.typing as npt
 
+from .annealing import Annealing
 from .batch import Batch, Choices, Floats
 from .bounds import bounds_of, most_promising
 from .timetable import Layout, Timetable, insert, pack, start
@@ -43,6 +46,8 @@ _FILLED = (1.01, 1.015, 1.02)  # up to which multiple of the bound
 _PATIENCE = 10  # layouts, after which the best order is gone back to
 # How often one becomes wider, and of many tasks; two change places; and one is no longer wider.
 _WIDER, _WIDER_OF_MANY, _SWAPPED, _BACK = 0.2, 4.0, 0.2, 0.2
+# How often annealing starts again; the cost of its steps, measured; and what is lost at most, of the makespan, by one.
+_ANNEALED, _STEP, _WARM = 3, 0.6, 0.03
 _SHORTER = 0.997  # the next deadline to be tried, as a part of the best makespan
 
 
@@ -177,7 +182,7 @@ class _Search:
         fewest = _FEWEST if len(batch) <= _MANY else _FEWEST_OF_MANY
         if len(batch) <= _FEW_PER_CPU * batch.capacity.cpus:
             fewest = max(fewest, min(_MOST_OF_FEW, _TASKS_OF_FEW // len(batch)))
-        self._left = min(_MOST, max(fewest, _BUDGET // len(batch) ** 2))
+        self._left: float = min(_MOST, max(fewest, _BUDGET // len(batch) ** 2))
 
     def give_out(self, uniform: Iterable[Workers]) -> None:
         """Workers of one width, longest first: what is found must not be worse than any of these."""
@@ -194,7 +199,7 @@ class _Search:
     def run(self, ways: Iterator[_Way]) -> None:
         """The first ways at the shortest deadline there can be, then by bisection; others where they end sooner.
 
-        Then the best quarter by squeaking.
+        Then the best quarter by squeaking, and of few the shortest by annealing.
         """
         tried = []
         while not self._done and (way := next(ways, None)):
@@ -207,7 +212,10 @@ class _Search:
             elif not self._try(way, self._shorter_s).late:
                 self._bisect(way)
         tried.sort(key=lambda way: way.makespan_s)
-        self._squeak(tried[: -(-len(tried) // 4)])
+        anneal = len(self._batch) <= _INSERT_UP_TO and binding(self._batch)
+        self._squeak(tried[: -(-len(tried) // 4)], self._left / 2 if anneal else 0)
+        if anneal:
+            self._anneal()
 
     def guarantee(self, way: _Way) -> None:
         """List scheduling with the widths of the bound ends within twice the bound (Garey and Graham, 1975)."""
@@ -250,15 +258,27 @@ class _Search:
             else:
                 high_s = min(deadline_s, found.makespan_s)
 
-    def _squeak(self, ways: list[_Way]) -> None:
+    def _squeak(self, ways: list[_Way], left: float) -> None:
+        """Until so much of the budget is left."""
         rng = random.Random(0)
         for way in cycle(ways):
-            if self._done:
+            if self._done or self._left <= left:
                 break
             late = self._try(way, self._shorter_s).late
             if way.tries >= _PATIENCE:
                 (way.order, way.wider), way.tries = way.best, 0
             way.order, way.wider = _promoted(way.order, way.wider, late, rng)
+
+    def _anneal(self) -> None:
+        """From the shortest so far, cooling down; and again."""
+        rng = random.Random(0)
+        layout = Layout(self._batch, self._batch.choices())
+        each = self._left / _ANNEALED
+        for still in reversed(range(_ANNEALED)):
+            annealing = Annealing(self._batch, layout, self.best, rng)
+            while not self._done and (warm := self._left / each - still) > 0:
+                self._left -= _STEP
+                self.keep(annealing.step(self._shorter_s, _WARM * warm * self.best.makespan_s))
 
 
 def _promoted(

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,17 @@ class Turns:
     width: int
     count: int
     worker_of: Sequence[int]
+
+
+class Demand(NamedTuple):
+    """What a task takes up at one width, and for how long."""
+
+    time_s: float
+    width: int
+    need: Amount
+    """Of the ``room``."""
+    rate: int
+    """Of bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +163,10 @@ class Layout:
         moved_s = self._moved_s[task]
         return int(_WHOLE_BANDWIDTH * moved_s / time_s) if moved_s else 0
 
+    def demand(self, task: int, width: int, time_s: float) -> Demand:
+        """What a task takes up at one of its widths."""
+        return Demand(time_s, width, self.need(task, width), self.rate(task, time_s))
+
 
 def pack(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> Timetable:
     """Each task onto those CPUs that are free latest, yet early enough: what fits nowhere else finds the rest empty.
@@ -223,6 +239,29 @@ def insert(
     return Timetable(widths, starts_s, ends_s, late, max(ends_s, default=0.0))
 
 
+def place(
+    layout: Layout, order: Sequence[int], demands: Sequence[Demand], goal_s: float, most_late_s: float
+) -> tuple[Timetable, float] | None:
+    """Each task as early as it fits, and by how much those that end after the goal do so in sum.
+
+    ``None``: by more than ``most_late_s``.
+    """
+    profile = _Profile(layout)
+    starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
+    late_s = 0.0
+    for task in order:
+        demand = demands[task]
+        starts_s[task] = start_s = profile.earliest(*demand)
+        ends_s[task] = end_s = start_s + demand.time_s
+        if end_s > goal_s:
+            late_s += end_s - goal_s
+            if late_s > most_late_s:
+                return None
+        profile.take(start_s, end_s, demand.width, demand.need, demand.rate)
+    widths = [demand.width for demand in demands]
+    return Timetable(widths, starts_s, ends_s, (), max(ends_s)), late_s
+
+
 def start(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> Timetable:
     """List scheduling: whenever something ends, every task that fits starts, the first in order first."""
     widths, times_s = layout.chosen(deadline_s, wider)
@@ -293,11 +332,11 @@ class _Profile:
 
     def take(self, start_s: float, end_s: float, width: int, need: Amount, rate: int) -> None:
         """Both times become ones at which something changes."""
-        first, last = self._cut(start_s), self._cut(end_s)
-        for at in range(first, last):
-            self.cpus[at] -= width
-            self.room[at] -= need
-            self.bandwidth[at] -= rate
+        cpus, rooms, bandwidths = self.cpus, self.room, self.bandwidth
+        for at in range(self._cut(start_s), self._cut(end_s)):
+            cpus[at] -= width
+            rooms[at] -= need
+            bandwidths[at] -= rate
 
     def _cut(self, time_s: float) -> int:
         at = bisect_left(self.times_s, time_s)
