@@ -8,13 +8,25 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pytest
-from families import FAMILIES, UNUSUAL, Family, disk_tight, heavy_tail, many_body, memory_tight
+from families import (
+    FAMILIES,
+    UNUSUAL,
+    Family,
+    disk_tight,
+    heavy_tail,
+    many_body,
+    memory_tight,
+    moments,
+    rigid,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +34,7 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, OversubscriptionError
 from qcthreads.machine import Distances
 from qcthreads.machine.synthetic import synthetic_machine
-from qcthreads.planning import Plan, Task, get_strategy, plan, relative_cost, strategy_names
+from qcthreads.planning import Plan, Task, get_strategy, plan, relative_cost, search, strategy_names
 from qcthreads.planning.bounds import lower_bound
 from qcthreads.planning.cost import assumed_speedup, scaling_exponent
 
@@ -148,6 +160,48 @@ def test_plans_of_the_published_families_are_valid(family: Family, name: str, cp
     made = plan(problem.tasks, cpus, name, **problem.limits)
     most = problem.memory_bytes or math.inf
     check(made, problem.tasks, CpuSet(range(cpus)), most, disk_bytes=problem.disk_bytes or math.inf)
+
+
+@pytest.mark.parametrize("family", [memory_tight, moments, rigid])
+def test_tasks_laid_out_in_series_are_placed_one_by_one(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_IN_SERIES", 5_000)  # as if that were very many: what follows takes its time
+    problem = family(16, 6_000, 1)
+    rng = random.Random(1)
+    bandwidth, disk_bytes = 24.0, 30
+    tasks = [
+        replace(task, bandwidth_bytes_per_s=rng.choice((0.0, 1.0, 2.0)), disk_bytes=rng.randint(0, 3))
+        for task in problem.tasks
+    ]
+    made = plan(
+        tasks,
+        16,
+        "adaptive",
+        memory_bytes=problem.memory_bytes,
+        bandwidth_bytes_per_s=bandwidth,
+        disk_bytes=disk_bytes,
+    )
+    by_id = {task.id: task for task in tasks}
+    assert sorted(placement.id for placement in made.placements) == sorted(by_id)
+    events = [(end_s, False, one) for one in made.placements if (end_s := one.end_s) > one.start_s]
+    events += [(one.start_s, True, one) for _, _, one in events]
+    usable, makespan_s = CpuSet(range(16)), made.makespan_s
+    busy, memory, disk, moving = CpuSet(), 0, 0, 0.0
+    for _, starts, one in sorted(events, key=itemgetter(0, 1)):
+        task = by_id[one.id]
+        time_s = at_least_s(task, one.threads, bandwidth)
+        assert one.end_s - one.start_s == pytest.approx(time_s, abs=1e-9 * makespan_s)
+        assert len(one.cpus) == one.threads
+        assert one.cpus <= usable
+        assert one.cpus.isdisjoint(busy) if starts else one.cpus <= busy
+        busy = busy | one.cpus if starts else busy - one.cpus
+        sign = 1 if starts else -1
+        memory += sign * needs(task, one.threads)
+        disk += sign * task.disk_bytes
+        moving += sign * rate(task, one.threads, bandwidth)
+        assert memory <= (problem.memory_bytes or math.inf)
+        assert disk <= disk_bytes
+        assert moving <= bandwidth * (1 + 1e-6)
+    assert makespan_s <= 1.1 * made.lower_bound_s
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -305,18 +305,17 @@ class Batch(Sequence[Task]):
     @cached_property
     def _table(self) -> tuple[Integers, Floats, Floats | None]:
         lengths, width, time_s = self._listed
-        row = np.repeat(np.arange(len(lengths)), lengths)
-        column = np.arange(len(width)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         shape = len(lengths), int(lengths.max(initial=1))
+        listed = np.arange(shape[1]) < lengths[:, None]
         widths, times_s = np.ones(shape, dtype=np.int64, order="F"), np.full(shape, np.inf, order="F")
-        widths[row, column] = width
-        times_s[row, column] = np.where(width <= self.capacity.cpus, time_s, np.inf)
+        widths[listed] = width
+        times_s[listed] = np.where(width <= self.capacity.cpus, time_s, np.inf)
         np.maximum(times_s, self.moved_s[:, None], out=times_s)
         if not any(map(attrgetter("memory_more_bytes"), self.tasks)):
             return widths, times_s, None
         more = ((task.memory_more_bytes or {}).get(one, 0) for task in self.tasks for one in task.times_s)
         more_bytes = np.zeros(shape)
-        more_bytes[row, column] = np.fromiter(more, dtype=np.float64)
+        more_bytes[listed] = np.fromiter(more, dtype=np.float64)
         times_s[self.memory_bytes[:, None] + more_bytes > self.capacity.memory_bytes] = np.inf
         return widths, times_s, more_bytes
 

@@ -137,6 +137,8 @@ def bound_at(batch: Batch, widths: Integers, times_s: Floats) -> float:
 
 def _few_side_by_side(needs: Floats | Integers, whole: float, times_s: Floats) -> float:
     """Of tasks that each need more than 1/(k+1) of the whole at most k run at the same time."""
+    many = needs * _MOST_SIDE_BY_SIDE > whole
+    needs, times_s = needs[many], times_s[many]
     order = np.argsort(-needs)
     total_s = np.concatenate(([0.0], np.cumsum(times_s[order])))
     together = np.arange(1, _MOST_SIDE_BY_SIDE)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from .annealing import Annealing
 from .batch import Batch, Choices, Floats
 from .bounds import bounds_of, most_promising
+from .series import Series
 from .timetable import Layout, Timetable, insert, pack, start
 from .uniform import Workers, promising
 
@@ -38,6 +39,7 @@ _BUDGET, _MOST = 6_000_000, 1_500
 _COST: dict[_LayOut, int] = {pack: 1, start: 2, insert: 2}  # of a layout, measured
 # Never fewer: the first ways, with one bisection; of very many tasks, where any order will do, two ways alone.
 _FEWEST, _FEWEST_OF_MANY, _MANY = _BISECTIONS + 2, 2, 10_000
+_IN_SERIES = 40_000  # tasks; of fewer the layouts of single tasks take no longer
 # Of few tasks to a CPU, where it matters which stand on which, so many more, and so many tasks in all.
 _FEW_PER_CPU, _MOST_OF_FEW, _TASKS_OF_FEW = 8, 100, 100_000
 _INSERT_UP_TO = 128  # tasks; beyond, a quadratic layout costs more than it gains
@@ -66,8 +68,11 @@ class _Way:
     """Since the makespan was last as short as that."""
 
 
-def shortest(batch: Batch, uniform: Sequence[Workers] | None = None) -> Timetable:
-    """The best timetable found for the batch within its capacity; ``uniform``: its workers, where they are there."""
+def shortest(batch: Batch, uniform: Sequence[Workers] | None = None, *, one_by_one: bool = False) -> Timetable:
+    """The best timetable found for the batch within its capacity; ``uniform``: its workers, where they are there.
+
+    ``one_by_one``: very many tasks are not laid out in series either.
+    """
     if not len(batch):
         return Timetable((), (), (), (), 0.0)
     bounds = bounds_of(batch)
@@ -76,7 +81,10 @@ def shortest(batch: Batch, uniform: Sequence[Workers] | None = None) -> Timetabl
         uniform = promising(batch)
     search.give_out(workers for workers in uniform if workers.bound_s <= search.close_s)  # none can do much better
     alone = batch.narrowest == batch.capacity.cpus
-    if alone.any() and not alone.all():
+    if len(batch) > _IN_SERIES and not one_by_one:
+        if not search.done:
+            search.keep(_in_series(batch, bounds))
+    elif alone.any() and not alone.all():
         search.keep(_alone_last(batch, alone))
     else:
         search.run(_ways(batch, bounds))
@@ -84,6 +92,13 @@ def shortest(batch: Batch, uniform: Sequence[Workers] | None = None) -> Timetabl
     search.first_come(uniform)
     search.guarantee(_Way(start, Layout(batch, bounds[0][1]), list(range(len(batch)))))
     return search.best
+
+
+def _in_series(batch: Batch, bounds: list[tuple[float, Choices]]) -> Timetable:
+    """Very many tasks as a few thousand series, at the widths that promise most."""
+    bound_s = max(bound_s for bound_s, _ in bounds)
+    series = Series(batch, bound_s, most_promising(batch, bounds)[0][1])
+    return series.timetable(shortest(series.batch, one_by_one=True))
 
 
 def _alone_last(batch: Batch, alone: npt.NDArray[np.bool_]) -> Timetable:
@@ -202,7 +217,7 @@ class _Search:
         Then the best quarter by squeaking, and of few the shortest by annealing.
         """
         tried = []
-        while not self._done and (way := next(ways, None)):
+        while not self.done and (way := next(ways, None)):
             tried.append(way)
             if len(tried) <= _FIRST:
                 self._try(way, self.close_s)
@@ -223,7 +238,8 @@ class _Search:
             self._try(way, self._bound_s)
 
     @property
-    def _done(self) -> bool:
+    def done(self) -> bool:
+        """Whether it is close to the bound, or nothing is left of the budget."""
         return self.best.makespan_s <= self.close_s or (self._left <= 0 and math.isfinite(self.best.makespan_s))
 
     @property
@@ -248,7 +264,7 @@ class _Search:
     def _bisect(self, way: _Way) -> None:
         low_s, high_s = self.close_s, self.best.makespan_s
         for _ in range(_BISECTIONS):
-            if self._done or high_s <= low_s * CLOSE:
+            if self.done or high_s <= low_s * CLOSE:
                 break
             # Half way between what they exceed the bound by, as powers: most of the shortest are near it.
             deadline_s = self._bound_s + math.sqrt((low_s - self._bound_s) * (high_s - self._bound_s))
@@ -262,7 +278,7 @@ class _Search:
         """Until so much of the budget is left."""
         rng = random.Random(0)
         for way in cycle(ways):
-            if self._done or self._left <= left:
+            if self.done or self._left <= left:
                 break
             late = self._try(way, self._shorter_s).late
             if way.tries >= _PATIENCE:
@@ -276,7 +292,7 @@ class _Search:
         each = self._left / _ANNEALED
         for still in reversed(range(_ANNEALED)):
             annealing = Annealing(self._batch, layout, self.best, rng)
-            while not self._done and (warm := self._left / each - still) > 0:
+            while not self.done and (warm := self._left / each - still) > 0:
                 self._left -= _STEP
                 self.keep(annealing.step(self._shorter_s, _WARM * warm * self.best.makespan_s))
 

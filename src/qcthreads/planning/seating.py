@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from operator import attrgetter
@@ -20,23 +19,13 @@ from .timetable import Timetable
 
 def placed(batch: Batch, timetable: Timetable, machine: Machine, usable: CpuSet) -> list[Placement]:
     """The timetable on concrete CPUs: disjoint places for all who run at the same time."""
-    turns = timetable.turns
-    if turns is not None:
-        return on_places(batch, timetable, split(machine, usable, turns.count, turns.width))
-    timetable = _without_moments(timetable)
+    timetable = timetable if timetable.turns else timetable.without_moments()
     return _placements(batch, timetable, _places(machine, usable, timetable))
 
 
 def on_places(batch: Batch, timetable: Timetable, places: Sequence[CpuSet]) -> list[Placement]:
-    """Workers that take turns, each at one of the places, or at the first part of it where the task is narrower."""
-    assert timetable.turns is not None
-
-    @cache
-    def part(worker: int, width: int) -> CpuSet:
-        place = places[worker]
-        return place if width == len(place) else CpuSet(islice(place, width))
-
-    return _placements(batch, timetable, list(map(part, timetable.turns.worker_of, timetable.widths)))
+    """Workers that take turns, each at one of the places."""
+    return _placements(batch, timetable, _of_workers(timetable, places))
 
 
 def _placements(batch: Batch, timetable: Timetable, places: Sequence[CpuSet]) -> list[Placement]:
@@ -45,17 +34,30 @@ def _placements(batch: Batch, timetable: Timetable, places: Sequence[CpuSet]) ->
     return list(map(partial(tuple.__new__, Placement), rows))  # as Placement._make does, in half the time
 
 
-def _without_moments(timetable: Timetable) -> Timetable:
-    """What takes no time, or none that rounding leaves, is done before all else, where it is in nobody's way."""
-    starts_s, ends_s = np.array(timetable.starts_s), np.array(timetable.ends_s)
-    moments = starts_s >= ends_s
-    if not moments.any():
-        return timetable
-    starts_s[moments] = ends_s[moments] = 0.0
-    return replace(timetable, starts_s=starts_s.tolist(), ends_s=ends_s.tolist())
-
-
 def _places(machine: Machine, usable: CpuSet, timetable: Timetable) -> list[CpuSet]:
+    """Of each task; all of a series keep one, as does a worker."""
+    if timetable.series is not None:
+        of_series = _places(machine, usable, timetable.series.timetable)
+        return [of_series[number] for number in timetable.series.series_of]
+    turns = timetable.turns
+    if turns is not None:
+        return _of_workers(timetable, split(machine, usable, turns.count, turns.width))
+    return _taken_in_turn(machine, usable, timetable)
+
+
+def _of_workers(timetable: Timetable, places: Sequence[CpuSet]) -> list[CpuSet]:
+    """Each at one of the places, or at the first part of it where the task is narrower."""
+    assert timetable.turns is not None
+
+    @cache
+    def part(worker: int, width: int) -> CpuSet:
+        place = places[worker]
+        return place if width == len(place) else CpuSet(islice(place, width))
+
+    return list(map(part, timetable.turns.worker_of, timetable.widths))
+
+
+def _taken_in_turn(machine: Machine, usable: CpuSet, timetable: Timetable) -> list[CpuSet]:
     """Who starts takes over the place of one as wide that has ended, as a worker of that width would, unless that lay
     further apart than need be; else the closest that is free. Of those who start together the widest chooses first.
     """

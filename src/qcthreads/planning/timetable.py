@@ -52,6 +52,14 @@ class Demand(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class InSeries:
+    """Series of tasks, each of which keeps its place: when each series runs, and in which each task is."""
+
+    timetable: Timetable
+    series_of: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Timetable:
     """When each task of the batch runs, and how wide, in the order of the batch."""
 
@@ -63,6 +71,17 @@ class Timetable:
     makespan_s: float
     turns: Turns | None = None
     """Where it was made by giving out tasks to workers of one width."""
+    series: InSeries | None = None
+    """Where it was made from that of series."""
+
+    def without_moments(self) -> Timetable:
+        """What takes no time, or none that rounding leaves, is done before all else, where it is in nobody's way."""
+        starts_s, ends_s = np.array(self.starts_s), np.array(self.ends_s)
+        moments = starts_s >= ends_s
+        if not moments.any():
+            return self
+        starts_s[moments] = ends_s[moments] = 0.0
+        return replace(self, starts_s=starts_s.tolist(), ends_s=ends_s.tolist())
 
 
 class Layout:
