@@ -95,26 +95,22 @@ class CostStore:
         return self._folder / file_name(program)
 
     def model(self, kind: Kind) -> CostModel:
-        """What was measured of ``kind`` here, with default keywords, or elsewhere, in this order.
+        """What was measured of ``kind`` here; its prior is of default keywords, or of elsewhere.
 
-        Without observations where nothing was. Where all that was measured of ``kind`` was disturbed, it has
-        peaks alone.
+        Without observations where nothing was.
         """
         spec = registry.get(kind.program)
         model = CostModel(
             method=kind.method, useful_width=spec.useful_width, process_bytes=spec.memory_per_process_bytes
         )
         default = replace(kind, keywords="").key
-        known = self._read(kind.program)
-        seen = known.get(kind.key, ())
-        if _timed(seen):
-            return replace(model, observations=seen)
-        if _timed(known.get(default, ())):
-            return replace(model, observations=known[default], other_keywords=True)
-        elsewhere = shipped(kind.program)
+        known, elsewhere = self._read(kind.program), shipped(kind.program)
+        prior = None
         if default in elsewhere.observations:
-            return replace(model, observations=elsewhere.observations[default], measured_on=elsewhere.measured_on)
-        return replace(model, observations=seen)
+            prior = replace(model, observations=elsewhere.observations[default], measured_on=elsewhere.measured_on)
+        if kind.keywords and _timed(known.get(default, ())):
+            prior = replace(model, observations=known[default], prior=prior)
+        return replace(model, observations=known.get(kind.key, ()), prior=prior)
 
     def check(self, program: str) -> None:
         """Find out before hours of measuring, not after, that nothing can be kept: MachineError says why."""
@@ -266,7 +262,7 @@ def _is_sound(seen: Observation) -> bool:
     """Whether models can be fitted to it."""
     counts = seen.size.electrons, seen.peak_memory_bytes, seen.peak_scratch_bytes
     return (
-        (seen.wall_s is None or 0 < seen.wall_s < _LARGEST)
+        all(seconds is None or 0 < seconds < _LARGEST for seconds in (seen.wall_s, seen.at_most_s))
         and all(0 < count < _LARGEST for count in (seen.size.basis_functions, seen.width))
         and all(0 <= count < _LARGEST for count in counts)
     )
