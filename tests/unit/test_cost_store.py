@@ -183,6 +183,26 @@ def test_measurements_that_come_with_it_are_sound_and_give_way_to_those_of_this_
         assert store.model(kind).seconds(largest.size) == alone.seconds(largest.size)
 
 
+def test_gradients_begin_with_what_energies_took(store: CostStore) -> None:
+    gradient, size = replace(KIND, driver="gradient"), Size(48, 20)
+    assert store.model(gradient).seconds(size) is store.model(gradient).origin is None
+    store.add(KIND, SEEN)
+    energy, guessed = store.model(KIND).seconds(size), store.model(gradient).seconds(size)
+    assert energy is not None
+    assert guessed is not None
+    assert guessed.value == pytest.approx(2 * energy.value)
+    assert guessed.factor > 2
+    assert store.model(gradient).origin == Origin(ratio=2)
+    assert store.model(gradient).memory_bytes(size) is None
+    store.add(gradient, [replace(seen, wall_s=3 * (seen.wall_s or 0.0)) for seen in SEEN])
+    found = store.model(gradient).seconds(size)
+    assert found is not None
+    assert found.value == pytest.approx(3 * energy.value, rel=0.1)
+    assert found.factor < guessed.factor
+    assert store.model(gradient).origin == Origin(corrections=3, ratio=2)
+    assert store.model(replace(KIND, driver="hessian")).seconds(size) is None
+
+
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
 def test_molecules_that_a_model_was_not_fitted_to_are_predicted_in_order(path: Path) -> None:
     """Real times, those that come with it: of the sizes every second one predicts the others."""

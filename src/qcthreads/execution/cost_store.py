@@ -19,6 +19,7 @@ from typing import Any, Self
 from ..errors import InputError, MachineError
 from ..host.profiles import cpu_model, data_directory, fingerprint, write_document
 from ..machine import Machine
+from ..planning.cost import GRADIENT_RATIO
 from ..planning.costs import CostModel, Observation, thinned
 from ..programs import registry
 
@@ -95,7 +96,7 @@ class CostStore:
         return self._folder / file_name(program)
 
     def model(self, kind: Kind) -> CostModel:
-        """What was measured of ``kind`` here; its prior is of default keywords, or of elsewhere.
+        """What was measured of ``kind`` here; its prior is of default keywords, of elsewhere, or of energies.
 
         Without observations where nothing was.
         """
@@ -110,7 +111,13 @@ class CostStore:
             prior = replace(model, observations=elsewhere.observations[default], measured_on=elsewhere.measured_on)
         if kind.keywords and _timed(known.get(default, ())):
             prior = replace(model, observations=known[default], prior=prior)
-        return replace(model, observations=known.get(kind.key, ()), prior=prior)
+        model = replace(model, observations=known.get(kind.key, ()), prior=prior)
+        if prior is not None or kind.driver != "gradient":
+            return model
+        energy = self.model(replace(kind, driver="energy"))
+        if energy.seconds_law is None and energy.prior is None:
+            return model
+        return replace(model, prior=energy, prior_ratio=GRADIENT_RATIO)
 
     def check(self, program: str) -> None:
         """Find out before hours of measuring, not after, that nothing can be kept: MachineError says why."""

@@ -212,8 +212,7 @@ class Foreseen:
             disk = [f"{free} of disk are free: as many run side by side as have room for their temporary files"]
         known = "times are those of a measured model"
         if self.origin is not None:
-            known = f"times are those of a model that comes with qcthreads, {_where(self.origin)}"
-            known += "; `qcthreads calibrate` measures this one"
+            known = _where(self.origin)
         if self.wall_s is None:
             least, most = (f"{share:.0%}" for share in self.parallel)
             shares = "" if least == most else f" of the smallest and {most} of that of the largest"
@@ -280,13 +279,20 @@ def mold(
 
 
 def _where(origin: Origin) -> str:
-    """Two machines whose CPUs have the same name, as virtual ones often have, need not be as fast."""
-    model = cpu_model()
-    alike = " with a CPU of the same name" if model and origin.measured_on.startswith(f"{model}, ") else ""
-    said = f"measured on another machine{alike} ({origin.measured_on})"
-    if not origin.corrections:
-        return said
-    return f"{said}, corrected by {format_count(origin.corrections, 'measurement')} here"
+    """In words. Two machines whose CPUs have the same name, as virtual ones often have, need not be as fast."""
+    said, remedy = "times are those of a measured model", "`qcthreads calibrate --driver gradient` measures them"
+    if origin.measured_on:
+        model = cpu_model()
+        alike = " with a CPU of the same name" if model and origin.measured_on.startswith(f"{model}, ") else ""
+        said = "times are those of a model that comes with qcthreads, "
+        said += f"measured on another machine{alike} ({origin.measured_on})"
+    if origin.ratio != 1:
+        said += f" of energies, guessed to be {origin.ratio:g} times as long for gradients"
+    else:
+        remedy = "`qcthreads calibrate` measures this one"
+    if origin.corrections:
+        said += f", corrected by {format_count(origin.corrections, 'measurement')} here"
+    return f"{said}; {remedy}"
 
 
 def _ends_of(shares: Sequence[float]) -> tuple[float, float]:

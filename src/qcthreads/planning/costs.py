@@ -100,12 +100,14 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where seconds come from that were not, or not all, measured on this machine."""
+    """Where seconds come from that were not, or not all, measured on this machine, or not of this driver."""
 
-    measured_on: str
-    """The other machine's CPU, and the day."""
+    measured_on: str = ""
+    """The other machine's CPU, and the day; empty: they were measured here."""
     corrections: int = 0
     """By so many measurements here."""
+    ratio: float = 1.0
+    """They are guessed to be so many times those of energies; 1: they are no guess."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,8 +197,11 @@ class CostModel:
     measured_on
         The CPU of another machine that ``observations`` are of; empty: this one.
     prior
-        Of the same with default keywords, or on another machine. Until ``observations`` are enough, seconds are its,
-        corrected by them. Nothing else is taken from it: other versions and keywords may take other amounts of memory.
+        Of the same with default keywords, on another machine, or of energies where gradients are asked for. Until
+        ``observations`` are enough, seconds are its, corrected by them. Nothing else is taken from it: other versions
+        and keywords may take other amounts of memory.
+    prior_ratio
+        By theory seconds are so many times the prior's; 1: it is of the same driver.
     process_bytes
         Memory that each process but the first adds, where a width means processes.
     """
@@ -206,6 +211,7 @@ class CostModel:
     useful_width: int | None = None
     measured_on: str = ""
     prior: CostModel | None = None
+    prior_ratio: float = 1.0
     process_bytes: int = 0
 
     @cached_property
@@ -223,8 +229,12 @@ class CostModel:
         """Of seconds from another machine; ``None``: there are none, or they were measured here."""
         if self.measured_on:
             return Origin(self.measured_on)
-        before = None if self.borrowed is None else self.borrowed.origin
-        return before and replace(before, corrections=before.corrections + len(self._at_one_s))
+        if self.borrowed is None:
+            return None
+        before, here = self.borrowed.origin, len(self._at_one_s)
+        if self.prior_ratio != 1:  # how often the energies were corrected does not tell of them
+            return replace(before or Origin(), ratio=self.prior_ratio, corrections=here)
+        return before and replace(before, corrections=before.corrections + here)
 
     @cached_property
     def speedups(self) -> tuple[tuple[int, SpeedupModel], ...]:
@@ -304,15 +314,21 @@ class CostModel:
 
     def seconds(self, size: Size, width: int = 1) -> Estimate | None:
         """Wall time; ``None`` before anything was observed: only ratios are known, by :func:`relative_cost`."""
-        at_one = None if self.borrowed is None else self.borrowed.seconds(size)
-        if at_one is None and self.seconds_law is not None:
+        before = None if self.borrowed is None else self.borrowed.seconds(size)
+        if before is not None:
+            at_one = before.times(self._times_prior(size))
+        elif self.seconds_law is not None:
             at_one = self.seconds_law.estimate(size)
-        elif at_one is not None and self._correction is not None:
-            at_one = at_one.times(self._correction.estimate(size))
-        if at_one is None:
+        else:
             return None
         most_s = min((bound_s for larger, bound_s in self._at_most_s if size.within(larger)), default=math.inf)
         return Estimate(min(at_one.value, most_s) * self.share(size, width), at_one.factor)
+
+    def _times_prior(self, size: Size) -> Estimate:
+        """What the prior's seconds are multiplied with: by what was observed, else by theory, to that factor."""
+        if self._correction is None:
+            return Estimate(self.prior_ratio, self.prior_ratio)
+        return self._correction.estimate(size)
 
     def memory_bytes(self, size: Size) -> Estimate | None:
         """Peak without what further processes add; ``None`` before anything was observed. Of sizes that were seen, the
