@@ -19,7 +19,7 @@ from ..monitoring.findings import CONTENDED_SHARE
 from ..units import format_count
 
 # So often what others disturbed is measured again, with a pause between.
-_TRIES, _PAUSE_S = 5, 0.5
+_TRIES, _PAUSE_S = 3, 0.5
 # Counters of busy CPUs advance in hundredths of a second.
 _SEEN_S = 0.2
 
