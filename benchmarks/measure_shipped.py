@@ -3,7 +3,8 @@
     python benchmarks/measure_shipped.py [--seconds 60] [PROGRAM ...]
 
 Of each program, method and basis below that is installed here: the ladder of `qcthreads calibrate`, at all widths.
-Best on a machine that does nothing else. A file that is there keeps nothing of what it held.
+Best on a machine that does nothing else. A file that is there keeps nothing of what it held. The table of them in
+docs/reference/costs.md is written anew, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import asking
 
-from qcthreads.execution.cost_store import Kind, document_of, file_name
+from qcthreads.execution.cost_store import Kind, document_of, file_name, shipped
 from qcthreads.execution.observing import Watching
 from qcthreads.host.profiles import cpu_model, write_document
 from qcthreads.leases import process_book
@@ -25,10 +26,14 @@ from qcthreads.programs import registry
 WHERE = Path(__file__).parents[1] / "src" / "qcthreads" / "execution" / "measured"
 MODELS = {
     "pyscf": (("hf", "cc-pvdz"), ("mp2", "cc-pvdz")),
-    "psi4": (("hf", "cc-pvdz"),),
-    "nwchem": (("hf", "cc-pvdz"),),
+    "psi4": (("hf", "cc-pvdz"), ("mp2", "cc-pvdz")),
+    "nwchem": (("hf", "cc-pvdz"), ("mp2", "cc-pvdz")),
     "xtb": (("GFN2-xTB", ""),),
+    "tblite": (("GFN2-xTB", ""),),
+    "mopac": (("PM7", ""),),
 }
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "costs.md"
+BEGIN, END = "<!-- as benchmarks/measure_shipped.py writes it -->\n", "<!-- until here -->\n"
 
 
 def main() -> None:
@@ -55,6 +60,28 @@ def main() -> None:
         path = WHERE / file_name(program)
         write_document(path, document_of(program, on, known), "it cannot be kept in")
         path.chmod(0o644)  # for whoever installs it for others
+    shipped.cache_clear()
+    text = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(text.replace(table_in(text), table()), encoding="utf-8")
+
+
+def table() -> str:
+    """Of what comes with qcthreads, for the documentation."""
+    rows = ["| program | method | sizes | measured on |", "|---|---|---|---|"]
+    for path in sorted(WHERE.glob("*.json")):
+        found = shipped(path.stem)
+        for key, seen in found.observations.items():
+            kind = Kind.of_key(path.stem, key)
+            sizes = [one.size.basis_functions for one in seen]
+            of = "functions" if kind.basis else "electrons"
+            title = registry.get(kind.program).title
+            rows.append(f"| {title} | {kind.model} | {min(sizes)} to {max(sizes)} {of} | {found.measured_on} |")
+    return "\n".join(rows) + "\n"
+
+
+def table_in(text: str) -> str:
+    """The table of a text."""
+    return text.partition(BEGIN)[2].partition(END)[0]
 
 
 if __name__ == "__main__":

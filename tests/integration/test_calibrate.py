@@ -146,9 +146,13 @@ def test_times_that_others_disturb_are_shown_and_not_kept(tmp_path: Path) -> Non
     assert finding["message"] in done.stderr
     (rows,) = json.loads(Path(document["file"]).read_text())["models"].values()
     assert {row["wall_s"] for row in rows} == {None}
+    for kept, shown in zip(rows, document["measured"], strict=True):
+        assert kept["at_most_s"] >= shown["wall_s"]  # with what its threads waited
     assert all(row["peak_memory_bytes"] > 10 * 1024**2 for row in rows)
     model = CostStore(read_machine(), {"XDG_DATA_HOME": str(tmp_path)}).model(Kind("pyscf", "energy", "hf", "cc-pvdz"))
-    assert model.measured_on  # plans are made with what comes with qcthreads, as if nothing had been measured
+    assert model.origin is not None  # times are those that come with qcthreads, as if none had been measured
+    assert model.origin.corrections == 0
+    assert model.memory_bytes(Size(24, 10)) is not None
     listed = json.loads(calibrate(tmp_path, "--list", "--json").stdout)["models"]
     assert [(one["program"], one["timed"], one["observations"]) for one in listed] == [("pyscf", 0, many)]
 

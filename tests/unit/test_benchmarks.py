@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import bench_planning
+import measure_shipped
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -52,3 +53,7 @@ def test_an_exact_solver_that_is_missing_is_named_with_what_brings_it(
     with pytest.raises(SystemExit, match="2"):
         bench_planning.main()
     assert "--exact needs OR-tools, which the extra test brings" in capsys.readouterr().err
+
+
+def test_the_reference_lists_what_comes_with_it() -> None:
+    assert measure_shipped.table_in(measure_shipped.DOCUMENT.read_text(encoding="utf-8")) == measure_shipped.table()

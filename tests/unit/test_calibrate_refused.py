@@ -46,6 +46,7 @@ def test_however_few_the_seconds_the_smallest_molecule_is_measured() -> None:
         ("--machine", "--method", "hf"),
         ("--machine", "--basis", "sto-3g"),
         ("--machine", "--seconds", "60"),
+        ("--machine", "--driver", "gradient"),
     ],
 )
 def test_an_option_that_would_change_nothing_is_refused(

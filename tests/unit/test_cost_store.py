@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import math
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +18,7 @@ from qcthreads.errors import MachineError
 from qcthreads.execution import cost_store
 from qcthreads.execution.cost_store import CostStore, Kind, never_failing, shipped
 from qcthreads.machine.synthetic import synthetic_machine
-from qcthreads.planning.costs import CostModel, Observation, Size
+from qcthreads.planning.costs import CostModel, Observation, Origin, Size
 
 KIND = Kind("pyscf", "energy", "MP2", "def2-SVP")
 SEEN = [Observation(Size(24 * n, 10 * n), 1, 0.1 * n**3, 10**8 + n) for n in (1, 2, 3)]
@@ -153,25 +155,75 @@ MEASURED = sorted((Path(cost_store.__file__).parent / "measured").glob("*.json")
 def test_measurements_that_come_with_it_are_sound_and_give_way_to_those_of_this_machine(
     store: CostStore, path: Path
 ) -> None:
+    """This machine is 1.7 times as slow."""
     found = shipped(path.stem)
     assert found.measured_on
     assert found.observations
     for key, observations in found.observations.items():
         kind = Kind(path.stem, *key.split("|"))
         model = store.model(kind)
-        assert (model.observations, model.measured_on) == (observations, found.measured_on)
-        assert store.model(replace(kind, keywords='{"a": 1}')).observations == observations
+        assert (model.observations, model.origin) == ((), Origin(found.measured_on))
+        assert (model.memory_bytes(observations[0].size), model.speedups) == (None, ())
+        assert store.model(replace(kind, keywords='{"a": 1}')).origin == Origin(found.measured_on)
         largest = max(observations, key=lambda seen: (seen.size.basis_functions, -seen.width))
         estimate = model.seconds(largest.size)
         assert estimate is not None
         assert 0.4 < estimate.value / (largest.wall_s or 0.0) < 2.5
-        store.add(kind, SEEN)
-        assert (store.model(kind).observations, store.model(kind).measured_on) == (tuple(SEEN), "")
+        first, *others = [replace(seen, wall_s=1.7 * (seen.wall_s or 0.0)) for seen in observations if seen.width == 1]
+        store.add(kind, [first])
+        model = store.model(kind)
+        assert (model.observations, model.origin) == ((first,), Origin(found.measured_on, 1))
+        corrected = model.seconds(largest.size)
+        assert corrected is not None
+        assert corrected.value == pytest.approx(1.7 * estimate.value, rel=0.5)  # one time tells the factor to so much
+        assert corrected.factor > estimate.factor
+        store.add(kind, others)
+        alone = CostModel(method=kind.method, observations=(first, *others))
+        assert store.model(kind).origin is None
+        assert store.model(kind).seconds(largest.size) == alone.seconds(largest.size)
+
+
+def test_gradients_begin_with_what_energies_took(store: CostStore) -> None:
+    gradient, size = replace(KIND, driver="gradient"), Size(48, 20)
+    assert store.model(gradient).seconds(size) is store.model(gradient).origin is None
+    store.add(KIND, SEEN)
+    energy, guessed = store.model(KIND).seconds(size), store.model(gradient).seconds(size)
+    assert energy is not None
+    assert guessed is not None
+    assert guessed.value == pytest.approx(2 * energy.value)
+    assert guessed.factor > 2
+    assert store.model(gradient).origin == Origin(ratio=2)
+    assert store.model(gradient).memory_bytes(size) is None
+    store.add(gradient, [replace(seen, wall_s=3 * (seen.wall_s or 0.0)) for seen in SEEN])
+    found = store.model(gradient).seconds(size)
+    assert found is not None
+    assert found.value == pytest.approx(3 * energy.value, rel=0.1)
+    assert found.factor < guessed.factor
+    assert store.model(gradient).origin == Origin(corrections=3, ratio=2)
+    assert store.model(replace(KIND, driver="hessian")).seconds(size) is None
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
+def test_molecules_that_a_model_was_not_fitted_to_are_predicted_in_order(path: Path) -> None:
+    """Real times, those that come with it: of the sizes every second one predicts the others."""
+    for key, observations in shipped(path.stem).observations.items():
+        method = key.split("|")[1]
+        seen = sorted((one for one in observations if one.width == 1), key=lambda one: one.size.basis_functions)
+        pairs = []
+        for first in (0, 1):
+            model = CostModel(method=method, observations=tuple(seen[first::2]))
+            told = [(model.seconds(one.size), one.wall_s) for one in seen[1 - first :: 2]]
+            pairs += [(estimate.value, wall_s) for estimate, wall_s in told if estimate is not None and wall_s]
+        assert len(pairs) == len(seen)
+        # Of those that take nearly the same time, noise decides the order.
+        apart = [(one, other) for one in pairs for other in pairs if one[1] > 1.5 * other[1]]
+        assert statistics.mean(one[0] > other[0] for one, other in apart) > 0.85  # 0.5: by chance
+        assert statistics.median(abs(math.log(one / other)) for one, other in pairs) < math.log(1.5)
 
 
 def test_nothing_comes_with_a_program_that_was_not_measured(store: CostStore) -> None:
-    assert not shipped("mopac").observations
-    assert not store.model(Kind("mopac", "energy", "PM7", "")).observations
+    assert not shipped("gaussian").observations
+    assert store.model(Kind("gaussian", "energy", "hf", "6-31g")).seconds(Size(24, 10)) is None
 
 
 DISTURBED = [replace(seen, width=2, wall_s=None) for seen in SEEN]
@@ -190,9 +242,11 @@ def test_where_all_were_disturbed_times_of_default_keywords_serve(store: CostSto
     told = replace(KIND, keywords='{"conv_tol": 1e-08}')
     store.add(told, DISTURBED)
     assert store.model(told).times_s(Size(24, 10), (1,)) is None
-    assert store.model(told).memory_bytes(Size(24, 10)) is not None
-    store.add(KIND, SEEN)
-    assert store.model(told).observations == tuple(SEEN)
+    peak = store.model(told).memory_bytes(Size(24, 10))
+    assert peak is not None
+    store.add(KIND, [replace(seen, peak_memory_bytes=10**12) for seen in SEEN])
+    assert store.model(told).times_s(Size(24, 10), (1,)) == store.model(KIND).times_s(Size(24, 10), (1,))
+    assert store.model(told).memory_bytes(Size(24, 10)) == peak
 
 
 def test_what_is_kept_can_be_forgotten_by_method_and_basis_and_altogether(store: CostStore) -> None:

@@ -229,6 +229,21 @@ def test_a_law_that_a_constant_hides_is_found_again() -> None:
         assert estimate.factor < 1.06
 
 
+def test_what_was_disturbed_took_no_less_than_it_would_have_taken() -> None:
+    """Of all but one, which theory makes too much of: nearly all of it is the start of the program."""
+    one = Observation(Size(10, 10), 1, 0.012, 1)
+    disturbed = [Observation(Size(n, n), 1, None, 1, at_most_s=0.36 * n / 320) for n in (10, 60, 320)]
+    for size in (Size(60, 60), Size(300, 300)):
+        bound = next(seen for seen in disturbed if size.within(seen.size)).at_most_s or 0.0
+        alone = CostModel(method="gfn2-xtb", observations=(one,)).seconds(size)
+        bounded = CostModel(method="gfn2-xtb", observations=(one, *disturbed)).seconds(size)
+        assert alone is not None
+        assert bounded is not None
+        assert alone.value > bound == bounded.value
+    model = CostModel(method="gfn2-xtb", observations=(*representative(disturbed * 2), one))
+    assert CostModel.from_json(json.loads(json.dumps(model.to_json()))) == model
+
+
 @pytest.mark.parametrize(
     "data", [{}, {"method": "hf", "observations": [{}], "useful_width": None}, {"observations": 3}]
 )

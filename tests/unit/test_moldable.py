@@ -10,13 +10,14 @@ import pytest
 from qcthreads.execution.changing import ChangingLimits
 from qcthreads.host import read_machine
 from qcthreads.host.limits import Rule, read_limits
+from qcthreads.host.profiles import cpu_model
 from qcthreads.leases import LeaseBook
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.manybody.expansion import Chemistry, Term
 from qcthreads.manybody.measured import Need
 from qcthreads.manybody.moldable import Moldable
 from qcthreads.manybody.widths import widths_for
-from qcthreads.planning.costs import Size
+from qcthreads.planning.costs import Origin, Size
 from qcthreads.programs import registry
 
 GIB = 1024**3
@@ -67,6 +68,18 @@ def test_seconds_of_a_calibrated_model_are_passed_on() -> None:
     model = moldable([1.0] * 32, 16, times_s=lambda term, widths: dict.fromkeys(widths, 60 * term.cost))
     assert model.foresee().wall_s == pytest.approx(120, abs=10)
     assert "measured model" in model.foresee().reasons()[1]
+
+
+def test_where_times_come_from_is_said() -> None:
+    times_s = lambda term, widths: dict.fromkeys(widths, 60 * term.cost)  # noqa: E731
+    said = [
+        moldable([1.0] * 4, 16, times_s=times_s, origin=origin).foresee().reasons()[-1]
+        for origin in (Origin("A CPU, 2026-01-01"), Origin(f"{cpu_model()}, 2026-01-01", 3), Origin(ratio=2))
+    ]
+    assert "measured on another machine (A CPU, 2026-01-01); `qcthreads calibrate`" in said[0]
+    alike = " with a CPU of the same name" if cpu_model() else ""
+    assert f"another machine{alike} ({cpu_model()}, 2026-01-01), corrected by 3 measurements here" in said[1]
+    assert "measured model of energies, guessed to be 2 times as long for gradients; `qcthreads calibrate" in said[2]
 
 
 def test_the_limit_of_a_memory_group_is_followed_down_and_up_again(tmp_path: Path) -> None:

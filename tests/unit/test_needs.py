@@ -24,7 +24,7 @@ from qcthreads.manybody.expansion import Expansion
 from qcthreads.manybody.inputs import build_input, molecule_from_xyz
 from qcthreads.manybody.measured import Measured, Need, kind_of
 from qcthreads.manybody.moldable import mold
-from qcthreads.planning.costs import Observation, Size
+from qcthreads.planning.costs import Observation, Origin, Size
 from qcthreads.programs import registry
 
 WATER = Path(__file__).parents[2] / "examples" / "water16.xyz"
@@ -70,8 +70,18 @@ def planned(whole: Expansion, memory_bytes: int, scratch: Path) -> dict[Size, Ne
 @pytest.mark.parametrize("program", MODELS)
 def test_what_comes_with_it_neither_refuses_nor_takes_more_than_a_share(program: str, tmp_path: Path) -> None:
     whole = expansion(program)
-    assert Measured(whole, book(GIB)).measured_on() == shipped(program).measured_on
+    assert Measured(whole, book(GIB)).origin() == Origin(shipped(program).measured_on)
     assert set(planned(whole, GIB, tmp_path).values()) == {Need(any_size(program), any_size(program))}
+
+
+@pytest.mark.parametrize("program", ["xtb", "pyscf"])
+def test_peaks_whose_times_others_disturbed_are_planned_with(program: str, tmp_path: Path) -> None:
+    """Times are those of elsewhere until one was measured here that nobody disturbed."""
+    whole = expansion(program)
+    sizes = {whole.size(term) for term in whole.terms()}
+    learnt(whole, [Observation(size, 1, None, 140 * MIB) for size in sizes])
+    assert {need.memory_bytes for need in planned(whole, GIB, tmp_path).values()} == {round(1.05 * 140 * MIB)}
+    assert Measured(whole, book(GIB)).origin() == Origin(shipped(program).measured_on)
 
 
 def test_what_other_keywords_took_neither_refuses_nor_takes_more_than_a_share(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from ..errors import InputError
 
 _EPILOG = """examples:
   qcthreads calibrate pyscf --method mp2 --basis cc-pvdz   # seconds and memory by size and width; about a minute
+  qcthreads calibrate psi4 --method hf --basis cc-pvdz --driver gradient
   qcthreads calibrate --list             # what was measured of programs, by this command and by runs
   qcthreads calibrate --forget pyscf --method mp2 --basis cc-pvdz
   qcthreads calibrate --machine          # what the memory delivers to how many cores; takes seconds to minutes
@@ -20,6 +21,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("program", nargs="?", help="what its calculations take, by size and width")
     parser.add_argument("--method", help="of the program's calculations")
     parser.add_argument("--basis", help="and their basis set, where it has basis sets")
+    parser.add_argument(
+        "--driver", choices=("energy", "gradient", "hessian"), help="what they compute (default energy)"
+    )
     parser.add_argument("--seconds", type=float, help="how long to measure a program, about (default 60)")
     parser.add_argument("--list", action="store_true", help="show what was measured of programs, or of PROGRAM")
     parser.add_argument("--forget", action="store_true", help="remove what was measured of PROGRAM, or of this method")
@@ -54,10 +58,10 @@ def _check_one_of_each(args: Namespace) -> None:
     if args.machine and args.program:
         raise InputError("--machine measures the machine, and PROGRAM a program: one at a time")
     if args.machine:
-        for option in ("method", "basis", "seconds"):
+        for option in ("method", "basis", "driver", "seconds"):
             if getattr(args, option) is not None:
                 raise InputError(f"--{option} is of a program's calculations, and --machine has none: leave it out")
-    if (args.list or args.forget) and (args.seconds is not None or args.wait):
-        raise InputError(f"{asked[0]} measures nothing: leave --seconds and --wait out")
+    if (args.list or args.forget) and (args.seconds is not None or args.driver is not None or args.wait):
+        raise InputError(f"{asked[0]} measures nothing: leave --driver, --seconds and --wait out")
     if args.wait and not args.machine and args.program:
         raise InputError("--wait is for --machine; a program is measured beside others, and waits for CPUs anyway")

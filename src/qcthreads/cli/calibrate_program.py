@@ -88,7 +88,7 @@ def _kind(args: Namespace, program: str) -> Kind:
         raise InputError(f"which basis set for {method} with {spec.title}? Give --basis, for example --basis cc-pvdz")
     if args.basis and not spec.takes_basis:
         raise InputError(f"--basis {args.basis} was given, but {spec.title} has no basis sets; leave it out")
-    return Kind(program, "energy", method, args.basis or "")
+    return Kind(program, args.driver or "energy", method, args.basis or "")
 
 
 def _say(event: Progress) -> None:
@@ -153,7 +153,7 @@ def _print(kind: Kind, model: CostModel, seen: Sequence[Measurement]) -> None:
         rows.append(
             (one.size.basis_functions, one.size.electrons, one.width, f"{one.wall_s:.3f}", modelled, speedup, bar)
         )
-    print(f"{kind.program} {kind.model}, energy, one calculation at a time")
+    print(f"{kind.program} {kind.model}, {kind.driver}, one calculation at a time")
     names = ("functions", "electrons", "threads", "wall s", "model s", "speedup", "")
     first = 0 if kind.basis else 1  # without a basis electrons are the size
     print_table("", names[first:], [row[first:] for row in rows])

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import chain, zip_longest
 
 from ..cpuset import CpuSet
+from ..errors import MachineError
 from ..host.bandwidth import REPETITIONS, measure_triad, triad_method, working_set_bytes
+from ..host.busy import BusyWatch
 from ..host.profiles import cpu_model, fingerprint
 from ..leases import LeaseBook
 from ..machine import Machine, NumaNode
 from ..machine.bandwidth import DomainBandwidth, MachineProfile
+from ..monitoring.findings import CONTENDED_SHARE
+from ..units import format_count
+
+# So often what others disturbed is measured again, with a pause between.
+_TRIES, _PAUSE_S = 3, 0.5
+# Counters of busy CPUs advance in hundredths of a second.
+_SEEN_S = 0.2
 
 
 def measure_machine(
@@ -25,7 +35,8 @@ def measure_machine(
 
     Only PUs that ``book`` hands out are measured, one of each core; a domain of which a part may be used is measured by
     that part. Raises LeaseError where somebody else holds any of them and ``wait`` is false, and MachineError where the
-    memory that may be used is too small.
+    memory that may be used is too small, and where others keep more than a tenth of the machine's CPUs busy, whatever
+    is repeated.
     """
     size_bytes = working_set_bytes(book.machine, book.usable, book.memory_bytes)
     with book.acquire(len(book.usable), size_bytes, wait=wait, on_wait=progress) as lease:
@@ -79,9 +90,37 @@ class _Team:
         key = tuple(sorted(cpus)), node
         if key not in self._known:
             self._progress(f"measuring {len(cpus)} of {len(self._cpus)} cores")
-            size_bytes = working_set_bytes(self._machine, CpuSet(cpus), self._memory_bytes)
-            self._known[key] = measure_triad(cpus, node, size_bytes, self._repetitions).bytes_per_s
+            self._known[key] = self._undisturbed(cpus, node)
         return self._known[key]
+
+    def _undisturbed(self, cpus: tuple[int, ...], node: int | None) -> float:
+        online = len(self._machine.cpus_online)
+        others = []
+        for _ in range(_TRIES):
+            rate, others_cpus = self._beside_others(cpus, node)
+            if others_cpus <= CONTENDED_SHARE * online:
+                return rate
+            others.append(others_cpus)
+            self._progress(f"others keep {others_cpus:.2g} of {online} CPUs busy; measuring again")
+            time.sleep(_PAUSE_S)
+        raise MachineError(
+            f"others kept at least {min(others):.2g} of the {format_count(online, 'CPU')} busy while the bandwidth of "
+            f"{format_count(len(cpus), 'core')} was measured, in each of {_TRIES} tries; beyond {CONTENDED_SHARE:.0%} "
+            "nothing is stored, as plans would be wrong; measure again when the machine is idle (`qcthreads top` shows "
+            "who uses it)"
+        )
+
+    def _beside_others(self, cpus: tuple[int, ...], node: int | None) -> tuple[float, float]:
+        """Bytes per second, and how many CPUs of the machine others, or its hypervisor, kept busy meanwhile."""
+        size_bytes = working_set_bytes(self._machine, CpuSet(cpus), self._memory_bytes)
+        watch, rate = BusyWatch(), 0.0
+        began_s, own_s = time.monotonic(), time.process_time()
+        watch.look(began_s)
+        while (elapsed_s := time.monotonic() - began_s) < _SEEN_S:
+            rate = max(rate, measure_triad(cpus, node, size_bytes, self._repetitions).bytes_per_s)
+        load = watch.look(began_s + elapsed_s)
+        busy = sum(load.busy.values()) + sum(load.steal.values())
+        return rate, max(0.0, busy - (time.process_time() - own_s) / elapsed_s)
 
     def _spread(self, cpus: CpuSet) -> list[int]:
         """One of each LLC domain in turn."""

@@ -19,6 +19,7 @@ from typing import Any, Self
 from ..errors import InputError, MachineError
 from ..host.profiles import cpu_model, data_directory, fingerprint, write_document
 from ..machine import Machine
+from ..planning.cost import GRADIENT_RATIO
 from ..planning.costs import CostModel, Observation, thinned
 from ..programs import registry
 
@@ -95,26 +96,28 @@ class CostStore:
         return self._folder / file_name(program)
 
     def model(self, kind: Kind) -> CostModel:
-        """What was measured of ``kind`` here, with default keywords, or elsewhere, in this order.
+        """What was measured of ``kind`` here; its prior is of default keywords, of elsewhere, or of energies.
 
-        Without observations where nothing was. Where all that was measured of ``kind`` was disturbed, it has
-        peaks alone.
+        Without observations where nothing was.
         """
         spec = registry.get(kind.program)
         model = CostModel(
             method=kind.method, useful_width=spec.useful_width, process_bytes=spec.memory_per_process_bytes
         )
         default = replace(kind, keywords="").key
-        known = self._read(kind.program)
-        seen = known.get(kind.key, ())
-        if _timed(seen):
-            return replace(model, observations=seen)
-        if _timed(known.get(default, ())):
-            return replace(model, observations=known[default], other_keywords=True)
-        elsewhere = shipped(kind.program)
+        known, elsewhere = self._read(kind.program), shipped(kind.program)
+        prior = None
         if default in elsewhere.observations:
-            return replace(model, observations=elsewhere.observations[default], measured_on=elsewhere.measured_on)
-        return replace(model, observations=seen)
+            prior = replace(model, observations=elsewhere.observations[default], measured_on=elsewhere.measured_on)
+        if kind.keywords and _timed(known.get(default, ())):
+            prior = replace(model, observations=known[default], prior=prior)
+        model = replace(model, observations=known.get(kind.key, ()), prior=prior)
+        if prior is not None or kind.driver != "gradient":
+            return model
+        energy = self.model(replace(kind, driver="energy"))
+        if energy.seconds_law is None and energy.prior is None:
+            return model
+        return replace(model, prior=energy, prior_ratio=GRADIENT_RATIO)
 
     def check(self, program: str) -> None:
         """Find out before hours of measuring, not after, that nothing can be kept: MachineError says why."""
@@ -266,7 +269,7 @@ def _is_sound(seen: Observation) -> bool:
     """Whether models can be fitted to it."""
     counts = seen.size.electrons, seen.peak_memory_bytes, seen.peak_scratch_bytes
     return (
-        (seen.wall_s is None or 0 < seen.wall_s < _LARGEST)
+        all(seconds is None or 0 < seconds < _LARGEST for seconds in (seen.wall_s, seen.at_most_s))
         and all(0 < count < _LARGEST for count in (seen.size.basis_functions, seen.width))
         and all(0 <= count < _LARGEST for count in counts)
     )

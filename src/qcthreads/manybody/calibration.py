@@ -92,6 +92,8 @@ class Measurement:
     """The share of the time that its threads wanted to run for which others' work kept them waiting."""
     others_cpus: float | None = None
     """How many of its CPUs others kept busy, on average; ``None``: not known."""
+    gross_wall_s: float | None = None
+    """With the time for which its threads waited; ``None``: not known."""
 
     @property
     def disturbed(self) -> bool:
@@ -100,9 +102,11 @@ class Measurement:
 
     @property
     def observation(self) -> Observation:
-        """What is to be kept: peaks, and the time where it was not disturbed."""
-        wall_s = None if self.disturbed else self.wall_s
-        return Observation(self.size, self.width, wall_s, self.peak_memory_bytes, self.peak_scratch_bytes)
+        """What is to be kept: peaks, and the time where it was not disturbed, else that it takes no longer."""
+        peaks = self.peak_memory_bytes, self.peak_scratch_bytes
+        if self.disturbed:
+            return Observation(self.size, self.width, None, *peaks, at_most_s=self.gross_wall_s)
+        return Observation(self.size, self.width, self.wall_s, *peaks)
 
 
 def measurement_of(size: Size, attempt: Attempt) -> Measurement:
@@ -116,6 +120,7 @@ def measurement_of(size: Size, attempt: Attempt) -> Measurement:
         attempt.scratch_bytes,
         disturbance(attempt.grant, usage),
         None if usage is None or usage.other_cpu_ns is None else usage.other_cpu_ns / usage.wall_ns,
+        attempt.outcome.wall_s,
     )
 
 
@@ -252,7 +257,7 @@ class _Climb:
 def _expected_s(method: str, seen: Sequence[Measurement], size: Size) -> float:
     """All repetitions at width 1; by theory from the largest so far until there are enough for a model."""
     if len({one.size for one in seen}) > 3:
-        times = tuple(replace(one.observation, wall_s=one.wall_s) for one in seen)
+        times = tuple(replace(one.observation, wall_s=one.wall_s, at_most_s=None) for one in seen)
         estimate = CostModel(method=method, observations=times).seconds(size)
         assert estimate is not None
         return estimate.value * _AT_ANY_WIDTH

@@ -17,7 +17,7 @@ from ..execution.observing import WORKING_MEMORY_BYTES, Attempt
 from ..host.disks import FileSystem, file_system
 from ..leases import LeaseBook
 from ..monitoring.findings import CONTENDED_SHARE, disturbance
-from ..planning.costs import CostModel, Observation, Size, memory_grant, representative
+from ..planning.costs import CostModel, Observation, Origin, Size, memory_grant, representative
 from ..programs import registry
 from ..units import format_size
 from .expansion import Chemistry, Expansion, Term
@@ -77,10 +77,11 @@ class Measured:
             self._times_s[key] = None if model is None else model.times_s(size, widths)
         return self._times_s[key]
 
-    def measured_on(self) -> str:
-        """The CPU of another machine that something was measured on; empty: all that is known is of this one."""
+    def origin(self) -> Origin | None:
+        """Of times from another machine, of those that were corrected least; ``None``: all that is known is of this."""
         models = (self._model(chemistry) for chemistry in self._expansion.chemistries)
-        return next((model.measured_on for model in models if model is not None and model.measured_on), "")
+        origins = [model.origin for model in models if model is not None and model.origin is not None]
+        return min(origins, key=lambda origin: origin.corrections, default=None)
 
     def writes_files(self) -> bool:
         """Whether temporary files were seen of any of its calculations."""
@@ -111,7 +112,7 @@ class Measured:
 
     def _with_scratch(self, need: Need, term: Term, size: Size) -> Need:
         model = self._model(term.chemistry)
-        peak = None if model is None or model.borrowed else model.scratch_bytes(size)
+        peak = None if model is None else model.scratch_bytes(size)
         if peak is None or peak.source == "law":
             return need
         files_bytes, where = memory_grant(peak), self._file_system
@@ -155,7 +156,7 @@ class Measured:
     def _need(self, term: Term, size: Size) -> Need:
         spec, model = registry.get(term.chemistry.program), self._model(term.chemistry)
         any_size = spec.memory_overhead_bytes + WORKING_MEMORY_BYTES
-        peak = None if model is None or model.borrowed else model.memory_bytes(size)
+        peak = None if model is None else model.memory_bytes(size)
         if peak is None or peak.source == "law":
             return Need(any_size, any_size)
         granted = min(memory_grant(peak), self._memory_bytes)

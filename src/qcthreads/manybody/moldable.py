@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from ..execution.calculation import Calculation
 from ..execution.source import Dispatched
+from ..host.profiles import cpu_model
 from ..leases import LeaseBook
 from ..machine import Machine
 from ..planning import Task
 from ..planning.cost import assumed_parallel_fraction, assumed_speedup
-from ..planning.costs import Size
+from ..planning.costs import Origin, Size
 from ..planning.dispatch import Dispatcher
 from ..programs import registry
 from ..programs.spec import WorkerKind
@@ -73,8 +74,8 @@ class Moldable:
     at_once: int | None = None
     """How many run at the same time at most; ``None``: as many as fit."""
     times_s: TimesS | None = None
-    measured_on: str = ""
-    """The CPU of another machine, where the model is not of this one."""
+    origin: Origin | None = None
+    """Of the model's times, where they are from another machine."""
 
     def foresee(self) -> Foreseen:
         """What a run would do if everything went as estimated; before anything starts."""
@@ -96,7 +97,7 @@ class Moldable:
             memory_bytes=max((need.memory_bytes for need in needs), default=0) if measured else None,
             disk_bytes=self.disk_bytes if self._disk_short(needs) else None,
             parallel=_ends_of([self._parallel(term) for term in self.terms]),
-            measured_on=self.measured_on,
+            origin=self.origin,
         )
 
     def _disk_short(self, needs: Sequence[Need]) -> bool:
@@ -127,7 +128,7 @@ class Moldable:
         dispatcher = Dispatcher(
             tasks,
             self.machine.cpus_online,
-            known="sizes" if not in_seconds else "elsewhere" if self.measured_on else "seconds",
+            known="sizes" if not in_seconds else "elsewhere" if self._as_elsewhere else "seconds",
             memory_bytes=self.memory_bytes,
             disk_bytes=self.disk_bytes,
             at_once=self.at_once,
@@ -137,6 +138,11 @@ class Moldable:
             workers=self.workers,
         )
         return dispatcher, in_seconds
+
+    @property
+    def _as_elsewhere(self) -> bool:
+        """Nothing was measured here that could correct the times."""
+        return self.origin is not None and not self.origin.corrections
 
     def _task(self, term: Term, times_s: Mapping[int, float]) -> Task:
         widths = self._widths(term)
@@ -184,8 +190,8 @@ class Foreseen:
     """For temporary files, where that may keep calculations from running side by side."""
     parallel: tuple[float, float]
     """The least and the largest share of the work that is taken for parallel where no speedup was measured."""
-    measured_on: str = ""
-    """The CPU of another machine, where times are not of this one."""
+    origin: Origin | None = None
+    """Of times that are from another machine."""
 
     @property
     def usual_width(self) -> int:
@@ -205,9 +211,8 @@ class Foreseen:
             free = format_size(self.disk_bytes)
             disk = [f"{free} of disk are free: as many run side by side as have room for their temporary files"]
         known = "times are those of a measured model"
-        if self.measured_on:
-            known = "times are those of a model that comes with qcthreads, measured on another machine "
-            known += f"({self.measured_on}); `qcthreads calibrate` measures this one"
+        if self.origin is not None:
+            known = _where(self.origin)
         if self.wall_s is None:
             least, most = (f"{share:.0%}" for share in self.parallel)
             shares = "" if least == most else f" of the smallest and {most} of that of the largest"
@@ -269,8 +274,25 @@ def mold(
         most_threads=most_threads,
         at_once=at_once,
         times_s=times_s,
-        measured_on="" if measured is None else measured.measured_on(),
+        origin=None if measured is None else measured.origin(),
     )
+
+
+def _where(origin: Origin) -> str:
+    """In words. Two machines whose CPUs have the same name, as virtual ones often have, need not be as fast."""
+    said, remedy = "times are those of a measured model", "`qcthreads calibrate --driver gradient` measures them"
+    if origin.measured_on:
+        model = cpu_model()
+        alike = " with a CPU of the same name" if model and origin.measured_on.startswith(f"{model}, ") else ""
+        said = "times are those of a model that comes with qcthreads, "
+        said += f"measured on another machine{alike} ({origin.measured_on})"
+    if origin.ratio != 1:
+        said += f" of energies, guessed to be {origin.ratio:g} times as long for gradients"
+    else:
+        remedy = "`qcthreads calibrate` measures this one"
+    if origin.corrections:
+        said += f", corrected by {format_count(origin.corrections, 'measurement')} here"
+    return f"{said}; {remedy}"
 
 
 def _ends_of(shares: Sequence[float]) -> tuple[float, float]:

@@ -24,6 +24,10 @@ _EXPONENTS = (
 )
 _SELF_CONSISTENT_FIELD = 3.0
 
+# Energy and gradient together / energy, to a factor of 2 either way. A gradient by itself takes at most 4 times what is
+# differentiated, however many variables there are (Griewank, Walther, "Evaluating Derivatives", 2008, chapter 4).
+GRADIENT_RATIO = 2.0
+
 # PySCF 2.14, HF/triple zeta on 3 waters, 2 cores: 11.19 s with one thread, 8.02 s with two, a speedup of 1.40; by
 # Amdahl's law 57 % of the work is parallel. Psi4 on 4 waters has less (1.08), larger molecules have more.
 PARALLEL_FRACTION = 0.57

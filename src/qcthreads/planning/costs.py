@@ -19,6 +19,13 @@ from .speedup import SpeedupModel
 _EXPONENT_SD = 0.7
 _ELECTRONS_SD = 0.7
 
+# Of the exponents of the ratio of one machine's times, or of those with other keywords, to another's: shapes are alike.
+_RATIO_SD = 0.2
+
+# What was measured here is a law by itself once it has so many sizes, as the law has parameters with its constant, and
+# reaches so far of what was measured elsewhere. Before that it corrects the law from elsewhere.
+_ENOUGH_SIZES, _ENOUGH_REACH = 4, 0.5
+
 # Of a factor that nobody knows: e^5 either way.
 _FACTOR_SD = 5.0
 
@@ -71,6 +78,8 @@ class Observation:
     """Of all its processes; 0: not known."""
     peak_scratch_bytes: int = 0
     """Of its temporary files; 0: none, or not known."""
+    at_most_s: float | None = None
+    """Where others disturbed it: what it took all the same; ``None``: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,23 @@ class Estimate:
     source: Literal["law", "between", "seen"] = "law"
     """It was seen of that very size, or lies between what was seen of a smaller and of a larger one; else only the law
     says so."""
+
+    def times(self, ratio: Estimate) -> Estimate:
+        """Of the product, as if neither knew of the other."""
+        factor = math.exp(math.hypot(math.log(self.factor), math.log(ratio.factor)))
+        return Estimate(self.value * ratio.value, factor, self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where seconds come from that were not, or not all, measured on this machine, or not of this driver."""
+
+    measured_on: str = ""
+    """The other machine's CPU, and the day; empty: they were measured here."""
+    corrections: int = 0
+    """By so many measurements here."""
+    ratio: float = 1.0
+    """They are guessed to be so many times those of energies; 1: they are no guess."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +163,8 @@ class Law:
             raise InputError(f"a law is fitted to one value above 0 for each size, not to {list(values)!r:.200}")
         smallest = min(values)
         shares = _CONSTANT_SHARES if resident or len(set(sizes)) > 2 else (0.0,)
-        laws = [_fit(sizes, values, smallest * share, exponent, electrons_exponent, scatter) for share in shares]
+        exponents, deviations = (exponent, electrons_exponent), (_EXPONENT_SD, _ELECTRONS_SD)
+        laws = [_fit(sizes, values, smallest * share, exponents, deviations, scatter) for share in shares]
         if resident:
             laws = [replace(law, log_evidence=law.log_evidence + _log_prior(law.constant, resident)) for law in laws]
         return cls(tuple(laws))
@@ -168,9 +195,13 @@ class CostModel:
     useful_width
         Beyond it the program is not faster; ``None``: not known.
     measured_on
-        The CPU of another machine that it was measured on; empty: this one. Nothing is taken from it but seconds.
-    other_keywords
-        It was measured with other keywords than it is asked for.
+        The CPU of another machine that ``observations`` are of; empty: this one.
+    prior
+        Of the same with default keywords, on another machine, or of energies where gradients are asked for. Until
+        ``observations`` are enough, seconds are its, corrected by them. Nothing else is taken from it: other versions
+        and keywords may take other amounts of memory.
+    prior_ratio
+        By theory seconds are so many times the prior's; 1: it is of the same driver.
     process_bytes
         Memory that each process but the first adds, where a width means processes.
     """
@@ -179,13 +210,31 @@ class CostModel:
     observations: tuple[Observation, ...] = ()
     useful_width: int | None = None
     measured_on: str = ""
-    other_keywords: bool = False
+    prior: CostModel | None = None
+    prior_ratio: float = 1.0
     process_bytes: int = 0
 
+    @cached_property
+    def borrowed(self) -> CostModel | None:
+        """The model whose seconds are corrected; ``None``: those of ``observations`` are enough."""
+        if self.prior is None:
+            return None
+        seen = {size.basis_functions for size, _ in self._at_one_s}
+        reach = max((size.basis_functions for size, _ in self.prior._at_one_s), default=0)
+        enough = len(seen) >= _ENOUGH_SIZES and max(seen) >= _ENOUGH_REACH * reach
+        return None if enough else self.prior
+
     @property
-    def borrowed(self) -> bool:
-        """It tells nothing of memory and files: other versions and other keywords may take other amounts."""
-        return bool(self.measured_on) or self.other_keywords
+    def origin(self) -> Origin | None:
+        """Of seconds from another machine; ``None``: there are none, or they were measured here."""
+        if self.measured_on:
+            return Origin(self.measured_on)
+        if self.borrowed is None:
+            return None
+        before, here = self.borrowed.origin, len(self._at_one_s)
+        if self.prior_ratio != 1:  # how often the energies were corrected does not tell of them
+            return replace(before or Origin(), ratio=self.prior_ratio, corrections=here)
+        return before and replace(before, corrections=before.corrections + here)
 
     @cached_property
     def speedups(self) -> tuple[tuple[int, SpeedupModel], ...]:
@@ -193,18 +242,42 @@ class CostModel:
 
         None of another machine: its PUs and its memory are others, and what was busy there is not known.
         """
-        return () if self.measured_on else speedups_of(self.observations)
+        own = () if self.measured_on else speedups_of(self.observations)
+        return own if own or self.prior is None else self.prior.speedups
 
     @cached_property
     def seconds_law(self) -> Law | None:
-        """At width 1; ``None`` before anything was observed."""
+        """Of what was observed, at width 1; ``None`` before anything was."""
+        if not self._at_one_s:
+            return None
+        sizes, times_s = zip(*self._at_one_s, strict=True)
+        return Law.fit(sizes, times_s, scaling_exponent(self.method), 1.0)
+
+    @cached_property
+    def _correction(self) -> Law | None:
+        """What was observed / what the prior says of it; ``None`` before anything was observed."""
+        if self.prior is None:
+            return None
+        foreseen = [(size, time_s, self.prior.seconds(size)) for size, time_s in self._at_one_s]
+        ratios = [(size, time_s / before.value) for size, time_s, before in foreseen if before is not None]
+        if not ratios:
+            return None
+        sizes, values = zip(*ratios, strict=True)
+        return Law((_fit(sizes, values, 0.0, (0.0, 0.0), (_RATIO_SD, _RATIO_SD), _TIMES_SCATTER),))
+
+    @cached_property
+    def _at_one_s(self) -> list[tuple[Size, float]]:
+        """Seconds at width 1 of all that is timed."""
         known = [(seen, seen.wall_s) for seen in self.observations if seen.wall_s is not None]
         if self.measured_on:
             known = [(seen, wall_s) for seen, wall_s in known if seen.width == 1] or known
-        if not known:
-            return None
-        at_one_s = [wall_s / self.share(seen.size, seen.width) for seen, wall_s in known]
-        return Law.fit([seen.size for seen, _ in known], at_one_s, scaling_exponent(self.method), 1.0)
+        return [(seen.size, wall_s / self.share(seen.size, seen.width)) for seen, wall_s in known]
+
+    @cached_property
+    def _at_most_s(self) -> list[tuple[Size, float]]:
+        """The same of what was disturbed, which took no less than it would have taken."""
+        known = [(seen, seen.at_most_s) for seen in self.observations if seen.at_most_s is not None]
+        return [(seen.size, most_s / self.share(seen.size, seen.width)) for seen, most_s in known]
 
     @cached_property
     def memory_law(self) -> Law | None:
@@ -241,10 +314,21 @@ class CostModel:
 
     def seconds(self, size: Size, width: int = 1) -> Estimate | None:
         """Wall time; ``None`` before anything was observed: only ratios are known, by :func:`relative_cost`."""
-        if self.seconds_law is None:
+        before = None if self.borrowed is None else self.borrowed.seconds(size)
+        if before is not None:
+            at_one = before.times(self._times_prior(size))
+        elif self.seconds_law is not None:
+            at_one = self.seconds_law.estimate(size)
+        else:
             return None
-        at_one = self.seconds_law.estimate(size)
-        return Estimate(at_one.value * self.share(size, width), at_one.factor)
+        most_s = min((bound_s for larger, bound_s in self._at_most_s if size.within(larger)), default=math.inf)
+        return Estimate(min(at_one.value, most_s) * self.share(size, width), at_one.factor)
+
+    def _times_prior(self, size: Size) -> Estimate:
+        """What the prior's seconds are multiplied with: by what was observed, else by theory, to that factor."""
+        if self._correction is None:
+            return Estimate(self.prior_ratio, self.prior_ratio)
+        return self._correction.estimate(size)
 
     def memory_bytes(self, size: Size) -> Estimate | None:
         """Peak without what further processes add; ``None`` before anything was observed. Of sizes that were seen, the
@@ -272,6 +356,7 @@ class CostModel:
                     "wall_s": seen.wall_s,
                     "peak_memory_bytes": seen.peak_memory_bytes,
                     "peak_scratch_bytes": seen.peak_scratch_bytes,
+                    "at_most_s": seen.at_most_s,
                 }
                 for seen in self.observations
             ],
@@ -370,6 +455,7 @@ def representative(observations: Iterable[Observation]) -> tuple[Observation, ..
         replace(
             group[0],
             wall_s=median_low(known) if (known := [one.wall_s for one in group if one.wall_s is not None]) else None,
+            at_most_s=min((one.at_most_s for one in group if one.at_most_s is not None), default=None),
             peak_memory_bytes=max(seen.peak_memory_bytes for seen in group),
             peak_scratch_bytes=max(seen.peak_scratch_bytes for seen in group),
         )
@@ -391,12 +477,13 @@ def thinned(observations: Sequence[Observation], limit: int) -> tuple[Observatio
 
 
 def _observation(row: Mapping[str, Any]) -> Observation:
-    wall_s = None if row["wall_s"] is None else float(row["wall_s"])
-    if wall_s is not None and not 0 < wall_s < math.inf:
-        raise ValueError(f"wall_s is {wall_s}")
+    wall_s, at_most_s = (None if row.get(key) is None else float(row[key]) for key in ("wall_s", "at_most_s"))
+    for seconds in (wall_s, at_most_s):
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"{seconds} seconds cannot have been measured")
     size = Size(int(row["basis_functions"]), int(row["electrons"]))
     peaks = int(row["peak_memory_bytes"]), int(row.get("peak_scratch_bytes", 0))
-    return Observation(size, int(row["width"]), wall_s, *peaks)
+    return Observation(size, int(row["width"]), wall_s, *peaks, at_most_s=at_most_s)
 
 
 def _features(size: Size, centre: tuple[float, float]) -> tuple[float, float, float]:
@@ -408,11 +495,11 @@ def _fit(
     sizes: Sequence[Size],
     values: Sequence[float],
     constant: float,
-    exponent: float,
-    electrons_exponent: float,
+    exponents: tuple[float, float],
+    deviations: tuple[float, float],
     usual_scatter: float,
 ) -> PowerLaw:
-    """Regression with theory as prior and Huber's weights."""
+    """Regression with Huber's weights; of the exponents is known where they are, with standard deviations."""
     import numpy as np
 
     around = [_features(size, (0.0, 0.0)) for size in sizes]
@@ -422,8 +509,8 @@ def _fit(
     target = np.log(whole - constant)
     # Of what is left above the constant, a relative error is so much of one of the whole.
     counts = ((whole - constant) / whole) ** 2
-    prior = np.array([float(np.median(target)), exponent, electrons_exponent])
-    precision = np.diag([_FACTOR_SD**-2, _EXPONENT_SD**-2, _ELECTRONS_SD**-2])
+    prior = np.array([float(np.median(target)), *exponents])
+    precision = np.diag([sd**-2 for sd in (_FACTOR_SD, *deviations)])
     weights, scatter = np.ones(len(values)), usual_scatter
     for _ in range(_REWEIGHTINGS):
         weighted = rows.T * (weights * counts / scatter**2)
