@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from test_planning import check
 from qcthreads.cli import main
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError
-from qcthreads.planning import Placement, Plan, Task, plan, strategies
+from qcthreads.planning import Placement, Plan, Task, plan
 from qcthreads.planning.batch import Batch
 from qcthreads.planning.check import fault_of
 from qcthreads.planning.model import capacity_of
@@ -111,22 +110,6 @@ def fails(
     return False
 
 
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The module of a package that registers the strategies ``of-theirs`` and ``absent``."""
-    info = tmp_path / "theirs-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs-of-strategies\nVersion: 1\n")
-    module = f"strategies_of_{tmp_path.name}"
-    (info / "entry_points.txt").write_text(
-        f"[qcthreads.strategies]\nof-theirs = {module}:place\nabsent = {module}:nothing\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    strategies._entry_points.cache_clear()
-    yield tmp_path / f"{module}.py"
-    strategies._entry_points.cache_clear()
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -138,17 +121,17 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("place = 7", "is a int, and no function"),
     ],
 )
-def test_a_strategy_of_another_package_that_errs_is_named(package: Path, text: str, said: str) -> None:
-    package.write_text(text)
-    whose = rf"the strategy 'of_theirs' \({package.stem}:place of the package theirs-of-strategies\) "
+def test_a_strategy_of_another_package_that_errs_is_named(others_strategy: Path, text: str, said: str) -> None:
+    others_strategy.write_text(text)
+    whose = rf"the strategy 'of_theirs' \({others_strategy.stem}:place of the package theirs-of-strategies\) "
     with pytest.raises(InputError, match=whose + rf"(made a )?{said}"):
         plan(TASKS, 4, "of-theirs")
 
 
 def test_one_that_plans_well_is_followed_and_one_that_is_not_there_is_told(
-    package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    others_strategy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    package.write_text("from qcthreads.planning.strategies.adaptive import adaptive as place\n")
+    others_strategy.write_text("from qcthreads.planning.strategies.adaptive import adaptive as place\n")
     assert plan(TASKS, 4, "of_theirs", **LIMITS).placements == plan(TASKS, 4, "adaptive", **LIMITS).placements
     with pytest.raises(InputError, match="asked of the strategy adaptive, which gives"):
         plan(TASKS, 4, "of_theirs", width=1)  # its own refusal
