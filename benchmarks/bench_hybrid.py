@@ -7,7 +7,7 @@ Whole commands in interleaved rounds. Every contender computes the same energy; 
 benzene-dimer
     Few large fragments of a method that scales: the dimer is most of the work, and ends last however it is run.
 short-of-memory
-    The memory allows one calculation at a time: fragments alone leave all other CPUs idle.
+    The memory allows one dimer at a time, which takes 312 MiB: fragments alone leave all other CPUs idle.
 waters
     Many small fragments: hybrid cannot win, and `auto` runs one thread each.
 """
@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 WORKLOADS: Mapping[str, tuple[str, ...]] = {
     "benzene-dimer": ("benzene_dimer.xyz", "--method", "hf", "--basis", "6-31g*", "--max-nbody", "2"),
     "short-of-memory": (
-        "water16.xyz", "--method", "hf", "--basis", "cc-pvdz", "--max-nbody", "1", "--memory", "450MiB",
+        "water4.xyz", "--method", "hf", "--basis", "cc-pvtz", "--max-nbody", "2", "--memory", "400MiB",
     ),
     "waters": ("water4.xyz", "--method", "mp2", "--basis", "cc-pvdz", "--max-nbody", "2"),
 }  # fmt: skip

@@ -1,11 +1,12 @@
 """How good plans are, and how fast they are made, over the published families of families.py; asserts nothing.
 
-    python benchmarks/bench_planning.py [--seeds N] [--exact SECONDS [--only FAMILY,...]]
+    python benchmarks/bench_planning.py [--seeds N] [--many] [--exact SECONDS [--only FAMILY,...]]
 
 Every makespan is divided by the lower bound; beside the strategies stand two peers: first come, first served at width 1
 (or the narrowest), and the best uniform width found by sweep, in the order given, as a pool of workers would. With
 ``--exact`` small batches are also given to OR-tools' CP-SAT for so many seconds each (OR-tools come with the extra
-``test``); ``--only``: of these families, and no other table is printed.
+``test``); ``--only``: of these families, and no other table is printed. ``--many``: nothing but the makespans of auto
+for 10,000 and 100,000 tasks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from heapq import heapify, heapreplace
+from heapq import heapreplace
 from importlib.util import find_spec
 
 import asking
@@ -35,20 +36,24 @@ def main() -> None:
     """Print the tables."""
     parser = asking.parser(__doc__)
     parser.add_argument("--seeds", type=asking.at_least(1), default=3)
+    parser.add_argument("--many", action="store_true", help="only the quality of plans of 10,000 tasks and more")
     parser.add_argument("--exact", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--only", default="", metavar="FAMILY,...")
     args = parser.parse_args()
     only = args.only.split(",")
-    unknown = {*only} - {"", *(family.__name__ for family in FAMILIES)}
-    if unknown or (args.only and not args.exact):
-        parser.error(f"--only is for --exact, and of the families {', '.join(one.__name__ for one in FAMILIES)}")
+    families = (*FAMILIES, *UNUSUAL)
+    if {*only} - {"", *(one.__name__ for one in families)} or (args.only and not args.exact):
+        parser.error(f"--only is for --exact, and of the families {', '.join(one.__name__ for one in families)}")
     if args.exact and find_spec("ortools") is None:
         parser.error("--exact needs OR-tools, which the extra test brings: python -m pip install -e '.[test]'")
+    if args.many:
+        print_many(args.seeds)
+        return
     if only == [""]:
         print_quality(args.seeds)
         print_times()
     if args.exact:
-        print_exact(args.exact, [family for family in FAMILIES if only == [""] or family.__name__ in only])
+        print_exact(args.exact, FAMILIES if only == [""] else [one for one in families if one.__name__ in only])
 
 
 def print_quality(seeds: int) -> None:
@@ -66,6 +71,17 @@ def print_quality(seeds: int) -> None:
         print_family(family, seeds)
     print()
     print_beyond([one for one in many if one[1]["auto"] > FAR])
+
+
+def print_many(seeds: int) -> None:
+    """Makespan of auto over lower bound, where there are very many tasks."""
+    counts = (10_000, 100_000)
+    print(f"auto / lower bound, median (worst); 256 CPUs, {seeds} seeds each\n")
+    print_row(("family", *(f"{count:,} tasks" for count in counts)))
+    print_row(["---"] * (1 + len(counts)))
+    for family in (*FAMILIES, *UNUSUAL):
+        made = ([planned(family(256, count, seed), "auto") for seed in range(seeds)] for count in counts)
+        print_row((family.__name__, *(spread([one.makespan_s / one.lower_bound_s for one in of]) for of in made)))
 
 
 def print_family(family: Family, seeds: int) -> list[Compared]:
@@ -113,18 +129,21 @@ def compared(problem: Problem) -> dict[str, float]:
 def first_come(problem: Problem) -> dict[int, float]:
     """Makespan by width of the workers, each of which takes the next task when it is free."""
     most = len(problem.tasks)
-    for name, whole in problem.limits.items():
-        largest = max(getattr(task, name) for task in problem.tasks)
+    for name in ("memory_bytes", "disk_bytes"):
+        whole, largest = problem.limits[name], max(getattr(task, name) for task in problem.tasks)
         most = min(most, whole // largest) if whole and largest else most
     narrowest = max(min(task.times_s) for task in problem.tasks)
     ends: dict[int, float] = {}
     for width in sorted({width for task in problem.tasks for width in task.times_s}):
         if narrowest <= width <= problem.cpus:
-            free_s = [0.0] * min(problem.cpus // width, most)
-            heapify(free_s)
-            for task in problem.tasks:
-                own = max(listed for listed in task.times_s if listed <= width)
-                heapreplace(free_s, free_s[0] + task.times_s[own])
+            own = (max(listed for listed in task.times_s if listed <= width) for task in problem.tasks)
+            runs = list(map(problem.bandwidth, problem.tasks, own))
+            workers = min(problem.cpus // width, most)
+            if whole := problem.bandwidth_bytes_per_s:
+                workers = max(1, min(workers, int(whole / max(rate for _, rate in runs))))
+            free_s = [0.0] * workers
+            for time_s, _ in runs:
+                heapreplace(free_s, free_s[0] + time_s)
             ends[width] = max(free_s)
     return ends
 
@@ -174,8 +193,11 @@ def planned(problem: Problem, strategy: str) -> Plan:
 
 def spreads(many: list[Compared]) -> Iterator[str]:
     """Of each contender."""
-    for ratios in zip(*(found.values() for _, found in many), strict=True):
-        yield f"{statistics.median(ratios):.3f} ({max(ratios):.3f})"
+    yield from map(spread, zip(*(found.values() for _, found in many), strict=True))
+
+
+def spread(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.3f} ({max(ratios):.3f})"
 
 
 def print_row(cells: object) -> None:

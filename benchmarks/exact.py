@@ -8,6 +8,7 @@ from families import Problem
 from ortools.sat.python import cp_model
 
 _STEPS = 100_000  # CP-SAT counts in whole numbers: so many for the longest of the shortest times
+_PARTS = 1_000_000  # of the bandwidth; what each task has of it is rounded down
 
 
 def best_known_s(problem: Problem, limit_s: float, hint_s: float | None = None) -> tuple[float, bool]:
@@ -17,27 +18,30 @@ def best_known_s(problem: Problem, limit_s: float, hint_s: float | None = None) 
     found where CP-SAT finds none within it.
     """
     shortest = [
-        min(time_s for width, time_s in task.times_s.items() if width <= problem.cpus) for task in problem.tasks
+        min(problem.bandwidth(task, width)[0] for width in task.times_s if width <= problem.cpus)
+        for task in problem.tasks
     ]
     scale = _STEPS / max(shortest)
     model = cp_model.CpModel()
     horizon_s = sum(shortest) if hint_s is None else min(hint_s, sum(shortest))
     horizon = round(horizon_s * scale) + len(problem.tasks)
     makespan = model.new_int_var(0, horizon, "makespan")
-    intervals, widths, memories, disks, lengths = [], [], [], [], []
+    intervals, widths, memories, disks, rates, lengths = [], [], [], [], [], []
     for task in problem.tasks:
         start = model.new_int_var(0, horizon, "")
         chosen = []
-        for width, time_s in task.times_s.items():
+        for width in task.times_s:
             if width > problem.cpus:
                 continue
             used = model.new_bool_var("")
+            time_s, rate = problem.bandwidth(task, width)
             length = round(time_s * scale)
             intervals.append(model.new_optional_fixed_size_interval_var(start, length, used, ""))
             widths.append(width)
             lengths.append(length * used)
             memories.append(task.memory_bytes)
             disks.append(task.disk_bytes)
+            rates.append(int(rate / problem.bandwidth_bytes_per_s * _PARTS) if problem.bandwidth_bytes_per_s else 0)
             chosen.append(used)
             model.add(start + length <= makespan).only_enforce_if(used)
         model.add_exactly_one(chosen)
@@ -46,6 +50,8 @@ def best_known_s(problem: Problem, limit_s: float, hint_s: float | None = None) 
         if whole is not None:
             unit = math.gcd(whole, *bytes_)
             _limit(model, makespan, intervals, lengths, [need // unit for need in bytes_], whole // unit)
+    if any(rates):
+        _limit(model, makespan, intervals, lengths, rates, _PARTS)
     model.minimize(makespan)
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = limit_s

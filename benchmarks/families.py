@@ -17,18 +17,31 @@ _UNIT = 256 * 1024**2  # of memory
 
 @dataclass(frozen=True)
 class Problem:
-    """Tasks for a node of so many CPUs and so much memory and disk (``None``: as much as they like)."""
+    """Tasks for a node of so many CPUs and so much memory, disk and bandwidth (``None``: as much as they like)."""
 
     family: str
     cpus: int
     tasks: tuple[Task, ...]
     memory_bytes: int | None = None
     disk_bytes: int | None = None
+    bandwidth_bytes_per_s: int | None = None
 
     @property
     def limits(self) -> dict[str, int | None]:
         """By the names that planning has for them."""
-        return {"memory_bytes": self.memory_bytes, "disk_bytes": self.disk_bytes}
+        return {
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
+            "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s,
+        }
+
+    def bandwidth(self, task: Task, width: int) -> tuple[float, float]:
+        """Seconds that the task takes at that width, no less than its bytes do, and bytes per second meanwhile."""
+        moved = task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)]
+        time_s = task.times_s[width]
+        if self.bandwidth_bytes_per_s:
+            time_s = max(time_s, moved / self.bandwidth_bytes_per_s)
+        return time_s, moved / time_s if time_s else 0.0
 
 
 Family = Callable[[int, int, int], Problem]
@@ -161,6 +174,17 @@ def disk_tight(cpus: int, count: int, seed: int) -> Problem:
     return replace(made, tasks=tuple(tasks), disk_bytes=most[1])
 
 
+def bandwidth_bound(cpus: int, count: int, seed: int) -> Problem:
+    """Half of them use the memory's bandwidth up if they run on a third of the CPUs; all others compute."""
+    rng = random.Random(seed)
+    made = _problem(
+        "bandwidth-bound", cpus, [_amdahl(rng.lognormvariate(2, 1), cpus, rng.uniform(0.8, 0.99)) for _ in range(count)]
+    )
+    rates = [3e9 * rng.uniform(0.7, 1.3) if rng.random() < 0.5 else 1e7 for _ in range(count)]
+    tasks = (replace(task, bandwidth_bytes_per_s=rate) for task, rate in zip(made.tasks, rates, strict=True))
+    return replace(made, tasks=tuple(tasks), bandwidth_bytes_per_s=max(4, cpus) * 10**9)
+
+
 def two_widths(cpus: int, count: int, seed: int) -> Problem:
     """Two threads or two thirds of the node, nothing between; two of the wide ones never run side by side."""
     rng = random.Random(seed)
@@ -230,7 +254,8 @@ FAMILIES: tuple[Family, ...] = (
 )  # fmt: skip
 MEMORY_TIGHT = (memory_tight, memory_bimodal)
 UNUSUAL: tuple[Family, ...] = (
-    two_widths, plateaus, half_the_memory, disk_tight, moments, rigid, all_magnitudes, perfect, superlinear,
+    two_widths, plateaus, half_the_memory, disk_tight, bandwidth_bound, moments, rigid, all_magnitudes, perfect,
+    superlinear,
 )  # fmt: skip
 
 

@@ -6,10 +6,13 @@ import itertools
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from qcthreads.planning import strategies
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -103,3 +106,39 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.getreports("rerun"):
         terminalreporter.section(f"had failed before it was repeated: {report.nodeid}")
         terminalreporter.line(report.longreprtext)
+
+
+@pytest.fixture
+def others_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where to write the module of another package that registers the strategies ``of-theirs`` and ``absent``.
+
+    ``of-theirs`` is its function ``place``, which it has: the last task first, one at a time, each as wide as can be.
+    """
+    info = tmp_path / "theirs-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs-of-strategies\nVersion: 1\n")
+    module = f"strategies_of_{os.urandom(8).hex()}"
+    (info / "entry_points.txt").write_text(
+        f"[qcthreads.strategies]\nof-theirs = {module}:place\nabsent = {module}:nothing\n"
+    )
+    path = tmp_path / f"{module}.py"
+    path.write_text(_LAST_FIRST)
+    monkeypatch.syspath_prepend(tmp_path)
+    strategies._entry_points.cache_clear()
+    yield path
+    strategies._entry_points.cache_clear()
+
+
+_LAST_FIRST = """
+from qcthreads.cpuset import CpuSet
+from qcthreads.planning import Placement, Proposal
+
+def place(tasks, machine, usable, *, width=None, **limits):
+    placements, now_s = [], 0.0
+    for task in reversed(tuple(tasks)):
+        threads = max(one for one in task.times_s if one <= len(usable))
+        end_s = now_s + task.times_s[threads]
+        placements.append(Placement(task.id, now_s, end_s, threads, CpuSet(list(usable)[:threads])))
+        now_s = end_s
+    return Proposal(placements)
+"""

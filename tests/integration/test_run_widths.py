@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -63,3 +64,14 @@ def test_an_executor_gives_widths_where_its_config_asks_for_them(
     (said,) = (record.getMessage() for record in caplog.records if "max_workers is 7" in record.getMessage())
     assert said.endswith("; ".join(figures["reasons"]))
     assert "as asked" not in said
+
+
+@pytest.mark.usefixtures("others_strategy")
+def test_a_run_follows_the_plan_of_another_packages_strategy(skewed: Path) -> None:
+    report = run(skewed, "of-theirs")
+    assert report.decision["strategy"] == "of-theirs"
+    calculations = sorted(report.record.calculations, key=lambda one: one.start_s)
+    most = max(width for width in (1, 2, 3, 4, 6, 8, 12, 16) if width <= len(report.decision["cpus_usable"]))
+    assert [(one.label, one.threads) for one in calculations] == [(str(number), most) for number in range(7, 0, -1)]
+    for one, other in itertools.pairwise(calculations):
+        assert one.end_s <= other.start_s

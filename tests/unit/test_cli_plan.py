@@ -156,7 +156,7 @@ def test_a_recorded_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     [
         ("{", "is not JSON"),
         (" \n", "tasks.json is empty; give a JSON file of tasks"),
-        ('{"cpus": 1, "cpus": 2}', "an object has 'cpus' twice"),
+        ('{"cpus": 1, "cpus": 2}', "tasks.json: an object has 'cpus' twice"),
         ([1], "not an object, but a list"),
         ({"tasks": []}, 'has neither of "cpus", a number, and "sysroot", a directory; give one of them'),
         ({"cpus": 4, "sysroot": "x", "tasks": []}, 'has both "cpus", a number, and "sysroot"'),

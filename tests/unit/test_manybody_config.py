@@ -8,7 +8,7 @@ import os.path
 import pytest
 
 from qcthreads import HybridParallelConfig, ParallelConfig
-from qcthreads.planning import strategies
+from qcthreads.manybody.config import strategy_name
 
 
 def test_the_specified_fields_and_defaults():
@@ -90,20 +90,11 @@ def test_wrong_values_of_the_hybrid_are_refused(values, said):
         HybridParallelConfig(**values)
 
 
-def test_a_strategy_of_another_package_is_refused_by_name(tmp_path, monkeypatch):
-    info = tmp_path / "theirs-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[qcthreads.strategies]\nof-theirs = theirs:place\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    strategies._entry_points.cache_clear()
-    try:
-        with pytest.raises(
-            ValueError, match=r"'of_theirs' plans .*, but no run follows its plans yet; there are: auto"
-        ):
-            HybridParallelConfig(thread_allocation_strategy="of_theirs")
-    finally:
-        strategies._entry_points.cache_clear()
+@pytest.mark.usefixtures("others_strategy")
+def test_a_strategy_of_another_package_is_known_under_either_spelling():
+    assert strategy_name("Of_Theirs") == strategy_name("of-theirs") == "of-theirs"
+    with pytest.raises(ValueError, match=r"'best' is not known; there are: auto, .*, memory-aware, absent, of-theirs"):
+        HybridParallelConfig(thread_allocation_strategy="best")
 
 
 def test_the_names_in_a_task_config_are_qcengines():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qcthreads.cpuset import CpuSet
 from qcthreads.execution.changing import ChangingLimits
 from qcthreads.host import read_machine
 from qcthreads.host.limits import Rule, read_limits
@@ -56,6 +57,24 @@ def test_many_small_ones_run_at_one_thread_and_few_large_ones_wide() -> None:
     assert (few.first_width, few.usual_width, few.side_by_side, few.wall_s) == (4, 4, 4, None)
     assert moldable([1.0] * 40 + [100.0], 16).foresee().widths[1] >= 30
     assert max(moldable([1.0] * 40 + [100.0], 16).foresee().widths) > 1
+
+
+@pytest.mark.usefixtures("others_strategy")
+def test_the_plan_of_another_packages_strategy_is_followed_also_where_cpus_go() -> None:
+    followed = moldable([3.0, 1.0, 2.0], 8, "of-theirs")
+    foreseen = followed.foresee()
+    assert (foreseen.widths, foreseen.side_by_side, foreseen.first_width) == ({8: 3}, 1, 8)
+    assert foreseen.reasons()[0].startswith("widths and order are those of the plan of of-theirs")
+    assert not any("best" in reason or "widen" in reason for reason in foreseen.reasons())
+    dispatcher, _ = followed._dispatcher()
+    started = []
+    for free in (8, 8, 3):
+        start = dispatcher.next(float(len(started)), CpuSet(range(free)))
+        assert start is not None
+        assert dispatcher.next(float(len(started)), CpuSet(range(free)) - start.cpus) is None
+        dispatcher.ended(start.id, len(started) + 1.0)
+        started.append((start.id, start.threads))
+    assert started == [("t2", 8), ("t1", 8), ("t0", 2)]
 
 
 def test_memory_for_two_at_a_time_makes_them_wide() -> None:

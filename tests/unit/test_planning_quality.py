@@ -16,7 +16,9 @@ from exact import best_known_s
 from families import (
     FAMILIES,
     MEMORY_TIGHT,
+    Family,
     Problem,
+    bandwidth_bound,
     bimodal,
     disk_tight,
     equal,
@@ -53,6 +55,14 @@ def test_many_tasks_end_near_the_lower_bound() -> None:
     assert max(ratios) <= 1.02
 
 
+@pytest.mark.parametrize("per_cpu", [4, 8])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in MEMORY_TIGHT])
+def test_many_tasks_end_near_the_bound_or_nothing_ends_much_sooner(family: Family, per_cpu: int) -> None:
+    problem = family(16, 16 * per_cpu, 1)
+    made = plan(problem.tasks, problem.cpus, "auto")
+    assert made.makespan_s <= 1.02 * made.lower_bound_s or ends_later_than(problem, made.makespan_s / 1.02)
+
+
 @pytest.mark.parametrize(("count", "most"), [(257, 1.016), (512, 1.011)])
 def test_cpus_that_few_tasks_fill_are_filled_up(count: int, most: float) -> None:
     assert ratio(many_body(64, count, 0)) <= most  # three trimers, or six, fill a CPU if they are well chosen
@@ -81,7 +91,7 @@ def test_where_few_whole_tasks_fit_on_a_cpu_it_is_the_bound_that_is_far(
 @pytest.mark.parametrize("seed", [3])
 def test_few_tasks_end_as_soon_as_the_exact_solver_says(seed: int) -> None:
     ratios = []
-    for family in FAMILIES:
+    for family in (*FAMILIES, bandwidth_bound):
         if family in (*MEMORY_TIGHT, one_giant):  # CP-SAT proves nothing about these in a minute
             continue
         problem = family(8, 5, seed)

@@ -18,7 +18,7 @@ from ..host.profiles import read_profile
 from ..machine import Machine
 from ..planning import Plan, Task, plan
 from ..planning.cost import PARALLEL_FRACTION, assumed_speedup
-from ..planning.model import usable_of, usual_widths
+from ..planning.model import MOST_CPUS, usable_of, usual_widths
 from ..units import format_count, format_size
 from .output import check_writable, explained
 from .plan_svg import write_svg
@@ -28,7 +28,6 @@ from .topo import checked_sysroot
 _DOCUMENT = {"cpus", "sysroot", "memory_bytes", "disk_bytes", "bandwidth_bytes_per_s", "tasks"}
 _ESTIMATED = {"seconds", "parallel_fraction", "widths"}
 _TASK = {"id", "times_s", "memory_bytes", "disk_bytes", "bandwidth_bytes_per_s"} | _ESTIMATED
-_MOST_CPUS = 65536  # above any node there is; catches nonsense before it fills memory
 _MOST_ROWS = 40  # placements in the table; all are in the JSON
 
 _EPILOG = """TASKS.json: {"cpus": 64, "memory_bytes": null, "tasks": [
@@ -123,6 +122,8 @@ def _document(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is empty; give a JSON file of tasks; `qcthreads plan --help` shows one")
     try:
         document = json.loads(text, object_pairs_hook=_without_repetition)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     if not isinstance(document, dict):
@@ -135,7 +136,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"an object has {twice!r} twice; which of them counts?")
+        raise InputError(f"an object has {twice!r} twice; which of them counts?")
     return found
 
 
@@ -156,8 +157,8 @@ def _machine(document: dict[str, Any], path: Path) -> Machine | int:
             raise InputError(f'"sysroot" is {_shown(sysroot)}; give the directory that contains sys/ and proc/')
         return read_machine(checked_sysroot(path.parent / sysroot, '"sysroot"'))
     cpus = document["cpus"]
-    if not _is_whole(cpus) or not 1 <= cpus <= _MOST_CPUS:
-        raise InputError(f'"cpus" is {_shown(cpus)}; give a whole number from 1 to {_MOST_CPUS}')
+    if not _is_whole(cpus) or not 1 <= cpus <= MOST_CPUS:
+        raise InputError(f'"cpus" is {_shown(cpus)}; give a whole number from 1 to {MOST_CPUS}')
     return int(cpus)
 
 
@@ -243,10 +244,10 @@ def _estimated_s(task: dict[str, Any], widths: Sequence[int], where: str) -> dic
     if not _is_number(fraction) or not 0 <= fraction <= 1:
         raise InputError(f'{where}: "parallel_fraction" is {_shown(fraction)}; give a share of the work from 0 to 1')
     asked = task.get("widths", widths)
-    are_widths = isinstance(asked, list | tuple) and all(_is_whole(one) and 1 <= one <= _MOST_CPUS for one in asked)
+    are_widths = isinstance(asked, list | tuple) and all(_is_whole(one) and 1 <= one <= MOST_CPUS for one in asked)
     if not asked or not are_widths:
         raise InputError(
-            f'{where}: "widths" is {_shown(asked)}; give numbers of threads from 1 to {_MOST_CPUS}: [1, 2, 4]'
+            f'{where}: "widths" is {_shown(asked)}; give numbers of threads from 1 to {MOST_CPUS}: [1, 2, 4]'
         )
     return {int(width): at_one_s / assumed_speedup(int(width), fraction) for width in asked}
 

@@ -15,6 +15,7 @@ from ..planning import strategy_names as registered_strategies
 
 EXECUTION_MODES = ("multiprocessing", "threading", "serial")
 STRATEGIES = ("auto", "balanced", "adaptive", "memory-aware")
+"""Ours. Of others, which other packages register, a run follows the plan."""
 
 # The fields of QCEngine 0.52's TaskConfig, which refuses any other in every single calculation.
 _TASK_CONFIG = (
@@ -162,7 +163,8 @@ class HybridParallelConfig(ParallelConfig):
         Bind each worker to the PUs of its lease. ``False``: leases still count PUs, but no mask is set.
     thread_allocation_strategy
         ``"balanced"``, the same width for all; ``"adaptive"`` and ``"memory_aware"``, a width for each as it starts; or
-        ``"auto"``, the same where that is clearly better. ``-`` and ``_`` mean the same.
+        ``"auto"``, the same where that is clearly better; or one that another package registers, whose plan is
+        followed. ``-`` and ``_`` mean the same.
     max_total_threads
         At most so many threads at a time over all workers; ``None``: as many PUs as may be used.
     """
@@ -196,10 +198,11 @@ def strategy_name(name: str) -> str:
     wanted = name.replace("_", "-").lower() if isinstance(name, str) else name
     if wanted in STRATEGIES:
         return wanted
-    why = "is not known"
-    if isinstance(name, str) and name.replace("-", "_").lower() in registered_strategies():
-        why = "plans (qcthreads.plan), but no run follows its plans yet"
-    raise InputError(f"thread allocation strategy {name!r} {why}; there are: {', '.join(STRATEGIES)}")
+    others = [other for one in registered_strategies() if (other := one.replace("_", "-")) not in STRATEGIES]
+    if wanted in others:
+        return wanted
+    there = ", ".join((*STRATEGIES, *others))
+    raise InputError(f"thread allocation strategy {name!r} is not known; there are: {there}")
 
 
 def compute_name(compute: str | Callable[..., Any]) -> str:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ..execution.calculation import Calculation
 from ..execution.source import Dispatched
 from ..host.profiles import cpu_model
 from ..leases import LeaseBook
 from ..machine import Machine
-from ..planning import Task
+from ..planning import Plan, Task, plan
 from ..planning.cost import assumed_parallel_fraction, assumed_speedup
 from ..planning.costs import Origin, Size
 from ..planning.dispatch import Dispatcher
 from ..programs import registry
 from ..programs.spec import WorkerKind
 from ..units import format_count, format_size
+from .config import STRATEGIES
 from .expansion import Expansion, Term
 from .measured import Measured, Need
 from .widths import widths_for
@@ -42,7 +44,7 @@ class Moldable:
     Parameters
     ----------
     strategy
-        ``auto``, ``adaptive`` or ``memory-aware``.
+        ``auto``, ``adaptive`` or ``memory-aware``, or one of another package, whose plan is followed.
     cpus
         So many may be used.
     widths
@@ -98,6 +100,7 @@ class Moldable:
             disk_bytes=self.disk_bytes if self._disk_short(needs) else None,
             parallel=_ends_of([self._parallel(term) for term in self.terms]),
             origin=self.origin,
+            followed="" if self._followed is None else self.strategy,
         )
 
     def _disk_short(self, needs: Sequence[Need]) -> bool:
@@ -119,12 +122,12 @@ class Moldable:
 
     def _dispatcher(self) -> tuple[Dispatcher, bool]:
         """And whether its estimates are in seconds."""
-        told = [None if self.times_s is None else self.times_s(term, self._widths(term)) for term in self.terms]
-        in_seconds = all(times_s is not None for times_s in told)
-        tasks = [
-            self._task(term, times_s if in_seconds and times_s is not None else self._relative(term))
-            for term, times_s in zip(self.terms, told, strict=True)
-        ]
+        tasks, in_seconds = self._tasks
+        order = None
+        if self._followed is not None:
+            order = [one.id for one in self._followed.placements]
+            most = {one.id: one.threads for one in self._followed.placements}
+            tasks = [_no_wider(task, most[task.id]) for task in tasks]
         dispatcher = Dispatcher(
             tasks,
             self.machine.cpus_online,
@@ -136,6 +139,7 @@ class Moldable:
             worth=_WORTH.get(self.strategy, 1.0),
             worker_of=self.worker_of,
             workers=self.workers,
+            order=order,
         )
         return dispatcher, in_seconds
 
@@ -143,6 +147,25 @@ class Moldable:
     def _as_elsewhere(self) -> bool:
         """Nothing was measured here that could correct the times."""
         return self.origin is not None and not self.origin.corrections
+
+    @cached_property
+    def _followed(self) -> Plan | None:
+        """The plan of another package's strategy; ``None``: the dispatcher decides by itself."""
+        if self.strategy in STRATEGIES:
+            return None
+        limits = {"memory_bytes": self.memory_bytes, "disk_bytes": self.disk_bytes}
+        return plan(self._tasks[0], self.cpus, self.strategy, **limits)
+
+    @cached_property
+    def _tasks(self) -> tuple[list[Task], bool]:
+        """And whether their times are in seconds."""
+        told = [None if self.times_s is None else self.times_s(term, self._widths(term)) for term in self.terms]
+        in_seconds = all(times_s is not None for times_s in told)
+        tasks = [
+            self._task(term, times_s if in_seconds and times_s is not None else self._relative(term))
+            for term, times_s in zip(self.terms, told, strict=True)
+        ]
+        return tasks, in_seconds
 
     def _task(self, term: Term, times_s: Mapping[int, float]) -> Task:
         widths = self._widths(term)
@@ -192,6 +215,8 @@ class Foreseen:
     """The least and the largest share of the work that is taken for parallel where no speedup was measured."""
     origin: Origin | None = None
     """Of times that are from another machine."""
+    followed: str = ""
+    """The strategy of another package whose plan it is."""
 
     @property
     def usual_width(self) -> int:
@@ -200,12 +225,16 @@ class Foreseen:
 
     def reasons(self) -> list[str]:
         """In words."""
-        said, widen = [], "" if self.one_width else ", and the last ones widen over PUs that would idle"
+        said, widen = [], ", and the last ones widen over PUs that would idle"
+        if self.one_width or self.followed:
+            widen = ""
         if len(self.widths) > 1:
             counts = (f"{count} with {format_count(width, 'thread')}" for width, count in self.widths.items())
             said = [f"a width for each calculation, as far as can be foreseen {', '.join(counts)}"]
-        elif not self.one_width:
+        elif not self.one_width and not self.followed:
             said = [f"{format_count(self.usual_width, 'thread')} each is best as far as can be foreseen"]
+        if self.followed:
+            said.append(f"widths and order are those of the plan of {self.followed}: each starts when PUs are free")
         disk = []
         if self.disk_bytes is not None:
             free = format_size(self.disk_bytes)
@@ -293,6 +322,11 @@ def _where(origin: Origin) -> str:
     if origin.corrections:
         said += f", corrected by {format_count(origin.corrections, 'measurement')} here"
     return f"{said}; {remedy}"
+
+
+def _no_wider(task: Task, width: int) -> Task:
+    """At that width, or where there are fewer PUs at a narrower one."""
+    return replace(task, times_s={own: time_s for own, time_s in task.times_s.items() if own <= width})
 
 
 def _ends_of(shares: Sequence[float]) -> tuple[float, float]:

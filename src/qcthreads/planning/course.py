@@ -58,6 +58,13 @@ def course_of(batch: Batch, beside: Sequence[Running] = (), worth: float = 1.0) 
     return Course(widths, times_s, order, Layout(batch, batch.choices()))
 
 
+def in_order(batch: Batch, ranks: Integers) -> Course:
+    """The course of a plan that is followed: each at the widest width that it may have now, ordered by ``ranks``."""
+    columns = np.where(np.isfinite(batch.times_s), batch.widths, 0).argmax(axis=1)
+    widths, times_s = (table[np.arange(len(batch)), columns] for table in (batch.widths, batch.times_s))
+    return Course(widths, times_s, np.argsort(ranks), Layout(batch, batch.choices()))
+
+
 def _soonest(batch: Batch, beside: Sequence[Running], worth: float) -> Course:
     bounds = bounds_of(batch, beside)
     bound_s = max(bound_s for bound_s, _ in bounds)

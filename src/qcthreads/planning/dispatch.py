@@ -22,7 +22,7 @@ from ..machine.placement import compact
 from .batch import Batch, Floats, Integers
 from .correction import Correction, Known
 from .costs import Estimate, memory_grant
-from .course import course_of
+from .course import Course, course_of, in_order
 from .model import Capacity, Running, Task, usable_of
 from .timetable import Timetable
 
@@ -94,6 +94,9 @@ class Dispatcher:
         kind would get to all that waits for them as soon as another could start, another is not started.
     workers
         How many there are already, by kind, also of those that are starting.
+    order
+        All ids, where a plan is followed: who starts first, each at the widest width that it lists and may have.
+        ``None``: order and widths are those that end soonest.
 
     Raises
     ------
@@ -114,6 +117,7 @@ class Dispatcher:
         worth: float = 1.0,
         worker_of: Callable[[str, int], Hashable] = lambda _, width: width,
         workers: Mapping[Any, int] | None = None,
+        order: Sequence[str] | None = None,
     ) -> None:
         self._machine, usable = usable_of(machine_or_cpus)
         self._memory_bytes = math.inf if memory_bytes is None else float(memory_bytes)
@@ -121,6 +125,7 @@ class Dispatcher:
         self._at_once = math.inf if at_once is None else at_once
         self._batch = Batch(tasks, self._capacity(len(usable), self._memory_bytes))
         self._row = {task.id: row for row, task in enumerate(self._batch.tasks)}
+        self._ranks = None if order is None else np.argsort([self._row[name] for name in order])
         self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
         self._told_needs = self._batch.memory_bytes.copy()
         self._seen_needs = self._batch.memory_bytes.copy()
@@ -273,7 +278,7 @@ class Dispatcher:
         capacity = self._capacity(cpus, self._memory_bytes)
         rows = np.flatnonzero(self._waiting)
         batch = self._batch.retimed(rows, self._times_s(rows, capacity), capacity)
-        return course_of(batch, worth=self._worth).timetable()
+        return self._course(batch, rows).timetable()
 
     def _capacity(self, cpus: int, memory_bytes: float) -> Capacity:
         return Capacity(cpus, memory_bytes, disk_bytes=self._disk_bytes, tasks=self._at_once)
@@ -323,7 +328,7 @@ class Dispatcher:
         self._line, self._line_needs, self._waiting_s = [], 0.0, defaultdict(float)
         if len(rows):
             batch = self._batch.retimed(rows, times_s, capacity)
-            course = course_of(batch, self._beside(now_s), self._worth)
+            course = self._course(batch, rows, self._beside(now_s))
             order = course.order[::-1]
             rows, widths = rows[order], course.widths[order]
             columns = self._columns(rows, widths)
@@ -335,6 +340,9 @@ class Dispatcher:
                 self._waiting_s[kind] += seconds
         self._looked = capacity.cpus, capacity.memory_bytes, self._left
         self._far = 0
+
+    def _course(self, batch: Batch, rows: Integers, beside: Sequence[Running] = ()) -> Course:
+        return course_of(batch, beside, self._worth) if self._ranks is None else in_order(batch, self._ranks[rows])
 
     def _times_s(self, rows: Integers, capacity: Capacity) -> Floats:
         """Estimates, with the start of a worker where there is none to take over; while many wait, they share it."""

@@ -16,24 +16,41 @@ from ..machine.placement import usable_cpus
 # Between them nothing is gained; as places they divide LLC domains evenly.
 _USUAL_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
+MOST_CPUS = 65536  # above any node there is; catches nonsense before it fills memory
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A moldable task. ``times_s``: seconds by width; no other width may be used. Relative costs serve as seconds."""
+    """A moldable task: its width, the threads that it runs with, is chosen when it starts.
+
+    Parameters
+    ----------
+    id
+        No other of the batch has it.
+    times_s
+        Seconds by width; no other width may be used. Relative costs serve as seconds.
+    memory_bytes
+        What it needs at any width.
+    bandwidth_bytes_per_s
+        Of memory, at the narrowest width listed; a faster run moves the same bytes in less time.
+    kind
+        What one task takes tells of those of its own kind, in a run; a plan makes no use of it.
+    memory_measured
+        ``memory_bytes`` is what it takes: more would not help it. Else a run grants it more, where its share is more.
+    memory_more_bytes
+        By width, what it needs beyond ``memory_bytes``; ``None``: nothing.
+    disk_bytes
+        Of temporary files while it runs. Those in memory (``tmpfs``) are a part of ``memory_bytes``.
+    """
 
     id: str
     times_s: Mapping[int, float]
     memory_bytes: int = 0
     bandwidth_bytes_per_s: float = 0.0
-    """Of memory, at the narrowest width listed; a faster run moves the same bytes in less time."""
     kind: str = ""
-    """What one task takes tells of those of its own kind."""
     memory_measured: bool = False
-    """``memory_bytes`` is what it takes: more would not help it. Else it is granted more, where its share is more."""
     memory_more_bytes: Mapping[int, int] | None = None
-    """By width, what it needs beyond ``memory_bytes``; ``None``: nothing."""
     disk_bytes: int = 0
-    """Of temporary files while it runs. Those in memory (``tmpfs``) are a part of ``memory_bytes``."""
 
     def needs_bytes(self, width: int) -> int:
         """Of memory, at that width."""
@@ -135,6 +152,8 @@ def usable_of(machine_or_cpus: Machine | CpuSet | int) -> tuple[Machine, CpuSet]
     else:
         if not isinstance(machine_or_cpus, CpuSet | Integral) or isinstance(machine_or_cpus, bool):
             raise InputError(f"{machine_or_cpus!r} is no machine; give a Machine, a CpuSet, or a whole number of CPUs")
+        if isinstance(machine_or_cpus, Integral) and machine_or_cpus > MOST_CPUS:
+            raise InputError(f"{machine_or_cpus} CPUs are more than any node has; give at most {MOST_CPUS}")
         usable = machine_or_cpus if isinstance(machine_or_cpus, CpuSet) else CpuSet(range(machine_or_cpus))
         cores = tuple(Core(CpuSet([cpu])) for cpu in usable)
         machine = Machine(usable, cores, (Package(usable),), (), allowed_cpus=usable)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ...cpuset import CpuSet
-from ...errors import InputError
+from ...errors import InputError, QCThreadsError
 from ...machine import Machine
-from ..model import Proposal, Task
+from ..model import Proposal, Task, capacity_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -42,13 +42,61 @@ def strategy_names() -> tuple[str, ...]:
 
 
 def get_strategy(name: str) -> Strategy:
-    """The strategy of that name; ``-`` and ``_`` are the same. Raises InputError listing what is there."""
+    """The strategy of that name; ``-`` and ``_`` are the same.
+
+    One of another package is checked whenever it plans. Raises InputError for one that is not there, listing those that
+    are, and for one that cannot be used.
+    """
     if not isinstance(name, str):
         raise InputError(f"the strategy is {name!r}; give the name of one: {_known()}")
     entry = _entry_points().get(_canonical(name))
     if entry is None:
         raise InputError(f"there is no strategy {name!r}; there are: {_known()}")
-    return cast(Strategy, entry.load())
+    if entry.module.startswith(__name__):
+        return cast(Strategy, entry.load())
+    return _checked(entry)
+
+
+def _checked(entry: EntryPoint) -> Strategy:
+    """The strategy of another package: whatever goes wrong in it is said to be its own, and so is a wrong plan."""
+    package = f"the package {entry.dist.name}" if entry.dist else "the package that brings it"
+    whose = f"the strategy {_canonical(entry.name)!r} ({entry.value} of {package})"
+    try:
+        theirs = entry.load()
+    except Exception as error:
+        raise InputError(f"{whose} cannot be loaded ({_told(error)}); repair or uninstall that package") from error
+    if not callable(theirs):
+        raise InputError(f"{whose} is a {type(theirs).__name__}, and no function; repair or uninstall that package")
+
+    def propose(
+        tasks: Sequence[Task], machine: Machine, usable: CpuSet, *, width: int | None = None, **limits: float | None
+    ) -> Proposal:
+        try:
+            proposal = theirs(tasks, machine, usable, width=width, **limits)
+            wrong = _wrong(proposal, tasks, usable, limits)
+        except QCThreadsError:  # what it refuses itself
+            raise
+        except Exception as error:
+            raise InputError(f"{whose} failed ({_told(error)}); repair that package") from error
+        if wrong:
+            raise InputError(f"{whose} made a wrong plan: {wrong}; repair that package")
+        return cast(Proposal, proposal)
+
+    return propose
+
+
+def _wrong(proposal: object, tasks: Sequence[Task], usable: CpuSet, limits: Mapping[str, float | None]) -> str:
+    """What is wrong with what a strategy of another package answers; empty where nothing is."""
+    from ..batch import Batch
+    from ..check import fault_of
+
+    if not isinstance(proposal, Proposal):
+        return f"it answered {proposal!r:.60}, which is no qcthreads.planning.Proposal"
+    return fault_of(proposal.placements, Batch.of(tasks, capacity_of(usable, **limits)), usable)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _known() -> str:
