@@ -692,6 +692,11 @@ def test_the_bound_with_memory_and_disk_is_not_below_either_nor_above_any_plan(
             OversubscriptionError,
             "needs 2 KiB of memory, but 1 KiB may be used",
         ),
+        (
+            [Task("a", {1: 1.0, 2: 1.0}, 0, memory_more_bytes={1: 2048, 2: 4096})],
+            OversubscriptionError,
+            "task 'a' needs 2 KiB of memory, but 1 KiB may be used",
+        ),
     ],
 )
 def test_tasks_that_cannot_be_planned_are_refused_by_name(
