@@ -314,6 +314,7 @@ def test_what_follows_is_what_would_be_next_and_has_the_place_of_the_one_before(
     found = ahead.following("f0", 0.0, 0.5)
     assert found is not None
     assert (ahead.waiting, ahead.running) == (6, 2)
+    assert ahead.following("f0", 0.0, 5.0) is None  # one does already
     for dispatcher in (ahead, after):
         dispatcher.ended("f0", 0.2, took_s=0.2)
     expected = after.next(0.2, CpuSet([0]), 10)
