@@ -35,9 +35,11 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, OversubscriptionError
 from qcthreads.machine import Distances
 from qcthreads.machine.synthetic import synthetic_machine
-from qcthreads.planning import Plan, Task, get_strategy, plan, relative_cost, search, strategy_names
+from qcthreads.planning import Plan, Task, get_strategy, plan, relative_cost, search, series, strategy_names
+from qcthreads.planning.batch import Batch, Choices
 from qcthreads.planning.bounds import lower_bound
 from qcthreads.planning.cost import assumed_speedup, scaling_exponent
+from qcthreads.planning.series import Series
 
 # Some take no time, or so little that rounding leaves none of it.
 TIMES = st.dictionaries(
@@ -166,6 +168,14 @@ def test_plans_of_the_published_families_are_valid(family: Family, name: str, cp
 @pytest.mark.parametrize("family", [memory_tight, moments, rigid])
 def test_tasks_laid_out_in_series_are_placed_one_by_one(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_IN_SERIES", 5_000)  # as if that were very many: what follows takes its time
+    monkeypatch.setattr(series, "_MOST", 2_000)
+    in_series: list[Series] = []
+
+    def counted(batch: Batch, bound_s: float, choices: Choices) -> Series:
+        in_series.append(Series(batch, bound_s, choices))
+        return in_series[-1]
+
+    monkeypatch.setattr(search, "Series", counted)
     problem = family(16, 6_000, 1)
     rng = random.Random(1)
     bandwidth, disk_bytes = 24.0, 30
@@ -181,6 +191,7 @@ def test_tasks_laid_out_in_series_are_placed_one_by_one(family: Family, monkeypa
         bandwidth_bytes_per_s=bandwidth,
         disk_bytes=disk_bytes,
     )
+    assert [len(one.batch) < len(tasks) for one in in_series] == [True]
     by_id = {task.id: task for task in tasks}
     assert sorted(placement.id for placement in made.placements) == sorted(by_id)
     events = [(end_s, False, one) for one in made.placements if (end_s := one.end_s) > one.start_s]
