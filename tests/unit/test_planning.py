@@ -24,6 +24,7 @@ from families import (
     disk_tight,
     heavy_tail,
     many_body,
+    memory_bimodal,
     memory_tight,
     moments,
     rigid,
@@ -39,6 +40,7 @@ from qcthreads.planning import Plan, Task, get_strategy, plan, relative_cost, se
 from qcthreads.planning.batch import Batch, Choices
 from qcthreads.planning.bounds import lower_bound
 from qcthreads.planning.cost import assumed_speedup, scaling_exponent
+from qcthreads.planning.model import Capacity
 from qcthreads.planning.series import Series
 
 # Some take no time, or so little that rounding leaves none of it.
@@ -214,6 +216,14 @@ def test_tasks_laid_out_in_series_are_placed_one_by_one(family: Family, monkeypa
         assert disk <= disk_bytes
         assert moving <= bandwidth * (1 + 1e-6)
     assert makespan_s <= 1.1 * made.lower_bound_s
+
+
+def test_in_series_tasks_that_need_much_memory_end_no_later_than_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_IN_SERIES", 10_000)
+    problem = memory_bimodal(64, 11_000, 1)
+    batch = Batch(problem.tasks, Capacity(problem.cpus, float(problem.memory_bytes or math.inf)))
+    one_by_one = search.shortest(batch, one_by_one=True)
+    assert search.shortest(batch).makespan_s <= one_by_one.makespan_s
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -84,6 +84,8 @@ def shortest(batch: Batch, uniform: Sequence[Workers] | None = None, *, one_by_o
     if len(batch) > _IN_SERIES and not one_by_one:
         if not search.done:
             search.keep(_in_series(batch, bounds))
+        if binding(batch):  # a series needs as much as the one of it that needs most
+            search.run(_ways(batch, bounds))
     elif alone.any() and not alone.all():
         search.keep(_alone_last(batch, alone, one_by_one))
     else:
