@@ -280,6 +280,8 @@ class Dispatcher:
         """
         capacity = self._capacity(cpus, self._memory_bytes)
         rows = np.flatnonzero(self._waiting)
+        if not len(rows):
+            return Timetable((), (), (), (), 0.0)
         batch = self._batch.retimed(rows, self._times_s(rows, capacity), capacity)
         return self._course(batch, rows).timetable()
 
