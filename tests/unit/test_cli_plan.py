@@ -13,7 +13,9 @@ from xml.etree import ElementTree
 import pytest
 
 from qcthreads.cli import main
+from qcthreads.host.disks import file_system
 
+SHARED = Path("/dev/shm")
 TASKS = [
     {"id": "f1", "times_s": {"1": 10.0, "2": 5.6, "4": 3.5}, "memory_bytes": 0},
     {"id": "f2", "times_s": {"1": 2}},
@@ -252,14 +254,16 @@ def test_disk_is_what_the_document_says_or_what_is_free_in_a_directory(
     assert f"the scratch directory {tmp_path}/none is not there" in planned(1, "--scratch", f"{tmp_path}/none")
 
 
-@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no directory that is known to be in memory")
+@pytest.mark.skipif(
+    not SHARED.is_dir() or not file_system(SHARED).in_memory, reason="no directory that is known to be in memory"
+)
 def test_temporary_files_in_memory_are_a_part_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "tasks.json"
     tasks = [{"id": one, "times_s": {"1": 1.0}, "memory_bytes": 4, "disk_bytes": 2} for one in "ab"]
     file.write_text(json.dumps({"cpus": 2, "memory_bytes": 11, "tasks": tasks}))
     assert main(["plan", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["makespan_s"] == 1.0
-    assert main(["plan", str(file), "--json", "--scratch", "/dev/shm"]) == 0
+    assert main(["plan", str(file), "--json", "--scratch", str(SHARED)]) == 0
     made = json.loads(capsys.readouterr().out)
     assert made["makespan_s"] == 2.0
     assert made["reasons"][-1].endswith(" (tmpfs: temporary files there count as memory)")

@@ -152,6 +152,10 @@ def test_where_few_may_run_at_once_they_have_the_cpus_that_others_cannot_use() -
     assert [one.threads for one in shrinking.placements] == [4, 1, 1, 1, 1, 1]
 
 
+def test_no_tasks_take_no_time() -> None:
+    assert Dispatcher([], 2).forecast(2).makespan_s == 0.0
+
+
 def test_where_one_may_run_at_once_and_threads_slow_it_down_it_has_one() -> None:
     tasks = [Task(f"f{number}", {1: 1.0, 2: 1.2}) for number in range(4)]
     run = simulate(Dispatcher(tasks, 2, at_once=1), tasks, [Change(0.0, CpuSet(range(2)))])
@@ -314,6 +318,7 @@ def test_what_follows_is_what_would_be_next_and_has_the_place_of_the_one_before(
     found = ahead.following("f0", 0.0, 0.5)
     assert found is not None
     assert (ahead.waiting, ahead.running) == (6, 2)
+    assert ahead.following("f0", 0.0, 5.0) is None  # one does already
     for dispatcher in (ahead, after):
         dispatcher.ended("f0", 0.2, took_s=0.2)
     expected = after.next(0.2, CpuSet([0]), 10)

@@ -24,6 +24,7 @@ from qcthreads.manybody.expansion import Expansion
 from qcthreads.manybody.inputs import build_input, molecule_from_xyz
 from qcthreads.manybody.measured import Measured, Need, kind_of
 from qcthreads.manybody.moldable import mold
+from qcthreads.planning import Task, plan
 from qcthreads.planning.costs import Observation, Origin, Size
 from qcthreads.programs import registry
 
@@ -229,6 +230,14 @@ def test_what_took_less_than_was_thought_runs_with_more_beside_it_the_next_time(
     assert side_by_side() == 4
     learnt(whole, [Observation(Size(n, n), 1, 1.0, peak * MIB) for n, peak in ((10, 90), (20, 96))])
     assert side_by_side() == len(node.usable) == 16
+
+
+def test_a_full_disk_is_a_limit_that_can_be_planned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=GIB, used=GIB, free=0))
+    whole = expansion("pyscf")
+    learnt(whole, [Observation(MONOMER, 1, 1.0, 140 * MIB, 300 * MIB)])
+    free_bytes = Measured(whole, book(8 * GIB), tmp_path).disk_bytes
+    assert plan([Task("a", {1: 1.0})], 2, disk_bytes=free_bytes).makespan_s == 1.0
 
 
 @in_memory

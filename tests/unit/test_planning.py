@@ -24,6 +24,7 @@ from families import (
     disk_tight,
     heavy_tail,
     many_body,
+    memory_bimodal,
     memory_tight,
     moments,
     rigid,
@@ -35,9 +36,12 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, OversubscriptionError
 from qcthreads.machine import Distances
 from qcthreads.machine.synthetic import synthetic_machine
-from qcthreads.planning import Plan, Task, get_strategy, plan, relative_cost, search, strategy_names
+from qcthreads.planning import Plan, Task, get_strategy, plan, relative_cost, search, series, strategy_names
+from qcthreads.planning.batch import Batch, Choices
 from qcthreads.planning.bounds import lower_bound
 from qcthreads.planning.cost import assumed_speedup, scaling_exponent
+from qcthreads.planning.model import Capacity
+from qcthreads.planning.series import Series
 
 # Some take no time, or so little that rounding leaves none of it.
 TIMES = st.dictionaries(
@@ -166,6 +170,14 @@ def test_plans_of_the_published_families_are_valid(family: Family, name: str, cp
 @pytest.mark.parametrize("family", [memory_tight, moments, rigid])
 def test_tasks_laid_out_in_series_are_placed_one_by_one(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_IN_SERIES", 5_000)  # as if that were very many: what follows takes its time
+    monkeypatch.setattr(series, "_MOST", 2_000)
+    in_series: list[Series] = []
+
+    def counted(batch: Batch, bound_s: float, choices: Choices) -> Series:
+        in_series.append(Series(batch, bound_s, choices))
+        return in_series[-1]
+
+    monkeypatch.setattr(search, "Series", counted)
     problem = family(16, 6_000, 1)
     rng = random.Random(1)
     bandwidth, disk_bytes = 24.0, 30
@@ -181,6 +193,7 @@ def test_tasks_laid_out_in_series_are_placed_one_by_one(family: Family, monkeypa
         bandwidth_bytes_per_s=bandwidth,
         disk_bytes=disk_bytes,
     )
+    assert [len(one.batch) < len(tasks) for one in in_series] == [True]
     by_id = {task.id: task for task in tasks}
     assert sorted(placement.id for placement in made.placements) == sorted(by_id)
     events = [(end_s, False, one) for one in made.placements if (end_s := one.end_s) > one.start_s]
@@ -203,6 +216,14 @@ def test_tasks_laid_out_in_series_are_placed_one_by_one(family: Family, monkeypa
         assert disk <= disk_bytes
         assert moving <= bandwidth * (1 + 1e-6)
     assert makespan_s <= 1.1 * made.lower_bound_s
+
+
+def test_in_series_tasks_that_need_much_memory_end_no_later_than_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_IN_SERIES", 10_000)
+    problem = memory_bimodal(64, 11_000, 1)
+    batch = Batch(problem.tasks, Capacity(problem.cpus, float(problem.memory_bytes or math.inf)))
+    one_by_one = search.shortest(batch, one_by_one=True)
+    assert search.shortest(batch).makespan_s <= one_by_one.makespan_s
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -691,6 +712,11 @@ def test_the_bound_with_memory_and_disk_is_not_below_either_nor_above_any_plan(
             [Task("a", {1: 1.0, 2: 1.0, 8: 1.0}, 512, memory_more_bytes={1: 4096, 2: 1536})],
             OversubscriptionError,
             "needs 2 KiB of memory, but 1 KiB may be used",
+        ),
+        (
+            [Task("a", {1: 1.0, 2: 1.0}, 0, memory_more_bytes={1: 2048, 2: 4096})],
+            OversubscriptionError,
+            "task 'a' needs 2 KiB of memory, but 1 KiB may be used",
         ),
     ],
 )

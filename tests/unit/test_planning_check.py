@@ -72,6 +72,12 @@ def test_a_shared_disk_is_not_filled_twice() -> None:
     assert found == "task 'b' makes it 4 of bytes of disk at 0 s, of 3 that there are"
 
 
+def test_less_than_rounding_leaves_of_the_makespan_may_take_no_time() -> None:
+    tasks, usable = [Task("long", {1: 1.0}), Task("moment", {1: 1e-15})], CpuSet([0])
+    placements = [Placement("moment", 0.0, 0.0, 1, usable), Placement("long", 0.0, 1.0, 1, usable)]
+    assert not fault_of(placements, Batch(tasks, capacity_of(usable)), usable)
+
+
 @pytest.mark.parametrize("family", [bimodal, odd_widths, memory_tight, disk_tight])
 @pytest.mark.parametrize("seed", range(4))
 def test_it_agrees_with_the_check_of_the_property_tests(family: Any, seed: int) -> None:

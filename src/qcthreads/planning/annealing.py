@@ -1,7 +1,7 @@
 """Simulated annealing of few tasks' order and widths (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).
 
-One task at a time changes its place in the order or its width, at random; all go where they fit first. A change stays
-where in sum no more ends after the goal than before, and little more while it is warm.
+At random a task's width changes, or a task's place in the order, or one of each; all go where they fit first. A change
+stays where in sum no more ends after the goal than before, and little more while it is warm.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 from .batch import Batch
 from .timetable import Demand, Layout, Timetable, place
 
-_WIDTH, _BOTH = 0.4, 0.3  # how often a width changes; of these, how often a place does too
+_WIDTH, _BOTH = 0.4, 0.3  # how often a width changes; of these, how often a place changes too
 
 
 class Annealing:
@@ -23,7 +23,7 @@ class Annealing:
         self._rng = rng
         self._choices = [_worth_having(batch, layout, task) for task in range(len(batch))]
         self._order = sorted(range(len(batch)), key=since.starts_s.__getitem__)
-        self._demands = [_narrowest(row, width) for row, width in zip(self._choices, since.widths, strict=True)]
+        self._demands = [_no_wider(row, width) for row, width in zip(self._choices, since.widths, strict=True)]
         self._now = since
         self._goal_s = self._late_s = math.inf
 
@@ -45,9 +45,9 @@ class Annealing:
         choices = self._choices[task]
         wide = len(choices) > 1 and rng.random() < _WIDTH
         if wide:
-            at = choices.index(demands[task]) + rng.choice((-1, 1))
+            at = abs(choices.index(demands[task]) + rng.choice((-1, 1)))  # the narrowest can only become wider
             demands = demands.copy()
-            demands[task] = choices[at] if 0 <= at < len(choices) else choices[at and -2]
+            demands[task] = choices[at] if at < len(choices) else choices[-2]
         if not wide or rng.random() < _BOTH:
             order = order.copy()
             moved = order.pop(rng.randrange(len(order)))
@@ -66,6 +66,6 @@ def _worth_having(batch: Batch, layout: Layout, task: int) -> list[Demand]:
     return found
 
 
-def _narrowest(choices: list[Demand], width: int) -> Demand:
+def _no_wider(choices: list[Demand], width: int) -> Demand:
     """The widest that is no wider: where one is not worth having, a narrower one is."""
     return next(demand for demand in reversed(choices) if demand.width <= width)

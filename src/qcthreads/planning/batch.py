@@ -379,7 +379,8 @@ class Batch(Sequence[Task]):
 
     def _check_fit(self) -> None:
         cpus, never = self.capacity.cpus, np.isinf(self.shortest_s)
-        for space in self.spaces:
+        spaces = self.memory, self.disk  # also where only widths that do not fit need any
+        for space in spaces:
             never |= space.least > space.whole
         if not never.any():
             return
@@ -388,9 +389,8 @@ class Batch(Sequence[Task]):
             lacks = f"{min(task.times_s)} threads at least, but may have {format_count(cpus, 'CPU')} (one of each core)"
             remedy = "give its time with fewer threads, or plan for a larger machine"
         else:
-            needed = (
-                (space, min(space.of(task, width) for width in task.times_s if width <= cpus)) for space in self.spaces
-            )
+            fitting = [width for width in task.times_s if width <= cpus]
+            needed = ((space, min(space.of(task, width) for width in fitting)) for space in spaces)
             space, need = next((space, need) for space, need in needed if need > space.whole)
             lacks = f"{format_size(need)} of {space.name}, but {format_size(space.whole)} may be used"
             remedy = f"raise the limit, or plan for a machine with more {space.name}"

@@ -41,13 +41,14 @@ def _faults(placements: Sequence[Placement], batch: Batch, usable: CpuSet) -> It
             yield f"task {name!r} is placed, but was not given"
         elif count > 1:
             yield f"task {name!r} is placed {count} times"
+    rounding_s = _ROUNDING * max((one.end_s for one in placements), default=0.0)
     for one in placements:
-        if wrong := _alone(one, batch, rows[one.id], usable):
+        if wrong := _alone(one, batch, rows[one.id], usable, rounding_s):
             yield f"task {one.id!r} {wrong}"
     yield from _together(placements, batch, rows)
 
 
-def _alone(one: Placement, batch: Batch, row: int, usable: CpuSet) -> str:
+def _alone(one: Placement, batch: Batch, row: int, usable: CpuSet, rounding_s: float) -> str:
     """What is wrong with one placement, whatever runs beside it."""
     listed = zip(batch.widths[row].tolist(), batch.times_s[row].tolist(), strict=True)
     times_s = {width: time_s for width, time_s in listed if math.isfinite(time_s)}
@@ -60,7 +61,7 @@ def _alone(one: Placement, batch: Batch, row: int, usable: CpuSet) -> str:
     if not 0 <= one.start_s <= one.end_s < math.inf:
         return f"runs from {one.start_s!r} s to {one.end_s!r} s"
     took_s, time_s = one.end_s - one.start_s, times_s[one.threads]
-    if not math.isclose(took_s, time_s, rel_tol=_OFF, abs_tol=_ROUNDING * one.end_s):
+    if not math.isclose(took_s, time_s, rel_tol=_OFF, abs_tol=rounding_s):
         return f"runs for {took_s:g} s; with {format_count(one.threads, 'thread')} it takes {time_s:g} s"
     return ""
 

@@ -195,8 +195,11 @@ class Dispatcher:
         """A task that is to start as soon as ``task_id`` has ended, with its CPUs, its memory and its worker.
 
         Only what would be next anyway, where both are expected to be over ``within_s`` seconds from now, and where
-        enough are left to keep all CPUs busy. It waits no more, and counts as started when ``task_id`` has ended.
+        enough are left to keep all CPUs busy. It waits no more, and counts as started when ``task_id`` has ended; one
+        follows each.
         """
+        if task_id in self._following:
+            return None
         before, looked = self._running[task_id], self._looked
         if looked is None or self._left <= looked[0] or not self._correction.in_seconds:
             return None
@@ -277,6 +280,8 @@ class Dispatcher:
         """
         capacity = self._capacity(cpus, self._memory_bytes)
         rows = np.flatnonzero(self._waiting)
+        if not len(rows):
+            return Timetable((), (), (), (), 0.0)
         batch = self._batch.retimed(rows, self._times_s(rows, capacity), capacity)
         return self._course(batch, rows).timetable()
 

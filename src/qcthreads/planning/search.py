@@ -84,8 +84,10 @@ def shortest(batch: Batch, uniform: Sequence[Workers] | None = None, *, one_by_o
     if len(batch) > _IN_SERIES and not one_by_one:
         if not search.done:
             search.keep(_in_series(batch, bounds))
+        if binding(batch):  # a series needs as much as the one of it that needs most
+            search.run(_ways(batch, bounds))
     elif alone.any() and not alone.all():
-        search.keep(_alone_last(batch, alone))
+        search.keep(_alone_last(batch, alone, one_by_one))
     else:
         search.run(_ways(batch, bounds))
     search.give_out(workers for workers in uniform if workers.bound_s > search.close_s)
@@ -101,10 +103,10 @@ def _in_series(batch: Batch, bounds: list[tuple[float, Choices]]) -> Timetable:
     return series.timetable(shortest(series.batch, one_by_one=True))
 
 
-def _alone_last(batch: Batch, alone: npt.NDArray[np.bool_]) -> Timetable:
+def _alone_last(batch: Batch, alone: npt.NDArray[np.bool_], one_by_one: bool) -> Timetable:
     """Who takes the whole node runs one after the other when all others have ended: no schedule can do better."""
     rest, last = np.flatnonzero(~alone), np.flatnonzero(alone)
-    first = shortest(batch.retimed(rest, batch.times_s[rest], batch.capacity))
+    first = shortest(batch.retimed(rest, batch.times_s[rest], batch.capacity), one_by_one=one_by_one)
     widths, starts_s, ends_s = np.full(len(batch), batch.capacity.cpus), np.zeros(len(batch)), np.zeros(len(batch))
     widths[rest], starts_s[rest], ends_s[rest] = first.widths, first.starts_s, first.ends_s
     moments_s = np.cumsum(np.append(first.makespan_s, batch.shortest_s[last]))
