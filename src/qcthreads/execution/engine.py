@@ -103,7 +103,7 @@ class LocalEngine:
         self._started = 0
         self._idle: list[tuple[_Key, Worker]] = []
         self._warming: dict[Lease, _Key] = {}
-        self._last_start_s: float | None = None
+        self._took_s: dict[WorkerKind, float] = {}
         self._runs: list[_Run] = []
 
     def run(self, calculations: Iterable[Calculation] | Source, max_workers: int | None = None) -> Iterator[Outcome]:
@@ -435,7 +435,7 @@ class LocalEngine:
 
     def _starts_of(self, warming: Mapping[Lease, _Key], free: CpuSet) -> Starts:
         cpus = CpuSet(cpu for lease in warming for cpu in lease.cpus)
-        return Starts(len(cpus - free), Counter(key[0] for key in warming.values()), self._last_start_s)
+        return Starts(len(cpus - free), Counter(key[0] for key in warming.values()), dict(self._took_s))
 
     def _fits_no_longer(self, source: Source) -> str:
         return (
@@ -611,9 +611,10 @@ class LocalEngine:
         self._tell_start(run, place)
 
     def _get_ready(self, worker: Worker, job: _Job, timeout_s: float | None) -> None:
+        starts = worker.start is None
         worker.get_ready(job.warming(), timeout_s)
-        if worker.start is not None:
-            self._last_start_s = worker.start.wall_s
+        if starts and worker.start is not None:
+            self._took_s[job.key[0]] = worker.start.wall_s
 
     def _wait_for_remains(self, run: _Run, job: _Job, worker: Worker) -> None:
         """The lease goes on as long as something runs under it; what could not be ended is waited for."""

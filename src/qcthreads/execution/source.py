@@ -26,8 +26,8 @@ class Starts:
     """How many more PUs will be free when they are ready."""
     kinds: Mapping[WorkerKind, int] = field(default_factory=dict)
     """How many of each kind."""
-    took_s: float | None = None
-    """What the last one took until it was ready; ``None``: there was none."""
+    took_s: Mapping[WorkerKind, float] = field(default_factory=dict)
+    """What the last of each kind took until it was ready, of those that have been."""
 
 
 NO_STARTS = Starts()
@@ -214,7 +214,7 @@ class Dispatched:
             free = CpuSet(list(free)[:allowed])
             soon = min(soon, allowed - len(free))
         now_s = self._now_s()
-        start = self._dispatcher.next(now_s, free, memory_bytes, soon, starting=starts.kinds, start_up_s=starts.took_s)
+        start = self._dispatcher.next(now_s, free, memory_bytes, soon, starting=starts.kinds, starts_s=starts.took_s)
         if start is None:
             return None
         calculation = self._make(start.id, start.threads, start.memory_bytes)
