@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from others import until
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError, ProgramNotFoundError, StopRequestedError
+from qcthreads.execution import supervisor
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
+from qcthreads.execution.deadlines import Deadlines
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.observing import Observer
 from qcthreads.execution.supervisor import Worker, WorkerEndedError
@@ -558,6 +561,35 @@ def test_the_time_limit_of_what_a_worker_is_sent_ahead_counts_from_its_begin(tmp
         with pytest.raises(WorkerEndedError, match=r"timed out after 0\.3 s"):
             worker.reply()
         assert not worker.healthy
+    finally:
+        worker.end()
+
+
+def test_a_time_limit_that_is_over_as_the_answer_comes_does_not_end_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Callable[[], object]] = []
+
+    class Held(Deadlines):
+        """Whoever calls is as late as can be."""
+
+        @contextlib.contextmanager
+        def within(self, seconds: float | None, late: Callable[[], object]) -> Iterator[None]:  # noqa: ARG002
+            calls.append(late)
+            yield
+
+    monkeypatch.setattr(supervisor, "_deadlines", Held())
+    worker = Worker(settings_for(registry.get("none"), 1, None), tmp_path / "w", None)
+    try:
+        for seconds in (0, 600):
+            worker.send({"input": seconds, "compute": "time:sleep", "program": "none", "harness_module": None}, 60)
+        worker.reply()
+        first, second = calls
+        first()
+        assert worker.lives
+        second()
+        with pytest.raises(WorkerEndedError, match="timed out after 60 s"):
+            worker.reply()
     finally:
         worker.end()
 
