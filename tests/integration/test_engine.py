@@ -243,6 +243,22 @@ def test_an_idle_worker_gives_back_what_its_calculation_has_freed(engine: LocalE
     assert second.result["pages"] < first.result["pages"] - 2900 * 65_536 // os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no peak can be forgotten")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give nothing back when asked")
+def test_what_a_calculation_has_freed_is_no_memory_of_the_one_that_follows_it(tmp_path: Path) -> None:
+    worker = Worker(settings_for(registry.get("none"), 1, None), tmp_path / "w", None)
+    try:
+        for function in ("litter", "resident"):
+            worker.send(
+                {"input": {}, "compute": f"tasks:{function}", "program": "none", "harness_module": None}, timeout_s=60
+            )
+        first, second = worker.reply(), worker.reply()
+    finally:
+        worker.end()
+    assert [first["status"], second["status"]] == ["finished", "finished"]
+    assert second["peak_memory_bytes"] < first["peak_memory_bytes"] - 2900 * 65_536
+
+
 @pytest.mark.skipif(not native_status()[0], reason="without the extension, a worker cannot do without ctypes")
 def test_a_worker_that_cannot_give_memory_back_goes_on(engine: LocalEngine, tmp_path: Path) -> None:
     (tmp_path / "module" / "ctypes.py").write_text("raise ImportError('this Python was built without it')")
