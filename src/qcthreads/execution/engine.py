@@ -584,7 +584,11 @@ class LocalEngine:
             calculation = run.source.following(place.job.calculation, left_s)
         if calculation is None:
             return None
-        job = self._on_cores_of(place.lease, self._prepared(calculation, run.prepared))
+        try:
+            job = self._on_cores_of(place.lease, self._prepared(calculation, run.prepared))
+        except LeaseError:  # there is less by now
+            self._return(run, calculation)
+            return None
         if job.fits_after(place.job) and self._observer.instead_of(calculation)[0] is calculation:
             with contextlib.suppress(UnmadeInputError):  # which it says again when its turn comes
                 worker.send(job.request(scratch_of(worker.folder)), calculation.timeout_s)
