@@ -90,6 +90,21 @@ def test_what_has_one_width_and_fits_no_longer_is_said_too(calculation: Calculat
         take(book, source)
 
 
+def test_what_ran_narrower_says_nothing_of_other_widths_of_its_program() -> None:
+    """``--max-total-threads`` holds also where each was given more since."""
+    book = LeaseBook(MACHINE, LIMITS)
+    wider = {"f2": made("f2", 4, GIB)}
+    given = [made("f0", 2, GIB), made("f1", 2, GIB), made("f2", 2, GIB)]
+    source = InOrder(given, book, most_threads=4, as_now=lambda one: wider.get(one.label, one))
+    assert source.next(book.usable, 8 * GIB) is given[0]
+    source.narrowed(made("f0", 1, GIB))
+    assert source.next(book.usable, 8 * GIB) is given[1]
+    source.narrowed(made("f1", 1, GIB))
+    assert source.next(book.usable, 8 * GIB) is None
+    wider.clear()
+    assert source.next(book.usable, 8 * GIB) is given[2]
+
+
 def test_what_is_to_follow_and_fits_no_longer_goes_back_to_the_source() -> None:
     book = LeaseBook(MACHINE, LIMITS)
     source = source_of(*(Task(f"f{number}", {1: 0.01}, GIB) for number in range(9)))
