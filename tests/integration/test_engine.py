@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from others import until
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError, LeaseError, ProgramNotFoundError, StopRequestedError
+from qcthreads.execution import supervisor
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
+from qcthreads.execution.deadlines import Deadlines
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.observing import Observer
 from qcthreads.execution.supervisor import Worker, WorkerEndedError
@@ -238,6 +241,22 @@ def test_an_idle_worker_gives_back_what_its_calculation_has_freed(engine: LocalE
     assert first.result is not None
     assert second.result is not None
     assert second.result["pages"] < first.result["pages"] - 2900 * 65_536 // os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no peak can be forgotten")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give nothing back when asked")
+def test_what_a_calculation_has_freed_is_no_memory_of_the_one_that_follows_it(tmp_path: Path) -> None:
+    worker = Worker(settings_for(registry.get("none"), 1, None), tmp_path / "w", None)
+    try:
+        for function in ("litter", "resident"):
+            worker.send(
+                {"input": {}, "compute": f"tasks:{function}", "program": "none", "harness_module": None}, timeout_s=60
+            )
+        first, second = worker.reply(), worker.reply()
+    finally:
+        worker.end()
+    assert [first["status"], second["status"]] == ["finished", "finished"]
+    assert second["peak_memory_bytes"] < first["peak_memory_bytes"] - 2900 * 65_536
 
 
 @pytest.mark.skipif(not native_status()[0], reason="without the extension, a worker cannot do without ctypes")
@@ -558,6 +577,35 @@ def test_the_time_limit_of_what_a_worker_is_sent_ahead_counts_from_its_begin(tmp
         with pytest.raises(WorkerEndedError, match=r"timed out after 0\.3 s"):
             worker.reply()
         assert not worker.healthy
+    finally:
+        worker.end()
+
+
+def test_a_time_limit_that_is_over_as_the_answer_comes_does_not_end_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Callable[[], object]] = []
+
+    class Held(Deadlines):
+        """Whoever calls is as late as can be."""
+
+        @contextlib.contextmanager
+        def within(self, seconds: float | None, late: Callable[[], object]) -> Iterator[None]:  # noqa: ARG002
+            calls.append(late)
+            yield
+
+    monkeypatch.setattr(supervisor, "_deadlines", Held())
+    worker = Worker(settings_for(registry.get("none"), 1, None), tmp_path / "w", None)
+    try:
+        for seconds in (0, 600):
+            worker.send({"input": seconds, "compute": "time:sleep", "program": "none", "harness_module": None}, 60)
+        worker.reply()
+        first, second = calls
+        first()
+        assert worker.lives
+        second()
+        with pytest.raises(WorkerEndedError, match="timed out after 60 s"):
+            worker.reply()
     finally:
         worker.end()
 

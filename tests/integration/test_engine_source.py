@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from qcthreads.errors import LeaseError, StopRequestedError
 from qcthreads.execution.calculation import Calculation, Outcome
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.observing import Observer
-from qcthreads.execution.source import Dispatched, InOrder
+from qcthreads.execution.source import NO_STARTS, Dispatched, InOrder, Starts
 from qcthreads.execution.supervisor import Worker
 from qcthreads.host import read_machine
 from qcthreads.host.limits import read_limits
@@ -235,11 +236,11 @@ def test_a_worker_that_is_starting_is_waited_for_and_no_other_started(tasks: Pat
             timeout_s=60,
         )
 
-    given = [Task(label, {1: 0.1}, kind=label[:4]) for label in ("slow", "fast1", "fast2", "fast3")]
+    given = [Task(label, {1: 0.001}, kind=label[:4]) for label in ("slow", "fast1", "fast2", "fast3")]
     with LocalEngine(book, observer=Counting()) as engine:
         engine.warm(made("slow", 1, 0), 1)
         dispatcher = Dispatcher(
-            given, book.machine.cpus_online, start_up_s=2.0, worker_of=lambda *kind: kind, workers=engine.workers()
+            given, book.machine.cpus_online, start_up_s=60.0, worker_of=lambda *kind: kind, workers=engine.workers()
         )
         source = Dispatched(dispatcher, [made(task.id, 1, 0) for task in given], made)
         pids: dict[str, object] = {}
@@ -251,6 +252,30 @@ def test_a_worker_that_is_starting_is_waited_for_and_no_other_started(tasks: Pat
     assert list(pids) == ["fast1", "fast2", "fast3", "slow"]
     assert set(pids.values()) == set(started)
     assert len(started) == 2
+
+
+def test_what_a_start_took_is_told_of_each_kind_by_itself(tasks: Path, engine: LocalEngine, book: LeaseBook) -> None:
+    (tasks / "slow.py").write_text("import time\ntime.sleep(0.5)\nfrom tasks import look\n")
+    seen: list[dict[tuple[str, int], float]] = []
+
+    class Noting(InOrder):
+        def next(self, free: CpuSet, memory_bytes: int, starts: Starts = NO_STARTS) -> Calculation | None:
+            seen.append(dict(starts.took_s))
+            return super().next(free, memory_bytes, starts)
+
+    given = [
+        Calculation(label=label, program=label[:4], input={"s": 0}, threads=1, compute=f"{module}:look")
+        for label, module in [("fast1", "tasks"), ("slow1", "slow"), ("fast2", "tasks"), ("slow2", "slow")]
+    ]
+    pids: dict[str, set[object]] = {"fast": set(), "slow": set()}
+    for outcome in engine.run(Noting([*given, replace(given[0], label="fast3")], book, most_threads=1)):
+        assert outcome.result is not None
+        pids[outcome.label[:4]].add(outcome.result["pid"])
+    assert [len(same) for same in pids.values()] == [1, 1]
+    for kind in seen[-1]:
+        assert len({took_s[kind] for took_s in seen if kind in took_s}) == 1
+    assert seen[-1].keys() == {("fast", 1), ("slow", 1)}
+    assert seen[-1]["slow", 1] > 0.5
 
 
 def test_no_more_idle_workers_are_kept_than_have_the_pus_twice_over(engine: LocalEngine, book: LeaseBook) -> None:

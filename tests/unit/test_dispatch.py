@@ -210,14 +210,15 @@ def test_a_worker_that_is_starting_is_waited_for_and_others_get_their_tasks_mean
 
 @pytest.mark.parametrize(("measured_s", "started"), [(None, False), (4.0, False), (0.3, True)])
 def test_what_starts_were_measured_to_take_counts_once_it_is_known(measured_s: float | None, started: bool) -> None:
-    """The worker that is there has the 0.8 s that are left to do."""
+    """The worker that is there has the 0.8 s that are left to do; what others took to start does not count."""
     tasks = [Task(f"a{number}", {1: 0.2}) for number in range(5)]
     dispatcher = Dispatcher(tasks, 2, start_up_s=2.0, workers={1: 1})
-    first = dispatcher.next(0.0, CpuSet([0, 1]), start_up_s=measured_s)
+    starts_s = {2: 0.1} if measured_s is None else {1: measured_s, 2: 0.1}
+    first = dispatcher.next(0.0, CpuSet([0, 1]), starts_s=starts_s)
     assert first is not None
     dispatcher.ended(first.id, 0.2)
-    assert dispatcher.next(0.2, CpuSet([0, 1]), start_up_s=measured_s) is not None
-    second = dispatcher.next(0.2, CpuSet([1]), start_up_s=measured_s)
+    assert dispatcher.next(0.2, CpuSet([0, 1]), starts_s=starts_s) is not None
+    second = dispatcher.next(0.2, CpuSet([1]), starts_s=starts_s)
     assert (second is not None) == started
     if second is not None:
         assert second.expected_s == pytest.approx(0.2 + 0.3)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError
 from qcthreads.execution.calculation import Calculation
-from qcthreads.execution.engine import LocalEngine, _Job, _Run
+from qcthreads.execution.engine import LocalEngine, _Job, _Place, _Run
 from qcthreads.execution.observing import Observer
 from qcthreads.execution.source import Dispatched, InOrder, Source
+from qcthreads.execution.supervisor import Worker
 from qcthreads.host.limits import Limits, Rule
 from qcthreads.leases import Lease, LeaseBook
 from qcthreads.leases.ledger import Ledger
@@ -85,6 +88,38 @@ def test_what_has_one_width_and_fits_no_longer_is_said_too(calculation: Calculat
     book.follow(MACHINE, replace(LIMITS, cpus=CpuSet([0, 1]), cpu_count=2, memory_bytes=4 * GIB), 4 * GIB)
     with pytest.raises(LeaseError, match="1 calculation can no longer run here"):
         take(book, source)
+
+
+def test_what_ran_narrower_says_nothing_of_other_widths_of_its_program() -> None:
+    """``--max-total-threads`` holds also where each was given more since."""
+    book = LeaseBook(MACHINE, LIMITS)
+    wider = {"f2": made("f2", 4, GIB)}
+    given = [made("f0", 2, GIB), made("f1", 2, GIB), made("f2", 2, GIB)]
+    source = InOrder(given, book, most_threads=4, as_now=lambda one: wider.get(one.label, one))
+    assert source.next(book.usable, 8 * GIB) is given[0]
+    source.narrowed(made("f0", 1, GIB))
+    assert source.next(book.usable, 8 * GIB) is given[1]
+    source.narrowed(made("f1", 1, GIB))
+    assert source.next(book.usable, 8 * GIB) is None
+    wider.clear()
+    assert source.next(book.usable, 8 * GIB) is given[2]
+
+
+def test_what_is_to_follow_and_fits_no_longer_goes_back_to_the_source() -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    source = source_of(*(Task(f"f{number}", {1: 0.01}, GIB) for number in range(9)))
+    with LocalEngine(book) as engine:
+        run = _Once(deque(), 1, source=source)
+        taken = engine._take(run, source)
+        assert taken is not None
+        job, lease = taken
+        assert lease is not None
+        book.follow(MACHINE, replace(LIMITS, memory_bytes=GIB, rules=(replace(MEMORY, memory_bytes=GIB),)), GIB)
+        run.prepared.clear()  # as where what follows differs in what nobody has asked for before
+        with lease:
+            worker = cast("Worker", None)  # which is sent nothing
+            assert engine._send_following(run, _Place(lease, job, math.inf), worker) is None
+    assert (source.waiting, source.running) == (8, 1)
 
 
 @pytest.mark.parametrize("lost", ["cpus", "memory"])

@@ -103,7 +103,7 @@ class LocalEngine:
         self._started = 0
         self._idle: list[tuple[_Key, Worker]] = []
         self._warming: dict[Lease, _Key] = {}
-        self._last_start_s: float | None = None
+        self._took_s: dict[WorkerKind, float] = {}
         self._runs: list[_Run] = []
 
     def run(self, calculations: Iterable[Calculation] | Source, max_workers: int | None = None) -> Iterator[Outcome]:
@@ -435,7 +435,7 @@ class LocalEngine:
 
     def _starts_of(self, warming: Mapping[Lease, _Key], free: CpuSet) -> Starts:
         cpus = CpuSet(cpu for lease in warming for cpu in lease.cpus)
-        return Starts(len(cpus - free), Counter(key[0] for key in warming.values()), self._last_start_s)
+        return Starts(len(cpus - free), Counter(key[0] for key in warming.values()), dict(self._took_s))
 
     def _fits_no_longer(self, source: Source) -> str:
         return (
@@ -584,7 +584,11 @@ class LocalEngine:
             calculation = run.source.following(place.job.calculation, left_s)
         if calculation is None:
             return None
-        job = self._on_cores_of(place.lease, self._prepared(calculation, run.prepared))
+        try:
+            job = self._on_cores_of(place.lease, self._prepared(calculation, run.prepared))
+        except LeaseError:  # there is less by now
+            self._return(run, calculation)
+            return None
         if job.fits_after(place.job) and self._observer.instead_of(calculation)[0] is calculation:
             with contextlib.suppress(UnmadeInputError):  # which it says again when its turn comes
                 worker.send(job.request(scratch_of(worker.folder)), calculation.timeout_s)
@@ -611,9 +615,10 @@ class LocalEngine:
         self._tell_start(run, place)
 
     def _get_ready(self, worker: Worker, job: _Job, timeout_s: float | None) -> None:
+        starts = worker.start is None
         worker.get_ready(job.warming(), timeout_s)
-        if worker.start is not None:
-            self._last_start_s = worker.start.wall_s
+        if starts and worker.start is not None:
+            self._took_s[job.key[0]] = worker.start.wall_s
 
     def _wait_for_remains(self, run: _Run, job: _Job, worker: Worker) -> None:
         """The lease goes on as long as something runs under it; what could not be ended is waited for."""

@@ -163,14 +163,14 @@ class Watching(Observer):
                 )
             )
             if usage is not None and outcome.status == "finished":
-                self._widths.setdefault(_alike(calculation), _Width()).add(usage)
+                self._widths.setdefault(alike(calculation), _Width()).add(usage)
 
     def instead_of(self, calculation: Calculation) -> tuple[Calculation, str]:
         """One PU, and the memory that goes with it, for a program that was seen to use no more."""
         if calculation.threads == 1:
             return calculation, ""
         with self._lock:
-            width = self._widths.get(_alike(calculation))
+            width = self._widths.get(alike(calculation))
             if width is None or not width.ignored:
                 return calculation, ""
         memory_bytes = calculation.memory_bytes
@@ -231,7 +231,8 @@ def _attach(monitor: RunMonitor, pid: int) -> None:
         monitor.attach(pid)
 
 
-def _alike(calculation: Calculation) -> Hashable:
+def alike(calculation: Calculation) -> Hashable:
+    """Equal for calculations that one program, or function, is to compute at one width."""
     return calculation.program, calculation.compute, calculation.threads
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +13,7 @@ from ..cpuset import CpuSet
 from ..leases import LeaseBook
 from ..programs.spec import WorkerKind
 from .calculation import Calculation, Outcome
+from .observing import alike
 
 if TYPE_CHECKING:
     from ..planning.dispatch import Dispatcher  # with numpy, which no worker waits for
@@ -26,8 +27,8 @@ class Starts:
     """How many more PUs will be free when they are ready."""
     kinds: Mapping[WorkerKind, int] = field(default_factory=dict)
     """How many of each kind."""
-    took_s: float | None = None
-    """What the last one took until it was ready; ``None``: there was none."""
+    took_s: Mapping[WorkerKind, float] = field(default_factory=dict)
+    """What the last of each kind took until it was ready, of those that have been."""
 
 
 NO_STARTS = Starts()
@@ -99,8 +100,8 @@ class InOrder:
         self._as_now = as_now
         self._left = deque(calculations)
         self._given: dict[str, Calculation] = {}
-        self._widths: dict[str, int] = {}
-        """Of programs that were seen to use fewer threads than they were to."""
+        self._widths: dict[Hashable, int] = {}
+        """What has run instead, by calculations that are alike: the program used fewer threads than it was to."""
 
     @property
     def waiting(self) -> int:
@@ -119,7 +120,7 @@ class InOrder:
     def next(self, free: CpuSet, memory_bytes: int, starts: Starts = NO_STARTS) -> Calculation | None:  # noqa: ARG002
         """The first of those left, also where it has to wait for others' leases."""
         calculation, book = self._as_now(self._left[0]), self._book
-        threads = min(calculation.threads, self._widths.get(calculation.program, calculation.threads))
+        threads = min(calculation.threads, self._widths.get(alike(calculation), calculation.threads))
         threads += sum(one.threads for one in self._given.values())
         if threads > min(self._most_threads, len(book.usable)) or calculation.memory_bytes > book.memory_bytes:
             return None
@@ -132,9 +133,9 @@ class InOrder:
         return None
 
     def narrowed(self, calculation: Calculation) -> None:
-        """And so will be those of its program that follow."""
+        """And so will be those like it that follow."""
+        self._widths[alike(self._given[calculation.label])] = calculation.threads
         self._given[calculation.label] = calculation
-        self._widths[calculation.program] = calculation.threads
 
     def returned(self, calculation: Calculation) -> None:
         """It is the next again."""
@@ -214,7 +215,7 @@ class Dispatched:
             free = CpuSet(list(free)[:allowed])
             soon = min(soon, allowed - len(free))
         now_s = self._now_s()
-        start = self._dispatcher.next(now_s, free, memory_bytes, soon, starting=starts.kinds, start_up_s=starts.took_s)
+        start = self._dispatcher.next(now_s, free, memory_bytes, soon, starting=starts.kinds, starts_s=starts.took_s)
         if start is None:
             return None
         calculation = self._make(start.id, start.threads, start.memory_bytes)

@@ -9,6 +9,7 @@ import signal
 import site
 import subprocess
 import sys
+import threading
 import time
 import uuid
 import weakref
@@ -108,6 +109,9 @@ class Worker:
         self._timed_out = False
         self._unanswered: deque[float | None] = deque()
         """The time limits of what it was sent, in that order."""
+        self._answered = 0
+        self._ends = threading.Lock()
+        """The first of them ends in time or late, and never both."""
         self._limit = contextlib.ExitStack()
         self._log_start = 0
         self._began_s = time.perf_counter()
@@ -168,7 +172,9 @@ class Worker:
                 if self._timed_out
                 else self._how_it_ended("the worker", self._log_start)
             )
-        self._unanswered.popleft()
+        with self._ends:
+            self._unanswered.popleft()
+            self._answered += 1
         if self._unanswered:
             self._first_begins()
         return reply
@@ -259,10 +265,14 @@ class Worker:
 
     def _first_begins(self) -> None:
         self._log_start = self._log_size()
-        self._limit.enter_context(_deadlines.within(self._unanswered[0], self._time_out))
+        self._limit.enter_context(_deadlines.within(self._unanswered[0], partial(self._time_out, self._answered)))
 
-    def _time_out(self) -> None:
-        self._timed_out = True
+    def _time_out(self, answered: int) -> None:
+        """Of what was the first when so many had been answered: as late as that, it may be another."""
+        with self._ends:
+            if answered != self._answered:
+                return
+            self._timed_out = True
         self.end_tree()
 
     def _how_it_ended(self, who: str, log_start: int) -> str:

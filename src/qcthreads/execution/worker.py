@@ -55,7 +55,7 @@ def main() -> None:
             _answer(request, held, outbox)
         except OSError:  # the driver has ended: the watch ends us
             break
-        if time.perf_counter() - began_s > _LONG_S and requests.empty():
+        if time.perf_counter() - began_s > _LONG_S:
             _give_back_memory()
     watch.join()
 
@@ -290,7 +290,7 @@ def _end_descendants() -> None:
 
 
 def _give_back_memory() -> None:
-    """What was freed, to the system: what an idle worker keeps, others have been granted.
+    """What was freed, to the system: what a worker keeps, others have been granted, and it counts for what follows.
 
     Of what PySCF takes for an MP2 with 96 functions, 20 MiB stayed otherwise, and counted as the peak of smaller ones.
     """

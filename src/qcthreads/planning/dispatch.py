@@ -86,7 +86,7 @@ class Dispatcher:
     at_once
         How many run at the same time at most; ``None``: as many as fit.
     start_up_s
-        What a worker of another width costs before it computes, as long as none has been measured.
+        What a worker costs before it computes, as long as none of its kind has been measured.
     worth
         By which factor wider tasks must end the rest sooner than the cheapest widths, to be chosen.
     worker_of
@@ -133,6 +133,8 @@ class Dispatcher:
         self._more_bytes = np.zeros(self._batch.widths.shape) if more_bytes is None else more_bytes
         self._over = np.full(len(self._batch), 1 / _FAR_OVER)  # what was taken last / granted, where it was too much
         self._start_up_s = start_up_s
+        self._starts_s: Mapping[int, float] = {}
+        """What they were measured to take, by pool."""
         self._worth = worth
         self._waiting = np.ones(len(self._batch), dtype=bool)
         self._left = len(self._batch)
@@ -169,17 +171,18 @@ class Dispatcher:
         soon: int = 0,
         *,
         starting: Mapping[Any, int] | None = None,
-        start_up_s: float | None = None,
+        starts_s: Mapping[Any, float] | None = None,
     ) -> Start | None:
         """A task that is to start now on some of the ``free`` CPUs; ``None``: none before something changes.
 
         Ask again until it is ``None``: each answer counts as started. CPUs and memory that have come or gone are seen
         by what is free. ``soon``: how many CPUs will be free in a moment that nothing given out here runs on.
         ``starting``: how many of the workers, by kind, get no task yet; no other is started where these will do.
-        ``start_up_s``: what a start was measured to take.
+        ``starts_s``: what a start was measured to take, by kind.
         """
         self._starting = {self._pool_number(kind): count for kind, count in (starting or {}).items()}
-        self._start_up_s = start_up_s or self._start_up_s
+        if starts_s is not None:
+            self._starts_s = {self._pool_number(kind): seconds for kind, seconds in starts_s.items()}
         if not self._left or not free or len(self._running) >= self._at_once:
             return None
         own_bytes = sum(one.memory_bytes for one in self._running.values())
@@ -229,7 +232,7 @@ class Dispatcher:
         known = bool(listed.any())
         column = int(listed.argmax()) if known else one.column
         self._running[task_id] = _Started(one.row, column, width, memory_bytes, one.since_s, pool, fresh, known)
-        return self._expected_s(one.row, column, fresh) if known else None
+        return self._expected_s(one.row, column, pool, fresh) if known else None
 
     def returned(self, task_id: str) -> None:
         """A task that was to start, or to follow another, could not, and waits again."""
@@ -242,7 +245,7 @@ class Dispatcher:
     ) -> None:
         """A task has ended; of one that failed the time tells nothing.
 
-        ``took_s``: without the start of its worker; ``None``: since it started, less ``start_up_s`` where it had one.
+        ``took_s``: without the start of its worker; ``None``: since it started, less the start of its worker.
         ``peak_bytes``: of its memory; 0: not known.
         """
         one = self._running.pop(task_id, None)
@@ -256,7 +259,7 @@ class Dispatcher:
         if failed or not one.listed:
             return
         if took_s is None:
-            took_s = now_s - one.since_s - (self._start_up_s if one.fresh else 0.0)
+            took_s = now_s - one.since_s - (self._start_s(one.pool) if one.fresh else 0.0)
         longer = self._correction.observe(one.row, one.column, took_s)
         self._far += not 1 / _FAR < longer < _FAR
 
@@ -356,10 +359,12 @@ class Dispatcher:
         times_s[widths > capacity.cpus] = np.inf
         if self._more_bytes.any():
             times_s[self._needs_at_widths(rows) > capacity.memory_bytes] = np.inf
-        if self._start_up_s and self._correction.in_seconds:
+        starts_s = np.array([self._start_s(pool) for pool in self._pool_numbers.values()])
+        if starts_s.any() and self._correction.in_seconds:
             idle = [pool for pool in self._workers if self._idle(pool)]
             shared = 1.0 if self._few(capacity) else np.minimum(1.0, self._side_by_side(rows, capacity) / self._left)
-            times_s = np.where(np.isin(self._pools[rows], idle), times_s, times_s + self._start_up_s * shared)
+            pools = self._pools[rows]
+            times_s = np.where(np.isin(pools, idle), times_s, times_s + starts_s[pools] * shared)
         if capacity.tasks < capacity.cpus:  # who is narrower than its part of the CPUs leaves some to nobody
             in_part = widths <= capacity.cpus // capacity.tasks
             fastest_s = np.where(in_part, times_s, np.inf).min(axis=1, keepdims=True)
@@ -403,14 +408,18 @@ class Dispatcher:
         """Workers of that pool which wait."""
         return self._idle(pool) - self._starting.get(pool, 0)
 
+    def _start_s(self, pool: int) -> float:
+        """What the start of a worker of that pool takes."""
+        return self._starts_s.get(pool, self._start_up_s)
+
     def _worth_starting(self, now_s: float, pool: int, cpus: int) -> bool:
         """Whether those of the pool, of which none waits, would get to what fits into ``cpus`` later than another."""
-        there = self._workers[pool]
-        if not (there and self._start_up_s and self._correction.in_seconds):
+        there, start_s = self._workers[pool], self._start_s(pool)
+        if not (there and start_s and self._correction.in_seconds):
             return True
         left_s = sum(self._left_s(now_s, one) for one in self._running.values() if one.pool == pool)
         waiting_s = sum(seconds for (of, width), seconds in self._waiting_s.items() if of == pool and width <= cpus)
-        return left_s + waiting_s > there * _SOONER * self._start_up_s
+        return left_s + waiting_s > there * _SOONER * start_s
 
     def _beside(self, now_s: float) -> list[Running]:
         return [
@@ -420,7 +429,7 @@ class Dispatcher:
 
     def _left_s(self, now_s: float, one: _Started) -> float:
         took_s = now_s - one.since_s
-        expected_s = self._correction.time_s(one.row, one.column) + (self._start_up_s if one.fresh else 0.0)
+        expected_s = self._correction.time_s(one.row, one.column) + (self._start_s(one.pool) if one.fresh else 0.0)
         return max(expected_s - took_s, _OVERDUE * took_s) + one.followed_s
 
     def _needs(self, row: int, column: int) -> float:
@@ -487,13 +496,13 @@ class Dispatcher:
         pool, width = self._pool_and_width(row, column)
         fresh = self._ready(pool) <= 0
         self._workers[pool] += fresh
-        expected_s = self._expected_s(row, column, fresh)
+        expected_s = self._expected_s(row, column, pool, fresh)
         task = self._batch.tasks[row]
         granted = self._granted(row, column, memory_bytes, capacity)
         self._running[task.id] = _Started(row, column, width, granted, now_s, pool, fresh)
         return Start(task.id, width, compact(self._machine, free, width), granted, expected_s)
 
-    def _expected_s(self, row: int, column: int, fresh: bool) -> float | None:
+    def _expected_s(self, row: int, column: int, pool: int, fresh: bool) -> float | None:
         if not self._correction.in_seconds:
             return None
-        return self._correction.time_s(row, column) + (self._start_up_s if fresh else 0.0)
+        return self._correction.time_s(row, column) + (self._start_s(pool) if fresh else 0.0)
