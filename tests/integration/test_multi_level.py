@@ -21,6 +21,7 @@ pytest.importorskip("qcmanybody", reason="the expansion is QCManyBody's")
 
 from qcmanybody.models.v2 import ManyBodyInput
 
+import qcthreads.execution.changing
 import qcthreads.manybody.executor
 from qcthreads import ParallelConfig, ParallelManyBodyExecutor
 from qcthreads.cli.results import print_report
@@ -126,6 +127,7 @@ def three_cpus(monkeypatch):
         qcthreads.manybody.head_start, "node_book", lambda **options: LeaseBook(machine, limits, **options)
     )
     monkeypatch.setattr(qcthreads.manybody.executor, "process_book", lambda: LeaseBook(machine, limits))
+    monkeypatch.setattr(qcthreads.execution.changing, "node_limits", lambda _: limits)  # which a run follows
 
 
 @pytest.mark.psi4
