@@ -434,7 +434,7 @@ source = source_of(tasks, book, hold=str(hold), compute="tasks:linger", limit=st
 said = []
 
 def watch(progress):
-    if progress.event == "note":
+    if progress.event == "note" and "may be used no longer" in progress.message:
         said.append([progress.message, [str(hold.cpus) for hold in book.held()]])
         (hold / "shares").touch()
         if "goes on on CPUs 0" in progress.message:
