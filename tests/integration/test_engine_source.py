@@ -50,7 +50,22 @@ TASKS = """
             if first == [1]:
                 Path(input["limit"]).write_text("0")
             until(hold / ("moved" if first == [1] else "shares"))
+            if first == [1]:
+                moved = sorted(os.sched_getaffinity(0))
+                Path(input["limit"]).write_text("0-1")
+                until(hold / "beside")
+                return {"mask": moved, "back": sorted(os.sched_getaffinity(0))}
+        elif first == [0]:
+            (hold / "beside").touch()
         return {"mask": sorted(os.sched_getaffinity(0))}
+
+    def lose(input):
+        hold, (first,) = Path(input["hold"]), os.sched_getaffinity(0)
+        if not (hold / "moved").exists():
+            Path(input["limit"]).write_text(str(1 - first))
+            until(hold / "moved")
+            raise ValueError("at first")
+        return {"mask": [first]}
 
     def until(there):
         deadline = time.time() + 60
@@ -415,7 +430,7 @@ print(json.dumps([told, shrunk_at, seen_at, grown_at]))
 Told = list[tuple[float, float, list[int]]]
 
 # Of four calculations two run side by side, until that on CPU 1 takes its CPU out of the cpuset. As it shares CPU 0 the
-# other one ends; when it has been moved, CPU 1 is there again, and it ends.
+# other one ends; when it has been moved, it has CPU 1 be there again, and ends when another runs on CPU 0.
 LOSES = """
 import json, os, sys
 from pathlib import Path
@@ -434,16 +449,40 @@ source = source_of(tasks, book, hold=str(hold), compute="tasks:linger", limit=st
 said = []
 
 def watch(progress):
-    if progress.event == "note":
+    if progress.event == "note" and "may be used no longer" in progress.message:
         said.append([progress.message, [str(hold.cpus) for hold in book.held()]])
         (hold / "shares").touch()
         if "goes on on CPUs 0" in progress.message:
-            limit.write_text("0-1")
             (hold / "moved").touch()
 
 with LocalEngine(book, on_progress=watch) as engine:
-    told = [(one.started_at, one.wall_s, list(one.cpus), one.result["mask"]) for one in engine.run(source)]
-print(json.dumps([sorted(told), said]))
+    told = [(list(one.cpus), one.result["mask"], one.result.get("back")) for one in engine.run(source)]
+print(json.dumps([told, said]))
+"""
+
+# A calculation takes its CPU away, and fails when it has been moved to the other one.
+FAILS_THERE = """
+import json, os, sys
+from pathlib import Path
+from test_engine_source import source_of
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.host import read_machine
+from qcthreads.host.limits import read_limits
+from qcthreads.leases import LeaseBook
+from qcthreads.planning import Task
+
+limit, hold = map(Path, sys.argv[1:])
+(limit.parent / "cgroup.procs").write_text(str(os.getpid()))
+book = LeaseBook(read_machine(), read_limits())
+source = source_of([Task("f", {1: 1.0})], book, hold=str(hold), compute="tasks:lose", limit=str(limit))
+
+def watch(progress):
+    if "goes on on CPUs" in progress.message:
+        (hold / "moved").touch()
+
+with LocalEngine(book, retries=1, on_progress=watch) as engine:
+    (one,) = engine.run(source)
+print(json.dumps([one.status, one.attempts, list(one.cpus), list(one.bound or [])]))
 """
 
 # A whole run that begins with CPU 0, is allowed CPU 1, too, and then that one alone, as soon as it uses it.
@@ -550,13 +589,28 @@ def test_what_runs_on_a_cpu_that_is_taken_away_has_the_first_that_comes_free(tas
     )
     assert done.returncode == 0, done.stderr
     told, said = json.loads(done.stdout)
-    (moved,) = (one for one in told if one[2] == [1] and one in told[:2])
-    assert moved[3] == [0], "else the system would have it back on CPU 1"
     assert [held for _, held in said] == [["0", "1"], ["1", "0"]]
-    start_s, wall_s, *_ = moved
-    for start, _, cpus, mask in told[2:]:
-        assert cpus == mask
-        assert mask == [1] or start >= start_s + wall_s - 0.01
+    (moved,) = (one for one in told if one[2] is not None)
+    assert moved == [[1], [0], [1]]
+    assert all(cpus == mask for cpus, mask, back in told if back is None)
+
+
+@pytest.mark.usefixtures("cpuset")
+def test_what_is_tried_again_runs_where_it_was_moved_to(tasks: Path) -> None:
+    path, hold = os.pathsep.join([str(tasks), str(Path(__file__).parent)]), tasks / "hold"
+    hold.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", FAILS_THERE, str(CPUSET / "cpuset.cpus"), str(hold)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    status, attempts, cpus, bound = json.loads(done.stdout)
+    assert (status, attempts, bound) == ("finished", 2, cpus)
+    assert [str(cpus[0])] == (CPUSET / "cpuset.cpus").read_text().split()
 
 
 @pytest.mark.parametrize("strategy", ["auto", "balanced"])

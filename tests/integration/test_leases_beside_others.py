@@ -30,12 +30,15 @@ pytestmark = [
 
 BURNT = min(os.sched_getaffinity(0)) if sys.platform == "linux" else 0
 
+OTHERS = "0f" * 16
+
 
 @pytest.fixture(autouse=True)
 def burner() -> Iterator[subprocess.Popen[bytes]]:
     """A process that keeps the CPU busy that it is pinned to."""
     command = f"import os; os.sched_setaffinity(0, [{BURNT}])\nprint(flush=True)\nwhile True: pass"
-    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as process:
+    environment = {**os.environ, "QCTHREADS_LEASE": OTHERS}
+    with subprocess.Popen([sys.executable, "-c", command], env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"\n"
         yield process
@@ -63,6 +66,14 @@ def test_it_is_taken_last() -> None:
         )
         with one.acquire(1, wait=False) as last:
             assert last.cpus == CpuSet([BURNT])
+
+
+def test_what_we_have_started_ourselves_is_nobody_else_without_a_lease_too(burner: subprocess.Popen[bytes]) -> None:
+    one = book("avoid", CpuSet([BURNT]))
+    one.ledger.mark = OTHERS
+    with one.acquire(1) as lease:
+        assert not one.ledger.strangers >> BURNT & 1
+        assert f"pid {burner.pid} " not in "".join(lease.notes)
 
 
 def test_exec_says_what_it_avoided(tmp_path: Path) -> None:

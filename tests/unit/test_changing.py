@@ -11,7 +11,7 @@ import pytest
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError
 from qcthreads.execution.changing import ChangingLimits
-from qcthreads.host import read_machine
+from qcthreads.host import get_host, read_machine
 from qcthreads.host.limits import Limits, Rule, read_limits
 from qcthreads.leases import LeaseBook, node_book, outer
 from qcthreads.leases.ledger import Ledger
@@ -57,6 +57,29 @@ def test_the_mask_of_a_thread_under_a_lease_is_no_limit_of_the_run() -> None:
     with other.acquire(1, exclusive_cores=False) as lease, lease.bound():
         follow(run)
     assert run.usable == usable
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="it has no masks")
+def test_each_who_follows_a_book_learns_that_cpus_have_changed() -> None:
+    book = LeaseBook(read_machine(), read_limits())
+    now_s = [0.0]
+    both = [ChangingLimits(book, clock=lambda: now_s[0]) for _ in range(2)]
+
+    def learn() -> list[bool]:
+        now_s[0] += 2.0
+        return [one.follow() for one in both]
+
+    host = get_host()
+    before = host.get_affinity()
+    try:
+        assert learn() == [False, False]
+        host.set_affinity(CpuSet([min(book.usable)]))
+        assert learn() == [True, True]
+        assert learn() == [False, False]
+    finally:
+        host.set_affinity(before)
+    assert learn() == [True, True]
+    assert all(one.cpus_changed for one in both)
 
 
 def test_a_groups_limit_counts_as_far_as_it_binds(tmp_path: Path) -> None:

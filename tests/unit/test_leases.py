@@ -162,6 +162,26 @@ def test_waiting_is_first_come_first_served() -> None:
     assert order == ["wide", "narrow"]
 
 
+def test_what_has_lost_its_cpus_has_others_before_all_who_wait() -> None:
+    machine = synthetic_machine(cores=3)
+    book = book_of(machine)
+    runs, other = book.acquire_cpus(CpuSet([0])), book.acquire_cpus(CpuSet([1]))
+    waiter = threading.Thread(target=lambda: book.acquire(2).release())
+    waiter.start()
+    _until(lambda: len(book.ledger._waiting) == 1)
+    left = limits_of(machine)
+    book.follow(machine, Limits(CpuSet([1, 2]), 2, None, left.memory_bytes, left.rules), book.memory_bytes)
+    with pytest.raises(LeaseError, match="1 ahead of it"):
+        book.acquire(1, wait=False)
+    instead = book.acquire_instead(runs)
+    assert instead is not None
+    assert instead.cpus == CpuSet([2])
+    assert book.acquire_instead(runs) is None
+    for held in (runs, instead, other):
+        held.release()
+    waiter.join()
+
+
 def test_who_waits_for_leases_of_this_process_alone_is_told_of_nobody() -> None:
     book = book_of(synthetic_machine(cores=2))
     told: list[str] = []

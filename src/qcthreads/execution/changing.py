@@ -31,12 +31,13 @@ class ChangingLimits:
         self._clock = clock
         self._memory_bytes = book.memory_bytes
         self._first = book.limits
+        self._seen = book.limits  # which others may have the book follow, too
         self._memory = [rule for rule in book.limits.rules if rule.memory_bytes is not None]
         self._groups = {rule.source: _read(rule.source) for rule in self._memory if _is_group(rule.source)}
         self._looked_s = clock()
 
     def follow(self) -> bool:
-        """Look, where the last look is a second ago. Whether other CPUs may be used than before.
+        """Look, where the last look is a second ago. Whether other CPUs may be used than at that.
 
         Memory that comes in addition to what there was at first is left to others. Where nothing at all may be used,
         everything stays as it is: there is nothing better to do. CPUs stay, too, where only this thread may use
@@ -51,7 +52,8 @@ class ChangingLimits:
         memory_bytes = min([self._memory_bytes, *left])
         try:
             limits = node_limits(book.machine)
-            cpus_changed = (limits.cpus, limits.cpu_count) != (book.limits.cpus, book.limits.cpu_count)
+            before = self._seen
+            cpus_changed = (limits.cpus, limits.cpu_count) != (before.cpus, before.cpu_count)
             if cpus_changed and (_outer(limits) < _outer(self._first) or is_bound(book.ledger, beside=book)):
                 limits, cpus_changed = book.limits, False
             rules = (*(rule for rule in limits.rules if rule.memory_bytes is None), *memory)
@@ -59,7 +61,8 @@ class ChangingLimits:
             if cpus_changed or (memory_bytes, limits.total_bytes) != (book.memory_bytes, book.limits.total_bytes):
                 book.follow(read_machine() if cpus_changed else book.machine, limits, memory_bytes)
                 self.cpus_changed |= cpus_changed
-            return cpus_changed
+            self._seen = limits
+            return limits.cpus != before.cpus
         except (MachineError, OversubscriptionError, OSError):
             return False
 

@@ -99,6 +99,8 @@ class LocalEngine:
         self._on_progress = on_progress or (lambda _: None)
         self._observer = observer or Observer()
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        self._changes = 0
         self._folder: Path | None = None
         self._started = 0
         self._idle: list[tuple[_Key, Worker]] = []
@@ -253,10 +255,14 @@ class LocalEngine:
 
     def _warm(self, run: _Run, job: _Job, lease: Lease) -> None:
         try:
-            with lease, contextlib.suppress(StopRequestedError, WorkerEndedError, MachineError):
+            with (
+                lease,
+                contextlib.closing(_Seat(lease)) as seat,
+                contextlib.suppress(StopRequestedError, WorkerEndedError, MachineError),
+            ):
                 if run.stopped.is_set():
                     return
-                worker = self._worker(run, job, lease, fresh=True)
+                worker = self._worker(run, job, seat, fresh=True)
                 try:
                     self._get_ready(worker, job, None)
                 finally:
@@ -332,38 +338,83 @@ class LocalEngine:
         """At what may be used, also while nothing starts or ends; in a thread with the mask that the drivers have."""
         while not run.stopped.wait(_LOOK_AGAIN_S):
             with run.turn:
-                self._follow_limits(run)
+                self._follow_limits()
+            self._bind_moved(run)
 
-    def _follow_limits(self, run: _Run) -> None:
+    def _follow_limits(self) -> None:
         """With the turn: hand out what may be used by now; first to what runs where nothing may run any more."""
-        if self._limits.follow():  # older kernels give all that runs in a cpuset the whole of it when that changes
+        with self._looking:
+            if self._limits.follow():  # older kernels give all that runs in a cpuset the whole of it when that changes
+                with self._lock:
+                    self._changes += 1
+                    for _, worker in self._idle:
+                        worker.forget_binding()
+                    for _, _, running in self._busy():
+                        running.moved = self._affinity
+            if not self._affinity:
+                return
             with self._lock:
-                for _, worker in self._idle:
-                    worker.forget_binding()
-                for worker, running in tuple(run.busy.items()):
-                    _bind_again(worker, running.cpus)
-        for worker, running in tuple(run.busy.items()):
-            if worker.bound is not None and running.cpus.isdisjoint(self._book.limits.cpus):
-                self._move(run, worker, running)
+                busy = self._busy()
+            allowed = self._book.limits.cpus
+            for run, worker, running in busy:
+                seat = running.seat
+                if seat.instead is not None and seat.lease.cpus <= allowed:
+                    self._move(run, worker, running, None)
+                elif seat.current.cpus.isdisjoint(allowed):
+                    self._move_away(run, worker, running)
 
-    def _move(self, run: _Run, worker: Worker, running: _Running) -> None:
+    def _busy(self) -> list[tuple[_Run, Worker, _Running]]:
+        """With the lock: what runs, of all runs."""
+        return [(run, worker, running) for run in self._runs for worker, running in run.busy.items()]
+
+    def _move_away(self, run: _Run, worker: Worker, running: _Running) -> None:
         """Have it go on where others may not start; where nothing is free the system has it share what others have."""
-        label, gone = running.job.calculation.label, f"CPUs {running.cpus} may be used no longer"
+        label, gone = running.job.calculation.label, f"CPUs {running.seat.current.cpus} may be used no longer"
         try:
-            other = self._book.acquire_instead(running.lease, exclusive_cores=self._exclusive(running.job))
+            other = self._book.acquire_instead(running.seat.lease, exclusive_cores=self._exclusive(running.job))
         except LeaseError:  # the book is shut: the next look may be luckier
             return
         if other is None:
             self._note(run, label, f"{gone}: until others are free, {label} shares those of other calculations")
-            return
+        elif self._move(run, worker, running, other):
+            self._note(run, label, f"{gone}: {label} goes on on CPUs {other.cpus}")
+        else:
+            other.release()
+
+    def _move(self, run: _Run, worker: Worker, running: _Running, instead: Lease | None) -> bool:
+        """Have it be bound to the PUs of ``instead``, or of its lease again, soon; not where it has ended meanwhile."""
         with self._lock:
-            if run.busy.get(worker) is not running:  # it has ended meanwhile
-                other.release()
+            if run.busy.get(worker) is not running:
+                return False
+            running.seat.move(instead)
+            running.moved = True
+            worker.hold(*running.seat.leases)
+            return True
+
+    def _bind_moved(self, run: _Run) -> None:
+        """Bind what is to be on other PUs by now. In nobody's turn: on a large node it takes seconds to find it all."""
+        with self._lock:
+            moved = [one for one in self._busy() if one[2].moved]
+        for its_run, worker, running in moved:
+            if run.stopped.is_set():
                 return
-            running.instead.append(other)
-            worker.hold(running.lease, other)
-            _bind_again(worker, other.cpus)
-        self._note(run, label, f"{gone}: {label} goes on on CPUs {other.cpus}")
+            with contextlib.suppress(BindingError):  # where the system refuses, it runs where that has it run
+                self._bind_again(its_run, worker, running)
+            with self._lock:
+                if its_run.busy.get(worker) is running and not running.moved:
+                    running.seat.leave()
+                    worker.hold(*running.seat.leases)
+
+    def _bind_again(self, run: _Run, worker: Worker, running: _Running) -> None:
+        """And all that it has started, as long as it runs and is not to be elsewhere again."""
+        known: set[int] = set()
+        while new := worker.processes() - known:  # what they start is where they are
+            with self._lock:
+                if run.busy.get(worker) is not running or (known and running.moved):
+                    return
+                running.moved = False
+                worker.bind_again(running.seat.current.cpus, new)
+            known |= new
 
     def _abandon(self, run: _Run) -> None:
         """Whatever of the run still goes on, ends; nothing does when it came to its end."""
@@ -413,7 +464,7 @@ class LocalEngine:
         """
         with run.turn:
             while source.waiting and not run.stopped.is_set():
-                self._follow_limits(run)
+                self._follow_limits()
                 warming = dict(self._warming)
                 free, memory_bytes = self._book.free()
                 starts = self._starts_of(warming, free)
@@ -491,8 +542,8 @@ class LocalEngine:
 
     def _supervise(self, run: _Run, job: _Job, lease: Lease | None = None) -> None:
         """``job``, and what follows it under the same lease."""
-        with lease or self._lease(run, job) as held:
-            place = _Place(held, self._on_cores_of(held, job), time.monotonic() + _TURN_S)
+        with lease or self._lease(run, job) as held, contextlib.closing(_Seat(held)) as seat:
+            place = _Place(seat, self._on_cores_of(held, job), time.monotonic() + _TURN_S)
             self._tell_start(run, place)
             outcome = self._attempt(run, place)
             while outcome.status != "finished" and place.attempt <= self._retries:
@@ -501,16 +552,17 @@ class LocalEngine:
                 outcome = self._attempt(run, place)
             if run.source is not None:
                 with run.turn:
+                    seat.close()
                     held.release()
                     run.source.ended(outcome)
         run.events.put(outcome)
 
     def _tell_start(self, run: _Run, place: _Place) -> None:
-        label, lease = place.job.calculation.label, place.lease
-        run.events.put(Progress(event="started", label=label, message=f"CPUs {lease.cpus}"))
+        label, seat = place.job.calculation.label, place.seat
+        run.events.put(Progress(event="started", label=label, message=f"CPUs {seat.current.cpus}"))
         for note in place.job.settings.notes:
             self._note(run, label, note)
-        for note in lease.notes:
+        for note in seat.lease.notes:
             self._note(run, label, note, "avoided")
 
     def _on_cores_of(self, lease: Lease, job: _Job) -> _Job:
@@ -533,7 +585,7 @@ class LocalEngine:
         worker: Worker | None = None
         try:
             try:
-                worker = self._worker(run, place.job, place.lease, fresh=place.attempt > 1)
+                worker = self._worker(run, place.job, place.seat, fresh=place.attempt > 1)
                 self._begin(run, place, worker)
                 reply = self._reply(run, place, worker)
             except (WorkerEndedError, UnmadeInputError) as error:
@@ -547,16 +599,16 @@ class LocalEngine:
             return outcome
         finally:
             if worker is not None:
-                running = self._put_back(run, place.job, worker)
+                self._put_back(run, place.job, worker)
                 self._wait_for_remains(run, place.job, worker)
-                running.release()
+                place.seat.leave()
 
     def _begin(self, run: _Run, place: _Place, worker: Worker) -> None:
         job, calculation = place.job, place.job.calculation
         for kind, note in worker.notes.items():
             self._note(run, calculation.label, note, kind)
         self._get_ready(worker, job, calculation.timeout_s)
-        self._observer.begins(calculation, worker, place.lease)
+        self._observer.begins(calculation, worker, place.seat.current)
         worker.send(job.request(scratch_of(worker.folder)), calculation.timeout_s)
 
     def _reply(self, run: _Run, place: _Place, worker: Worker) -> dict[str, Any]:
@@ -585,7 +637,7 @@ class LocalEngine:
         if calculation is None:
             return None
         try:
-            job = self._on_cores_of(place.lease, self._prepared(calculation, run.prepared))
+            job = self._on_cores_of(place.seat.lease, self._prepared(calculation, run.prepared))
         except LeaseError:  # there is less by now
             self._return(run, calculation)
             return None
@@ -607,7 +659,7 @@ class LocalEngine:
         self._observer.ends(place.job.calculation, outcome)
         place.job, place.began_at, place.waited = job, time.time(), False
         run.busy[worker].job = job
-        self._observer.begins(job.calculation, worker, place.lease)
+        self._observer.begins(job.calculation, worker, place.seat.current)
         assert run.source is not None
         with run.turn:
             run.source.ended(outcome)
@@ -629,13 +681,13 @@ class LocalEngine:
             self._note(run, job.calculation.label, said)
             worker.end_tree()
 
-    def _worker(self, run: _Run, job: _Job, lease: Lease, *, fresh: bool) -> Worker:
-        """A worker for ``job`` in the place of ``lease``: an idle one, of those on the same PUs first, or a new one."""
-        cpus, nodes = lease.cpus, self._memory_nodes(lease)
-        worker = None if fresh else self._take_idle(job.key, cpus, nodes, lease.gpus)
+    def _worker(self, run: _Run, job: _Job, seat: _Seat, *, fresh: bool) -> Worker:
+        """A worker for ``job`` in ``seat``: an idle one, of those on the same PUs first, or a new one."""
+        cpus, nodes, changes = seat.current.cpus, self._memory_nodes(seat.current), self._changes
+        worker = None if fresh else self._take_idle(job.key, cpus, nodes, seat.lease.gpus)
         if worker is not None:
             try:
-                worker.hold(lease)
+                worker.hold(*seat.leases)
                 worker.rebind(cpus)
                 worker.threads = job.settings.threads
             except BindingError:
@@ -643,18 +695,19 @@ class LocalEngine:
                 worker = None
         if worker is None:
             self._make_room(run, job.settings.threads)
-            worker = self._start(run, job, lease)
-        run.busy[worker] = _Running(job, lease)
+            worker = self._start(run, job, seat)
+        with self._lock:
+            run.busy[worker] = _Running(job, seat, moved=self._affinity and self._changes != changes)
         if run.stopped.is_set():  # whoever stopped us may have looked at the busy ones before this was one
             del run.busy[worker]
             worker.end()
             raise StopRequestedError("stopped while its worker started")
         return worker
 
-    def _start(self, run: _Run, job: _Job, lease: Lease) -> Worker:
+    def _start(self, run: _Run, job: _Job, seat: _Seat) -> Worker:
         """A new worker. MachineError where no worker has ever been ready, and of those that start now none will be."""
         try:
-            return self._try_twice(run, job, lease)
+            return self._try_twice(run, job, seat)
         except NoGreetingError as error:
             with self._starts:
                 self._starts.wait_for(lambda: self._passed or not self._starting)
@@ -663,17 +716,17 @@ class LocalEngine:
             # It would keep every calculation from starting; later on, it is one that failed.
             raise MachineError(f"no worker starts behind the setup or wrapper that was given: {error}") from None
 
-    def _try_twice(self, run: _Run, job: _Job, lease: Lease) -> Worker:
+    def _try_twice(self, run: _Run, job: _Job, seat: _Seat) -> Worker:
         """One that ends before it is ready is started once more: a module that was not there may be a moment later."""
         with self._starts:
             self._starting += 1
         try:
             try:
-                worker = self._new_worker(job, lease)
+                worker = self._new_worker(job, seat)
             except NoGreetingError:
                 if run.stopped.is_set():
                     raise
-                worker = self._new_worker(job, lease)
+                worker = self._new_worker(job, seat)
             self._passed = True
             return worker
         finally:
@@ -681,16 +734,18 @@ class LocalEngine:
                 self._starting -= 1
                 self._starts.notify_all()
 
-    def _new_worker(self, job: _Job, lease: Lease) -> Worker:
+    def _new_worker(self, job: _Job, seat: _Seat) -> Worker:
         folder = self._next_folder()
-        bound = lease.cpus if self._affinity else None
+        bound = seat.current.cpus if self._affinity else None
         settings = job.settings_in(scratch_of(folder))
         if _serves_every_width(job.calculation):
             # Read once: it must let what later computes in the worker be wider. Its harness sets the threads of each.
             most = {"OMP_THREAD_LIMIT": str(len(self._book.machine.cpus_online))}
             settings = replace(settings, environment={**settings.environment, **most})
-        worker = Worker(settings, folder, bound, self._memory_nodes(lease), lease, self._wrapping)
+        worker = Worker(settings, folder, bound, self._memory_nodes(seat.current), seat.lease, self._wrapping)
         try:
+            if seat.instead is not None:
+                worker.hold(*seat.leases)
             self._observer.starts(worker)
         except BaseException:
             worker.end()
@@ -738,15 +793,15 @@ class LocalEngine:
                 surplus -= leaving[-1].threads
         end_all(leaving)
 
-    def _put_back(self, run: _Run, job: _Job, worker: Worker) -> _Running:
+    def _put_back(self, run: _Run, job: _Job, worker: Worker) -> None:
         with self._lock:
-            running = run.busy.pop(worker)
+            if run.busy.pop(worker).moved:
+                worker.forget_binding()
             reusable = worker.healthy and not run.stopped.is_set()
             if reusable:
                 self._idle.append((job.key, worker))
         if not reusable:
             worker.end()
-        return running
 
     def _next_folder(self) -> Path:
         with self._lock:
@@ -808,7 +863,7 @@ class _Run:
 class _Place:
     """Where one calculation after another runs under one lease."""
 
-    lease: Lease
+    seat: _Seat
     job: _Job
     """What runs there."""
     until_s: float
@@ -824,18 +879,42 @@ class _Running:
     """What a busy worker computes, and on what."""
 
     job: _Job
+    seat: _Seat
+    moved: bool = False
+    """It is to be bound again."""
+
+
+@dataclass(slots=True, eq=False)
+class _Seat:
+    """What something runs under: a lease and, while the PUs of that may not be used, others."""
+
     lease: Lease
-    instead: list[Lease] = field(default_factory=list)
-    """PUs that it was given when those before had gone."""
+    instead: Lease | None = None
+    left: list[Lease] = field(default_factory=list)
+    """Where it may still run, until it has been bound again."""
 
     @property
-    def cpus(self) -> CpuSet:
-        return self.instead[-1].cpus if self.instead else self.lease.cpus
+    def current(self) -> Lease:
+        """The one whose PUs it is to run on."""
+        return self.instead or self.lease
 
-    def release(self) -> None:
-        """All but the lease that it began with."""
-        for lease in self.instead:
-            lease.release()
+    @property
+    def leases(self) -> tuple[Lease, ...]:
+        return self.lease, *self.left, *([] if self.instead is None else [self.instead])
+
+    def move(self, instead: Lease | None) -> None:
+        self.left += [] if self.instead is None else [self.instead]
+        self.instead = instead
+
+    def leave(self) -> None:
+        """Give back what it runs on no longer."""
+        while self.left:
+            self.left.pop().release()
+
+    def close(self) -> None:
+        """Give back all but the lease."""
+        self.move(None)
+        self.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -912,14 +991,14 @@ def _key_of(calculation: Calculation, settings: Settings) -> _Key:
 
 
 def _outcome(place: _Place, worker: Worker | None, reply: Mapping[str, Any]) -> Outcome:
-    job, lease = place.job, place.lease
+    job, lease = place.job, place.seat.lease
     return Outcome(
         label=job.calculation.label,
         status=reply["status"],
         result=reply["result"],
         error=reply["error"],
         threads=job.settings.threads,
-        cpus=lease.cpus,
+        cpus=place.seat.current.cpus,
         bound=worker.bound if worker else None,
         worker_pid=worker.pid if worker else 0,
         started_at=reply["started_at"],
@@ -930,13 +1009,6 @@ def _outcome(place: _Place, worker: Worker | None, reply: Mapping[str, Any]) -> 
         waited_s=lease.waited_s if place.waited else 0.0,
         waited_for=lease.waited_for if place.waited else "",
     )
-
-
-def _bind_again(worker: Worker, cpus: CpuSet) -> None:
-    """Where the system refuses, it runs where that has it run."""
-    if worker.bound is not None:
-        with contextlib.suppress(BindingError):
-            worker.bind_again(cpus)
 
 
 def _memory_is_ours_to_place() -> bool:

@@ -204,19 +204,23 @@ class Worker:
         binding = get_host().set_process_affinity(cpus, self.pid)
         self._take_binding(str(binding.got), str(binding.lost))
 
-    def bind_again(self, cpus: CpuSet) -> None:
-        """Move it and all that it has started to ``cpus`` while it computes. Raises BindingError."""
-        known: set[int] = set()
-        while new := set(trees.members({self.pid: self._mark})) - known:  # what they start is where they are
-            known |= new
-            for pid in new:
-                with contextlib.suppress(ProcessGoneError):
-                    binding = get_host().set_process_affinity(cpus, pid)
-                    self.bound = binding.got if pid == self.pid else self.bound
+    def processes(self) -> set[int]:
+        """It and all that it has started and that still runs."""
+        return set(trees.members({self.pid: self._mark}))
+
+    def bind_again(self, cpus: CpuSet, processes: Iterable[int]) -> None:
+        """Move those of its ``processes`` to ``cpus`` while it computes. Raises BindingError."""
+        for pid in processes:
+            with contextlib.suppress(ProcessGoneError):
+                binding = get_host().set_process_affinity(cpus, pid)
+                self.bound = binding.got if pid == self.pid else self.bound
 
     def forget_binding(self) -> None:
-        """The system may have given it another mask since: the next calculation binds it anew."""
-        if self.bound is not None:
+        """The system may have given it another mask since: the next calculation binds it anew.
+
+        Also where it was refused: the CPUs had gone, perhaps, when it started.
+        """
+        if self.bound is not None or "unbound" in self.notes:
             self.bound = CpuSet()
 
     def hold(self, *leases: Lease) -> None:
@@ -229,7 +233,7 @@ class Worker:
 
     def remains(self) -> list[str]:
         """Processes of an ended worker that cannot be ended, as one in an uninterruptible system call, in words."""
-        return [f"process {pid}" for pid in trees.members({self.pid: self._mark})]
+        return [f"process {pid}" for pid in self.processes()]
 
     def end(self) -> None:
         """End the worker, everything below it and its folder. From any thread, more than once."""

@@ -309,8 +309,10 @@ class LeaseBook:
     def acquire_instead(self, lease: Lease, *, exclusive_cores: bool = True) -> Lease | None:
         """As many PUs for what runs under ``lease``, whose own may be used no longer; never waits.
 
-        All else stays with ``lease``. ``None`` where there are not so many.
+        Nor for those in line: it has had its turn. All else stays with ``lease``. ``None`` where there are not so many.
         """
+        if len(lease.cpus) > len(self._candidates):
+            return None
         claim = self._new_claim(len(lease.cpus), 0, 0, None, exclusive_cores, {})
         claim = replace(claim, draws={})  # it counts already, as so many PUs
 
@@ -318,7 +320,7 @@ class LeaseBook:
             found = claims.grant(self.machine, room, self._beside_others(claim))
             return [] if found is None else [self._granted(claim, found)]
 
-        made, _ = self._now(claim, make)
+        made, _ = self._now(claim, make, self.ledger.unheld)
         return made[0] if made else None
 
     def check(self, threads: int, memory_bytes: int = 0, gpus: int = 0) -> None:
@@ -521,12 +523,21 @@ class LeaseBook:
         ahead = sum(1 for _ in itertools.takewhile(lambda one: one is not waiter, self.ledger.queue()))
         return self._shortage(claim, ahead)
 
-    def _now(self, claim: Claim, make: Callable[[Room], list[Lease]]) -> tuple[tuple[Lease, ...], Shortage]:
-        """All leases that ``make`` makes of what is free now, or none; and what was found where there are none."""
+    def _now(
+        self,
+        claim: Claim,
+        make: Callable[[Room], list[Lease]],
+        room: Callable[[Machine], Room] | None = None,
+    ) -> tuple[tuple[Lease, ...], Shortage]:
+        """All leases that ``make`` makes of what is free now, or none; and what was found where there are none.
+
+        Free is what ``room`` says; by default what nobody holds or waits for.
+        """
         made: list[Lease] = []
+        room = room or self.ledger.room
 
         def attempt() -> Shortage:
-            if not self._give_out(make, made):
+            if not self._give_out(make, made, room(self.machine)):
                 self.ledger.suspect()
             return self._shortage(claim, 0)
 
@@ -547,7 +558,7 @@ class LeaseBook:
             found = claims.grant(self.machine, room, claim)
             return [] if found is None else [self._granted(claim, found)]
 
-        if self._give_out(make, made, waiter):
+        if self._give_out(make, made, self.ledger.room(self.machine, waiter)):
             return True
         if waiter is not None:
             room = self.ledger.room(self.machine, waiter)
@@ -556,9 +567,8 @@ class LeaseBook:
                 self.ledger.next_in_line(waiter)
         return False
 
-    def _give_out(self, make: Callable[[Room], list[Lease]], made: list[Lease], waiter: Waiter | None = None) -> bool:
-        """Whether what ``make`` makes of what is free could be had; what nobody has told of is not free either."""
-        room = self.ledger.room(self.machine, waiter)
+    def _give_out(self, make: Callable[[Room], list[Lease]], made: list[Lease], room: Room) -> bool:
+        """Whether what ``make`` makes of ``room`` could be had; what nobody has told of is not free either."""
         while leases := make(room):
             made[:] = leases
             lost = self._take_all(made)

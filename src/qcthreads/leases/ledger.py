@@ -166,13 +166,25 @@ class Ledger:
             self._leased |= other.reserved.bits
         load, own_s = self._load.look(time.monotonic()), time.process_time()
         own = (own_s - self._own_s) / max(load.interval_s, _SAMPLE_S)
-        self._pinned = self._load.pinned() if others_run else ()
+        pinned = self._load.pinned() if others_run else ()
+        ours = [process for process in pinned if self._has_started(process.pid)]
+        self._pinned = tuple(process for process in pinned if process not in ours)
         masks = 0
         for process in self._pinned:
             masks |= process.mask.bits if not process.mask.bits & (leased | self._leased) else 0
         self.strangers = load.above(min(1.0, _BUSY + own)).bits & ~(leased | self._leased)
+        for process in ours:  # also where no lease of it is: where the system had it run when its own CPUs had gone
+            self.strangers &= ~process.cpus.bits
         self.pinned = masks
         self._looked_at, self._own_s = time.monotonic(), own_s
+
+    def _has_started(self, pid: int) -> bool:
+        """Whether the process was started under a lease of ours, or is one of our workers."""
+        from ..host import processes
+        from .place import LEASE_VARIABLE
+
+        mark = processes.variable(processes.environment(pid), LEASE_VARIABLE) or ""
+        return mark.partition(".")[0] == self.mark
 
     def held(self) -> tuple[Hold, ...]:
         """The leases of this process, oldest first."""
