@@ -71,8 +71,10 @@ def test_the_mask_is_set_read_back_and_what_is_lost_is_said(worker: subprocess.P
     assert answer == {"bound": str(allowed), "lost": str(absent), "refused": None, "memory_refused": None}
     said = subprocess.run(["taskset", "-pc", str(worker.pid)], capture_output=True, text=True, check=True).stdout
     assert said.rstrip().endswith(f": {allowed}")
-    threads = list(Path(f"/proc/{worker.pid}/task").iterdir())
-    assert len(threads) == 2  # the one that computes and the one that watches the driver
+    threads, end = list[Path](), time.monotonic() + 30
+    while len(threads) < 2 and time.monotonic() < end:  # the one that computes and the one that watches the driver
+        threads = list(Path(f"/proc/{worker.pid}/task").iterdir())
+    assert len(threads) == 2
     for thread in threads:
         assert f"Cpus_allowed_list:\t{allowed}\n" in (thread / "status").read_text()
 
