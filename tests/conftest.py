@@ -42,7 +42,7 @@ BESIDE = (
     *(f"programs/test_{name}.py" for name in ("harnesses", "launchers", "memory_knobs", "procedures")),
     *(f"programs/test_{name}.py" for name in ("public_failures", "pyscf_against_psi4", "standins")),
     *(f"unit/test_{name}.py" for name in ("cli_leases", "cli_machine", "costs", "dispatch", "lease_instructions")),
-    *(f"unit/test_{name}.py" for name in ("disks", "leases", "machine_limits", "manager", "moldable", "planning")),
+    *(f"unit/test_{name}.py" for name in ("disks", "machine_limits", "manager", "moldable", "planning")),
     *(f"unit/test_{name}.py" for name in ("benchmarks", "planning_quality", "planning_split", "programs", "report")),
     *(f"integration/test_{name}.py" for name in ("at_most", "callers_variables", "cli_run", "engine")),
     *(f"integration/test_{name}.py" for name in ("engine_driver", "engine_gpus", "engine_source", "exec")),

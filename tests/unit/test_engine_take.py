@@ -13,7 +13,7 @@ import pytest
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError
 from qcthreads.execution.calculation import Calculation
-from qcthreads.execution.engine import LocalEngine, _Job, _Place, _Run
+from qcthreads.execution.engine import LocalEngine, _Job, _Place, _Run, _Seat
 from qcthreads.execution.observing import Observer
 from qcthreads.execution.source import Dispatched, InOrder, Source
 from qcthreads.execution.supervisor import Worker
@@ -118,7 +118,7 @@ def test_what_is_to_follow_and_fits_no_longer_goes_back_to_the_source() -> None:
         run.prepared.clear()  # as where what follows differs in what nobody has asked for before
         with lease:
             worker = cast("Worker", None)  # which is sent nothing
-            assert engine._send_following(run, _Place(lease, job, math.inf), worker) is None
+            assert engine._send_following(run, _Place(_Seat(lease), job, math.inf), worker) is None
     assert (source.waiting, source.running) == (8, 1)
 
 

@@ -258,11 +258,11 @@ class Dispatched:
             failed=outcome.status == "failed",
         )
         if outcome.label in self._following:
-            self._count(*self._following.pop(outcome.label))
+            self._count(*self._following.pop(outcome.label), outcome.started_at + outcome.wall_s)
 
-    def _count(self, calculation: Calculation, expected_s: float | None) -> None:
-        now, threads = time.time(), calculation.threads
-        self.planned[calculation.label] = Planned(now, None if expected_s is None else now + expected_s)
+    def _count(self, calculation: Calculation, expected_s: float | None, start_at: float | None = None) -> None:
+        start_at, threads = time.time() if start_at is None else start_at, calculation.threads
+        self.planned[calculation.label] = Planned(start_at, None if expected_s is None else start_at + expected_s)
         self._given[calculation.label] = calculation
         self.widths[threads] = self.widths.get(threads, 0) + 1
 
