@@ -529,17 +529,11 @@ def memory_group() -> Iterator[None]:
         yield
 
 
-def ran_while_it_changed(
-    tasks: Path, kind: str, limit: Path, less: str, more: str, need_bytes: int = 0
-) -> tuple[Told, Told, Told]:
-    """Start, seconds and CPUs of what started before, while there was less, and after.
-
-    A second passes until limits are read again, at the next start; what ran by then goes on.
-    """
+def driven(script: str, tasks: Path, *args: object) -> Any:
+    """What ``script`` prints as JSON, run by a process of its own that finds the modules ``tasks`` and this one."""
     path = os.pathsep.join([str(tasks), str(Path(__file__).parent)])
-    told_how = [str(limit), less, more, str(need_bytes), kind, str(tasks / "hold")]
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, *told_how],
+        [sys.executable, "-c", script, *map(str, args)],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -547,7 +541,17 @@ def ran_while_it_changed(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told, shrunk_at, seen_at, grown_at = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def ran_while_it_changed(
+    tasks: Path, kind: str, limit: Path, less: str, more: str, need_bytes: int = 0
+) -> tuple[Told, Told, Told]:
+    """Start, seconds and CPUs of what started before, while there was less, and after.
+
+    A second passes until limits are read again, at the next start; what ran by then goes on.
+    """
+    told, shrunk_at, seen_at, grown_at = driven(DRIVER, tasks, limit, less, more, need_bytes, kind, tasks / "hold")
     assert grown_at
     return (
         [one for one in told if one[0] < shrunk_at],
@@ -577,18 +581,9 @@ def test_a_cpuset_that_shrinks_and_grows_is_followed(tasks: Path, kind: str) -> 
 
 @pytest.mark.usefixtures("cpuset")
 def test_what_runs_on_a_cpu_that_is_taken_away_has_the_first_that_comes_free(tasks: Path) -> None:
-    path, hold = os.pathsep.join([str(tasks), str(Path(__file__).parent)]), tasks / "hold"
+    hold = tasks / "hold"
     hold.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", LOSES, str(CPUSET / "cpuset.cpus"), str(hold)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told, said = json.loads(done.stdout)
+    told, said = driven(LOSES, tasks, CPUSET / "cpuset.cpus", hold)
     assert [held for _, held in said] == [["0", "1"], ["1", "0"]]
     (moved,) = (one for one in told if one[2] is not None)
     assert moved == [[1], [0], [1]]
@@ -597,18 +592,9 @@ def test_what_runs_on_a_cpu_that_is_taken_away_has_the_first_that_comes_free(tas
 
 @pytest.mark.usefixtures("cpuset")
 def test_what_is_tried_again_runs_where_it_was_moved_to(tasks: Path) -> None:
-    path, hold = os.pathsep.join([str(tasks), str(Path(__file__).parent)]), tasks / "hold"
+    hold = tasks / "hold"
     hold.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", FAILS_THERE, str(CPUSET / "cpuset.cpus"), str(hold)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    status, attempts, cpus, bound = json.loads(done.stdout)
+    status, attempts, cpus, bound = driven(FAILS_THERE, tasks, CPUSET / "cpuset.cpus", hold)
     assert (status, attempts, bound) == ("finished", 2, cpus)
     assert [str(cpus[0])] == (CPUSET / "cpuset.cpus").read_text().split()
 
