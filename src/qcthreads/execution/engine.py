@@ -351,7 +351,7 @@ class LocalEngine:
                         worker.forget_binding()
                     for _, _, running in self._busy():
                         running.moved = self._affinity
-            if not self._affinity:
+            if not (self._affinity and self._limits.cpus_changed):  # asked before every calculation
                 return
             with self._lock:
                 busy = self._busy()
