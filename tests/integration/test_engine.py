@@ -209,7 +209,7 @@ def test_a_worker_is_bound_configured_and_reused(engine: LocalEngine, monkeypatc
         assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "1"
         assert environment["PYTHONHASHSEED"] == "7"
         assert environment.keys() & {"GOMP_CPU_AFFINITY", "PYTHONPATH"} == set()
-        assert seen["temporary"].startswith(str(engine._folder))
+        assert seen["temporary"].startswith(str(engine._pool._folder))
         assert environment[MARK]
 
 
@@ -759,7 +759,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(engine: LocalEngine, 
         engine.run([good], max_workers=0)
     with pytest.raises(InputError, match="retries"):
         LocalEngine(book, retries=-1)
-    assert engine._folder is None
+    assert engine._pool._folder is None
 
 
 def test_nothing_to_do(engine: LocalEngine) -> None:

@@ -258,7 +258,7 @@ def test_what_keeps_a_worker_from_its_folder_is_not_said_of_the_wrapper(tmp_path
     book = LeaseBook(read_machine(), read_limits(), cpus=CpuSet(CPUS[:1]))
     given = Calculation(label="f0", program="none", input={}, threads=1, compute="json:dumps")
     with LocalEngine(book, wrapping=Wrapping(wrap=("env", "-i"))) as engine:
-        engine._folder = tmp_path / "file"  # in which nobody makes a folder, root neither
+        engine._pool._folder = tmp_path / "file"  # in which nobody makes a folder, root neither
         (outcome,) = engine.run([given])
     assert outcome.status == "failed"
     assert "a worker could not be started" in outcome.error

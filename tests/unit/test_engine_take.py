@@ -13,8 +13,10 @@ import pytest
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError
 from qcthreads.execution.calculation import Calculation
-from qcthreads.execution.engine import LocalEngine, _Job, _Place, _Run, _Seat
+from qcthreads.execution.engine import LocalEngine
+from qcthreads.execution.job import Job
 from qcthreads.execution.observing import Observer
+from qcthreads.execution.running import Place, Run, Seat
 from qcthreads.execution.source import Dispatched, InOrder, Source
 from qcthreads.execution.supervisor import Worker
 from qcthreads.host.limits import Limits, Rule
@@ -49,12 +51,12 @@ def source_of(*tasks: Task, most_threads: int | None = None) -> Dispatched:
     return Dispatched(dispatcher, [], made, most_threads=most_threads)
 
 
-class _Once(_Run):
+class _Once(Run):
     def wait_for_turn(self) -> None:
         self.stopped.set()
 
 
-def take(book: LeaseBook, source: Source, observer: Observer | None = None) -> tuple[_Job, Lease | None]:
+def take(book: LeaseBook, source: Source, observer: Observer | None = None) -> tuple[Job, Lease | None]:
     with LocalEngine(book, observer=observer) as engine:
         run = _Once(deque(), 1, source=source)
         taken = engine._take(run, source)
@@ -118,7 +120,7 @@ def test_what_is_to_follow_and_fits_no_longer_goes_back_to_the_source() -> None:
         run.prepared.clear()  # as where what follows differs in what nobody has asked for before
         with lease:
             worker = cast("Worker", None)  # which is sent nothing
-            assert engine._send_following(run, _Place(_Seat(lease), job, math.inf), worker) is None
+            assert engine._send_following(run, Place(Seat(lease), job, math.inf), worker) is None
     assert (source.waiting, source.running) == (8, 1)
 
 
@@ -160,7 +162,7 @@ def test_workers_that_get_ready_make_nothing_start_narrow(ready: int) -> None:
     tasks = [Task("large", {1: 40.0, 4: 10.0}), Task("small", {1: 1.0})]
     source = source_of(*tasks)
     with LocalEngine(book) as engine:
-        engine._warming = {book.acquire(1): (("none", 1),) for _ in range(4 - ready)}
+        engine._pool._warming = {book.acquire(1): (("none", 1),) for _ in range(4 - ready)}
         started = {}
         for _ in tasks:
             taken = engine._take(_Once(deque(), 1, source=source), source)
@@ -199,7 +201,7 @@ def test_each_is_told_the_memory_that_its_own_files_leave_and_its_workers_direct
     without = Calculation(label="a", program="psi4", input={}, threads=2, memory_bytes=4 * GIB, compute="json:dumps")
     both = (without, replace(without, label="b", files_bytes=GIB))
     with LocalEngine(LeaseBook(MACHINE, LIMITS)) as engine:
-        prepared: dict[tuple[object, ...], _Job] = {}
+        prepared: dict[tuple[object, ...], Job] = {}
         told = [engine._prepared(one, prepared).request(tmp_path)["task_config"] for one in both]
     spec = registry.get("psi4")
     assert told == [settings_for(spec, 2, gib * GIB, str(tmp_path)).task_config for gib in (4, 3)]
