@@ -17,7 +17,7 @@ from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.job import Job
 from qcthreads.execution.observing import Observer
 from qcthreads.execution.running import Place, Run, Seat
-from qcthreads.execution.source import Dispatched, InOrder, Source
+from qcthreads.execution.source import Dispatched, InOrder, Source, Starts
 from qcthreads.execution.supervisor import Worker
 from qcthreads.host.limits import Limits, Rule
 from qcthreads.leases import Lease, LeaseBook
@@ -105,6 +105,24 @@ def test_what_ran_narrower_says_nothing_of_other_widths_of_its_program() -> None
     assert source.next(book.usable, 8 * GIB) is None
     wider.clear()
     assert source.next(book.usable, 8 * GIB) is given[2]
+
+
+def test_what_is_left_waits_for_workers_that_are_starting_where_these_will_do() -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    kind, other = ("none", 1), ("psi4", 1)
+    source = InOrder([made(f"f{number}", 1, GIB) for number in range(4)], book)
+
+    def given(starting: int, ready: int, of: tuple[str, int] = kind) -> str | None:
+        found = source.next(book.usable, 8 * GIB, Starts(kinds={of: starting}, ready={of: ready}))
+        return None if found is None else found.label
+
+    assert given(4, 0) is None  # one more would be ready later than each of the four
+    assert given(4, 1) == "f0"
+    assert given(3, 1) is None  # f0 has that one
+    assert given(3, 0, other) == "f1"
+    assert given(1, 1) == "f2"  # of two that are left one has no other
+    assert given(1, 1) is None
+    assert given(0, 1) == "f3"
 
 
 def test_what_is_to_follow_and_fits_no_longer_goes_back_to_the_source() -> None:

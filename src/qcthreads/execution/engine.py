@@ -276,7 +276,7 @@ class LocalEngine:
                 self._mover.follow()
                 warming = self._pool.warming()
                 free, memory_bytes = self._book.free()
-                starts = self._pool.starts_of(warming, free)
+                starts = self._pool.starts_of(run, warming, free)
                 calculation = source.next(free, memory_bytes, starts)
                 blocked = calculation is None and not source.running and not warming
                 if blocked:  # others hold what it needs: it waits in line for what it would have in an empty book

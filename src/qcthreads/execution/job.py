@@ -11,7 +11,7 @@ from ..errors import InputError, LeaseError
 from ..leases import LeaseBook, has_outer_lease
 from ..programs import precedence, registry
 from ..programs.settings import settings_for
-from ..programs.spec import Settings
+from ..programs.spec import Settings, WorkerKind
 from .calculation import Calculation
 from .labels import short_label
 
@@ -137,10 +137,20 @@ def serves_every_width(calculation: Calculation) -> bool:
     return spec.one_worker_kind and calculation.compute in (None, spec.check)
 
 
+def worker_kind(calculation: Calculation) -> WorkerKind:
+    """What it runs in."""
+    return _kind_of(calculation, registry.get(calculation.program).name, calculation.threads)
+
+
+def _kind_of(calculation: Calculation, program: str, threads: int) -> WorkerKind:
+    """``threads``: that the program really gets."""
+    return registry.get(program).worker_of(threads) if serves_every_width(calculation) else (program, threads)
+
+
 def _key_of(calculation: Calculation, settings: Settings) -> Key:
-    if serves_every_width(calculation):
-        return registry.get(settings.program).worker_of(settings.threads), (), settings.unset
-    return (settings.program, settings.threads), tuple(sorted(settings.environment.items())), settings.unset
+    kind = _kind_of(calculation, settings.program, settings.threads)
+    read = () if serves_every_width(calculation) else tuple(sorted(settings.environment.items()))
+    return kind, read, settings.unset
 
 
 def _check_function(name: str) -> None:

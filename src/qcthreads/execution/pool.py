@@ -112,10 +112,14 @@ class WorkerPool:
         """What gets ready by now, by the lease that each holds until it is."""
         return dict(self._warming)
 
-    def starts_of(self, warming: Mapping[Lease, Key], free: CpuSet) -> Starts:
-        """What ``warming`` workers will leave, where so much is ``free``."""
+    def starts_of(self, run: Run, warming: Mapping[Lease, Key], free: CpuSet) -> Starts:
+        """What ``warming`` workers will leave for ``run``, where so much is ``free``."""
+        if not warming:
+            return Starts(took_s=dict(self._took_s))
         cpus = CpuSet(cpu for lease in warming for cpu in lease.cpus)
-        return Starts(len(cpus - free), Counter(key[0] for key in warming.values()), dict(self._took_s))
+        with self.lock:
+            ready = Counter([key[0] for key, _ in self._idle] + [one.job.key[0] for one in run.busy.values()])
+        return Starts(len(cpus - free), Counter(key[0] for key in warming.values()), ready, dict(self._took_s))
 
     def get(self, run: Run, job: Job, seat: Seat, *, fresh: bool) -> Worker:
         """A worker for ``job`` in ``seat``: an idle one, of those on the same PUs first, or a new one."""

@@ -13,6 +13,7 @@ from ..cpuset import CpuSet
 from ..leases import LeaseBook
 from ..programs.spec import WorkerKind
 from .calculation import Calculation, Outcome
+from .job import worker_kind
 from .observing import alike
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Starts:
     """How many more PUs will be free when they are ready."""
     kinds: Mapping[WorkerKind, int] = field(default_factory=dict)
     """How many of each kind."""
+    ready: Mapping[WorkerKind, int] = field(default_factory=dict)
+    """Beside them, how many of each kind wait for a calculation or have one of the run; told while any are starting."""
     took_s: Mapping[WorkerKind, float] = field(default_factory=dict)
     """What the last of each kind took until it was ready, of those that have been."""
 
@@ -118,15 +121,23 @@ class InOrder:
         return self._calculations
 
     def next(self, free: CpuSet, memory_bytes: int, starts: Starts = NO_STARTS) -> Calculation | None:  # noqa: ARG002
-        """The first of those left, also where it has to wait for others' leases."""
+        """The first of those left, also where it has to wait for others' leases; not while a worker for it starts."""
         calculation, book = self._as_now(self._left[0]), self._book
         threads = min(calculation.threads, self._widths.get(alike(calculation), calculation.threads))
         threads += sum(one.threads for one in self._given.values())
         if threads > min(self._most_threads, len(book.usable)) or calculation.memory_bytes > book.memory_bytes:
             return None
+        if starts.kinds and self._waits_for(worker_kind(calculation), starts):
+            return None
         self._left.popleft()
         self._given[calculation.label] = calculation
         return calculation
+
+    def _waits_for(self, kind: WorkerKind, starts: Starts) -> bool:
+        """Whether those that are starting will do for all that is left: another would be ready later."""
+        given = sum(worker_kind(one) == kind for one in self._given.values())
+        left = sum(worker_kind(one) == kind for one in self._left)
+        return starts.ready.get(kind, 0) <= given and left <= starts.kinds.get(kind, 0)
 
     def following(self, calculation: Calculation, within_s: float) -> Calculation | None:  # noqa: ARG002
         """Nothing: no times are known."""
