@@ -285,13 +285,13 @@ def test_a_question_waits_for_a_worker_that_is_starting(
         pytest.skip("needs 2 cores")
     (tmp_path / "module" / "slow.py").write_text("import time\ntime.sleep(1)\ndef f(input): pass")
     engine.warm(replace(calculation("look"), compute=f"{'slow' if known else 'nowhere_at_all'}:f"), 1)
-    outcome = engine.ask(calculation("look"))
+    outcome = only(engine.run([calculation("look")]))
     assert [outcome.worker_pid] == [child.pid for child in psutil.Process().children()]
 
 
 def test_a_question_waits_for_no_worker_that_it_could_not_use(engine: LocalEngine, book: LeaseBook) -> None:
     engine.warm(replace(calculation("look"), threads=len(book.usable)), 1)
-    assert engine.ask(calculation("look")).error is None
+    assert only(engine.run([calculation("look")])).error is None
 
 
 def test_a_worker_that_cannot_get_ready_leaves_the_reason_to_its_calculation(engine: LocalEngine) -> None:

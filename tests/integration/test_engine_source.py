@@ -155,12 +155,12 @@ def source_of(
     return Counting(dispatcher, [made(task.id, min(task.times_s), task.memory_bytes) for task in tasks], made)
 
 
-def in_order_of(tasks: Sequence[Task], book: LeaseBook, **options: Any) -> InOrder:
+def list_of(tasks: Sequence[Task], book: LeaseBook, **options: Any) -> Sequence[Calculation]:
     """The same as they need least, in the order given."""
-    return InOrder(source_of(tasks, book, **options).calculations(), book)
+    return source_of(tasks, book, **options).calculations()
 
 
-SOURCES = {"dispatched": source_of, "in order": in_order_of}
+SOURCES = {"dispatched": source_of, "list": list_of}
 
 
 def is_worker(process: psutil.Process) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -58,8 +57,8 @@ class _Once(Run):
 
 def take(book: LeaseBook, source: Source, observer: Observer | None = None) -> tuple[Job, Lease | None]:
     with LocalEngine(book, observer=observer) as engine:
-        run = _Once(deque(), 1, source=source)
-        taken = engine._take(run, source)
+        run = _Once(1, source)
+        taken = engine._take(run)
     assert taken is not None, "it would wait for ever"
     return taken
 
@@ -129,8 +128,8 @@ def test_what_is_to_follow_and_fits_no_longer_goes_back_to_the_source() -> None:
     book = LeaseBook(MACHINE, LIMITS)
     source = source_of(*(Task(f"f{number}", {1: 0.01}, GIB) for number in range(9)))
     with LocalEngine(book) as engine:
-        run = _Once(deque(), 1, source=source)
-        taken = engine._take(run, source)
+        run = _Once(1, source)
+        taken = engine._take(run)
         assert taken is not None
         job, lease = taken
         assert lease is not None
@@ -153,15 +152,15 @@ def test_what_fits_no_longer_while_it_waits_in_line_goes_back_to_the_source(lost
         less = replace(LIMITS, memory_bytes=4 * GIB, rules=rules)
     memory_bytes = 8 * GIB if lost == "cpus" else 4 * GIB
     with others.acquire(4), LocalEngine(ours) as engine:
-        run = _Once(deque(), 1, source=source)
-        taken = engine._take(run, source)
+        run = _Once(1, source)
+        taken = engine._take(run)
         assert taken is not None
         job, lease = taken
         assert (job.calculation.threads, job.calculation.memory_bytes, lease) == (4, 8 * GIB, None)
         ours.follow(MACHINE, less, memory_bytes)
-        assert engine._lease_in_line(run, source, job) is None
+        assert engine._lease_in_line(run, job) is None
         assert (source.waiting, source.running, source.widths, source.planned) == (1, 0, {}, {})
-        again = engine._take(run, source)
+        again = engine._take(run)
     assert again is not None
     calculation = again[0].calculation
     assert calculation.threads == (1 if lost == "cpus" else 4)
@@ -183,7 +182,7 @@ def test_workers_that_get_ready_make_nothing_start_narrow(ready: int) -> None:
         engine._pool._warming = {book.acquire(1): (("none", 1),) for _ in range(4 - ready)}
         started = {}
         for _ in tasks:
-            taken = engine._take(_Once(deque(), 1, source=source), source)
+            taken = engine._take(_Once(1, source))
             if taken is not None:
                 started[taken[0].calculation.label] = taken[0].calculation.threads
     assert started.get("large", 4) == 4

@@ -7,7 +7,6 @@ import queue
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from .moving import Mover
 from .observing import Observer
 from .pool import WorkerPool
 from .running import LOOK_AGAIN_S, Place, Run, Seat
-from .source import Source
+from .source import InOrder, Source
 from .supervisor import Worker, WorkerEndedError, end_all, scratch_of
 from .wrapping import Wrapping
 
@@ -94,8 +93,8 @@ class LocalEngine:
         Parameters
         ----------
         calculations
-            With different labels, started in the order given; or a source that says what starts when something is free.
-            A source's run follows limits that change meanwhile.
+            With different labels, started in the order given, each as it is; or a source that says what starts when
+            something is free. Limits that change meanwhile are followed.
         max_workers
             How many run side by side at most; ``None``: as many as there are leases for.
 
@@ -105,24 +104,24 @@ class LocalEngine:
             Before anything starts: a label occurs twice, a program is not installed, a calculation that can never fit.
         StopRequestedError
             While iterating, when :meth:`stop` was called before the last one ended.
+        LeaseError
+            While iterating: limits have changed, and those left fit no longer.
         MachineError
             While iterating: the setup or wrapper lets no worker start, each tried twice.
         """
         if max_workers is not None and max_workers < 1:
             raise InputError(f"the number of workers is {max_workers}; it must be at least 1")
+        source: Source
+        source = InOrder([*calculations], self._book) if isinstance(calculations, Iterable) else calculations
         prepared: dict[Key, Job] = {}
-        source = None if isinstance(calculations, Iterable) else calculations
-        given = calculations if isinstance(calculations, Iterable) else calculations.calculations()
-        jobs = [self._prepared(calculation, prepared) for calculation in given]
         labels: set[str] = set()
-        for job in jobs:
-            if job.calculation.label in labels:
-                raise InputError(f"two calculations have the label {job.calculation.label!r}; give each its own")
-            labels.add(job.calculation.label)
-        most = len(self._book.usable if source is None else self._book.machine.cpus_online)
-        width = min(max_workers or most, len(jobs))
-        queued = deque(jobs) if source is None else deque[Job]()
-        return self._iterate(Run(queued, width, prepared=prepared, source=source))
+        for calculation in source.calculations():
+            self._prepared(calculation, prepared)
+            if calculation.label in labels:
+                raise InputError(f"two calculations have the label {calculation.label!r}; give each its own")
+            labels.add(calculation.label)
+        width = min(max_workers or len(self._book.machine.cpus_online), len(labels))
+        return self._iterate(Run(width, source, prepared=prepared))
 
     def warm(self, calculation: Calculation, workers: int) -> None:
         """Start ``workers`` for calculations like this one, while the caller still prepares them; returns at once.
@@ -132,21 +131,13 @@ class LocalEngine:
         """
         self._pool.warm(self._prepare(calculation), workers)
 
-    def ask(self, question: Calculation) -> Outcome:
-        """What becomes of one calculation; where a worker for such ones is starting, it waits for that one.
-
-        Raises what :meth:`run` raises.
-        """
-        (outcome,) = self._iterate(Run(deque([self._prepare(question)]), 1, patient=True))
-        return outcome
-
     def workers(self) -> Mapping[WorkerKind, int]:
         """How many of each kind wait for a calculation, or will as soon as they are ready."""
         return self._pool.kinds()
 
     @property
     def cpus_changed(self) -> bool:
-        """Whether those that may be used became others while it ran something from a source."""
+        """Whether those that may be used became others while it ran something."""
         return self._mover.cpus_changed
 
     def limit(self, at_most: Mapping[str, int]) -> None:
@@ -187,8 +178,7 @@ class LocalEngine:
         try:
             for number in range(run.width):
                 self._start_thread(run, f"driver-{number}", self._drive)
-            if run.source is not None:
-                self._start_thread(run, "looks", self._mover.keep_looking)
+            self._start_thread(run, "looks", self._mover.keep_looking)
             self._observer.get_ready()
             yield from self._events(run)
         finally:
@@ -240,23 +230,11 @@ class LocalEngine:
     def _drive(self, run: Run) -> None:
         """One driver thread: supervises one running calculation at a time."""
         try:
-            while not run.stopped.is_set():
-                if run.source is not None:
-                    taken = self._take(run, run.source)
-                    if taken is None:
-                        break
-                    job, lease = taken
-                    lease = lease or self._lease_in_line(run, run.source, job)
-                    if lease is not None:
-                        self._supervise(run, job, lease)
-                    continue
-                try:
-                    job = run.jobs.popleft()
-                except IndexError:
-                    break
-                if run.patient:
-                    self._pool.wait_for_warm(run, job)
-                self._supervise(run, self._narrowed(run, job))
+            while (taken := self._take(run)) is not None:
+                job, lease = taken
+                lease = lease or self._lease_in_line(run, job)
+                if lease is not None:
+                    self._supervise(run, job, lease)
         except StopRequestedError:
             pass
         except BaseException as error:  # raised where the caller iterates
@@ -264,13 +242,14 @@ class LocalEngine:
         finally:
             run.events.put(None)
 
-    def _take(self, run: Run, source: Source) -> tuple[Job, Lease | None] | None:
+    def _take(self, run: Run) -> tuple[Job, Lease | None] | None:
         """What the source says is next, with its lease; waits until it says something, ``None`` when nothing is left.
 
         The lease is taken before another driver asks: what is promised to one is not free for the next. Nobody waits
         for a lease meanwhile, or those could not be told of who would give it back; then it has to be waited for.
         LeaseError where what waits fits no longer, not even into an empty book.
         """
+        source = run.source
         with run.turn:
             while source.waiting and not run.stopped.is_set():
                 self._mover.follow()
@@ -306,13 +285,12 @@ class LocalEngine:
         except LeaseError:  # somebody was faster
             return None
 
-    def _lease_in_line(self, run: Run, source: Source, job: Job) -> Lease | None:
+    def _lease_in_line(self, run: Run, job: Job) -> Lease | None:
         """The lease that ``job`` waits for; ``None`` where it fits no longer, and the source has it back."""
         try:
             return self._lease(run, job)
         except LeaseTooLargeError:
-            with run.turn:
-                source.returned(job.calculation)
+            self._return(run, job.calculation)
             return None
 
     def _narrowed(self, run: Run, job: Job) -> Job:
@@ -341,21 +319,20 @@ class LocalEngine:
             on_wait=on_wait,
         )
 
-    def _supervise(self, run: Run, job: Job, lease: Lease | None = None) -> None:
-        """``job``, and what follows it under the same lease."""
-        with lease or self._lease(run, job) as held, contextlib.closing(Seat(held)) as seat:
-            place = Place(seat, self._on_cores_of(held, job), time.monotonic() + _TURN_S)
+    def _supervise(self, run: Run, job: Job, lease: Lease) -> None:
+        """``job``, and what follows it under the same ``lease``."""
+        with lease, contextlib.closing(Seat(lease)) as seat:
+            place = Place(seat, self._on_cores_of(lease, job), time.monotonic() + _TURN_S)
             self._tell_start(run, place)
             outcome = self._attempt(run, place)
             while outcome.status != "finished" and place.attempt <= self._retries:
                 run.events.put(Progress(event="retried", label=outcome.label, message=outcome.error or ""))
                 place.attempt += 1
                 outcome = self._attempt(run, place)
-            if run.source is not None:
-                with run.turn:
-                    seat.close()
-                    held.release()
-                    run.source.ended(outcome)
+            with run.turn:
+                seat.close()
+                lease.release()
+                run.source.ended(outcome)
         run.events.put(outcome)
 
     def _tell_start(self, run: Run, place: Place) -> None:
@@ -424,7 +401,7 @@ class LocalEngine:
     def _send_following(self, run: Run, place: Place, worker: Worker) -> Job | None:
         """What the source has follow in ``place``; it begins without us."""
         left_s = place.until_s - time.monotonic()
-        if run.source is None or place.attempt > 1 or left_s <= 0 or run.stopped.is_set():
+        if place.attempt > 1 or left_s <= 0 or run.stopped.is_set():
             return None
         with run.turn:
             calculation = run.source.following(place.job.calculation, left_s)
@@ -443,7 +420,6 @@ class LocalEngine:
         return None
 
     def _return(self, run: Run, calculation: Calculation) -> None:
-        assert run.source is not None
         with run.turn:
             run.source.returned(calculation)
 
@@ -454,7 +430,6 @@ class LocalEngine:
         place.job, place.began_at, place.waited = job, time.time(), False
         run.busy[worker].job = job
         self._observer.begins(job.calculation, worker, place.seat.current)
-        assert run.source is not None
         with run.turn:
             run.source.ended(outcome)
         run.events.put(outcome)

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import tempfile
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..programs.spec import WorkerKind
 from .job import Job, Key, serves_every_width
 from .observing import Observer
 from .running import Run, Running, Seat
-from .source import Starts
+from .source import InOrder, Starts
 from .supervisor import NoGreetingError, Worker, WorkerEndedError, end_all, scratch_of
 from .wrapping import Wrapping
 
@@ -82,7 +82,7 @@ class WorkerPool:
 
     def warm(self, job: Job, workers: int) -> None:
         """Start so many for calculations like ``job``; returns at once."""
-        run = Run(deque(), workers)
+        run = Run(workers, InOrder([], self._book))
         self.add(run)
         leases = self._book.acquire_split(workers, job.settings.threads, gpus=job.gpus)
         try:
@@ -97,16 +97,6 @@ class WorkerPool:
             for lease in leases[started:]:
                 self._cool(lease)
             raise
-
-    def wait_for_warm(self, run: Run, job: Job) -> None:
-        """Until one is ready that can compute ``job``, as long as there is hope of it."""
-
-        def settled() -> bool:
-            ready = any(key == job.key for key, _ in tuple(self._idle))
-            return ready or run.stopped.is_set() or job.key not in tuple(self._warming.values())
-
-        with run.turn:
-            run.turn.wait_for(settled)
 
     def warming(self) -> Mapping[Lease, Key]:
         """What gets ready by now, by the lease that each holds until it is."""
@@ -281,17 +271,16 @@ class WorkerPool:
             return entry[1]
 
     def _make_room(self, run: Run, threads: int) -> None:
-        """Idle workers of other kinds hold memory: the oldest go before all have more threads than there are PUs.
+        """Idle workers of other kinds hold memory: the oldest go before all have more threads than twice the PUs.
 
-        Of a source two kinds may stay, as one width follows another. A run is no measure: one that asks the program
-        something has a single calculation, and the workers that are warm are for those that follow.
+        Two kinds may stay, as one width follows another. A run is no measure: one that asks the program something has
+        a single calculation, and the workers that are warm are for those that follow.
         """
         leaving: list[Worker] = []
         with self.lock:
             busy = (worker for one in {run, *self._runs} for worker in tuple(one.busy))
             there = (*(worker for _, worker in self._idle), *busy)
-            most = len(self._book.usable) * (1 if run.source is None else 2)
-            surplus = sum(worker.threads for worker in there) + threads - most
+            surplus = sum(worker.threads for worker in there) + threads - 2 * len(self._book.usable)
             while surplus > 0 and self._idle:
                 leaving.append(self._idle.pop(0)[1])
                 surplus -= leaving[-1].threads

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,13 +21,10 @@ LOOK_AGAIN_S = 1.0
 class Run:
     """One call of :meth:`LocalEngine.run`. A driver that ends puts ``None`` among the events."""
 
-    jobs: deque[Job]
     width: int
     """How many drivers there are, or have been."""
-    patient: bool = False
-    """It waits for a worker that is starting, rather than start another."""
-    source: Source | None = None
-    """What says what is next; ``None``: ``jobs``, in order."""
+    source: Source
+    """What says what is next."""
     turn: threading.Condition = field(default_factory=threading.Condition)
     """One driver at a time asks the source."""
     looks: bool = False

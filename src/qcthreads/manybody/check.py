@@ -41,6 +41,7 @@ def _ask(engine: LocalEngine, expansion: Expansion, chemistry: Chemistry, thread
         compute=spec.check,
         timeout_s=_PATIENCE_S,
     )
-    refused = (engine.ask(question).result or {}).get("refused")
+    (answer,) = engine.run([question])
+    refused = (answer.result or {}).get("refused")
     if refused:
         raise InputError(f"{spec.title} cannot compute this: {refused}")
