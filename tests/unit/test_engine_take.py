@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError
-from qcthreads.execution.calculation import Calculation
+from qcthreads.execution.calculation import Calculation, Outcome
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.job import Job
 from qcthreads.execution.observing import Observer
@@ -122,6 +122,63 @@ def test_what_is_left_waits_for_workers_that_are_starting_where_these_will_do() 
     assert given(1, 1) == "f2"  # of two that are left one has no other
     assert given(1, 1) is None
     assert given(0, 1) == "f3"
+
+
+def ended(calculation: Calculation, wall_s: float, status: Literal["finished", "failed"] = "finished") -> Outcome:
+    return Outcome(
+        label=calculation.label,
+        status=status,
+        result=None,
+        error=None,
+        threads=calculation.threads,
+        cpus=CpuSet([0]),
+        bound=None,
+        worker_pid=1,
+        started_at=0.0,
+        wall_s=wall_s,
+        cpu_s=0.0,
+        peak_memory_bytes=0,
+    )
+
+
+def test_what_is_as_short_as_the_last_like_it_follows_while_more_are_left_than_run() -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    source = InOrder([made(f"f{number}", 1, GIB) for number in range(5)], book, most_threads=1)
+    taken = source.next(book.usable, 8 * GIB)
+    assert taken is not None
+    assert source.following(taken, 60.0) is None  # nothing is known of such ones
+    source.ended(ended(taken, 0.2, "failed"))
+    taken = source.next(book.usable, 8 * GIB)
+    assert taken is not None
+    assert source.following(taken, 60.0) is None  # one that failed tells nothing
+    source.ended(ended(taken, 0.2))
+    first = source.next(book.usable, 8 * GIB)
+    assert first is not None
+    assert source.following(first, 0.3) is None
+    second = source.following(first, 0.5)
+    assert second is not None
+    assert (second.label, source.waiting, source.running) == ("f3", 1, 1)
+    assert source.following(first, 0.5) is None  # one follows each
+    source.returned(second)
+    assert (source.waiting, source.running) == (2, 1)
+    assert source.following(first, 0.5) is second
+    source.ended(ended(first, 0.2))
+    assert (source.waiting, source.running) == (1, 1)
+    assert source.next(book.usable, 8 * GIB) is None  # one thread at a time
+    assert source.following(second, 0.5) is None  # the last is for whoever is free first
+    source.ended(ended(second, 0.2))
+    assert (source.waiting, source.running) == (1, 0)
+
+
+@pytest.mark.parametrize("other", [made("b", 2, GIB), made("b", 1, 2 * GIB), replace(made("b", 1, GIB), program="xtb")])
+def test_nothing_follows_what_has_another_width_or_memory_or_program(other: Calculation) -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    source = InOrder([made("a", 1, GIB), made("c", 1, GIB), other, made("d", 1, GIB)], book, most_threads=2)
+    for _ in range(2):
+        taken = source.next(book.usable, 8 * GIB)
+        assert taken is not None
+        assert source.following(taken, 60.0) is None
+        source.ended(ended(taken, 0.0)) if taken.label == "a" else None
 
 
 def test_what_is_to_follow_and_fits_no_longer_goes_back_to_the_source() -> None:

@@ -77,6 +77,8 @@ class Source(Protocol):
 class InOrder:
     """Calculations in the order given, side by side as far as there is room by now; each waits in line for its lease.
 
+    A short one that is like the one before takes that one's place at once, a moment out of order.
+
     Parameters
     ----------
     calculations
@@ -105,6 +107,10 @@ class InOrder:
         self._given: dict[str, Calculation] = {}
         self._widths: dict[Hashable, int] = {}
         """What has run instead, by calculations that are alike: the program used fewer threads than it was to."""
+        self._following: dict[str, Calculation] = {}
+        """By the label of what each follows."""
+        self._took_s: dict[Hashable, float] = {}
+        """The last that has ended, of those that are alike."""
 
     @property
     def waiting(self) -> int:
@@ -139,9 +145,17 @@ class InOrder:
         left = sum(worker_kind(one) == kind for one in self._left)
         return starts.ready.get(kind, 0) <= given and left <= starts.kinds.get(kind, 0)
 
-    def following(self, calculation: Calculation, within_s: float) -> Calculation | None:  # noqa: ARG002
-        """Nothing: no times are known."""
-        return None
+    def following(self, calculation: Calculation, within_s: float) -> Calculation | None:
+        """The first of those left, where both are alike, as short as the last was, and more are left than run."""
+        took_s = self._took_s.get(alike(calculation), math.inf)
+        if 2 * took_s > within_s or len(self._left) <= len(self._given) or calculation.label in self._following:
+            return None
+        following = self._as_now(self._left[0])
+        if alike(following) != alike(calculation) or following.memory_bytes != calculation.memory_bytes:
+            return None
+        self._left.popleft()
+        self._following[calculation.label] = following
+        return following
 
     def narrowed(self, calculation: Calculation) -> None:
         """And so will be those like it that follow."""
@@ -150,11 +164,18 @@ class InOrder:
 
     def returned(self, calculation: Calculation) -> None:
         """It is the next again."""
-        self._left.appendleft(self._given.pop(calculation.label))
+        self._given.pop(calculation.label, None)
+        self._following = {label: one for label, one in self._following.items() if one is not calculation}
+        self._left.appendleft(calculation)
 
     def ended(self, outcome: Outcome) -> None:
         """What it had is for the next."""
-        del self._given[outcome.label]
+        kind = alike(self._given.pop(outcome.label))
+        if outcome.status == "finished":
+            self._took_s[kind] = outcome.wall_s
+        if outcome.label in self._following:
+            following = self._following.pop(outcome.label)
+            self._given[following.label] = following
 
 
 @dataclass(frozen=True, slots=True)
