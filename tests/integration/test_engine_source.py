@@ -20,6 +20,7 @@ from control_groups import limited
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError, StopRequestedError
+from qcthreads.execution import engine as engine_module
 from qcthreads.execution.calculation import Calculation, Outcome
 from qcthreads.execution.engine import LocalEngine
 from qcthreads.execution.observing import Observer
@@ -362,6 +363,35 @@ def test_short_ones_follow_each_other_whatever_becomes_of_those_before(
         assert source.planned.keys() == outcomes.keys()
     assert book.held() == ()
     never_on_one_pu(list(outcomes.values()))
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_nothing_follows_while_others_wait_for_a_lease(
+    book: LeaseBook, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(engine_module, "_TURN_S", 600.0)
+    others = LeaseBook(book.machine, book.limits, cpus=book.usable, ledger=book.ledger)
+    tasks = [Task(f"f{number}", {1: 0.01}) for number in range(200)]
+    source = SOURCES[kind](tasks, book, sleep_s=0.01, known="seconds")
+    waited_s, begun = list[float](), list[bool]()
+
+    def wait() -> None:
+        with others.acquire(len(others.usable)) as lease:
+            waited_s.append(lease.waited_s)
+
+    waits = threading.Thread(target=wait)
+
+    class Noting(Observer):
+        def begins(self, calculation: Calculation, worker: Worker, lease: Lease) -> None:  # noqa: ARG002
+            begun.append(book.anybody_waits())
+            if len(begun) == 50:
+                waits.start()
+
+    with LocalEngine(book, observer=Noting()) as engine:
+        assert sum(1 for _ in engine.run(source)) == 200
+    waits.join()
+    assert waited_s[0] > 0
+    assert sum(begun) <= 2 * len(book.usable)  # each driver has sent one ahead, and may be sending another
 
 
 def test_what_can_never_fit_is_refused_before_anything_starts(engine: LocalEngine, book: LeaseBook) -> None:

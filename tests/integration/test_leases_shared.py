@@ -605,6 +605,23 @@ def in_line(place: Path, count: int) -> None:
     until(lambda: len(list((place / "records").glob("w*"))) == count)
 
 
+def test_whether_anybody_waits_is_told_without_the_stopped_and_the_dead(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = book_in(place, MACHINE)
+    assert not book.anybody_waits()
+    with book.acquire(PUS), other(waits(place, PUS)) as waiter:
+        in_line(place, 1)
+        assert book.anybody_waits()
+        stop_outside_the_door(place, waiter)
+        monkeypatch.setattr(shared, "_SILENT_S", 0.5)
+        until(lambda: not book.anybody_waits())
+        waiter.signal(signal.SIGCONT)
+        until(book.anybody_waits)
+        waiter.kill()
+        assert not book.anybody_waits()
+
+
 def test_a_release_and_a_kill_let_another_process_begin_and_it_knows_whom_it_waited_for(place: Path) -> None:
     book = book_in(place, MACHINE)
     held = book.acquire(PUS)

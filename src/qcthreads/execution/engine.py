@@ -32,9 +32,8 @@ from .wrapping import Wrapping
 # Windows cannot interrupt a wait for a lock; a second later is soon enough for Ctrl-C.
 _WAIT_S = 1.0 if sys.platform == "win32" else None
 
-# So long at most calculations follow each other under one lease, by what is expected of them: as much longer may others
-# wait for it, and what they and the limits leave is looked at again. Of 25 ms each, asking the book and the source for
-# every one took a fifth of the run.
+# So long at most calculations follow each other under one lease, by what is expected of them, until what others and the
+# limits leave is looked at again. Of 25 ms each, asking the book and the source for every one took a fifth of the run.
 _TURN_S = 0.5
 
 
@@ -401,7 +400,7 @@ class LocalEngine:
     def _send_following(self, run: Run, place: Place, worker: Worker) -> Job | None:
         """What the source has follow in ``place``; it begins without us."""
         left_s = place.until_s - time.monotonic()
-        if place.attempt > 1 or left_s <= 0 or run.stopped.is_set():
+        if place.attempt > 1 or left_s <= 0 or run.stopped.is_set() or self._book.anybody_waits():
             return None
         with run.turn:
             calculation = run.source.following(place.job.calculation, left_s)

@@ -378,6 +378,10 @@ class LeaseBook:
         """What is now given out by this book, oldest first: leases, and what still runs under others."""
         return tuple(hold for hold in self.ledger.held_now() if hold.book is self)
 
+    def anybody_waits(self) -> bool:
+        """Whether somebody waits for a lease, here or, where others share the ledger, on the node."""
+        return self.ledger.anybody_waits()
+
     def wake(self) -> None:
         """Let everybody who waits look at their ``cancel`` again. From any thread, also from signal handlers."""
         self.ledger.wake()

@@ -204,6 +204,10 @@ class Ledger:
         """All who wait, on the whole node, the first first."""
         return list(self._waiting)
 
+    def anybody_waits(self) -> bool:
+        """Whether somebody waits, from outside a turn; where nobody does it takes one look at most."""
+        return bool(self._waiting)
+
     def unheld(self, machine: Machine) -> Room:
         """What nobody holds."""
         room = Room(machine.cpus_online.bits)

@@ -140,6 +140,17 @@ class SharedLedger(Ledger):
         told = [ticket for ticket in told if self._records.silent_s(ticket.name) < _SILENT_S]
         return sorted([*self._waiting, *told], key=lambda one: one.name)
 
+    def anybody_waits(self) -> bool:
+        """Whether somebody on the node waits, from outside a turn; where nobody does it takes one look at most."""
+        if self._waiting:
+            return True
+        if not any(name[:1] == "w" for name in self._there() - self._nothing):
+            return False
+        try:
+            return bool(self.in_turn(self.queue, 0.0))  # the dead and the stopped wait no more
+        except BookShutError:
+            return True
+
     def enter(self, waiter: Waiter) -> None:
         """Put ``waiter`` last in line, if he is not there."""
         if waiter in self._waiting:
@@ -390,12 +401,16 @@ class SharedLedger(Ledger):
 
     def _ahead(self) -> int:
         """How many of other processes wait before the first of this one."""
-        first, folder = min((waiter.name for waiter in tuple(self._waiting)), default=""), self._folder
+        first = min((waiter.name for waiter in tuple(self._waiting)), default="")
+        return sum(name < first for name in self._there() - self._own_tickets.keys() if name[:1] == "w")
+
+    def _there(self) -> set[str]:
+        """Of everything there, from outside a turn."""
+        folder = self._folder
         try:
-            names = folder.names() if folder is not None else set()
+            return folder.names() if folder is not None else set()
         except OSError:  # the directory is just being begun again
-            names = set()
-        return sum(name < first for name in names - self._own_tickets.keys() if name[:1] == "w")
+            return set()
 
     def close(self) -> None:
         """Give everything back that this process still holds; what runs under it keeps it."""
