@@ -550,7 +550,8 @@ def change(progress):
 
 report = run.execute(change)
 ran = sorted((one.start_s, list(one.cpus)) for one in report.record.calculations)
-print(json.dumps([ran, [one["message"] for one in report.findings if one["kind"] == "escaped"]]))
+said = {kind: [one["message"] for one in report.findings if one["kind"] == kind] for kind in ("escaped", "note")}
+print(json.dumps([ran, said, report.decision["changes"], report.statistics["oversubscription"]]))
 """
 
 
@@ -649,11 +650,20 @@ def test_a_run_that_begins_with_one_pu_follows_its_cpuset_to_another(strategy: s
     command = [sys.executable, "-c", RUN, str(CPUSET / "cpuset.cpus"), str(given), strategy]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    ran, escaped = json.loads(done.stdout)
-    assert all("the CPUs that may be used changed during the run" in message for message in escaped)
+    ran, said, changes, oversubscription = json.loads(done.stdout)
+    assert all("the CPUs that may be used changed during the run" in message for message in said["escaped"])
     cpus = [one for _, one in ran]
     assert cpus[:4] == [[0]] * 4
     assert cpus[-4:] == [[1]] * 4
+    assert [change["cpus_usable"] for change in changes] == [[0, 1], [1]]
+    assert 0 < changes[0]["at_s"] < min(start_s for start_s, one in ran if one == [1])
+    assert changes[0]["at_s"] < changes[1]["at_s"]
+    assert [change["workers"] for change in changes] == ([2, 1] if strategy == "balanced" else [None, None])
+    assert [change["threads"] for change in changes] == ([1, 1] if strategy == "balanced" else [None, None])
+    for change, why in zip(changes, ("2 CPUs may be used: ", "1 CPU may be used: "), strict=True):
+        assert change["why"].startswith(why)
+        assert any(note.startswith("since ") and note.endswith(change["why"]) for note in said["note"])
+    assert oversubscription == 1.0
 
 
 @pytest.mark.parametrize("kind", SOURCES)

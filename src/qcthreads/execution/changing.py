@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from ..cpuset import CpuSet
 from ..errors import MachineError, OversubscriptionError
 from ..host import read_machine
 from ..host.limits import Limits, Rule
@@ -14,10 +15,24 @@ from ..host.sysfs import read_text
 from ..leases import LeaseBook
 from ..leases.ledger import is_bound
 from ..leases.node import node_limits
+from ..units import format_size
 
 _LOOK_S = 1.0  # to read the limits takes a millisecond or two
 # Files that say what a control group may hold; of other rules nobody else changes what they leave us.
 _GROUP_LIMIT = re.compile(r"/memory\.(max|high|limit_in_bytes)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What may be used from some time on."""
+
+    at: float
+    """Seconds since the epoch, when it was noticed: a second late at most while anything runs."""
+    usable: CpuSet
+    memory_bytes: int
+    """For all that run at the same time."""
+    why: str
+    """What is another by then, and which limit says so, in words."""
 
 
 class ChangingLimits:
@@ -25,6 +40,8 @@ class ChangingLimits:
 
     cpus_changed = False
     """Others may be used, or so many others, than once before."""
+    changes: tuple[Change, ...] = ()
+    """Of what the book hands out, in the order in which they were noticed."""
 
     def __init__(self, book: LeaseBook, clock: Callable[[], float] = time.monotonic) -> None:
         self._book = book
@@ -35,6 +52,7 @@ class ChangingLimits:
         self._memory = [rule for rule in book.limits.rules if rule.memory_bytes is not None]
         self._groups = {rule.source: _read(rule.source) for rule in self._memory if _is_group(rule.source)}
         self._looked_s = clock()
+        self._handed_out = book.usable, book.memory_bytes
 
     def follow(self) -> bool:
         """Look, where the last look is a second ago. Whether other CPUs may be used than at that.
@@ -62,9 +80,21 @@ class ChangingLimits:
                 book.follow(read_machine() if cpus_changed else book.machine, limits, memory_bytes)
                 self.cpus_changed |= cpus_changed
             self._seen = limits
+            self._note_change()
             return limits.cpus != before.cpus
         except (MachineError, OversubscriptionError, OSError):
             return False
+
+    def _note_change(self) -> None:
+        book, (usable, memory_bytes) = self._book, self._handed_out
+        why = [] if book.usable == usable else [book.explain()]
+        if book.memory_bytes != memory_bytes:
+            rules = (rule for rule in book.limits.rules if rule.memory_bytes is not None)
+            rule = min(rules, key=lambda rule: rule.memory_bytes or 0)
+            why.append(f"{format_size(book.memory_bytes)} of memory: {rule.rule} ({rule.source})")
+        if why:
+            self._handed_out = book.usable, book.memory_bytes
+            self.changes += (Change(time.time(), *self._handed_out, "; ".join(why)),)
 
     def _now(self, rule: Rule) -> Rule:
         """What there was at first, for our own leases count what our workers took since; less what a group has lost."""

@@ -7,7 +7,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from ..programs import registry
 from ..programs.spec import WorkerKind
 from ..units import format_count, format_size
 from .calculation import Calculation, Outcome, Progress
+from .changing import Change
 from .job import Job, Key, UnmadeInputError, prepare
 from .moving import Mover
 from .observing import Observer
@@ -138,6 +139,11 @@ class LocalEngine:
     def cpus_changed(self) -> bool:
         """Whether those that may be used became others while it ran something."""
         return self._mover.cpus_changed
+
+    @property
+    def changes(self) -> Sequence[Change]:
+        """What may be used, since when and why, where that became another while it ran something."""
+        return self._mover.changes
 
     def limit(self, at_most: Mapping[str, int]) -> None:
         """Further programs that run so many times at once at most; those with a limit already keep it."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections.abc import Sequence
 
 from ..errors import BindingError, LeaseError
 from ..leases import Lease, LeaseBook
-from .changing import ChangingLimits
+from .changing import Change, ChangingLimits
 from .pool import WorkerPool
 from .running import LOOK_AGAIN_S, Run, Running
 from .supervisor import Worker
@@ -28,6 +30,11 @@ class Mover:
         """Whether those that may be used became others meanwhile."""
         return self._limits.cpus_changed
 
+    @property
+    def changes(self) -> Sequence[Change]:
+        """What may be used, since when and why, in that order."""
+        return self._limits.changes
+
     def keep_looking(self, run: Run) -> None:
         """At what may be used, also while nothing starts or ends; in a thread with the mask that the drivers have."""
         while not run.stopped.wait(LOOK_AGAIN_S):
@@ -38,8 +45,10 @@ class Mover:
     def follow(self) -> None:
         """With the turn: hand out what may be used by now; first to what runs where nothing may run any more."""
         with self._looking:
+            known = len(self.changes)
             if self._limits.follow():  # older kernels give all that runs in a cpuset the whole of it when that changes
                 self._pool.forget_bindings()
+            self._tell(self.changes[known:])
             if not (self._affinity and self._limits.cpus_changed):  # asked before every calculation
                 return
             with self._pool.lock:
@@ -51,6 +60,11 @@ class Mover:
                     self._move(run, worker, running, None)
                 elif seat.current.cpus.isdisjoint(allowed):
                     self._move_away(run, worker, running)
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            for run in self._pool.runs():
+                run.note("", f"since {time.strftime('%H:%M:%S', time.localtime(change.at))} {change.why}")
 
     def _move_away(self, run: Run, worker: Worker, running: Running) -> None:
         """Have it go on where others may not start; where nothing is free the system has it share what others have."""

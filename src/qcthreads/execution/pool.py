@@ -58,6 +58,11 @@ class WorkerPool:
         with self.lock, contextlib.suppress(ValueError):
             self._runs.remove(run)
 
+    def runs(self) -> tuple[Run, ...]:
+        """Those that were added and not removed."""
+        with self.lock:
+            return tuple(self._runs)
+
     def busy(self) -> list[tuple[Run, Worker, Running]]:
         """With the lock: what runs, of all runs."""
         return [(run, worker, running) for run in self._runs for worker, running in run.busy.items()]
@@ -188,9 +193,7 @@ class WorkerPool:
                     self.put_back(run, job, worker)
         finally:
             self._cool(lease)
-            with self.lock:
-                runs = tuple(self._runs)
-            for one in runs:
+            for one in self.runs():
                 one.wake()
 
     def _cool(self, lease: Lease) -> None:

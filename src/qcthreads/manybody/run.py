@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -93,7 +94,9 @@ class Run(Closing):
     """``{"strategy", "workers", "threads", "cpus_usable", "cpus_by_worker", "memory_bytes_per_worker", "affinity",
     "program", "program_version", "method", "basis", "model_chemistries": [{"name", "orders", "program",
     "program_version", "method", "basis"}], "bsse", "max_nbody", "reasons": [...], "scratch_bytes": int | None,
-    "store_bytes": int | None, "expected_wall_s": float | None}``; ``None``: not known, or several."""
+    "store_bytes": int | None, "expected_wall_s": float | None, "changes": []}``; ``None``: not known, or several.
+    A report's tells ``changes`` of limits: ``{"at_s", "why", "cpus_usable", "memory_bytes", "workers", "threads",
+    "memory_bytes_per_worker"}``; the last three are ``None`` where calculations have widths of their own."""
 
     planned: Mapping[str, Planned]
     """By label, when each calculation was expected to run as it started; of those that had widths of their own."""
@@ -107,6 +110,7 @@ class Run(Closing):
         self._at_once: int | None = None
         self.planned = {}
         self._reused_count = 0
+        self._given = 0
         self._tally: RunTally | None = None
         self._began: float | None = None
         self._cpu = CpuByPhase(self._head_start.began_cpu_s)
@@ -290,6 +294,7 @@ class Run(Closing):
             "scratch_bytes": min(files_bytes, self._measured.disk_bytes or files_bytes) or None,
             "store_bytes": None if request.store is None else self.calculations * _STORED_BYTES,
             "expected_wall_s": wall_s,
+            "changes": [],
         }
 
     def _mold(self, strategy: str) -> Moldable | None:
@@ -376,6 +381,7 @@ class Run(Closing):
             )
 
         terms = [term for term in self._terms if term.label not in results]
+        self._given = len(terms)
         if not terms:
             return
         self._head_start.on_progress = watch
@@ -384,8 +390,8 @@ class Run(Closing):
             by_label = {term.label: term for term in terms}
 
             def as_now(calculation: Calculation) -> Calculation:
-                each = self._each(len(terms))
-                if each == (calculation.threads, calculation.memory_bytes):
+                _, *each = self._each(len(self._book.usable), self._book.memory_bytes)
+                if each == [calculation.threads, calculation.memory_bytes]:
                     return calculation
                 return made(by_label[calculation.label], *each)
 
@@ -403,21 +409,49 @@ class Run(Closing):
             if outcome.status == "finished":
                 results[outcome.label] = outcome.result
 
-    def _each(self, calculations: int) -> tuple[int, int]:
-        """Threads and memory of each of so many that have one width.
+    def _each(self, usable: int, memory_bytes: int) -> tuple[int, int, int]:
+        """How many run side by side that have one width, where there is so much for all; threads and memory of each.
 
         As was decided, but for what limits have changed: where more fit side by side, or there is less memory, each
         has less of that, though what it needs; where there are fewer PUs than the width that nobody asked for, fewer.
         """
-        decision, request, usable = self.decision, self.request, len(self._book.usable)
-        threads, memory_bytes = decision["threads"], decision["memory_bytes_per_worker"]
+        decision, request = self.decision, self.request
+        threads, share_bytes = decision["threads"], decision["memory_bytes_per_worker"]
         if not request.threads:
             threads = min(threads, usable)
-        whole_bytes = min(self._book.memory_bytes, decision["workers"] * memory_bytes)
-        most = min(calculations, request.workers or self._most or calculations)
+        whole_bytes = min(memory_bytes, decision["workers"] * share_bytes)
+        most = min(self._given, request.workers or self._most or self._given)
         by_cpus = min(usable, request.max_total_threads or usable) // threads
         side_by_side = max(1, min(most, by_cpus, whole_bytes // self._need_bytes))
-        return threads, min(memory_bytes, max(whole_bytes // side_by_side, self._need_bytes))
+        return side_by_side, threads, min(share_bytes, max(whole_bytes // side_by_side, self._need_bytes))
+
+    def _changes(self, span: _Span) -> list[dict[str, Any]]:
+        """What limits that changed made of the decision."""
+        told = []
+        for change in self._engine.changes:
+            usable, of_one_width = len(change.usable), self._moldable is None
+            workers, threads, share_bytes = (
+                self._each(usable, change.memory_bytes) if of_one_width else (None, None, None)
+            )
+            told.append(
+                {
+                    "at_s": change.at - span.began_at,
+                    "why": change.why,
+                    "cpus_usable": list(change.usable),
+                    "memory_bytes": change.memory_bytes,
+                    "workers": workers,
+                    "threads": threads,
+                    "memory_bytes_per_worker": share_bytes,
+                }
+            )
+        return told
+
+    def _usable_on_average(self, span: _Span) -> float:
+        """How many PUs might be used, over the whole run."""
+        until = [change.at - span.began_at for change in self._engine.changes] + [span.wall_s]
+        counts = [len(self.decision["cpus_usable"]), *(len(change.usable) for change in self._engine.changes)]
+        lasted = (later - before for before, later in pairwise([0.0, *until]))
+        return sum(count * seconds for count, seconds in zip(counts, lasted, strict=True)) / span.wall_s
 
     def _by_chemistry(self, tally: RunTally) -> dict[str, dict[str, Any]]:
         """What the calculations of each model chemistry took, by its name."""
@@ -434,7 +468,7 @@ class Run(Closing):
     def _statistics(self, tally: RunTally, span: _Span) -> dict[str, Any]:
         widths = [outcome.threads for outcome in tally.outcomes.values()]
         return {
-            **tally.statistics(span.wall_s),
+            **tally.statistics(span.wall_s, self._usable_on_average(span)),
             "fragments_total": self.calculations,
             "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
             "fragments_reused": self._reused_count,
@@ -445,7 +479,7 @@ class Run(Closing):
         }
 
     def _report(self, tally: RunTally, results: Mapping[str, Any], span: _Span) -> RunReport:
-        expansion, decision = self._expansion, self.decision
+        expansion = self._expansion
         failures = {o.label: o.error or "no message" for o in tally.outcomes.values() if o.status == "failed"}
         missing = tuple(row.label for row in self.fragments if row.label not in results)
         bodies: tuple[BodyRow, ...] = ()
@@ -463,7 +497,7 @@ class Run(Closing):
             missing=missing,
             failures=failures,
             statistics=record.statistics,
-            decision=decision,
+            decision=record.decision,
             findings=tuple({"kind": finding.kind, "message": finding.message} for finding in record.findings),
             bsse_treatment=bsse_treatment(expansion.bsse),
             record=record,
@@ -489,7 +523,7 @@ class Run(Closing):
             machine=book.machine,
             usable=book.usable,
             limits=limits_in_words(book.limits),
-            decision=self.decision,
+            decision={**self.decision, "changes": self._changes(span)},
             statistics={
                 **statistics,
                 **figures(attempts, moments, usable),

@@ -40,6 +40,7 @@ class RunTally:
         self.notes: dict[str, str] = {}
         """What each is about, by message."""
         self.peak_threads = 0
+        self._oversubscription = 0.0
         self.peak_workers = 0
 
     def watch(self, progress: Progress) -> None:
@@ -47,6 +48,8 @@ class RunTally:
         if progress.event == "started":
             held = self._book.held()
             self.peak_threads = max(self.peak_threads, sum(len(lease.cpus) for lease in held))
+            there = sum(len(lease.cpus & self._book.limits.cpus) for lease in held)  # the others are to be moved
+            self._oversubscription = max(self._oversubscription, there / len(self._book.usable))
             self.peak_workers = max(self.peak_workers, len(held))
         elif progress.event == "note":
             if progress.kind in self.notes.values() and progress.kind:
@@ -64,25 +67,26 @@ class RunTally:
         """How long the calculations took, one after another at the widths they had."""
         return sum(outcome.wall_s for outcome in self.outcomes.values())
 
-    def statistics(self, wall_s: float) -> dict[str, Any]:
+    def statistics(self, wall_s: float, usable: float | None = None) -> dict[str, Any]:
         """Figures of everything added so far.
 
         ``thread_efficiency``: CPU time / (threads x wall time) over the calculations. ``busy_fraction``: share of
-        the usable PUs' time that a calculation ran on them. ``oversubscription``: threads leased at the same time, at
-        most, / usable PUs; above 1 would be too many. ``speedup_estimate``: the calculations one after another, at the
+        the usable PUs' time that a calculation ran on them, of which there were ``usable`` on average, or always as
+        many as now. ``oversubscription``: threads leased at the same time / PUs usable then, at most; above 1 would be
+        too many. ``speedup_estimate``: the calculations one after another, at the
         widths they had, / the wall time. Where nothing was computed, ratios are ``None``.
         """
         outcomes = self.outcomes.values()
         cpu_s = sum(outcome.cpu_s for outcome in outcomes)
         thread_s = sum(outcome.threads * outcome.wall_s for outcome in outcomes)
-        usable = len(self._book.usable)
+        usable = len(self._book.usable) if usable is None else usable
         return {
             "wall_s": wall_s,
             "cpu_s": cpu_s,
             "calculations_wall_s": self.calculations_wall_s,
             "thread_efficiency": _ratio(cpu_s, thread_s),
             "busy_fraction": _ratio(thread_s, usable * wall_s) if outcomes else None,
-            "oversubscription": _ratio(self.peak_threads, usable) if outcomes else None,
+            "oversubscription": self._oversubscription if outcomes else None,
             "speedup_estimate": _ratio(self.calculations_wall_s, wall_s) if outcomes else None,
             "peak_workers": self.peak_workers,
             "peak_threads": self.peak_threads,
