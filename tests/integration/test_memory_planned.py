@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from qcthreads.execution.cost_store import CostStore, Kind
 from qcthreads.host import read_machine
 from qcthreads.host.disks import file_system
 from qcthreads.host.limits import read_limits
+from qcthreads.manybody.head_start import HeadStart
 from qcthreads.manybody.run import Run, RunReport, RunRequest
 from qcthreads.planning.costs import Observation, Size, memory_grant
 from qcthreads.programs.registry import find, get
@@ -146,11 +148,11 @@ def test_what_alone_takes_more_than_there_is_is_refused_by_name_before_anything_
         Run(request)
 
 
-def measured(scratch_bytes: int) -> None:
+def measured(scratch_bytes: int, *, width: int = 1) -> None:
     """As if earlier runs had seen temporary files: 20 MiB of a monomer, so much of a dimer."""
     seen = [
-        Observation(Size(24, 10), 1, 0.1, 130 * MIB, 20 * MIB),
-        Observation(Size(48, 20), 1, 0.3, 140 * MIB, scratch_bytes),
+        Observation(Size(24, 10), width, 0.1, 130 * MIB, 20 * MIB),
+        Observation(Size(48, 20), width, 0.3, 140 * MIB, scratch_bytes),
     ]
     CostStore(read_machine()).add(Kind("pyscf", "energy", "hf", "cc-pvdz"), seen)
 
@@ -182,6 +184,25 @@ def test_few_run_side_by_side_where_the_disk_has_room_for_few(tmp_path: Path) ->
     assert "there is room for the temporary files of 1 at a time" in one_width["reasons"]
     said = " of disk are free: as many run side by side as have room for their temporary files"
     assert any(reason.endswith(said) for reason in decided_with_room_for_one(tmp_path, "auto")["reasons"])
+
+
+def test_what_others_have_filled_of_the_disk_keeps_calculations_from_running_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if file_system(tmp_path).in_memory:
+        pytest.skip("temporary files are in memory here")
+    free_bytes = shutil.disk_usage(tmp_path).free
+    for width in (1, 2):  # no faster with two threads
+        measured(round(0.3 * free_bytes), width=width)
+    asked = replace(request(tmp_path), strategy="adaptive", learn=False, busy="ignore")
+    prepared = Run(asked, HeadStart(asked, warm=True))  # both workers are there from the beginning
+    filled = shutil.disk_usage(tmp_path)._replace(free=round(0.4 * free_bytes))
+    monkeypatch.setattr("qcthreads.manybody.measured.shutil.disk_usage", lambda _: filled)
+    report = prepared.execute()
+    dimers = [one for one in report.record.calculations if "+" in one.label]
+    assert len(dimers) == 6
+    ordered = sorted((one.start_s, one.wall_s) for one in dimers)
+    assert all(later >= start_s + wall_s for (start_s, wall_s), (later, _) in itertools.pairwise(ordered))
 
 
 def test_of_very_many_few_run_side_by_side_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,23 @@ def test_files_that_are_gone_at_the_end_were_seen(tmp_path: Path, looked: Counte
     watch.close()
 
 
+def test_what_is_held_now_is_told_of_all_that_are_watched(tmp_path: Path) -> None:
+    watch = ScratchWatch()
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+        watch.begin(folder)
+        (folder / "integrals").write_bytes(b"x" * 2_000_000)
+    assert until(lambda: watch.held_bytes() >= 4_000_000)
+    (folders[0] / "integrals").unlink()
+    assert until(lambda: 2_000_000 <= watch.held_bytes() < 4_000_000)
+    watch.end(folders[1])
+    assert watch.held_bytes() < 2_000_000
+    watch.end(folders[0])
+    assert watch.held_bytes() == 0
+    watch.close()
+
+
 def looking() -> int:
     return sum(thread.name == "qcthreads-scratch" for thread in threading.enumerate())
 

@@ -368,6 +368,24 @@ def test_nothing_follows_what_it_does_not_fit_after(second: Task, many: int, kno
     assert dispatcher.following("first", 0.0, 0.5) is None, why
 
 
+def test_on_a_disk_that_others_have_filled_one_runs_at_a_time() -> None:
+    dispatcher = Dispatcher([Task(f"f{number}", {1: 1.0}, disk_bytes=5) for number in range(6)], 4, disk_bytes=20)
+
+    def started(disk_bytes: int) -> list[str]:
+        dispatcher.limit_disk(disk_bytes)
+        return [start.id for start in iter(lambda: dispatcher.next(0.0, CpuSet(range(4))), None)]
+
+    first = started(14)
+    assert len(first) == 2
+    for one in first:
+        assert started(0) == []
+        dispatcher.ended(one, 1.0)
+    (alone,) = started(0)
+    assert len(started(100)) == 3  # with what there was at first, not more
+    dispatcher.ended(alone, 2.0)
+    assert dispatcher.waiting == 0
+
+
 def test_of_ten_thousand_tasks_each_is_looked_at_a_bounded_number_of_times() -> None:
     looked = 0
 

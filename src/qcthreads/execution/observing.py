@@ -111,6 +111,11 @@ class Watching(Observer):
             return tuple(self._attempts)
 
     @property
+    def scratch_bytes(self) -> int:
+        """In the scratch directories of those that run, as last seen."""
+        return self._scratch.held_bytes()
+
+    @property
     def running(self) -> tuple[str, ...]:
         """The labels of those that have begun and not ended."""
         with self._lock:

@@ -12,11 +12,12 @@ _EVERY_S = 0.5
 
 
 class ScratchWatch:
-    """The most that each directory was seen to hold; from any threads."""
+    """What each directory was seen to hold, last and at most; from any threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._peaks: dict[Path, int] = {}
+        self._last: dict[Path, int] = {}
         self._ended: threading.Event | None = None
 
     def begin(self, folder: Path) -> None:
@@ -27,16 +28,23 @@ class ScratchWatch:
                 self._ended = threading.Event()
                 threading.Thread(target=self._look, args=(self._ended,), name="qcthreads-scratch", daemon=True).start()
 
+    def held_bytes(self) -> int:
+        """Of all of them, as seen last."""
+        with self._lock:
+            return sum(self._last.values())
+
     def end(self, folder: Path) -> int:
         """Bytes at most, with what is there now; looks into it no longer."""
         now = held_bytes(folder)
         with self._lock:
+            self._last.pop(folder, None)
             return max(now, self._peaks.pop(folder, 0))
 
     def close(self) -> None:
         """End the looking, until the next begins, but while directories are there that others still have watched."""
         with self._lock:
             self._peaks = {folder: peak for folder, peak in self._peaks.items() if folder.is_dir()}
+            self._last = {folder: held for folder, held in self._last.items() if folder in self._peaks}
             if not self._peaks and self._ended is not None:
                 self._ended.set()
                 self._ended = None
@@ -49,6 +57,7 @@ class ScratchWatch:
                 held = held_bytes(folder)
                 with self._lock:
                     if folder in self._peaks:
+                        self._last[folder] = held
                         self._peaks[folder] = max(self._peaks[folder], held)
 
 

@@ -200,6 +200,8 @@ class Dispatched:
         A calculation by its label, at a width, with so much memory.
     most_threads
         Of all that run at the same time; ``None``: as many as are free.
+    disk_bytes
+        How much there is by now for the temporary files of all of them; ``None``: as much as at first.
     """
 
     def __init__(
@@ -209,12 +211,14 @@ class Dispatched:
         make: Callable[[str, int, int], Calculation],
         *,
         most_threads: int | None = None,
+        disk_bytes: Callable[[], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dispatcher = dispatcher
         self._narrowest = narrowest
         self._make = make
         self._most_threads = most_threads
+        self._disk_bytes = disk_bytes
         self._clock = clock
         self._began_s: float | None = None
         self._given: dict[str, Calculation] = {}
@@ -246,6 +250,8 @@ class Dispatched:
             allowed = max(0, self._most_threads - sum(one.threads for one in self._given.values()))
             free = CpuSet(list(free)[:allowed])
             soon = min(soon, allowed - len(free))
+        if self._disk_bytes is not None:
+            self._dispatcher.limit_disk(self._disk_bytes())
         now_s = self._now_s()
         start = self._dispatcher.next(now_s, free, memory_bytes, soon, starting=starts.kinds, starts_s=starts.took_s)
         if start is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -146,6 +148,13 @@ class Measured:
         """Free for temporary files; ``None``: no limit that is known of, or none were seen."""
         free_bytes = self._file_system.free_bytes if self.writes_files() else None
         return None if free_bytes is None else max(1, free_bytes)  # where nothing is free: no limit is 0
+
+    def disk_now_bytes(self, ours_bytes: int) -> float:
+        """Free for temporary files by now, or taken by ours, which are so large; no limit where it cannot be seen."""
+        try:
+            return shutil.disk_usage(self._scratch).free + ours_bytes
+        except OSError:  # those that run say what is wrong
+            return math.inf
 
     def side_by_side(self, terms: Iterable[Term]) -> int | None:
         """So many of the largest have room for their temporary files; ``None``: no limit that is known of."""

@@ -75,6 +75,8 @@ class Moldable:
     """Of all that run at the same time; ``None``: as many as are free."""
     at_once: int | None = None
     """How many run at the same time at most; ``None``: as many as fit."""
+    disk_now: Callable[[], float] | None = None
+    """``disk_bytes`` by now, where it is followed."""
     times_s: TimesS | None = None
     origin: Origin | None = None
     """Of the model's times, where they are from another machine."""
@@ -118,6 +120,7 @@ class Moldable:
             least,
             lambda label, threads, memory_bytes: make(by_label[label], threads, memory_bytes),
             most_threads=self.most_threads,
+            disk_bytes=self.disk_now,
         )
 
     def _dispatcher(self) -> tuple[Dispatcher, bool]:

@@ -399,7 +399,9 @@ class Run(Closing):
             in_order = InOrder(given, self._book, most_threads=request.max_total_threads, as_now=as_now)
             outcomes = self._engine.run(in_order, max_workers=request.workers or self._most)
         else:
-            source = replace(self._moldable, terms=terms, workers=self._engine.workers()).source(made)
+            disk_now = None if self._moldable.disk_bytes is None else self._disk_now
+            now = replace(self._moldable, terms=terms, workers=self._engine.workers(), disk_now=disk_now)
+            source = now.source(made)
             self.planned = source.planned
             outcomes = self._engine.run(source, max_workers=self._at_once)
         for outcome in outcomes:
@@ -408,6 +410,9 @@ class Run(Closing):
             tally.add(outcome)
             if outcome.status == "finished":
                 results[outcome.label] = outcome.result
+
+    def _disk_now(self) -> float:
+        return self._measured.disk_now_bytes(self._watching.scratch_bytes)
 
     def _each(self, usable: int, memory_bytes: int) -> tuple[int, int, int]:
         """How many run side by side that have one width, where there is so much for all; threads and memory of each.

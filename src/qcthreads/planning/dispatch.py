@@ -122,6 +122,7 @@ class Dispatcher:
         self._machine, usable = usable_of(machine_or_cpus)
         self._memory_bytes = math.inf if memory_bytes is None else float(memory_bytes)
         self._disk_bytes = math.inf if disk_bytes is None else float(disk_bytes)
+        self._disk_now = math.inf
         self._at_once = math.inf if at_once is None else at_once
         self._batch = Batch(tasks, self._capacity(len(usable), self._memory_bytes))
         self._row = {task.id: row for row, task in enumerate(self._batch.tasks)}
@@ -162,6 +163,13 @@ class Dispatcher:
     def running(self) -> int:
         """How many tasks have started and not ended."""
         return len(self._running)
+
+    def limit_disk(self, disk_bytes: float) -> None:
+        """Others have filled the disk, or emptied it: so much there is by now for all that run beside each other.
+
+        Never more than at first; and one may always run alone, for what others have filled they may empty meanwhile.
+        """
+        self._disk_now = disk_bytes
 
     def next(
         self,
@@ -447,7 +455,8 @@ class Dispatcher:
 
     def _first_that_fits(self, now_s: float, cpus: int, memory_bytes: float) -> tuple[int, int] | None:
         startable: dict[int, bool] = {}  # by pool
-        disk_bytes = self._disk_bytes - sum(self._disk_of(one.row) for one in self._running.values())
+        disk_bytes = min(self._disk_bytes, self._disk_now) if self._running else self._disk_bytes
+        disk_bytes -= sum(self._disk_of(one.row) for one in self._running.values())
         last = -1 if len(self._line) <= _FEW else len(self._line) - 1 - _LOOK_AHEAD
         for at in range(len(self._line) - 1, last, -1):
             row, column = self._line[at]
