@@ -111,6 +111,8 @@ class Batch(Sequence[Task]):
             raise InputError(f"{tasks!r:.60} was given for the tasks; give a list of them")
         self.tasks = tuple(tasks)
         self.capacity = capacity
+        self.bounds: list[tuple[float, Choices]] | None = None
+        """As bounds.py found them, which may be asked for them again."""
         self._choices: dict[tuple[Any, ...], Choices] = {}
         self._check()
 
@@ -136,6 +138,7 @@ class Batch(Sequence[Task]):
                 np.asfortranarray(times_s),
                 None if self.more_bytes is None else self.more_bytes[rows],
             ),
+            "bounds": None,
             "_choices": {},
         }
         return made
