@@ -194,7 +194,7 @@ class Batch(Sequence[Task]):
     @cached_property
     def traffic_bytes(self) -> Floats:
         """What each task moves to and from memory while it runs."""
-        if not any(task.bandwidth_bytes_per_s for task in self.tasks):
+        if not any(map(attrgetter("bandwidth_bytes_per_s"), self.tasks)):
             return np.zeros(len(self.tasks))
         return np.array([task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)] for task in self.tasks])
 
@@ -295,8 +295,12 @@ class Batch(Sequence[Task]):
         """Widths and times with each row sorted by time; of equally fast ones the narrowest last."""
         if (self.times_s[:, 1:] < self.times_s[:, :-1]).all():
             return self.widths, self.times_s
-        order = np.lexsort((-self.widths, -self.times_s), axis=1)
-        widths, times_s = (np.take_along_axis(table, order, axis=1) for table in (self.widths, self.times_s))
+        widths, times_s = (np.ascontiguousarray(table[:, ::-1]) for table in (self.widths, self.times_s))
+        if ((widths[:, 1:] < widths[:, :-1]) | np.isinf(times_s[:, :-1])).all():  # as most list them: takes a quarter
+            order = np.argsort(-times_s, axis=1, kind="stable")
+        else:
+            order = np.lexsort((-widths, -times_s), axis=1)
+        widths, times_s = (np.take_along_axis(table, order, axis=1) for table in (widths, times_s))
         return np.asfortranarray(widths), np.asfortranarray(times_s)
 
     @cached_property
