@@ -63,12 +63,12 @@ class Room:
     ``guard + taken`` where there is not enough of it, and of a single thing only there.
     """
 
-    def __init__(self, wholes: Sequence[float]) -> None:
-        self._sizes = sizes = [max(_BITS, int(whole).bit_length()) + _SPARE for whole in wholes]
+    def __init__(self, wholes: Sequence[int]) -> None:
+        self._sizes = sizes = [max(_BITS, whole.bit_length()) + _SPARE for whole in wholes]
         self._shifts = [sum(sizes[number:]) for number in range(1, len(sizes) + 1)]
         self.several = len(sizes) > 1
         self.guard = sum(1 << shift + size - 1 for shift, size in zip(self._shifts, sizes, strict=True))
-        self.empty = self.guard + self.of(map(int, wholes))
+        self.empty = self.guard + self.of(wholes)
         """What is free where nothing runs."""
 
     def first(self, free: int) -> int:

@@ -92,7 +92,9 @@ class Layout:
         self._batch = batch
         self._moves = bool(batch.moved_s.any())  # bandwidth is limited, and some task uses it
         bandwidth = [_WHOLE_BANDWIDTH] if self._moves else []
-        self.room = Room([self.cpus, *(space.whole for space in batch.spaces), *bandwidth])
+        # Of bytes that are no whole numbers, too, each task by itself has enough.
+        wholes = (max(math.floor(space.whole), math.ceil(space.most.max())) for space in batch.spaces)
+        self.room = Room([self.cpus, *wholes, *bandwidth])
         """CPUs first."""
         self._taken: dict[tuple[int, int], int] = {}
         self._rows: list[list[tuple[int, float]] | None] = [None] * len(batch)
