@@ -1,12 +1,12 @@
 """How good plans are, and how fast they are made, over the published families of families.py; asserts nothing.
 
-    python benchmarks/bench_planning.py [--seeds N] [--many] [--exact SECONDS [--only FAMILY,...]]
+    python benchmarks/bench_planning.py [--seeds N] [--many | --times] [--exact SECONDS [--only FAMILY,...]]
 
 Every makespan is divided by the lower bound; beside the strategies stand two peers: first come, first served at width 1
 (or the narrowest), and the best uniform width found by sweep, in the order given, as a pool of workers would. With
 ``--exact`` small batches are also given to OR-tools' CP-SAT for so many seconds each (OR-tools come with the extra
 ``test``); ``--only``: of these families, and no other table is printed. ``--many``: nothing but the makespans of auto
-for 10,000 and 100,000 tasks.
+for 10,000 and 100,000 tasks. ``--times``: nothing but what planning takes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import asking
 from families import FAMILIES, MEMORY_TIGHT, UNUSUAL, Family, Problem
 from patterns import ends_later_than
 
+from qcthreads.machine import Machine
+from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.planning import Plan, plan
 
 FAR = 1.02
@@ -30,6 +32,9 @@ PROVEN = (1.002, 1.005, 1.01, 1.015, 1.02, 1.025, 1.03, 1.04)
 Compared = tuple[Problem, dict[str, float]]
 """Ratios to the lower bound, by contender."""
 STRATEGIES = ("balanced", "adaptive", "auto")
+SIZES = ((20, 16), (100, 64), (1_000, 64), (10_000, 256), (100_000, 256))
+"""Tasks and CPUs that planning is timed with."""
+ON_NODES = (20, 100, 1_000, 10_000)
 
 
 def main() -> None:
@@ -37,6 +42,7 @@ def main() -> None:
     parser = asking.parser(__doc__)
     parser.add_argument("--seeds", type=asking.at_least(1), default=3)
     parser.add_argument("--many", action="store_true", help="only the quality of plans of 10,000 tasks and more")
+    parser.add_argument("--times", action="store_true", help="only what planning takes")
     parser.add_argument("--exact", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--only", default="", metavar="FAMILY,...")
     args = parser.parse_args()
@@ -48,6 +54,9 @@ def main() -> None:
         parser.error("--exact needs OR-tools, which the extra test brings: python -m pip install -e '.[test]'")
     if args.many:
         print_many(args.seeds)
+        return
+    if args.times:
+        print_times()
         return
     if only == [""]:
         print_quality(args.seeds)
@@ -153,20 +162,41 @@ def print_times() -> None:
     print("milliseconds of CPU to plan, median and worst over the families, the least of three rounds each\n")
     print_row(("tasks", "CPUs", *STRATEGIES))
     print_row(["---"] * (2 + len(STRATEGIES)))
-    for count, cpus in ((20, 16), (100, 64), (1_000, 64), (10_000, 256), (100_000, 256)):
+    for count, cpus in SIZES:
         times_ms: dict[str, list[float]] = {name: [] for name in STRATEGIES}
         for family in FAMILIES:
             problem = family(cpus, count, 0)
             for name in STRATEGIES:
-                times_ms[name].append(min(taken_ms(problem, name) for _ in range(3)))
+                times_ms[name].append(taken_ms(problem, name))
         print_row([count, cpus, *(f"{statistics.median(found):.1f} ({max(found):.1f})" for found in times_ms.values())])
+    print("\nthe unusual families, auto\n")
+    print_row(("family", *(f"{count:,} tasks, {cpus} CPUs" for count, cpus in SIZES)))
+    print_row(["---"] * (1 + len(SIZES)))
+    for family in UNUSUAL:
+        taken = (taken_ms(family(cpus, count, 0), "auto") for count, cpus in SIZES)
+        print_row((family.__name__, *(f"{one_ms:.1f}" for one_ms in taken)))
+    print("\nauto on 4 memory nodes of 16 CPUs, each with a quarter of the memory\n")
+    print_row(("family", *(f"{count:,} tasks" for count in ON_NODES)))
+    print_row(["---"] * (1 + len(ON_NODES)))
+    for family in (*MEMORY_TIGHT, *(one for one in UNUSUAL if one(64, 20, 0).memory_bytes)):
+        taken = (taken_ms(family(64, count, 0), "auto", nodes=4) for count in ON_NODES)
+        print_row((family.__name__, *(f"{one_ms:.1f}" for one_ms in taken)))
     print()
 
 
-def taken_ms(problem: Problem, strategy: str) -> float:
-    start_s = time.process_time()
-    planned(problem, strategy)
-    return (time.process_time() - start_s) * 1e3
+def taken_ms(problem: Problem, strategy: str, nodes: int = 1) -> float:
+    """The least of three rounds; on so many memory nodes, each with its part of the CPUs and of the memory."""
+    limits: dict[str, int | None] = {**problem.limits}
+    where: int | Machine = problem.cpus
+    if nodes > 1:
+        memory_bytes = (limits.pop("memory_bytes") or 0) // nodes
+        where = synthetic_machine(nodes=nodes, cores=problem.cpus // nodes, memory_bytes=memory_bytes)
+    taken_s = []
+    for _ in range(3):
+        start_s = time.process_time()
+        plan(problem.tasks, where, strategy, **limits)
+        taken_s.append(time.process_time() - start_s)
+    return min(taken_s) * 1e3
 
 
 def print_exact(limit_s: float, families: Sequence[Family]) -> None:

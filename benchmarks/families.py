@@ -174,6 +174,14 @@ def disk_tight(cpus: int, count: int, seed: int) -> Problem:
     return replace(made, tasks=tuple(tasks), disk_bytes=most[1])
 
 
+def disk_bimodal(cpus: int, count: int, seed: int) -> Problem:
+    """As memory-bimodal, and one in four, whichever, needs a fifth of the disk: some both, most neither."""
+    made = memory_bimodal(cpus, count, seed)
+    rng = random.Random(seed + 1)
+    tasks = (replace(task, disk_bytes=(20 if rng.random() < 0.25 else 1) * _UNIT) for task in made.tasks)
+    return replace(made, family="disk-bimodal", tasks=tuple(tasks), disk_bytes=made.memory_bytes)
+
+
 def bandwidth_bound(cpus: int, count: int, seed: int) -> Problem:
     """Half of them use the memory's bandwidth up if they run on a third of the CPUs; all others compute."""
     rng = random.Random(seed)
@@ -254,8 +262,8 @@ FAMILIES: tuple[Family, ...] = (
 )  # fmt: skip
 MEMORY_TIGHT = (memory_tight, memory_bimodal)
 UNUSUAL: tuple[Family, ...] = (
-    two_widths, plateaus, half_the_memory, disk_tight, bandwidth_bound, moments, rigid, all_magnitudes, perfect,
-    superlinear,
+    two_widths, plateaus, half_the_memory, disk_tight, disk_bimodal, bandwidth_bound, moments, rigid, all_magnitudes,
+    perfect, superlinear,
 )  # fmt: skip
 
 

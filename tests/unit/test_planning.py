@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import itemgetter
+from operator import itemgetter, le, sub
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ from qcthreads.planning.bounds import lower_bound
 from qcthreads.planning.cost import assumed_speedup, scaling_exponent
 from qcthreads.planning.model import Capacity
 from qcthreads.planning.series import Series
+from qcthreads.planning.space import Room
 
 # Some take no time, or so little that rounding leaves none of it.
 TIMES = st.dictionaries(
@@ -224,6 +225,32 @@ def test_in_series_tasks_that_need_much_memory_end_no_later_than_one_by_one(monk
     batch = Batch(problem.tasks, Capacity(problem.cpus, float(problem.memory_bytes or math.inf)))
     one_by_one = search.shortest(batch, one_by_one=True)
     assert search.shortest(batch).makespan_s <= one_by_one.makespan_s
+
+
+@given(
+    wholes=st.lists(st.integers(1, 300) | st.integers(1, 10**100), min_size=1, max_size=4),
+    shares=st.lists(st.lists(st.integers(0, 15), min_size=4, max_size=4), min_size=1, max_size=8),
+    anyway=st.booleans(),
+)
+def test_one_number_has_room_where_there_is_enough_of_each_thing(
+    wholes: list[int], shares: list[list[int]], anyway: bool
+) -> None:
+    room = Room(wholes)
+    free, left = room.empty, wholes
+    everything = [[share * whole // 10 for share, whole in zip(one, wholes, strict=False)] for one in shares]
+    for asked in everything:
+        enough = all(map(le, asked, left))
+        assert (free - room.of(asked) & room.guard == room.guard) == enough
+        if enough or anyway:  # what runs already may have more than there is
+            free, left = free - room.of(asked), list(map(sub, left, asked))
+    if min(left) >= 0:
+        assert room.first(free) == left[0]
+    assert room.least(list(map(room.of, everything))) == room.of(map(min, zip(*everything, strict=True)))
+
+
+def test_bytes_that_are_no_whole_numbers_are_planned_with() -> None:
+    tasks = [Task(f"t{number}", {1: 1.0}, 0.5) for number in range(3)]  # type: ignore[arg-type]
+    assert plan(tasks, 4, memory_bytes=0.5).makespan_s == 3.0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(3))

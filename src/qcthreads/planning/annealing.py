@@ -60,10 +60,15 @@ def _worth_having(batch: Batch, layout: Layout, task: int) -> list[Demand]:
     found: list[Demand] = []
     listed = zip(batch.widths[task].tolist(), batch.times_s[task].tolist(), strict=True)
     for width, time_s in sorted(one for one in listed if one[1] < math.inf):
-        demand = layout.demand(task, width, time_s)
-        if all(time_s < other.time_s or not other.need <= demand.need for other in found):
-            found.append(demand)
+        if all(time_s < other.time_s or _needs_more(batch, task, other.width, width) for other in found):
+            found.append(layout.demand(task, width, time_s))
     return found
+
+
+def _needs_more(batch: Batch, task: int, width: int, than: int) -> bool:
+    """Whether the task needs more of something at that width than at another."""
+    one = batch.tasks[task]
+    return any(space.of(one, width) > space.of(one, than) for space in batch.spaces)
 
 
 def _no_wider(choices: list[Demand], width: int) -> Demand:

@@ -67,6 +67,14 @@ def bounds_of(batch: Batch, running: Sequence[Running] = ()) -> list[tuple[float
 
     ``running``: what goes on running beside the batch.
     """
+    if running:
+        return _bounds(batch, running)
+    if batch.bounds is None:
+        batch.bounds = _bounds(batch, ())
+    return batch.bounds
+
+
+def _bounds(batch: Batch, running: Sequence[Running]) -> list[tuple[float, Choices]]:
     few_s = _few_side_by_side(batch.narrowest, batch.capacity.cpus, batch.shortest_s)
     weighed: list[tuple[float, dict[str, float]]] = [(few_s, {})]
     short = [space for space in batch.spaces if _short(batch, space, running)]
@@ -131,7 +139,10 @@ def bound_at(batch: Batch, widths: Integers, times_s: Floats) -> float:
         (batch.rates(times_s), 1.0),
     ]
     for needs, whole in taken:
-        bound_s = max(bound_s, float((needs * times_s).sum()) / whole, _few_side_by_side(needs, whole, times_s))
+        area_s = float((needs * times_s).sum()) / whole
+        bound_s = max(bound_s, area_s)
+        if 2 * area_s > bound_s:  # k that need more than 1/(k+1) of the whole each: (k+1)/k times the area at most
+            bound_s = max(bound_s, _few_side_by_side(needs, whole, times_s))
     return bound_s
 
 

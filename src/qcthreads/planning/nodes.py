@@ -18,18 +18,18 @@ import numpy as np
 from ..cpuset import CpuSet
 from ..machine import Machine
 from ..machine.placement import compact, split
-from .batch import Batch
-from .bounds import bounds_of
+from .batch import Batch, Floats, Integers
+from .bounds import bound_at, bounds_of
 from .memory import Node
 from .model import Placement, Task
 from .seating import on_places
-from .space import Amount
 from .timetable import Layout, Timetable
 from .uniform import promising
 
 _LOOK_AHEAD = 64  # of those that wait, how many are tried for a place
 _PACES = (1.0, 1.1, 1.3, 1.6, 2.0)  # deadlines for single tasks, as multiples of the bound
-_BUDGET = 20_000  # placements by lists in all
+# Attempts by lists in all, by the square of the number of tasks, and never fewer.
+_BUDGET, _FEWEST = 1_000_000, 3
 _ROUNDED = 1 - 1e-9  # what is given back is not all that was taken
 
 
@@ -59,21 +59,28 @@ def overfull(batch: Batch, nodes: Sequence[Node], placements: Sequence[Placement
     return None
 
 
-def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node]) -> list[Placement]:
-    """Workers of one width, each on one node, and list scheduling over several widths and orders: what ends soonest."""
+def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node], whole: Timetable) -> list[Placement]:
+    """Workers of one width, each on one node, and list scheduling over several widths and orders: what ends soonest.
+
+    ``whole``: the shortest timetable where memory is of the whole machine, whose widths and order are tried first.
+    """
     total = sum(node.memory_bytes for node in nodes)
     batch = Batch.of(batch.tasks, replace(batch.capacity, memory_bytes=min(total, batch.capacity.memory_bytes)))
     best, best_s = _by_workers(batch, machine, nodes), math.inf
     if best:
         best_s = max(placement.end_s for placement in best)
-    for number, (layout, order, deadline_s) in enumerate(_attempts(batch)):
-        if number and number * len(batch) > _BUDGET:
-            break
-        schedule = _Schedule(batch, nodes, layout, deadline_s)
-        starts = schedule.run(order)
+    left = max(_FEWEST, _BUDGET // len(batch) ** 2)
+    for layout, widths, times_s, order in _attempts(batch, whole):
+        demands = _demanded(batch, nodes, layout, widths, times_s)
+        if _bound_s(batch, demands) >= best_s:
+            continue
+        starts = _Schedule(nodes, layout, demands).run(order)
         ends_s = max(start.at_s + start.demand.time_s for start in starts)
         if ends_s < best_s:
             best, best_s = _seated(batch, machine, nodes, starts), ends_s
+        left -= 1
+        if not left:
+            break
     return best
 
 
@@ -103,14 +110,24 @@ def _most(node: Node, width: int, need: float) -> int:
     return min(most, int(node.memory_bytes // need)) if need else most
 
 
-def _attempts(batch: Batch) -> Iterator[tuple[Layout, list[int], float]]:
+def _attempts(batch: Batch, whole: Timetable) -> Iterator[tuple[Layout, Integers, Floats, list[int]]]:
+    """Widths, times and orders, each of them once: the longest first, then those that hold most for long."""
+    columns = (batch.widths == np.array(whole.widths)[:, None]).argmax(axis=1)
+    widths, times_s = (table[np.arange(len(batch)), columns] for table in (batch.widths, batch.times_s))
+    yield Layout(batch, batch.choices()), widths, times_s, np.lexsort((-widths, np.array(whole.starts_s))).tolist()
     bounds = sorted(bounds_of(batch), key=lambda bound: -bound[0])
+    layouts = [Layout(batch, choices) for _, choices in bounds[:3]]
+    seen: set[bytes] = set()
     for pace in _PACES:
-        for _, choices in bounds[:3]:
-            layout, deadline_s = Layout(batch, choices), pace * bounds[0][0]
-            widths, times_s = map(np.array, layout.chosen(deadline_s))
-            for key in (-times_s, -times_s * batch.memory.at(widths)):
-                yield layout, np.argsort(key, kind="stable").tolist(), deadline_s
+        for largest in (False, True):
+            for layout in layouts:
+                widths, times_s = layout.choices.at(pace * bounds[0][0])
+                key = times_s * batch.memory.at(widths) if largest else times_s
+                order = np.argsort(-key, kind="stable")
+                known = widths.tobytes() + order.tobytes()
+                if known not in seen:
+                    seen.add(known)
+                    yield layout, widths, times_s, order.tolist()
 
 
 class _Demand(NamedTuple):
@@ -118,9 +135,9 @@ class _Demand(NamedTuple):
 
     width: int
     time_s: float
-    memory_bytes: int
-    need: Amount
-    rate: int
+    memory_bytes: float
+    taken: int
+    """Of the whole machine's :class:`~.space.Room`."""
     most: int
 
 
@@ -133,16 +150,46 @@ class _Start(NamedTuple):
     counts: list[int]
 
 
-class _Schedule:
-    """List scheduling; so much is free of each node, and room of the whole."""
+def _demanded(batch: Batch, nodes: Sequence[Node], layout: Layout, widths: Integers, times_s: Floats) -> list[_Demand]:
+    """Of each task at its width, where a node of the empty machine holds that; else at one that several hold."""
+    needs = batch.memory.at(widths)
+    held = np.zeros(len(batch), dtype=bool)
+    for node in nodes:
+        held |= (widths <= len(node.cpus)) & (needs * _ROUNDED <= node.memory_bytes)
+    columns = widths.tolist(), times_s.tolist(), needs.tolist(), layout.all_taken(widths, times_s)
+    return [
+        _Demand(*one, 1) if on_one else _divided(layout, nodes, row, batch.tasks[row], *one[:2])
+        for row, (one, on_one) in enumerate(zip(zip(*columns, strict=True), held.tolist(), strict=True))
+    ]
 
-    def __init__(self, batch: Batch, nodes: Sequence[Node], layout: Layout, deadline_s: float) -> None:
-        self._free = [len(node.cpus) for node in nodes]
+
+def _divided(layout: Layout, nodes: Sequence[Node], row: int, task: Task, width: int, time_s: float) -> _Demand:
+    """At the first width from that on that the empty machine holds, else at the fastest that it does."""
+    cpus, memory = [len(node.cpus) for node in nodes], [float(node.memory_bytes) for node in nodes]
+    narrower = (choice for choice in reversed(layout.row(row)) if choice[0] < width)
+    most = 0
+    for wide, took_s in ((width, time_s), *layout.as_wide(row, width + 1), *narrower):
+        counts = _divide(cpus, memory, wide, task.needs_bytes(wide), len(nodes))
+        if counts is not None:
+            width, time_s, most = wide, took_s, sum(1 for count in counts if count)
+            break
+    return _Demand(width, time_s, task.needs_bytes(width), layout.taken(row, width, time_s), most)
+
+
+def _bound_s(batch: Batch, demands: Sequence[_Demand]) -> float:
+    """Seconds below which no schedule of them can end."""
+    widths, times_s, *_ = zip(*demands, strict=True)
+    return bound_at(batch, np.array(widths), np.array(times_s))
+
+
+class _Schedule:
+    """List scheduling; so much is free of each node, and of the whole."""
+
+    def __init__(self, nodes: Sequence[Node], layout: Layout, demands: Sequence[_Demand]) -> None:
+        self._cpus = [len(node.cpus) for node in nodes]
         self._memory = [float(node.memory_bytes) for node in nodes]
-        widths = layout.chosen(deadline_s)[0]
-        self._demands = [self._demand(layout, row, task, widths[row]) for row, task in enumerate(batch.tasks)]
-        self._room = layout.room
-        self._bandwidth = layout.bandwidth
+        self._free, self._guard = layout.room.empty, layout.room.guard
+        self._demands = demands
 
     def run(self, order: Sequence[int]) -> list[_Start]:
         """Whenever something ends, those that fit start, the first in order first."""
@@ -151,68 +198,62 @@ class _Schedule:
         starts: list[_Start] = []
         now_s, lonely = 0.0, False
         while waiting:
-            started = None if lonely and running else self._start_one(waiting, alone=not running)
-            if started is None:
+            if not lonely:
+                for task, counts in self._started(waiting, alone=not running):
+                    demand = self._demands[task]
+                    lonely = not demand.most
+                    heappush(running, (now_s + demand.time_s, len(starts)))
+                    starts.append(_Start(task, now_s, demand, counts))
+            if waiting:
                 now_s, number = heappop(running)
-                self._change(starts[number], 1)
-                continue
-            task, counts = started
-            start = _Start(task, now_s, self._demands[task], counts)
-            lonely = not start.demand.most
-            self._change(start, -1)
-            heappush(running, (now_s + start.demand.time_s, len(starts)))
-            starts.append(start)
+                self._change(starts[number].demand, starts[number].counts, 1)
+                lonely = lonely and bool(running)
         return starts
 
-    def _start_one(self, waiting: list[int], alone: bool) -> tuple[int, list[int]] | None:
-        """The first in order (its end comes first) that has room now, no longer waiting, and where."""
-        cpus = sum(self._free)
-        if not cpus:
-            return None
-        memory = sum(self._memory) / _ROUNDED
-        roomless: set[_Demand] = set()
-        for at in range(len(waiting) - 1, max(-1, len(waiting) - 1 - _LOOK_AHEAD), -1):
-            demand = self._demands[waiting[at]]
-            if demand.width > cpus or demand.memory_bytes > memory or demand.rate > self._bandwidth:
+    def _started(self, waiting: list[int], alone: bool) -> Iterator[tuple[int, list[int]]]:
+        """Those that have room now, no longer waiting, the first in order (its end comes first) first; and where."""
+        demands, guard, free = self._demands, self._guard, self._free
+        roomiest: dict[int, float] = {}
+        at = len(waiting) if any(self._cpus) else 0
+        last = max(0, at - _LOOK_AHEAD)
+        while at > last:
+            at -= 1
+            demand = demands[waiting[at]]
+            if free - demand.taken & guard != guard:
                 continue
-            if not demand.need <= self._room:
-                continue
-            if demand in roomless:
-                continue
+            if demand.most == 1:
+                if demand.width not in roomiest:
+                    roomiest[demand.width] = self._roomiest(demand.width)
+                if demand.memory_bytes * _ROUNDED > roomiest[demand.width]:
+                    continue
             counts = self._counts(demand, alone)
-            if counts is not None:
-                return waiting.pop(at), counts
-            roomless.add(demand)
-        return None
+            if counts is None:
+                continue
+            self._change(demand, counts, -1)
+            free, last, alone = self._free, max(0, last - 1), False
+            roomiest.clear()
+            yield waiting.pop(at), counts
+            if not demand.most or not any(self._cpus):
+                return
+
+    def _roomiest(self, width: int) -> float:
+        """The most memory that a node has with so many CPUs."""
+        return max((has for has, cpus in zip(self._memory, self._cpus, strict=True) if cpus >= width), default=-1.0)
 
     def _counts(self, demand: _Demand, alone: bool) -> list[int] | None:
         """How many CPUs of each node, where there is room now."""
-        free = self._free
+        cpus = self._cpus
         if demand.most:
-            return _divide(free, self._memory, demand.width, demand.memory_bytes, demand.most)
+            return _divide(cpus, self._memory, demand.width, demand.memory_bytes, demand.most)
         # No division holds it: it runs alone, with its memory wherever there is some.
-        return _divide(free, [math.inf] * len(free), demand.width, 0, len(free)) if alone else None
+        return _divide(cpus, [math.inf] * len(cpus), demand.width, 0, len(cpus)) if alone else None
 
-    def _demand(self, layout: Layout, row: int, task: Task, width: int) -> _Demand:
-        """The cheapest width in time that the empty machine holds, else the fastest that it does."""
-        wider = layout.as_wide(row, width)
-        narrower = [choice for choice in layout.row(row) if choice not in wider]
-        (width, time_s), most = wider[0], 0
-        for wide, took_s in (*wider, *reversed(narrower)):
-            counts = _divide(self._free, self._memory, wide, task.needs_bytes(wide), len(self._free))
-            if counts is not None:
-                width, time_s, most = wide, took_s, sum(1 for count in counts if count)
-                break
-        return _Demand(width, time_s, task.needs_bytes(width), layout.need(row, width), layout.rate(row, time_s), most)
-
-    def _change(self, start: _Start, sign: int) -> None:
+    def _change(self, demand: _Demand, counts: Sequence[int], sign: int) -> None:
         """Give back (1) or take (-1) what a task has."""
-        demand = start.demand
-        self._room = self._room + demand.need if sign > 0 else self._room - demand.need
-        self._bandwidth += sign * demand.rate
-        for number, count in enumerate(start.counts):
+        self._free += sign * demand.taken
+        for number, count in enumerate(counts):
             if count:
-                self._free[number] += sign * count
+                self._cpus[number] += sign * count
                 self._memory[number] += sign * demand.memory_bytes * count / demand.width
 
 

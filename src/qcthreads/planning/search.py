@@ -40,6 +40,7 @@ _COST: dict[_LayOut, int] = {pack: 1, start: 2, insert: 2}  # of a layout, measu
 # Never fewer: the first ways, with one bisection; of very many tasks, where any order will do, two ways alone.
 _FEWEST, _FEWEST_OF_MANY, _MANY = _BISECTIONS + 2, 2, 10_000
 _IN_SERIES = 40_000  # tasks; of fewer the layouts of single tasks take no longer
+_NEAR = 1.01  # the bound: series this near to it are not tried one by one
 # Of few tasks to a CPU, where it matters which stand on which, so many more, and so many tasks in all.
 _FEW_PER_CPU, _MOST_OF_FEW, _TASKS_OF_FEW = 8, 100, 100_000
 _INSERT_UP_TO = 128  # tasks; beyond, a quadratic layout costs more than it gains
@@ -84,7 +85,8 @@ def shortest(batch: Batch, uniform: Sequence[Workers] | None = None, *, one_by_o
     if len(batch) > _IN_SERIES and not one_by_one:
         if not search.done:
             search.keep(_in_series(batch, bounds))
-        if binding(batch):  # a series needs as much as the one of it that needs most
+        # A series needs as much as the one of it that needs most.
+        if search.best.makespan_s > search.close_s * _NEAR and binding(batch):
             search.run(_ways(batch, bounds))
     elif alone.any() and not alone.all():
         search.keep(_alone_last(batch, alone, one_by_one))

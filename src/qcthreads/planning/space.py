@@ -1,14 +1,15 @@
-"""What tasks take up beside CPUs for as long as they run, memory and disk: how much there is, and who needs how much.
+"""What tasks take up for as long as they run: how much there is of memory and disk, and who needs how much.
 
-Where one of them may run short, amounts are plain numbers; where several may, :class:`Amounts`, which behave like them.
+Several things at once, CPUs among them, are counted as one whole number (:class:`Room`), since plans are made of little
+but taking and giving back.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from operator import add, le, sub
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,28 +18,9 @@ from .model import Running, Task
 if TYPE_CHECKING:
     from .batch import Floats, Integers
 
-
-class Amount(Protocol):
-    """How much of all that may run short: it can be taken, given back, and fits or not."""
-
-    def __add__(self, other: Any, /) -> Any: ...
-    def __sub__(self, other: Any, /) -> Any: ...
-    def __le__(self, other: Any, /) -> bool: ...
-
-
-class Amounts(tuple[float, ...]):
-    """One of each: no more than others only if none of them is."""
-
-    __slots__ = ()
-
-    def __add__(self, other: Iterable[float]) -> Self:  # type: ignore[override]
-        return type(self)(map(add, self, other))
-
-    def __sub__(self, other: Iterable[float]) -> Self:
-        return type(self)(map(sub, self, other))
-
-    def __le__(self, other: Iterable[float]) -> bool:
-        return all(map(le, self, other))
+# Bits of each thing: for any number of bytes there is, and for as much again as is taken from it at once; what runs
+# already may have more than there is now.
+_BITS, _SPARE = 64, 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +55,41 @@ class Space:
         return taken
 
 
-def amount(parts: Sequence[float]) -> Amount:
-    """Of so many things; of nothing 0."""
-    return Amounts(parts) if len(parts) > 1 else parts[0] if parts else 0.0
+class Room:
+    """So much of each of several things as one whole number, in which each has some bits, and a guard above them.
 
+    The guards of what is free are set. It has room for what a task takes up where none is borrowed from:
+    ``free - taken & guard == guard``. The first thing has the highest bits: what is free is less than
+    ``guard + taken`` where there is not enough of it, and of a single thing only there.
+    """
 
-def amounts(needs: Floats) -> list[Amount]:
-    """Of each row: a number, or one for each thing."""
-    return needs.tolist() if needs.ndim == 1 else list(map(Amounts, needs.tolist()))
+    def __init__(self, wholes: Sequence[int]) -> None:
+        self._sizes = sizes = [max(_BITS, whole.bit_length()) + _SPARE for whole in wholes]
+        self._shifts = [sum(sizes[number:]) for number in range(1, len(sizes) + 1)]
+        self.several = len(sizes) > 1
+        self.guard = sum(1 << shift + size - 1 for shift, size in zip(self._shifts, sizes, strict=True))
+        self.empty = self.guard + self.of(wholes)
+        """What is free where nothing runs."""
 
+    def first(self, free: int) -> int:
+        """How much of the first thing is free."""
+        return (free - self.guard) >> self._shifts[0]
 
-def least_of(needs: Floats) -> Amount:
-    """The least that any row needs of each thing."""
-    return amounts(needs.min(axis=0, keepdims=True))[0]
+    def of(self, parts: Iterable[float]) -> int:
+        """So much of each; of the last ones nothing where they are left out."""
+        return sum(math.ceil(part) << shift for part, shift in zip(parts, self._shifts, strict=False))
+
+    def least(self, several: Sequence[int]) -> int:
+        """The least of each thing that any of these takes up."""
+        masks = (((1 << size) - 1) << shift for size, shift in zip(self._sizes, self._shifts, strict=True))
+        return sum(min(map(mask.__and__, several)) for mask in masks) if self.several else min(several)
+
+    def of_each(self, columns: Sequence[Floats | Integers]) -> list[int]:
+        """The same for many: a column for each thing."""
+        taken: list[int] = columns[0].tolist()
+        if self.several:
+            taken = [part << self._shifts[0] for part in taken]
+        for column, shift in zip(columns[1:], self._shifts[1:], strict=True):
+            parts = map(int, np.ceil(column).tolist())
+            taken = [so_far + (part << shift) for so_far, part in zip(taken, parts, strict=True)]
+        return taken

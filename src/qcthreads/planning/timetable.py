@@ -19,7 +19,7 @@ import numpy as np
 
 from .batch import Batch, Choices, Floats, Integers
 from .model import Running
-from .space import Amount, amount, amounts, least_of
+from .space import Room
 
 # Who waits is asked by width and by need of memory or disk, of which so many classes are told apart. Of a class whose
 # needs differ so many are asked whether they fit; all where there are few tasks.
@@ -45,10 +45,8 @@ class Demand(NamedTuple):
 
     time_s: float
     width: int
-    need: Amount
-    """Of the ``room``."""
-    rate: int
-    """Of bandwidth."""
+    taken: int
+    """Of the :class:`~.space.Room`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +87,16 @@ class Layout:
 
     def __init__(self, batch: Batch, choices: Choices) -> None:
         self.cpus = batch.capacity.cpus
-        self.room = amount([space.whole for space in batch.spaces])
-        self.bandwidth = _WHOLE_BANDWIDTH
         self.tasks = batch.capacity.tasks
         self.choices = choices
         self._batch = batch
+        self._moves = bool(batch.moved_s.any())  # bandwidth is limited, and some task uses it
+        bandwidth = [_WHOLE_BANDWIDTH] if self._moves else []
+        # Of bytes that are no whole numbers, too, each task by itself has enough.
+        wholes = (max(math.floor(space.whole), math.ceil(space.most.max())) for space in batch.spaces)
+        self.room = Room([self.cpus, *wholes, *bandwidth])
+        """CPUs first."""
+        self._taken: dict[tuple[int, int], int] = {}
         self._rows: list[list[tuple[int, float]] | None] = [None] * len(batch)
         self._narrower: dict[int, list[tuple[int, float]]] = {}
         self._at: tuple[float, list[int], list[float]] = (-1.0, [], [])
@@ -154,37 +157,43 @@ class Layout:
     def _listed(self) -> tuple[list[list[int]], list[list[float]]]:
         return self.choices.widths.tolist(), self.choices.times_s.tolist()
 
-    def needs(self, widths: Integers) -> Floats:
-        """What every task needs of the ``room`` at one of its widths."""
-        return self._batch.needs(widths)
+    def taken(self, task: int, width: int, time_s: float) -> int:
+        """What a task takes up of the ``room`` at one of its widths."""
+        if not self.room.several:
+            return width
+        if (task, width) not in self._taken:
+            one = self._batch.tasks[task]
+            rates = [self._rate(task, time_s)] if self._moves else []
+            parts = width, *(space.of(one, width) for space in self._batch.spaces), *rates
+            self._taken[task, width] = self.room.of(parts)
+        return self._taken[task, width]
 
-    def need(self, task: int, width: int) -> Amount:
-        """:meth:`needs` of one task."""
-        one = self._batch.tasks[task]
-        return amount([space.of(one, width) for space in self._batch.spaces])
+    def all_taken(self, widths: Integers, times_s: Floats) -> list[int]:
+        """:meth:`taken` of every task."""
+        rates = [(_WHOLE_BANDWIDTH * self._batch.rates(times_s)).astype(np.int64)] if self._moves else []
+        return self.room.of_each([widths, *(space.at(widths) for space in self._batch.spaces), *rates])
 
-    def taken(self, one: Running) -> Amount:
-        """Of the ``room``, by what runs already."""
-        return amount([space.taken(one) for space in self._batch.spaces])
+    def taken_by(self, one: Running) -> int:
+        """The same of what runs already; what it moves is not known."""
+        return self.room.of([one.width, *(space.taken(one) for space in self._batch.spaces)])
 
-    @cached_property
-    def bandwidth_counts(self) -> bool:
-        """Whether it is limited, and some task uses it."""
-        return bool(self._batch.moved_s.any())
-
-    def rates(self, times_s: Floats) -> Integers:
-        """:meth:`rate` of every task."""
-        rates: Integers = (_WHOLE_BANDWIDTH * self._batch.rates(times_s)).astype(np.int64)
-        return rates
-
-    def rate(self, task: int, time_s: float) -> int:
-        """The share of the bandwidth that a task uses."""
-        moved_s = self._moved_s[task]
-        return int(_WHOLE_BANDWIDTH * moved_s / time_s) if moved_s else 0
+    def classes(self, widths: Integers) -> tuple[list[int], bool]:
+        """Of each the class of its need of memory and disk, from 0 on; and whether all that are as wide as another of
+        their class take up the same.
+        """
+        if not self._batch.spaces:
+            return [0] * len(widths), not self._moves
+        classes, alike = _classes(self._batch.needs(widths))
+        return classes.tolist(), alike and not self._moves
 
     def demand(self, task: int, width: int, time_s: float) -> Demand:
         """What a task takes up at one of its widths."""
-        return Demand(time_s, width, self.need(task, width), self.rate(task, time_s))
+        return Demand(time_s, width, self.taken(task, width, time_s))
+
+    def _rate(self, task: int, time_s: float) -> int:
+        """The share of the bandwidth that a task uses."""
+        moved_s = self._moved_s[task]
+        return int(_WHOLE_BANDWIDTH * moved_s / time_s) if moved_s else 0
 
 
 def pack(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> Timetable:
@@ -241,19 +250,19 @@ def insert(
     starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
     late: list[int] = []
     for task in order:
-        best: tuple[float, float, int, Amount, int] | None = None
+        best: tuple[float, float, int, int] | None = None
         for width, time_s in layout.as_wide(task, chosen[task]) + layout.narrower(task):
-            need, rate = layout.need(task, width), layout.rate(task, time_s)
-            start_s = profile.earliest(time_s, width, need, rate)
+            taken = layout.taken(task, width, time_s)
+            start_s = profile.earliest(time_s, taken)
             if best is None or start_s + time_s < best[0]:
-                best = start_s + time_s, start_s, width, need, rate
+                best = start_s + time_s, start_s, width, taken
             if start_s + time_s <= latest_s:
                 break
         else:
             late.append(task)
         assert best is not None
-        end_s, start_s, width, need, rate = best
-        profile.take(start_s, end_s, width, need, rate)
+        end_s, start_s, width, taken = best
+        profile.take(start_s, end_s, taken)
         widths[task], starts_s[task], ends_s[task] = width, start_s, end_s
     return Timetable(widths, starts_s, ends_s, late, max(ends_s, default=0.0))
 
@@ -269,14 +278,14 @@ def place(
     starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
     late_s = 0.0
     for task in order:
-        demand = demands[task]
-        starts_s[task] = start_s = profile.earliest(*demand)
-        ends_s[task] = end_s = start_s + demand.time_s
+        time_s, _, taken = demands[task]
+        starts_s[task] = start_s = profile.earliest(time_s, taken)
+        ends_s[task] = end_s = start_s + time_s
         if end_s > goal_s:
             late_s += end_s - goal_s
             if late_s > most_late_s:
                 return None
-        profile.take(start_s, end_s, demand.width, demand.need, demand.rate)
+        profile.take(start_s, end_s, taken)
     widths = [demand.width for demand in demands]
     return Timetable(widths, starts_s, ends_s, (), max(ends_s)), late_s
 
@@ -299,33 +308,31 @@ def in_turn(
     beside: Sequence[Running] = (),
 ) -> Timetable:
     """:func:`start` at these widths; nobody is late. ``beside``: what runs already; the makespan includes it."""
-    free, room, bandwidth = layout.cpus, layout.room, layout.bandwidth
-    running = [(one.left_s, one.width, layout.taken(one), 0) for one in beside]
+    free, guard = layout.room.empty, layout.room.guard
+    running = [(one.left_s, layout.taken_by(one)) for one in beside]
     heapify(running)
-    for _, width, need, _ in running:
-        free, room = free - width, room - need
+    free -= sum(taken for _, taken in running)
     starts_s, ends_s = [0.0] * len(widths), [0.0] * len(widths)
     now_s = 0.0
     left = len(order)
     if left:
         queues = _Queues(layout, order, widths, times_s)
     while left:
-        some = free > 0 and queues.least <= room and len(running) < layout.tasks
-        found = queues.take(free, room, bandwidth) if some else None
+        some = free - queues.least & guard == guard and len(running) < layout.tasks
+        found = queues.take(free) if some else None
         if found is None:
-            now_s, width, need, rate = heappop(running)
-            free, room, bandwidth = free + width, room + need, bandwidth + rate
+            now_s, taken = heappop(running)
+            free += taken
             while running and running[0][0] <= now_s:
-                _, width, need, rate = heappop(running)
-                free, room, bandwidth = free + width, room + need, bandwidth + rate
+                free += heappop(running)[1]
             continue
-        task, need, rate = found
-        width, end_s = widths[task], now_s + times_s[task]
-        free, room, bandwidth = free - width, room - need, bandwidth - rate
-        heappush(running, (end_s, width, need, rate))
-        starts_s[task], ends_s[task] = now_s, end_s
+        task, taken = found
+        starts_s[task] = now_s
+        ends_s[task] = end_s = now_s + times_s[task]
+        free -= taken
+        heappush(running, (end_s, taken))
         left -= 1
-    return Timetable(widths, starts_s, ends_s, (), max((end_s for end_s, *_ in running), default=now_s))
+    return Timetable(widths, starts_s, ends_s, (), max((end_s for end_s, _ in running), default=now_s))
 
 
 class _Profile:
@@ -333,37 +340,32 @@ class _Profile:
 
     def __init__(self, layout: Layout) -> None:
         self.times_s = [0.0]
-        self.cpus = [layout.cpus]
-        self.room = [layout.room]
-        self.bandwidth = [layout.bandwidth]
+        self.free = [layout.room.empty]
+        self._guard, self._several = layout.room.guard, layout.room.several
 
-    def earliest(self, time_s: float, width: int, need: Amount, rate: int) -> float:
+    def earliest(self, time_s: float, taken: int) -> float:
         """When so much is free for so long."""
-        times_s, cpus, rooms, bandwidths = self.times_s, self.cpus, self.room, self.bandwidth
-        at, count = 0, len(times_s)
+        times_s, free, guard, several = self.times_s, self.free, self._guard, self._several
+        at, count, least = 0, len(times_s), guard + taken
         start_s, end_s = 0.0, time_s
         while at < count and times_s[at] < end_s:
-            if cpus[at] < width or not need <= rooms[at] or bandwidths[at] < rate:
+            if free[at] < least or (several and free[at] - taken & guard != guard):
                 start_s = times_s[at + 1]
                 end_s = start_s + time_s
             at += 1
         return start_s
 
-    def take(self, start_s: float, end_s: float, width: int, need: Amount, rate: int) -> None:
+    def take(self, start_s: float, end_s: float, taken: int) -> None:
         """Both times become ones at which something changes."""
-        cpus, rooms, bandwidths = self.cpus, self.room, self.bandwidth
+        free = self.free
         for at in range(self._cut(start_s), self._cut(end_s)):
-            cpus[at] -= width
-            rooms[at] -= need
-            bandwidths[at] -= rate
+            free[at] -= taken
 
     def _cut(self, time_s: float) -> int:
         at = bisect_left(self.times_s, time_s)
         if at == len(self.times_s) or self.times_s[at] != time_s:
             self.times_s.insert(at, time_s)
-            self.cpus.insert(at, self.cpus[at - 1])
-            self.room.insert(at, self.room[at - 1])
-            self.bandwidth.insert(at, self.bandwidth[at - 1])
+            self.free.insert(at, self.free[at - 1])
         return at
 
 
@@ -371,64 +373,57 @@ class _Queues:
     """Who waits: by width and need, each queue in order."""
 
     def __init__(self, layout: Layout, order: Sequence[int], widths: Sequence[int], times_s: Sequence[float]) -> None:
-        ranked = np.array(order, dtype=np.int64)
         wide = np.array(widths, dtype=np.int64)
-        needs = layout.needs(wide)[ranked]
-        rates = layout.rates(np.array(times_s))[ranked].tolist() if layout.bandwidth_counts else []
-        classes, alike = _classes(needs)
-        keys = wide[ranked] * _CLASSES + classes
-        # Ranks, the first in order last, where lists give them out.
-        backwards = len(order) - 1 - np.argsort(keys[::-1], kind="stable")
-        found, first = np.unique(keys[backwards], return_index=True)
-        queues = np.split(backwards, first[1:])
-        self._queues = [
-            (key // _CLASSES, least_of(needs[queue]), queue.tolist())
-            for key, queue in zip(found.tolist(), queues, strict=True)
-        ]
-        """Width, least need, and ranks; the narrowest first."""
-        self.least = least_of(needs)
-        """Where there is less room, none fits."""
+        all_taken = layout.all_taken(wide, np.array(times_s))
         self._order = order
-        self._needs = amounts(needs)
-        self._rates: list[int] = rates or [0] * len(order)
-        self._alike = alike and not rates  # in a queue, so that where its first does not fit none does
+        self._taken = [all_taken[task] for task in order]
+        self._room = layout.room
+        classes, self._alike = layout.classes(wide)  # in a queue, so that where its first does not fit none does
+        queues: dict[tuple[int, int], list[int]] = {}
+        for rank in range(len(order) - 1, -1, -1):  # the first in order last, where lists give them out
+            task = order[rank]
+            queues.setdefault((widths[task], classes[task]), []).append(rank)
+        self._queues = sorted((queue[-1], self._least(queue), queue) for queue in queues.values())
+        """The first rank, what is taken up at least, and all ranks; who comes first first."""
+        self.least = layout.room.least([least for _, least, _ in self._queues])
+        """Where there is less room, none fits."""
         self._firsts = None
-        if self._alike and not classes.any() and len(queues) > _BLOCK:
-            self._firsts = _Firsts([(width, queue) for width, _, queue in self._queues], len(order))
+        if self._alike and not any(classes) and len(queues) > _BLOCK:
+            self._firsts = _Firsts([(width, queue) for (width, _), queue in sorted(queues.items())], len(order))
         self._ahead = len(order) if len(order) <= _FEW else _LOOK_AHEAD
 
-    def take(self, free: int, room: Amount, bandwidth: int) -> tuple[int, Amount, int] | None:
-        """The first in order that fits, with its need and bandwidth."""
+    def take(self, free: int) -> tuple[int, int] | None:
+        """The first in order that fits, and what it takes up; there is room for :attr:`least`."""
         if self._firsts is not None:
-            rank = self._firsts.take(free)
-            return None if rank is None else (self._order[rank], self._needs[rank], self._rates[rank])
-        needs, rates, beyond = self._needs, self._rates, -1 - self._ahead
-        best, best_rank, best_at = -1, len(needs), -1  # a rank behind all
-        for number, (width, least, queue) in enumerate(self._queues):
-            if width > free:
+            rank = self._firsts.take(self._room.first(free))
+            return None if rank is None else (self._order[rank], self._taken[rank])
+        guard, taken, beyond = self._room.guard, self._taken, -1 - self._ahead
+        best, best_rank, best_at = -1, len(taken), -1  # a rank behind all
+        for number, (first, least, queue) in enumerate(self._queues):
+            if first > best_rank:
                 break
-            if queue[-1] > best_rank or not least <= room:
+            if free - least & guard != guard:
                 continue
-            if self._alike:
-                best, best_rank = number, queue[-1]
-                continue
-            rank = queue[-1]
-            if needs[rank] <= room and rates[rank] <= bandwidth:  # as most do
-                best, best_rank, best_at = number, rank, -1
-                continue
+            if self._alike or free - taken[first] & guard == guard:  # as most do
+                best, best_rank, best_at = number, first, -1
+                break
             for at, rank in enumerate(queue[-2:beyond:-1], start=2):
                 if rank > best_rank:
                     break
-                if needs[rank] <= room and rates[rank] <= bandwidth:
+                if free - taken[rank] & guard == guard:
                     best, best_rank, best_at = number, rank, -at
                     break
         if best < 0:
             return None
-        queue = self._queues[best][2]
+        _, least, queue = self._queues.pop(best)
         del queue[best_at]
-        if not queue:
-            del self._queues[best]
-        return self._order[best_rank], needs[best_rank], rates[best_rank]
+        if queue:
+            insort(self._queues, (queue[-1], least, queue))
+        return self._order[best_rank], taken[best_rank]
+
+    def _least(self, queue: Sequence[int]) -> int:
+        taken = self._taken
+        return taken[queue[0]] if self._alike else self._room.least([taken[rank] for rank in queue])
 
 
 class _Firsts:
@@ -462,5 +457,10 @@ class _Firsts:
 
 def _classes(needs: Floats) -> tuple[Integers, bool]:
     """Of each the class of its need, from 0 on; and whether all of a class need the same."""
-    different, which = np.unique(needs, return_inverse=True, axis=None if needs.ndim == 1 else 0)
-    return which.ravel() * min(_CLASSES, len(different)) // len(different), len(different) <= _CLASSES
+    table = needs.reshape(len(needs), -1)
+    order = np.lexsort(table.T[::-1])
+    another = np.append(False, (np.diff(table[order], axis=0) != 0).any(axis=1))
+    ranks = np.empty_like(order)
+    ranks[order] = np.cumsum(another)
+    different = int(another.sum()) + 1
+    return ranks * min(_CLASSES, different) // different, different <= _CLASSES

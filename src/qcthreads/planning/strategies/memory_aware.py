@@ -30,13 +30,14 @@ def memory_aware(
     """Placements within the memory, disk and bandwidth of the whole, and the memory of each memory node."""
     refuse_width("memory_aware", width)
     batch = Batch.of(tasks, capacity_of(usable, **limits))
-    placements = placed(batch, shortest(batch), machine, usable)
+    found = shortest(batch)
+    placements = placed(batch, found, machine, usable)
     nodes = memory_nodes(machine, usable)
     full = overfull(batch, nodes, placements)
     if full is None:
         return Proposal(placements, ())
     return Proposal(
-        shortest_by_node(batch, machine, nodes),
+        shortest_by_node(batch, machine, nodes, found),
         (f"memory node {full} would not hold all that was to run beside it: tasks wait, or go to another",),
     )
 
