@@ -224,6 +224,17 @@ def test_what_starts_were_measured_to_take_counts_once_it_is_known(measured_s: f
         assert second.expected_s == pytest.approx(0.2 + 0.3)
 
 
+@pytest.mark.parametrize(("many", "started"), [(2, False), (3, True)])
+def test_another_worker_is_started_only_where_it_is_ready_before_those_there_get_to_the_last(
+    many: int, started: bool
+) -> None:
+    """The worker that is there gets to the second in 0.9 s, to the third in 1.8 s; another is ready in 1.0 s."""
+    tasks = [Task(f"a{number}", {1: 0.9}) for number in range(many)]
+    dispatcher = Dispatcher(tasks, 2, start_up_s=1.0, workers={1: 1})
+    assert dispatcher.next(0.0, CpuSet([0, 1])) is not None
+    assert (dispatcher.next(0.0, CpuSet([1])) is not None) == started
+
+
 def test_beside_a_worker_that_starts_for_little_no_second_one_is_started() -> None:
     """Both would be ready at the same time, and the second would save half of 0.07 s."""
     tasks = [Task(f"a{number}", {1: 0.01}) for number in range(7)]

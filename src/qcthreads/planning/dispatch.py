@@ -413,13 +413,20 @@ class Dispatcher:
         return self._starts_s.get(pool, self._start_up_s)
 
     def _worth_starting(self, now_s: float, pool: int, cpus: int) -> bool:
-        """Whether those of the pool, of which none waits, would get to what fits into ``cpus`` later than another."""
+        """Whether those of the pool, of which none waits, would get to the last of what fits into ``cpus`` later than
+        another would be ready for it.
+        """
         there, start_s = self._workers[pool], self._start_s(pool)
         if not (there and start_s and self._correction.in_seconds):
             return True
         left_s = sum(self._left_s(now_s, one) for one in self._running.values() if one.pool == pool)
         waiting_s = sum(seconds for (of, width), seconds in self._waiting_s.items() if of == pool and width <= cpus)
+        waiting_s -= next(self._correction.time_s(*last) for last in self._line if self._of_pool(last, pool, cpus))
         return left_s + waiting_s > there * _SOONER * start_s
+
+    def _of_pool(self, waits: tuple[int, int], pool: int, cpus: int) -> bool:
+        of, width = self._pool_and_width(*waits)
+        return of == pool and width <= cpus
 
     def _beside(self, now_s: float) -> list[Running]:
         return [
