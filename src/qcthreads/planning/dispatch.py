@@ -197,8 +197,9 @@ class Dispatcher:
     def following(self, task_id: str, now_s: float, within_s: float) -> Start | None:
         """A task that is to start as soon as ``task_id`` has ended, with its CPUs, its memory and its worker.
 
-        Only what would be next anyway, where both are expected to be over ``within_s`` seconds from now, and where
-        enough are left to keep all CPUs busy. It waits no more, and counts as started when ``task_id`` has ended; one
+        Only what is next as those that wait were looked at last, where both are expected to be over ``within_s``
+        seconds from now, and where enough are left to keep all CPUs busy: a new look would take a good part of what
+        short ones take. It waits no more, and counts as started when ``task_id`` has ended; one
         follows each.
         """
         if task_id in self._following:
@@ -206,10 +207,7 @@ class Dispatcher:
         before, looked = self._running[task_id], self._looked
         if looked is None or self._left <= looked[0] or not self._correction.in_seconds:
             return None
-        capacity = self._capacity(looked[0], looked[1])
-        if self._stale(capacity):
-            self._look(now_s, capacity)
-        if not self._line or not self._fits_after(before, *self._line[-1], capacity):
+        if not self._line or not self._fits_after(before, *self._line[-1], self._capacity(looked[0], looked[1])):
             return None
         row, column = self._line[-1]
         expected_s = self._correction.time_s(row, column)
