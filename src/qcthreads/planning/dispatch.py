@@ -190,7 +190,7 @@ class Dispatcher:
         cpus = len(free) + soon + sum(one.width for one in self._running.values())
         capacity = self._capacity(cpus, free_memory_bytes + own_bytes)
         if self._stale(capacity):
-            self._look(now_s, capacity)
+            self._look(now_s, capacity, soon)
         found = self._first_that_fits(now_s, len(free), free_memory_bytes)
         return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
 
@@ -320,8 +320,8 @@ class Dispatcher:
     def _few(self, capacity: Capacity) -> bool:
         return self._left <= min(_TAIL, _TAIL_PER_CPU * capacity.cpus)
 
-    def _look(self, now_s: float, capacity: Capacity) -> None:
-        """Choose widths and order for all that wait."""
+    def _look(self, now_s: float, capacity: Capacity, soon: int) -> None:
+        """Choose widths and order for all that wait; ``soon``: on how many CPUs workers are starting."""
         # What was seen to take more than there is has all of it.
         needs = np.maximum(self._told_needs, np.minimum(self._seen_needs, capacity.memory_bytes))
         self._batch.memory_bytes[:] = needs
@@ -334,7 +334,7 @@ class Dispatcher:
         self._line, self._line_needs, self._waiting_s = [], 0.0, defaultdict(float)
         if len(rows):
             batch = self._batch.retimed(rows, times_s, capacity)
-            course = self._course(batch, rows, self._beside(now_s))
+            course = self._course(batch, rows, [*self._beside(now_s), *self._starts_beside(soon)])
             order = course.order[::-1]
             rows, widths = rows[order], course.widths[order]
             columns = self._columns(rows, widths)
@@ -431,6 +431,15 @@ class Dispatcher:
             Running(self._left_s(now_s, one), one.width, one.memory_bytes, self._disk_of(one.row))
             for one in self._running.values()
         ]
+
+    def _starts_beside(self, soon: int) -> list[Running]:
+        """Workers that are starting: as long as a whole start, as nobody knows since when; nothing is known of others.
+
+        Who takes their CPUs for free has what is short wait for them, to be wider.
+        """
+        if not self._correction.in_seconds:
+            return []
+        return [Running(max(map(self._start_s, self._starting), default=0.0), 1)] * soon
 
     def _left_s(self, now_s: float, one: _Started) -> float:
         took_s = now_s - one.since_s
