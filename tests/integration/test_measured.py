@@ -127,13 +127,21 @@ def test_an_executor_plans_with_what_runs_measured_and_adds_to_it() -> None:
     assert "measured model" in reasons()
 
 
-def noble(**options: Any) -> tuple[ParallelManyBodyExecutor, list[Any]]:
+def noble(kind: type[ParallelConfig] = ParallelConfig, **options: Any) -> tuple[ParallelManyBodyExecutor, list[Any]]:
     """Of two atoms of helium and one of neon, and its dimers."""
     molecule = Molecule.from_data("He 0 0 0\n--\nHe 0 0 3\n--\nNe 0 0 6")
     core = ManyBodyCore(molecule, ["nocp"], {1: "hf", 2: "hf"}, return_total_data=True, supersystem_ie_only=False,
                         embedding_charges={})  # fmt: skip
     dimers = [one for one in core.iterate_molecules() if len(one[2].symbols) == 2]
-    return ParallelManyBodyExecutor(core, ParallelConfig(qc_program="pyscf", **options)), dimers
+    return ParallelManyBodyExecutor(core, kind(qc_program="pyscf", **options)), dimers
+
+
+def test_the_next_call_of_an_executor_that_keeps_its_workers_plans_with_what_was_measured() -> None:
+    executor, dimers = noble(HybridParallelConfig, max_workers=2, thread_allocation_strategy="adaptive")
+    with executor:
+        for known in ("seconds are not", "measured model"):
+            executor.execute_level_parallel(2, dimers)
+            assert known in "; ".join(executor.get_execution_statistics()["reasons"])
 
 
 def sizes() -> set[tuple[int, int]]:

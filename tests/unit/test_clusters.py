@@ -85,8 +85,8 @@ def test_every_cluster_is_what_qcelemental_cuts_out(kind):
         if real:
             theirs = whole.get_fragment(real, ghosts, orient=False, group_fragments=False)
             ours = clusters.cluster(real, ghosts)
-            assert told(ours) == told(theirs)
-            assert ours.get_hash() == theirs.get_hash()
+            assert json.dumps(ours, sort_keys=True) == told(theirs)
+            assert Molecule(**ours).get_hash() == theirs.get_hash()
             made += 1
     assert made == 3 ** len(numbers) - 2 ** len(numbers)
     assert told(whole) == before

@@ -208,6 +208,16 @@ def test_a_worker_that_is_starting_is_waited_for_and_others_get_their_tasks_mean
     assert (start.id, start.expected_s) == ("b", pytest.approx(0.3))
 
 
+@pytest.mark.parametrize(("seconds", "waits"), [(0.1, False), (10.0, True)])
+def test_the_last_waits_to_be_wide_for_a_cpu_on_which_a_worker_starts_only_where_it_gains(
+    seconds: float, waits: bool
+) -> None:
+    tasks = [Task("last", {1: seconds, 2: 0.6 * seconds})]
+    dispatcher = Dispatcher(tasks, 2, start_up_s=1.0, worker_of=lambda *_: "any", workers={"any": 2})
+    start = dispatcher.next(0.0, CpuSet([0]), soon=1, starting={"any": 1})
+    assert (start is None) == waits
+
+
 @pytest.mark.parametrize(("measured_s", "started"), [(None, False), (4.0, False), (0.3, True)])
 def test_what_starts_were_measured_to_take_counts_once_it_is_known(measured_s: float | None, started: bool) -> None:
     """The worker that is there has the 0.8 s that are left to do; what others took to start does not count."""
@@ -222,6 +232,17 @@ def test_what_starts_were_measured_to_take_counts_once_it_is_known(measured_s: f
     assert (second is not None) == started
     if second is not None:
         assert second.expected_s == pytest.approx(0.2 + 0.3)
+
+
+@pytest.mark.parametrize(("many", "started"), [(2, False), (3, True)])
+def test_another_worker_is_started_only_where_it_is_ready_before_those_there_get_to_the_last(
+    many: int, started: bool
+) -> None:
+    """The worker that is there gets to the second in 0.9 s, to the third in 1.8 s; another is ready in 1.0 s."""
+    tasks = [Task(f"a{number}", {1: 0.9}) for number in range(many)]
+    dispatcher = Dispatcher(tasks, 2, start_up_s=1.0, workers={1: 1})
+    assert dispatcher.next(0.0, CpuSet([0, 1])) is not None
+    assert (dispatcher.next(0.0, CpuSet([1])) is not None) == started
 
 
 def test_beside_a_worker_that_starts_for_little_no_second_one_is_started() -> None:

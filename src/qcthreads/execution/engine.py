@@ -27,7 +27,7 @@ from .observing import Observer
 from .pool import WorkerPool
 from .running import LOOK_AGAIN_S, Place, Run, Seat
 from .source import InOrder, Source
-from .supervisor import Worker, WorkerEndedError, end_all, scratch_of
+from .supervisor import Worker, WorkerEndedError, end_all
 from .wrapping import Wrapping
 
 # Windows cannot interrupt a wait for a lock; a second later is soon enough for Ctrl-C.
@@ -385,7 +385,7 @@ class LocalEngine:
             run.note(calculation.label, note, kind)
         self._pool.get_ready(worker, job, calculation.timeout_s)
         self._observer.begins(calculation, worker, place.seat.current)
-        worker.send(job.request(scratch_of(worker.folder)), calculation.timeout_s)
+        worker.send(job.request(worker.scratch), calculation.timeout_s)
 
     def _reply(self, run: Run, place: Place, worker: Worker) -> dict[str, Any]:
         """To the last calculation in ``place``; what follows one is chosen and sent while that computes."""
@@ -419,7 +419,7 @@ class LocalEngine:
             return None
         if job.fits_after(place.job) and self._observer.instead_of(calculation)[0] is calculation:
             with contextlib.suppress(UnmadeInputError):  # which it says again when its turn comes
-                worker.send(job.request(scratch_of(worker.folder)), calculation.timeout_s)
+                worker.send(job.request(worker.scratch), calculation.timeout_s)
                 return job
         self._return(run, calculation)
         return None

@@ -15,7 +15,7 @@ from ..programs import registry
 from ..units import format_count
 from .calculation import Calculation, Outcome
 from .scratch import ScratchWatch
-from .supervisor import WorkerStart, scratch_of
+from .supervisor import WorkerStart
 
 if TYPE_CHECKING:
     from ..monitoring.run_monitor import RunMonitor
@@ -138,7 +138,7 @@ class Watching(Observer):
             bound_to=worker.bound,
             memory_bytes=calculation.memory_bytes,
         )
-        begun = _Begun(calculation.label, grant, scratch_of(worker.folder), worker.start)
+        begun = _Begun(calculation.label, grant, worker.scratch, worker.start)
         with self._lock:
             self._begun[worker.pid] = begun
         self._scratch.begin(begun.folder)

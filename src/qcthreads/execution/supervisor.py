@@ -81,6 +81,8 @@ class Worker:
     threads: int
     """Its width."""
     folder: Path
+    scratch: Path
+    """Where its programs keep their temporary files."""
     nodes: NodeSet | None
     gpus: tuple[int, ...]
     """Those that it sees, of the lease that it was started under."""
@@ -102,6 +104,7 @@ class Worker:
     ) -> None:
         self.threads = settings.threads
         self.folder = folder
+        self.scratch = scratch_of(folder)
         self.nodes = nodes
         self.gpus = () if lease is None else lease.gpus
         self._log = folder / "log"
@@ -116,7 +119,7 @@ class Worker:
         self._log_start = 0
         self._began_s = time.perf_counter()
         try:
-            scratch_of(folder).mkdir(parents=True)
+            self.scratch.mkdir(parents=True)
             environment = precedence.environment_under(
                 precedence.settle(settings, os.environ, counts=False), os.environ
             )
@@ -188,7 +191,7 @@ class Worker:
     @property
     def healthy(self) -> bool:
         """Whether it can be given another calculation; not when somebody has tidied its scratch directory away."""
-        return self.lives and not self._unanswered and scratch_of(self.folder).is_dir()
+        return self.lives and not self._unanswered and self.scratch.is_dir()
 
     @property
     def lives(self) -> bool:
@@ -269,7 +272,9 @@ class Worker:
 
     def _first_begins(self) -> None:
         self._log_start = self._log_size()
-        self._limit.enter_context(_deadlines.within(self._unanswered[0], partial(self._time_out, self._answered)))
+        limit_s = self._unanswered[0]
+        if limit_s is not None:
+            self._limit.enter_context(_deadlines.within(limit_s, partial(self._time_out, self._answered)))
 
     def _time_out(self, answered: int) -> None:
         """Of what was the first when so many had been answered: as late as that, it may be another."""

@@ -52,22 +52,18 @@ def main() -> None:
         request = requests.get()
         began_s = time.perf_counter()
         try:
-            _answer(request, held, outbox)
+            if held is not None:
+                held.update()
+            processes.call_itself(processes.WORKER_NAME + request.get("name", ""))
+            outbox.write(_get_ready(request) if "preload" in request else _serve(request))
+            if requests.empty():
+                processes.call_itself(processes.WORKER_NAME)
+            outbox.flush()
         except OSError:  # the driver has ended: the watch ends us
             break
         if time.perf_counter() - began_s > _LONG_S:
             _give_back_memory()
     watch.join()
-
-
-def _answer(request: Mapping[str, Any], held: Held | None, outbox: IO[bytes]) -> None:
-    """OSError where nobody waits for the answer any more."""
-    if held is not None:
-        held.update()
-    processes.call_itself(processes.WORKER_NAME + request.get("name", ""))
-    outbox.write(_get_ready(request) if "preload" in request else _serve(request))
-    processes.call_itself(processes.WORKER_NAME)
-    outbox.flush()
 
 
 def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
@@ -162,8 +158,8 @@ def _get_ready(request: Mapping[str, Any]) -> bytes:
 def _serve(request: Mapping[str, Any]) -> bytes:
     """One calculation: the reply to the driver, encoded."""
     reply: dict[str, Any] = {"status": "failed", "result": None, "error": None, "error_type": ""}
-    forgotten = _forget_peak()
-    cpu_before, own_before, children_before = _usage()
+    own_before = 0 if _forget_peak() else _own_peak_bytes()
+    cpu_before, children_before = _usage()
     start = time.perf_counter()
     reply["started_at"] = time.time()
     try:
@@ -179,10 +175,11 @@ def _serve(request: Mapping[str, Any]) -> bytes:
         reply.update(_raised(error))
     reply.setdefault("wall_s", time.perf_counter() - start)
     _end_descendants()
-    cpu_after, own_peak, children_peak = _usage()
+    cpu_after, children_peak = _usage()
     reply["cpu_s"] = cpu_after - cpu_before
+    own_peak = _own_peak_bytes()
     # The system keeps the largest of all: what was no larger than before may have been of this calculation or not.
-    own_peak = own_peak if forgotten or own_peak > own_before else 0
+    own_peak = own_peak if own_peak > own_before else 0
     reply["peak_memory_bytes"] = max(own_peak, children_peak if children_peak > children_before else 0)
     try:
         return wire.encode(reply)
@@ -312,22 +309,28 @@ def _malloc_trim() -> Callable[[int], object] | None:
         return None
 
 
-def _usage() -> tuple[float, int, int]:
-    """CPU seconds of this process and its ended children so far; the largest resident memory, bytes, of this process
-    since it was forgotten last, and of any child that has ended.
-    """
+def _usage() -> tuple[float, int]:
+    """CPU seconds of this process and its ended children so far; the largest resident memory, bytes, of any child."""
     if sys.platform == "win32":
-        import psutil
-
-        return time.process_time(), psutil.Process().memory_info().peak_wset, 0
+        return time.process_time(), 0
     import resource
 
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-    unit = 1 if sys.platform == "darwin" else 1024
+    return cpu_s, children.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _own_peak_bytes() -> int:
+    """The largest resident memory of this process since it was forgotten last."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     # Linux carries the driver's peak over exec into ours (setmax_mm_hiwater_rss in fs/exec.c); VmHWM starts anew.
-    own_peak = processes.high_water_bytes() or own.ru_maxrss * unit
-    return cpu_s, own_peak, children.ru_maxrss * unit
+    unit = 1 if sys.platform == "darwin" else 1024
+    return processes.high_water_bytes() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _forget_peak() -> bool:

@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("qcthreads")
 
+# Results become models so many at a time: one alone, between two calculations, finds no cache warm and takes five times
+# as long, of CPUs that calculations could have; more would have the caller wait at the end.
+_READ_AT_ONCE = 32
+
 
 class FragmentsFailedError(CalculationError):
     """Some fragments failed, the others were computed: ``results``, and ``failures`` (the errors), both by label."""
@@ -62,8 +66,8 @@ class ParallelManyBodyExecutor:
 
     A fragment is what :meth:`ManyBodyCore.iterate_molecules` yields: (model chemistry, label, molecule). The name of
     a model chemistry of the core is the method, or ``"method/basis"``; where it names no basis, ``config.basis_set`` is
-    used. Outside a ``with`` statement each call starts its workers and ends them; inside one they are kept. What was
-    measured is kept for later runs by :meth:`close`, and outside a ``with`` by each call of several fragments.
+    used. Outside a ``with`` statement each call starts its workers and ends them; inside one they are kept. What a
+    call of several fragments measured later calls and runs plan with; what others measured, runs after :meth:`close`.
 
     Parameters
     ----------
@@ -187,7 +191,7 @@ class ParallelManyBodyExecutor:
         return True
 
     def close(self) -> None:
-        """End the workers that a ``with`` statement kept, and keep what was measured for later runs."""
+        """End the workers that a ``with`` statement kept, and keep for later runs what was measured since."""
         with self._lock:
             kept, self._kept = self._kept, None
         if kept is not None:
@@ -251,6 +255,7 @@ class ParallelManyBodyExecutor:
         if side_by_side < min(self._most_workers, len(terms)):
             _log.warning("%d workers, max_workers is %d: %s", side_by_side, self._most_workers, "; ".join(reasons))
         results: dict[str, AtomicResult] = {}
+        unread: dict[str, Mapping[str, Any]] = {}
         failures: dict[str, str] = {}
         with self._lock:  # before any of them ends in another thread's sight
             self._ran |= {term.label: term for term in terms}
@@ -262,15 +267,19 @@ class ParallelManyBodyExecutor:
                     with self._lock:
                         self._tally.add(outcome)
                     if outcome.status == "finished" and outcome.result is not None:
-                        results[outcome.label] = as_model(outcome.result)
+                        unread[outcome.label] = outcome.result
                     else:
                         failures[outcome.label] = outcome.error or "no message"
+                    if len(unread) == _READ_AT_ONCE:
+                        results |= _read(unread)
+                        unread = {}
+            results |= _read(unread)
         finally:
             with self._lock:
                 self._split = replace(split, reasons=reasons)
                 self._levels |= {term.nbody for term in terms}
                 self._wall_s += time.perf_counter() - began
-            if self._kept is None and len(terms) > 1:  # one alone would have the file written for each
+            if len(terms) > 1:  # one alone would have the file written for each
                 self._learn()
         ordered = sorted(terms, key=lambda term: (term.nbody, term.fragments, term.ghosts))
         results = {term.label: results[term.label] for term in ordered if term.label in results}
@@ -390,6 +399,10 @@ class ParallelManyBodyExecutor:
             on_progress=self._tally.watch,
             observer=self._watching,
         )
+
+
+def _read(results: Mapping[str, Mapping[str, Any]]) -> dict[str, AtomicResult]:
+    return {label: as_model(result) for label, result in results.items()}
 
 
 def _memory_why(config: ParallelConfig) -> str:

@@ -98,6 +98,7 @@ class Expansion:
         self._by_name = {chemistry.name: chemistry for chemistry in chemistries}
         self._computer = computer
         self._clusters = Clusters(core.molecule)
+        self._commons: dict[str, dict[str, Any]] = {}
         groups = [[int(core.molecule.atomic_numbers[atom]) for atom in group] for group in core.molecule.fragments]
         self._functions = [sum(map(functions, numbers)) for numbers in groups]
         self._electrons = [sum(numbers) for numbers in groups]
@@ -201,17 +202,6 @@ class Expansion:
         functions = sum(self._functions[number - 1] for number in (*term.fragments, *term.ghosts))
         return Size(electrons if term.chemistry.basis is None else functions, electrons)
 
-    def molecule(self, term: Term) -> Molecule:
-        """The molecule of ``term``, as QCManyBody's own ``iterate_molecules`` makes it."""
-        if term.molecule is not None:
-            return term.molecule
-        real, ghosts = ([number - 1 for number in numbers] for numbers in (term.fragments, term.ghosts))
-        made = self._clusters.cluster(real, ghosts)
-        fixed: dict[str, Any] = {"fix_com": True, "fix_orientation": True}
-        return made.model_copy(
-            update=fixed | ({"fix_symmetry": "c1"} if self.core.molecule.fix_symmetry == "c1" else {})
-        )
-
     def calculation(
         self,
         term: Term,
@@ -257,13 +247,28 @@ class Expansion:
         return made
 
     def _atomic_input(self, term: Term) -> dict[str, Any]:
-        from qcelemental.models.v2 import AtomicInput
+        return self._common(term.chemistry) | {"molecule": self._molecule(term)}
 
-        specification = {**term.chemistry.specification, "program": term.chemistry.program}
-        made: dict[str, Any] = AtomicInput(molecule=self.molecule(term), specification=specification).model_dump(
-            mode="json"
-        )
-        return made
+    def _common(self, chemistry: Chemistry) -> dict[str, Any]:
+        """What the AtomicInputs of all its terms have in common."""
+        if chemistry.name not in self._commons:
+            from qcelemental.models.v2 import AtomicInput
+
+            specification = {**chemistry.specification, "program": chemistry.program}
+            made = AtomicInput(molecule=self.core.molecule, specification=specification)
+            self._commons[chemistry.name] = made.model_dump(mode="json", exclude={"molecule"})
+        return self._commons[chemistry.name]
+
+    def _molecule(self, term: Term) -> dict[str, Any]:
+        """The molecule of ``term``, as QCManyBody's own ``iterate_molecules`` makes it."""
+        if term.molecule is not None:
+            given: dict[str, Any] = term.molecule.model_dump(mode="json")
+            return given
+        real, ghosts = ([number - 1 for number in numbers] for numbers in (term.fragments, term.ghosts))
+        fixed: dict[str, Any] = {"fix_com": True, "fix_orientation": True}
+        if self.core.molecule.fix_symmetry == "c1":
+            fixed["fix_symmetry"] = "c1"
+        return self._clusters.cluster(real, ghosts) | fixed
 
     def _pairs(self) -> set[tuple[str, tuple[int, ...], tuple[int, ...]]]:
         """Model chemistry, real fragments and those whose basis is there, of every term."""

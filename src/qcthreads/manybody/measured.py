@@ -207,6 +207,7 @@ class Measured:
             except MachineError as error:
                 _log.warning("what this run measured does not help the next one: %s", error)
                 return
+        self._models, self._needs, self._times_s = {}, {}, {}
 
     def _model(self, chemistry: Chemistry) -> CostModel | None:
         if chemistry.name not in self._models:

@@ -23,9 +23,12 @@ from .watch import allowed_cpus, busy_between
 _DRAIN_EVERY_S = 1.0
 
 # /proc/stat counts in clock ticks of 10 ms: of a shorter calculation it says nothing, and one reading serves those who
-# ask within two ticks of one another.
+# ask within a twentieth of that.
 _TELLS_OF_OTHERS_NS = 1_000_000_000
-_BUSY_HOLDS_NS = 20_000_000
+_BUSY_HOLDS_NS = 50_000_000
+
+# The last look at one calculation is the first at the next, where that begins so soon: the worker did not wait for us.
+_LOOK_HOLDS_NS = 2_000_000
 
 
 @dataclass(slots=True)
@@ -58,6 +61,8 @@ class RunMonitor:
         self._bandwidth: BandwidthWatch | None = None
         self._moved = NOT_WATCHED
         self._watched: dict[int, _Watched] = {}
+        self._last_looks: dict[int, Sample] = {}
+        """By worker, that at the end of its last calculation."""
         self._root_of: dict[int, int] = {}
         self._gone: set[int] = set()
         self._throttling: dict[int, Throttling] = {}
@@ -106,7 +111,7 @@ class RunMonitor:
     def begin(self, pid: int, grant: Grant) -> None:
         """The worker ``pid`` begins a calculation. Raises OSError where it cannot be watched."""
         with self._lock:
-            first = self._attach(pid)
+            first = self._just_seen(pid) or self._attach(pid)
             throttled_ns = self._throttling[pid].total_ns()
             self._watched[pid] = _Watched(grant, Tally(first), self._busy_now(), throttled_ns, first.at_ns)
 
@@ -125,6 +130,7 @@ class RunMonitor:
             stopped_ns = throttled_between(watched.throttled_ns, self._throttling[pid].total_ns())
             lag_ns = error_ns(self._sampler.source)
             used = watched.tally.usage(watched.grant, lag_ns, others_ns, stopped_ns, in_detail=False)
+            self._last_looks[pid] = last
             if used.ended:
                 self._settle(pid, last)
                 self._forget(self._sampler, pid)
@@ -142,7 +148,7 @@ class RunMonitor:
             if any(map(processes.lives, self._watched)):
                 self._drain(sampler)
                 return
-            self._sampler, self._watched = None, {}
+            self._sampler, self._watched, self._last_looks = None, {}, {}
             self._ended.set()
             self._tell_bandwidth()
             try:
@@ -155,6 +161,10 @@ class RunMonitor:
                 self._settled_cpu_ns = self._settled_wait_ns = 0
         if thread is not None:
             thread.join()
+
+    def _just_seen(self, pid: int) -> Sample | None:
+        last = self._last_looks.get(pid)
+        return last if last is not None and time.monotonic_ns() - last.at_ns < _LOOK_HOLDS_NS else None
 
     def _attach(self, pid: int) -> Sample:
         """A look at it; what it did before it is looked at first counts nowhere."""
@@ -199,6 +209,7 @@ class RunMonitor:
     def _forget(self, sampler: BackgroundSampler, pid: int) -> None:
         sampler.detach(pid)
         self._before.pop(pid, None)
+        self._last_looks.pop(pid, None)
         self._throttling.pop(pid, None)
         self._gone.discard(pid)
 

@@ -198,15 +198,16 @@ class Dispatcher:
         cpus = len(free) + soon + sum(one.width for one in self._running.values())
         capacity = self._capacity(cpus, free_memory_bytes + own_bytes)
         if self._stale(capacity):
-            self._look(now_s, capacity)
+            self._look(now_s, capacity, soon)
         found = self._first_that_fits(now_s, len(free), free_memory_bytes)
         return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
 
     def following(self, task_id: str, now_s: float, within_s: float) -> Start | None:
         """A task that is to start as soon as ``task_id`` has ended, with its CPUs, its memory and its worker.
 
-        Only what would be next anyway, where both are expected to be over ``within_s`` seconds from now, and where
-        enough are left to keep all CPUs busy. It waits no more, and counts as started when ``task_id`` has ended; one
+        Only what is next as those that wait were looked at last, where both are expected to be over ``within_s``
+        seconds from now, and where enough are left to keep all CPUs busy: a new look would take a good part of what
+        short ones take. It waits no more, and counts as started when ``task_id`` has ended; one
         follows each.
         """
         if task_id in self._following:
@@ -214,10 +215,7 @@ class Dispatcher:
         before, looked = self._running[task_id], self._looked
         if looked is None or self._left <= looked[0] or not self._correction.in_seconds:
             return None
-        capacity = self._capacity(looked[0], looked[1])
-        if self._stale(capacity):
-            self._look(now_s, capacity)
-        if not self._line or not self._fits_after(before, *self._line[-1], capacity):
+        if not self._line or not self._fits_after(before, *self._line[-1], self._capacity(looked[0], looked[1])):
             return None
         row, column = self._line[-1]
         expected_s = self._correction.time_s(row, column)
@@ -330,8 +328,8 @@ class Dispatcher:
     def _few(self, capacity: Capacity) -> bool:
         return self._left <= min(_TAIL, _TAIL_PER_CPU * capacity.cpus)
 
-    def _look(self, now_s: float, capacity: Capacity) -> None:
-        """Choose widths and order for all that wait."""
+    def _look(self, now_s: float, capacity: Capacity, soon: int) -> None:
+        """Choose widths and order for all that wait; ``soon``: on how many CPUs workers are starting."""
         # What was seen to take more than there is has all of it.
         needs = np.maximum(self._told_needs, np.minimum(self._seen_needs, capacity.memory_bytes))
         self._batch.memory_bytes[:] = needs
@@ -344,7 +342,7 @@ class Dispatcher:
         self._line, self._line_needs, self._waiting_s = [], 0.0, defaultdict(float)
         if len(rows):
             batch = self._batch.retimed(rows, times_s, capacity)
-            course = self._course(batch, rows, self._beside(now_s))
+            course = self._course(batch, rows, [*self._beside(now_s), *self._starts_beside(soon)])
             order = course.order[::-1]
             rows, widths = rows[order], course.widths[order]
             columns = self._columns(rows, widths)
@@ -421,19 +419,35 @@ class Dispatcher:
         return self._starts_s.get(pool, self._start_up_s)
 
     def _worth_starting(self, now_s: float, pool: int, cpus: int) -> bool:
-        """Whether those of the pool, of which none waits, would get to what fits into ``cpus`` later than another."""
+        """Whether those of the pool, of which none waits, would get to the last of what fits into ``cpus`` later than
+        another would be ready for it.
+        """
         there, start_s = self._workers[pool], self._start_s(pool)
         if not (there and start_s and self._correction.in_seconds):
             return True
         left_s = sum(self._left_s(now_s, one) for one in self._running.values() if one.pool == pool)
         waiting_s = sum(seconds for (of, width), seconds in self._waiting_s.items() if of == pool and width <= cpus)
+        waiting_s -= next(self._correction.time_s(*last) for last in self._line if self._of_pool(last, pool, cpus))
         return left_s + waiting_s > there * _SOONER * start_s
+
+    def _of_pool(self, waits: tuple[int, int], pool: int, cpus: int) -> bool:
+        of, width = self._pool_and_width(*waits)
+        return of == pool and width <= cpus
 
     def _beside(self, now_s: float) -> list[Running]:
         return [
             Running(self._left_s(now_s, one), one.width, one.memory_bytes, self._disk_of(one.row))
             for one in self._running.values()
         ]
+
+    def _starts_beside(self, soon: int) -> list[Running]:
+        """Workers that are starting: as long as a whole start, as nobody knows since when; nothing is known of others.
+
+        Who takes their CPUs for free has what is short wait for them, to be wider.
+        """
+        if not self._correction.in_seconds:
+            return []
+        return [Running(max(map(self._start_s, self._starting), default=0.0), 1)] * soon
 
     def _left_s(self, now_s: float, one: _Started) -> float:
         took_s = now_s - one.since_s
