@@ -85,14 +85,18 @@ class Timetable:
 
 
 class Layout:
-    """A batch with the widths worth having; what ``pack``, ``insert`` and ``start`` have in common."""
+    """A batch with the widths worth having, beside what runs; what ``pack``, ``insert`` and ``start`` have in common.
 
-    def __init__(self, batch: Batch, choices: Choices) -> None:
+    Makespans include what runs.
+    """
+
+    def __init__(self, batch: Batch, choices: Choices, beside: Sequence[Running] = ()) -> None:
         self.cpus = batch.capacity.cpus
         self.room = amount([space.whole for space in batch.spaces])
         self.bandwidth = _WHOLE_BANDWIDTH
         self.tasks = batch.capacity.tasks
         self.choices = choices
+        self.beside = beside
         self._batch = batch
         self._rows: list[list[tuple[int, float]] | None] = [None] * len(batch)
         self._narrower: dict[int, list[tuple[int, float]]] = {}
@@ -168,6 +172,17 @@ class Layout:
         return amount([space.taken(one) for space in self._batch.spaces])
 
     @cached_property
+    def free_s(self) -> list[float]:
+        """When each CPU is free, ascending; of those that more run on than there are, when all others have ended."""
+        busy_s = sorted(one.left_s for one in self.beside for _ in range(one.width))
+        return ([0.0] * (self.cpus - len(busy_s)) + busy_s)[-self.cpus :]
+
+    @cached_property
+    def busy_s(self) -> float:
+        """When the last of what runs ends."""
+        return max((one.left_s for one in self.beside), default=0.0)
+
+    @cached_property
     def bandwidth_counts(self) -> bool:
         """Whether it is limited, and some task uses it."""
         return bool(self._batch.moved_s.any())
@@ -195,7 +210,7 @@ def pack(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping
     chosen, times_s = layout.chosen(deadline_s, wider)
     latest_s = deadline_s * (1 + _ROUNDING)
     most_late = _HOPELESS * layout.cpus
-    free_s = [0.0] * layout.cpus  # ascending
+    free_s = layout.free_s.copy()
     widths = list(chosen)
     starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
     late: list[int] = []
@@ -255,7 +270,7 @@ def insert(
         end_s, start_s, width, need, rate = best
         profile.take(start_s, end_s, width, need, rate)
         widths[task], starts_s[task], ends_s[task] = width, start_s, end_s
-    return Timetable(widths, starts_s, ends_s, late, max(ends_s, default=0.0))
+    return Timetable(widths, starts_s, ends_s, late, max(layout.busy_s, max(ends_s, default=0.0)))
 
 
 def place(
@@ -278,7 +293,7 @@ def place(
                 return None
         profile.take(start_s, end_s, demand.width, demand.need, demand.rate)
     widths = [demand.width for demand in demands]
-    return Timetable(widths, starts_s, ends_s, (), max(ends_s)), late_s
+    return Timetable(widths, starts_s, ends_s, (), max(layout.busy_s, max(ends_s, default=0.0))), late_s
 
 
 def start(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> Timetable:
@@ -291,16 +306,10 @@ def start(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mappin
     return replace(made, late=[task for task in order if made.ends_s[task] > latest_s])
 
 
-def in_turn(
-    layout: Layout,
-    order: Sequence[int],
-    widths: Sequence[int],
-    times_s: Sequence[float],
-    beside: Sequence[Running] = (),
-) -> Timetable:
-    """:func:`start` at these widths; nobody is late. ``beside``: what runs already; the makespan includes it."""
+def in_turn(layout: Layout, order: Sequence[int], widths: Sequence[int], times_s: Sequence[float]) -> Timetable:
+    """:func:`start` at these widths; nobody is late."""
     free, room, bandwidth = layout.cpus, layout.room, layout.bandwidth
-    running = [(one.left_s, one.width, layout.taken(one), 0) for one in beside]
+    running = [(one.left_s, one.width, layout.taken(one), 0) for one in layout.beside]
     heapify(running)
     for _, width, need, _ in running:
         free, room = free - width, room - need
@@ -328,6 +337,31 @@ def in_turn(
     return Timetable(widths, starts_s, ends_s, (), max((end_s for end_s, *_ in running), default=now_s))
 
 
+def in_sequence(layout: Layout, order: Sequence[int], widths: Sequence[int], times_s: Sequence[float]) -> Timetable:
+    """Each starts as soon as it fits, none before those ahead of it in order; without bandwidth.
+
+    In the order in which they start in another timetable, and at its widths, none starts later than there.
+    """
+    free, room = layout.cpus, layout.room
+    running = [(one.left_s, one.width, layout.taken(one)) for one in layout.beside]
+    heapify(running)
+    for _, width, need in running:
+        free, room = free - width, room - need
+    needs = amounts(layout.needs(np.array(widths, dtype=np.int64)))
+    starts_s, ends_s = [0.0] * len(widths), [0.0] * len(widths)
+    now_s = 0.0
+    for task in order:
+        width, need = widths[task], needs[task]
+        while width > free or not need <= room or len(running) >= layout.tasks:
+            now_s, ended, given_back = heappop(running)
+            free, room = free + ended, room + given_back
+        end_s = now_s + times_s[task]
+        free, room = free - width, room - need
+        heappush(running, (end_s, width, need))
+        starts_s[task], ends_s[task] = now_s, end_s
+    return Timetable(widths, starts_s, ends_s, (), max(layout.busy_s, max(ends_s, default=0.0)))
+
+
 class _Profile:
     """What is free, from each of some times to the next."""
 
@@ -336,6 +370,8 @@ class _Profile:
         self.cpus = [layout.cpus]
         self.room = [layout.room]
         self.bandwidth = [layout.bandwidth]
+        for one in layout.beside:
+            self.take(0.0, one.left_s, one.width, layout.taken(one), 0)
 
     def earliest(self, time_s: float, width: int, need: Amount, rate: int) -> float:
         """When so much is free for so long."""
