@@ -332,11 +332,11 @@ def to_clairvoyant(problem: Problem, seed: int) -> dict[str, float]:
 def test_what_follows_is_what_would_be_next_and_has_the_place_of_the_one_before() -> None:
     tasks = [Task(f"f{number}", {1: 0.2 - 0.01 * number}, 10, memory_measured=True) for number in range(9)]
     ahead, after = (Dispatcher(tasks, 2, memory_bytes=20) for _ in range(2))
-    for dispatcher in (ahead, after):
-        assert [started.id for started in (dispatcher.next(0.0, CpuSet([cpu]), 10) for cpu in (0, 1)) if started] == [
-            "f0",
-            "f1",
-        ]
+    both = [[dispatcher.next(0.0, CpuSet([cpu]), 10) for cpu in (0, 1)] for dispatcher in (ahead, after)]
+    assert both[0] == both[1]
+    first = both[0][0]
+    assert first is not None
+    assert first.id == "f0"
     found = ahead.following("f0", 0.0, 0.5)
     assert found is not None
     assert (ahead.waiting, ahead.running) == (6, 2)

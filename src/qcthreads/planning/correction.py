@@ -7,6 +7,7 @@ them from the first time on; a time that fits to nothing counts less (Huber's we
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -20,8 +21,9 @@ Known = Literal["seconds", "elsewhere", "sizes", "nothing"]
 # Standard deviations before anything has been seen, of logarithms. The scale: a calibrated cost model's median error is
 # some tens of percent, of another machine a factor of two or three, and a size without seconds says nothing of it.
 _SCALE = {"seconds": 0.3, "elsewhere": 1.0, "sizes": 1e3, "nothing": 1e3}
-# The formal powers of methods are exceeded by none and undercut by a fifth where molecules are small.
-_POWER = 0.2
+# The formal powers of methods are exceeded by none and undercut by a fifth where molecules are small; a calibrated
+# model has measured them, and speedups.
+_POWER, _MEASURED = 0.2, 0.1
 # Of an assumed S(2) = 1.4, 1.08 to 1.96 was seen: anything between nothing and twice the exponent.
 _SPEEDUP = 0.5
 # Of two molecules of one size, one needs a few iterations more.
@@ -40,17 +42,20 @@ class Correction:
     def __init__(self, times_s: Floats, known: Known, kinds: Sequence[str] | None = None) -> None:
         listed = np.isfinite(times_s)
         longest_s = float(times_s[listed].max(initial=0.0)) or 1.0
-        with np.errstate(divide="ignore"):
-            self._logs = np.log(np.where(listed, np.maximum(times_s, _LEAST * longest_s), np.inf))
+        self._times_s: Floats = np.where(listed, np.maximum(times_s, _LEAST * longest_s), np.inf)
+        self._logs = np.log(self._times_s)
         first = listed.argmax(axis=1)  # the narrowest listed
         self._narrowest: Floats = self._logs[np.arange(len(times_s)), first] if len(times_s) else np.zeros(0)
         self._centre = float(self._narrowest.max(initial=0.0))
         numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds or [""]))}
         self._kind: Integers = np.array([numbers[kind] for kind in kinds or [""] * len(times_s)], dtype=np.int64)
-        prior = np.diag([_SCALE[known] ** -2, _POWER**-2, _SPEEDUP**-2])
+        power, speedup = (_MEASURED, _MEASURED) if known == "seconds" else (_POWER, _SPEEDUP)
+        prior = np.diag([_SCALE[known] ** -2, power**-2, speedup**-2])
         self._precision: Floats = np.array([prior] * len(numbers))
         self._evidence: Floats = np.zeros((len(numbers), 3))
         self._found: Floats = np.zeros((len(numbers), 3))
+        # Measured seconds are taken at their word until one is found to be wrong; a size by itself is not.
+        self._squares, self._seen = (0.0, 0) if known == "seconds" else (_SCATTER**2, 1)
         self.in_seconds = known in ("seconds", "elsewhere")
         """Whether anything is known of seconds, and not of ratios alone."""
 
@@ -64,12 +69,19 @@ class Correction:
         self._precision[kind] += weight * np.outer(features, features)
         self._evidence[kind] += weight * features * (surprise + foreseen)
         self._found[kind] = np.linalg.solve(self._precision[kind], self._evidence[kind])
+        self._squares += (min(abs(surprise), _HUBER * spread) / spread * _SCATTER) ** 2
+        self._seen += 1
         was_known, self.in_seconds = self.in_seconds, True
         return float(np.exp(surprise)) if was_known else 1.0
 
+    @property
+    def scatter(self) -> float:
+        """How far times were from their estimates until now, apart from what was corrected: of their logarithms."""
+        return math.sqrt(self._squares / max(self._seen, 1))
+
     def time_s(self, row: int, column: int) -> float:
         """The estimate as corrected until now."""
-        return float(np.exp(self._logs[row, column] + self._features(row, column) @ self._found[self._kind[row]]))
+        return float(self._times_s[row, column] * np.exp(self._features(row, column) @ self._found[self._kind[row]]))
 
     def as_large(self, row: int) -> npt.NDArray[np.bool_]:
         """Which rows are of the same kind, and cost as much or more by what was thought before anything was seen."""
@@ -83,7 +95,8 @@ class Correction:
         narrowest = self._narrowest[rows][:, None]
         logs = self._logs[rows]
         gained = np.where(np.isfinite(logs), narrowest - logs, 0.0)
-        corrected: Floats = np.exp(logs + scale + power * (narrowest - self._centre) - speedup * gained)
+        factors = np.exp(scale + power * (narrowest - self._centre) - speedup * gained)
+        corrected: Floats = self._times_s[rows] * factors
         return corrected
 
     def _features(self, row: int, column: int) -> Floats:

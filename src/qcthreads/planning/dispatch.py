@@ -11,7 +11,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ..machine.placement import compact
 from .batch import Batch, Floats, Integers
 from .correction import Correction, Known
 from .costs import Estimate, memory_grant
-from .course import Course, course_of, in_order
+from .course import MOST_LAID_OUT, Course, Kept, course_of, in_order
 from .model import Capacity, Running, Task, usable_of
 from .timetable import Timetable
 
@@ -31,10 +32,12 @@ _SHRUNK = 0.9  # of those that waited at the last look: what there is to choose 
 # Few are left: looked at anew whenever one has started; of more than 64, one in 64, as each look takes some 20 ms.
 # 4 per CPU keep all CPUs busy long enough for any width to be thought better of.
 _TAIL_PER_CPU, _TAIL, _AT_ONCE = 4, 512, 64
+_NEAR = 0.02  # of the estimate: who ends so near it changes no plan
 _MOVED = 0.95  # of the memory at the last look: others on the node take and give back a little all the time
 _FAR_OVER = 1.1  # times what was too much before, where more was granted: by less a program may follow its grant
 _LOOK_AHEAD, _FEW = 64, 512  # how many of those that wait are tried for what is free; all where there are few
 _OVERDUE = 0.1  # of the time that it took already: how much longer a task is expected to run that is late
+_ROUNDING = 1e-9
 _SPARE = 2  # times its own grant: what a task may have at most of one that it follows
 _SOONER = 1.1  # times a start: as long must those there be busy, or another takes over too little to be worth its start
 
@@ -67,6 +70,17 @@ class _Started:
     """Its width is one of the task's, whose estimate its time corrects."""
     followed_s: float = 0.0
     """What is expected of the task that follows in its place."""
+
+
+class _Room(NamedTuple):
+    """How much is free, or taken up."""
+
+    cpus: int
+    memory_bytes: float
+    disk_bytes: float
+
+    def within(self, room: _Room) -> bool:
+        return self.cpus <= room.cpus and self.memory_bytes <= room.memory_bytes and self.disk_bytes <= room.disk_bytes
 
 
 class Dispatcher:
@@ -153,6 +167,10 @@ class Dispatcher:
         self._looked: tuple[int, float, int] | None = None  # CPUs, memory and how many waited when last looked
         self._line_needs, self._others_need = 0.0, math.inf  # bytes: the most in the line, the least of those not in it
         self._far = 0
+        self._patient = False
+        """Nothing starts before what is ahead of it in line, unless it has ended by when that can start."""
+        self._as_foreseen = False
+        """All that waits was laid out to the end; nothing has gone otherwise since, and no worker has been started."""
 
     @property
     def waiting(self) -> int:
@@ -199,7 +217,9 @@ class Dispatcher:
         capacity = self._capacity(cpus, free_memory_bytes + own_bytes)
         if self._stale(capacity):
             self._look(now_s, capacity, soon)
-        found = self._first_that_fits(now_s, len(free), free_memory_bytes)
+        disk_bytes = min(self._disk_bytes, self._disk_now) if self._running else self._disk_bytes
+        free_disk_bytes = disk_bytes - sum(self._disk_of(one.row) for one in self._running.values())
+        found = self._first_that_fits(now_s, _Room(len(free), free_memory_bytes, free_disk_bytes), soon)
         return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
 
     def following(self, task_id: str, now_s: float, within_s: float) -> Start | None:
@@ -238,6 +258,7 @@ class Dispatcher:
         known = bool(listed.any())
         column = int(listed.argmax()) if known else one.column
         self._running[task_id] = _Started(one.row, column, width, memory_bytes, one.since_s, pool, fresh, known)
+        self._as_foreseen = False
         return self._expected_s(one.row, column, pool, fresh) if known else None
 
     def returned(self, task_id: str) -> None:
@@ -262,6 +283,8 @@ class Dispatcher:
             self._running[following] = replace(started, since_s=now_s)
         if peak_bytes > one.memory_bytes > 0:
             self._raise_needs(one, peak_bytes)
+        expected_s = self._expected_s(one.row, one.column, one.pool, one.fresh)
+        self._as_foreseen &= expected_s is not None and abs(now_s - one.since_s - expected_s) <= _NEAR * expected_s
         if failed or not one.listed:
             return
         if took_s is None:
@@ -316,6 +339,8 @@ class Dispatcher:
         cpus, memory_bytes, waited = self._looked
         if cpus != capacity.cpus or self._memory_differs(memory_bytes, capacity.memory_bytes):
             return True
+        if self._as_foreseen:
+            return False
         if self._few(capacity) and waited - self._left > self._left // _AT_ONCE:
             return True
         return self._left < _SHRUNK * waited or self._far > waited // 100
@@ -339,10 +364,12 @@ class Dispatcher:
         needs = self._batch.memory_bytes[rows]
         self._others_need = float(needs[needs > capacity.memory_bytes].min(initial=math.inf))
         rows, times_s = rows[fits], times_s[fits]
-        self._line, self._line_needs, self._waiting_s = [], 0.0, defaultdict(float)
+        line, self._line, self._line_needs, self._waiting_s = self._line, [], 0.0, defaultdict(float)
         if len(rows):
             batch = self._batch.retimed(rows, times_s, capacity)
-            course = self._course(batch, rows, [*self._beside(now_s), *self._starts_beside(soon)])
+            kept = self._going_on(batch, rows, line)
+            course = self._course(batch, rows, [*self._beside(now_s), *self._starts_beside(soon)], kept)
+            self._patient = course.patient
             order = course.order[::-1]
             rows, widths = rows[order], course.widths[order]
             columns = self._columns(rows, widths)
@@ -354,9 +381,32 @@ class Dispatcher:
                 self._waiting_s[kind] += seconds
         self._looked = capacity.cpus, capacity.memory_bytes, self._left
         self._far = 0
+        self._as_foreseen = self._ranks is None and len(rows) <= MOST_LAID_OUT
 
-    def _course(self, batch: Batch, rows: Integers, beside: Sequence[Running] = ()) -> Course:
-        return course_of(batch, beside, self._worth) if self._ranks is None else in_order(batch, self._ranks[rows])
+    def _course(self, batch: Batch, rows: Integers, beside: Sequence[Running] = (), kept: Kept | None = None) -> Course:
+        if self._ranks is not None:
+            return in_order(batch, self._ranks[rows])
+        return course_of(
+            batch,
+            beside,
+            worth=self._worth,
+            scatter=self._correction.scatter,
+            in_seconds=self._correction.in_seconds,
+            kept=kept,
+        )
+
+    def _going_on(self, batch: Batch, rows: Integers, line: Sequence[tuple[int, int]]) -> Kept | None:
+        """What was chosen at the last look, as far as it has not started; ``None``: it is of others, or cannot be."""
+        if not line or len(line) != len(rows) or len(rows) > MOST_LAID_OUT:
+            return None
+        were, columns = np.array(line[::-1]).T
+        order = np.searchsorted(rows, were)
+        same = (rows[np.minimum(order, len(rows) - 1)] == were).all()
+        if not same or not np.isfinite(batch.times_s[order, columns]).all():
+            return None
+        chosen = np.empty_like(columns)
+        chosen[order] = columns
+        return Kept(order, chosen, self._patient)
 
     def _times_s(self, rows: Integers, capacity: Capacity) -> Floats:
         """Estimates, with the start of a worker where there is none to take over; while many wait, they share it."""
@@ -451,8 +501,9 @@ class Dispatcher:
 
     def _left_s(self, now_s: float, one: _Started) -> float:
         took_s = now_s - one.since_s
-        expected_s = self._correction.time_s(one.row, one.column) + (self._start_s(one.pool) if one.fresh else 0.0)
-        return max(expected_s - took_s, _OVERDUE * took_s) + one.followed_s
+        expected_s = self._takes_s(one.row, one.column, one.pool, one.fresh)
+        left_s = max(0.0, expected_s - took_s) if took_s <= expected_s * (1 + _ROUNDING) else _OVERDUE * took_s
+        return left_s + one.followed_s
 
     def _needs(self, row: int, column: int) -> float:
         """Bytes of memory, at that width."""
@@ -467,21 +518,46 @@ class Dispatcher:
         columns: Integers = listed.argmax(axis=1)
         return columns
 
-    def _first_that_fits(self, now_s: float, cpus: int, memory_bytes: float) -> tuple[int, int] | None:
+    def _first_that_fits(self, now_s: float, room: _Room, soon: int) -> tuple[int, int] | None:
         startable: dict[int, bool] = {}  # by pool
-        disk_bytes = min(self._disk_bytes, self._disk_now) if self._running else self._disk_bytes
-        disk_bytes -= sum(self._disk_of(one.row) for one in self._running.values())
+        within_s = math.inf  # who takes longer would be in the way of what is ahead of it
         last = -1 if len(self._line) <= _FEW else len(self._line) - 1 - _LOOK_AHEAD
         for at in range(len(self._line) - 1, last, -1):
             row, column = self._line[at]
-            fits = self._batch.widths[row, column] <= cpus and self._needs(row, column) <= memory_bytes
-            if fits and self._disk_of(row) <= disk_bytes:
-                pool = int(self._pools[row, column])
-                if pool not in startable:
-                    startable[pool] = self._ready(pool) > 0 or self._worth_starting(now_s, pool, cpus)
-                if startable[pool]:
-                    return self._leaves_line(at)
+            if not self._taken_up(row, column).within(room):
+                if self._patient and math.isinf(within_s):
+                    within_s = self._opens_s(now_s, row, column, room._replace(cpus=room.cpus + soon))
+                continue
+            pool = int(self._pools[row, column])
+            if within_s < math.inf and self._takes_s(row, column, pool, self._ready(pool) <= 0) > within_s:
+                continue
+            if pool not in startable:
+                startable[pool] = self._ready(pool) > 0 or self._worth_starting(now_s, pool, room.cpus)
+            if startable[pool]:
+                return self._leaves_line(at)
         return None
+
+    def _opens_s(self, now_s: float, row: int, column: int, room: _Room) -> float:
+        """In how many seconds that task is expected to fit; infinite where nobody can tell.
+
+        That is where something is overdue by far, or where it does not fit when all that runs has ended.
+        """
+        needed = self._taken_up(row, column)
+        running = list(self._running.values())
+        if any(now_s - one.since_s > _FAR * self._takes_s(one.row, one.column, one.pool, one.fresh) for one in running):
+            return math.inf
+        opens_s = 0.0
+        for left_s, one in sorted(((self._left_s(now_s, one), one) for one in running), key=itemgetter(0)):
+            if needed.within(room):
+                break
+            cpus, memory_bytes, disk_bytes = room
+            opens_s = left_s
+            room = _Room(cpus + one.width, memory_bytes + one.memory_bytes, disk_bytes + self._disk_of(one.row))
+        return opens_s if needed.within(room) else math.inf
+
+    def _taken_up(self, row: int, column: int) -> _Room:
+        """By a task, at that width."""
+        return _Room(int(self._batch.widths[row, column]), self._needs(row, column), self._disk_of(row))
 
     def _fits_after(self, before: _Started, row: int, column: int, capacity: Capacity) -> bool:
         """Whether what ``before`` has is what that task would be given."""
@@ -519,6 +595,7 @@ class Dispatcher:
         pool, width = self._pool_and_width(row, column)
         fresh = self._ready(pool) <= 0
         self._workers[pool] += fresh
+        self._as_foreseen &= not (fresh and self._start_s(pool))
         expected_s = self._expected_s(row, column, pool, fresh)
         task = self._batch.tasks[row]
         granted = self._granted(row, column, memory_bytes, capacity)
@@ -526,6 +603,8 @@ class Dispatcher:
         return Start(task.id, width, compact(self._machine, free, width), granted, expected_s)
 
     def _expected_s(self, row: int, column: int, pool: int, fresh: bool) -> float | None:
-        if not self._correction.in_seconds:
-            return None
+        return self._takes_s(row, column, pool, fresh) if self._correction.in_seconds else None
+
+    def _takes_s(self, row: int, column: int, pool: int, fresh: bool) -> float:
+        """As far as is known, with the start of its worker."""
         return self._correction.time_s(row, column) + (self._start_s(pool) if fresh else 0.0)

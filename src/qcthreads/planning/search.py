@@ -23,6 +23,7 @@ import numpy.typing as npt
 from .annealing import Annealing
 from .batch import Batch, Choices, Floats
 from .bounds import bounds_of, most_promising
+from .model import Running
 from .series import Series
 from .timetable import Layout, Timetable, insert, pack, start
 from .uniform import Workers, promising
@@ -69,17 +70,26 @@ class _Way:
     """Since the makespan was last as short as that."""
 
 
-def shortest(batch: Batch, uniform: Sequence[Workers] | None = None, *, one_by_one: bool = False) -> Timetable:
+def shortest(
+    batch: Batch,
+    uniform: Sequence[Workers] | None = None,
+    *,
+    one_by_one: bool = False,
+    beside: Sequence[Running] = (),
+    most_layouts: float = math.inf,
+) -> Timetable:
     """The best timetable found for the batch within its capacity; ``uniform``: its workers, where they are there.
 
-    ``one_by_one``: very many tasks are not laid out in series either.
+    ``one_by_one``: very many tasks are not laid out in series either. ``beside``: what runs already, beside which no
+    workers of one width are laid out.
     """
     if not len(batch):
         return Timetable((), (), (), (), 0.0)
-    bounds = bounds_of(batch)
-    search = _Search(batch, max(bound_s for bound_s, _ in bounds))
+    bounds = bounds_of(batch, beside)
+    bound_s = max(*(bound_s for bound_s, _ in bounds), *(one.left_s for one in beside), 0.0)
+    search = _Search(batch, bound_s, beside, most_layouts)
     if uniform is None:
-        uniform = promising(batch)
+        uniform = () if beside else promising(batch)
     search.give_out(workers for workers in uniform if workers.bound_s <= search.close_s)  # none can do much better
     alone = batch.narrowest == batch.capacity.cpus
     if len(batch) > _IN_SERIES and not one_by_one:
@@ -87,14 +97,14 @@ def shortest(batch: Batch, uniform: Sequence[Workers] | None = None, *, one_by_o
             search.keep(_in_series(batch, bounds))
         # A series needs as much as the one of it that needs most.
         if search.best.makespan_s > search.close_s * _NEAR and binding(batch):
-            search.run(_ways(batch, bounds))
+            search.run(_ways(batch, bounds, beside))
     elif alone.any() and not alone.all():
-        search.keep(_alone_last(batch, alone, one_by_one))
+        search.keep(_alone_last(batch, alone, one_by_one, beside, most_layouts))
     else:
-        search.run(_ways(batch, bounds))
+        search.run(_ways(batch, bounds, beside))
     search.give_out(workers for workers in uniform if workers.bound_s > search.close_s)
     search.first_come(uniform)
-    search.guarantee(_Way(start, Layout(batch, bounds[0][1]), list(range(len(batch)))))
+    search.guarantee(_Way(start, Layout(batch, bounds[0][1], beside), list(range(len(batch)))))
     return search.best
 
 
@@ -105,10 +115,17 @@ def _in_series(batch: Batch, bounds: list[tuple[float, Choices]]) -> Timetable:
     return series.timetable(shortest(series.batch, one_by_one=True))
 
 
-def _alone_last(batch: Batch, alone: npt.NDArray[np.bool_], one_by_one: bool) -> Timetable:
+def _alone_last(
+    batch: Batch,
+    alone: npt.NDArray[np.bool_],
+    one_by_one: bool,
+    beside: Sequence[Running],
+    most_layouts: float,
+) -> Timetable:
     """Who takes the whole node runs one after the other when all others have ended: no schedule can do better."""
     rest, last = np.flatnonzero(~alone), np.flatnonzero(alone)
-    first = shortest(batch.retimed(rest, batch.times_s[rest], batch.capacity), one_by_one=one_by_one)
+    others = batch.retimed(rest, batch.times_s[rest], batch.capacity)
+    first = shortest(others, one_by_one=one_by_one, beside=beside, most_layouts=most_layouts)
     widths, starts_s, ends_s = np.full(len(batch), batch.capacity.cpus), np.zeros(len(batch)), np.zeros(len(batch))
     widths[rest], starts_s[rest], ends_s[rest] = first.widths, first.starts_s, first.ends_s
     moments_s = np.cumsum(np.append(first.makespan_s, batch.shortest_s[last]))
@@ -116,12 +133,13 @@ def _alone_last(batch: Batch, alone: npt.NDArray[np.bool_], one_by_one: bool) ->
     return Timetable(widths.tolist(), starts_s.tolist(), ends_s.tolist(), (), float(ends_s.max()))
 
 
-def binding(batch: Batch) -> str:
+def binding(batch: Batch, beside: Sequence[Running] = ()) -> str:
     """What may run short before CPUs do: memory, disk, or memory bandwidth; empty where nothing does."""
-    most = min(len(batch), batch.capacity.cpus)
-    # Nobody is narrower than 1, so that no more than this many run at the same time.
+    most = batch.capacity.cpus
+    # Nobody is narrower than 1, so that no more than this many run at the same time; what runs has its part for each.
     for space in batch.spaces:
-        if float(np.sort(space.most)[::-1][:most].sum()) > space.whole:
+        needs = [space.most, *(np.full(one.width, space.taken(one) / one.width) for one in beside)]
+        if float(np.sort(np.concatenate(needs))[::-1][:most].sum()) > space.whole:
             return space.name
     if math.isinf(batch.capacity.bandwidth_bytes_per_s) or not batch.traffic_bytes.any():
         return ""
@@ -129,11 +147,11 @@ def binding(batch: Batch) -> str:
     return "memory bandwidth" if float(rates[:most].sum()) > 1 else ""
 
 
-def _ways(batch: Batch, bounds: list[tuple[float, Choices]]) -> Iterator[_Way]:
+def _ways(batch: Batch, bounds: list[tuple[float, Choices]], beside: Sequence[Running]) -> Iterator[_Way]:
     """With the widest, the largest or the longest first, as the bound chooses; the most promising come first."""
-    tight = bool(binding(batch))
+    tight = bool(binding(batch, beside))
     for bound_s, choices in most_promising(batch, bounds) if tight else bounds[:1]:
-        layout = Layout(batch, choices)
+        layout = Layout(batch, choices, beside)
         widths, times_s = choices.at(bound_s)
         # Of equals who can become shortest goes last, where the ends are.
         gain_last = -batch.shortest_s
@@ -193,15 +211,18 @@ def _filling(left: list[tuple[float, int]], room_s: float) -> list[int]:
 class _Search:
     """The best so far, and what is left of the budget."""
 
-    def __init__(self, batch: Batch, bound_s: float) -> None:
+    def __init__(
+        self, batch: Batch, bound_s: float, beside: Sequence[Running] = (), most_layouts: float = math.inf
+    ) -> None:
         self._batch = batch
+        self._beside = beside
         self._bound_s = bound_s
         self.close_s = bound_s * CLOSE
         self.best = Timetable((), (), (), (), math.inf)
         fewest = _FEWEST if len(batch) <= _MANY else _FEWEST_OF_MANY
         if len(batch) <= _FEW_PER_CPU * batch.capacity.cpus:
             fewest = max(fewest, min(_MOST_OF_FEW, _TASKS_OF_FEW // len(batch)))
-        self._left: float = min(_MOST, max(fewest, _BUDGET // len(batch) ** 2))
+        self._left: float = min(_MOST, max(fewest, _BUDGET // len(batch) ** 2), most_layouts)
 
     def give_out(self, uniform: Iterable[Workers]) -> None:
         """Workers of one width, longest first: what is found must not be worse than any of these."""
@@ -231,7 +252,7 @@ class _Search:
             elif not self._try(way, self._shorter_s).late:
                 self._bisect(way)
         tried.sort(key=lambda way: way.makespan_s)
-        anneal = len(self._batch) <= _INSERT_UP_TO and binding(self._batch)
+        anneal = len(self._batch) <= _INSERT_UP_TO and binding(self._batch, self._beside)
         self._squeak(tried[: -(-len(tried) // 4)], self._left / 2 if anneal else 0)
         if anneal:
             self._anneal()
@@ -292,7 +313,7 @@ class _Search:
     def _anneal(self) -> None:
         """From the shortest so far, cooling down; and again."""
         rng = random.Random(0)
-        layout = Layout(self._batch, self._batch.choices())
+        layout = Layout(self._batch, self._batch.choices(), self._beside)
         each = self._left / _ANNEALED
         for still in reversed(range(_ANNEALED)):
             annealing = Annealing(self._batch, layout, self.best, rng)

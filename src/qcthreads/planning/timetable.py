@@ -83,12 +83,16 @@ class Timetable:
 
 
 class Layout:
-    """A batch with the widths worth having; what ``pack``, ``insert`` and ``start`` have in common."""
+    """A batch with the widths worth having, beside what runs; what ``pack``, ``insert`` and ``start`` have in common.
 
-    def __init__(self, batch: Batch, choices: Choices) -> None:
+    Makespans include what runs.
+    """
+
+    def __init__(self, batch: Batch, choices: Choices, beside: Sequence[Running] = ()) -> None:
         self.cpus = batch.capacity.cpus
         self.tasks = batch.capacity.tasks
         self.choices = choices
+        self.beside = beside
         self._batch = batch
         self._moves = bool(batch.moved_s.any())  # bandwidth is limited, and some task uses it
         bandwidth = [_WHOLE_BANDWIDTH] if self._moves else []
@@ -186,6 +190,17 @@ class Layout:
         classes, alike = _classes(self._batch.needs(widths))
         return classes.tolist(), alike and not self._moves
 
+    @cached_property
+    def free_s(self) -> list[float]:
+        """When each CPU is free, ascending; of those that more run on than there are, when all others have ended."""
+        busy_s = sorted(one.left_s for one in self.beside for _ in range(one.width))
+        return ([0.0] * (self.cpus - len(busy_s)) + busy_s)[-self.cpus :]
+
+    @cached_property
+    def busy_s(self) -> float:
+        """When the last of what runs ends."""
+        return max((one.left_s for one in self.beside), default=0.0)
+
     def demand(self, task: int, width: int, time_s: float) -> Demand:
         """What a task takes up at one of its widths."""
         return Demand(time_s, width, self.taken(task, width, time_s))
@@ -204,7 +219,7 @@ def pack(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping
     chosen, times_s = layout.chosen(deadline_s, wider)
     latest_s = deadline_s * (1 + _ROUNDING)
     most_late = _HOPELESS * layout.cpus
-    free_s = [0.0] * layout.cpus  # ascending
+    free_s = layout.free_s.copy()
     widths = list(chosen)
     starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
     late: list[int] = []
@@ -264,7 +279,7 @@ def insert(
         end_s, start_s, width, taken = best
         profile.take(start_s, end_s, taken)
         widths[task], starts_s[task], ends_s[task] = width, start_s, end_s
-    return Timetable(widths, starts_s, ends_s, late, max(ends_s, default=0.0))
+    return Timetable(widths, starts_s, ends_s, late, max(layout.busy_s, max(ends_s, default=0.0)))
 
 
 def place(
@@ -287,7 +302,7 @@ def place(
                 return None
         profile.take(start_s, end_s, taken)
     widths = [demand.width for demand in demands]
-    return Timetable(widths, starts_s, ends_s, (), max(ends_s)), late_s
+    return Timetable(widths, starts_s, ends_s, (), max(layout.busy_s, max(ends_s, default=0.0))), late_s
 
 
 def start(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping[int, int] = _NONE_WIDER) -> Timetable:
@@ -300,16 +315,10 @@ def start(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mappin
     return replace(made, late=[task for task in order if made.ends_s[task] > latest_s])
 
 
-def in_turn(
-    layout: Layout,
-    order: Sequence[int],
-    widths: Sequence[int],
-    times_s: Sequence[float],
-    beside: Sequence[Running] = (),
-) -> Timetable:
-    """:func:`start` at these widths; nobody is late. ``beside``: what runs already; the makespan includes it."""
+def in_turn(layout: Layout, order: Sequence[int], widths: Sequence[int], times_s: Sequence[float]) -> Timetable:
+    """:func:`start` at these widths; nobody is late."""
     free, guard = layout.room.empty, layout.room.guard
-    running = [(one.left_s, layout.taken_by(one)) for one in beside]
+    running = [(one.left_s, layout.taken_by(one)) for one in layout.beside]
     heapify(running)
     free -= sum(taken for _, taken in running)
     starts_s, ends_s = [0.0] * len(widths), [0.0] * len(widths)
@@ -335,6 +344,30 @@ def in_turn(
     return Timetable(widths, starts_s, ends_s, (), max((end_s for end_s, _ in running), default=now_s))
 
 
+def in_sequence(layout: Layout, order: Sequence[int], widths: Sequence[int], times_s: Sequence[float]) -> Timetable:
+    """Each starts as soon as it fits, none before those ahead of it in order.
+
+    In the order in which they start in another timetable, and at its widths, none starts later than there.
+    """
+    free, guard = layout.room.empty, layout.room.guard
+    running = [(one.left_s, layout.taken_by(one)) for one in layout.beside]
+    heapify(running)
+    free -= sum(taken for _, taken in running)
+    all_taken = layout.all_taken(np.array(widths, dtype=np.int64), np.array(times_s))
+    starts_s, ends_s = [0.0] * len(widths), [0.0] * len(widths)
+    now_s = 0.0
+    for task in order:
+        taken = all_taken[task]
+        while free - taken & guard != guard or len(running) >= layout.tasks:
+            now_s, given_back = heappop(running)
+            free += given_back
+        starts_s[task] = now_s
+        ends_s[task] = end_s = now_s + times_s[task]
+        free -= taken
+        heappush(running, (end_s, taken))
+    return Timetable(widths, starts_s, ends_s, (), max(layout.busy_s, max(ends_s, default=0.0)))
+
+
 class _Profile:
     """What is free, from each of some times to the next."""
 
@@ -342,6 +375,8 @@ class _Profile:
         self.times_s = [0.0]
         self.free = [layout.room.empty]
         self._guard, self._several = layout.room.guard, layout.room.several
+        for one in layout.beside:
+            self.take(0.0, one.left_s, layout.taken_by(one))
 
     def earliest(self, time_s: float, taken: int) -> float:
         """When so much is free for so long."""

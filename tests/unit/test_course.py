@@ -1,0 +1,185 @@
+"""How the rest of a batch is laid out beside what runs, how a plan is followed, and when it is made anew."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bench_dynamic import simulated_s
+from families import FAMILIES, Problem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcthreads.cpuset import CpuSet
+from qcthreads.planning import Task, plan
+from qcthreads.planning.batch import Batch
+from qcthreads.planning.correction import Correction
+from qcthreads.planning.course import course_of
+from qcthreads.planning.dispatch import Dispatcher, Start
+from qcthreads.planning.model import Capacity, Running
+from qcthreads.planning.search import shortest
+from qcthreads.planning.simulate import Change, simulate
+from qcthreads.planning.timetable import Layout, Timetable, in_sequence
+
+CPUS, MEMORY = 8, 20
+TIMES = st.dictionaries(st.integers(1, CPUS), st.floats(0.01, 100.0), min_size=1, max_size=4)
+BATCH = st.lists(st.tuples(TIMES, st.integers(0, MEMORY)), min_size=1, max_size=12)
+BESIDE = st.lists(st.tuples(st.floats(0.0, 50.0), st.integers(1, 4), st.integers(0, 8)), max_size=4)
+
+
+def batch_of(made: Sequence[tuple[dict[int, float], int]], memory_bytes: float) -> Batch:
+    tasks = [Task(f"f{number}", times_s, need) for number, (times_s, need) in enumerate(made)]
+    return Batch.of(tasks, Capacity(CPUS, memory_bytes))
+
+
+def check(found: Timetable, batch: Batch, beside: Sequence[Running]) -> None:
+    """At each start there is room for all that has not ended."""
+    ends = [one.left_s for one in beside] + list(found.ends_s)
+    widths = [one.width for one in beside] + list(found.widths)
+    needs = [one.memory_bytes for one in beside] + batch.memory_bytes.tolist()
+    starts = [-math.inf] * len(beside) + list(found.starts_s)
+    for task, width, start_s, end_s in zip(batch, found.widths, found.starts_s, found.ends_s, strict=True):
+        assert end_s - start_s == pytest.approx(task.times_s[width])
+    for now_s in found.starts_s:
+        running = [at for at, (begun_s, end_s) in enumerate(zip(starts, ends, strict=True)) if begun_s <= now_s < end_s]
+        if len(running) > len(beside) or sum(one.width for one in beside) <= CPUS:
+            assert sum(widths[at] for at in running) <= CPUS
+            assert sum(needs[at] for at in running) <= batch.capacity.memory_bytes
+    assert found.makespan_s == pytest.approx(max(ends))
+
+
+@settings(max_examples=150, deadline=None)
+@given(made=BATCH, running=BESIDE, tight=st.booleans(), layouts=st.sampled_from([1, 20, 200]))
+def test_the_search_lays_out_beside_what_runs(
+    made: list[tuple[dict[int, float], int]], running: list[tuple[float, int, int]], tight: bool, layouts: int
+) -> None:
+    beside: list[Running] = []
+    for left_s, width, need in running:  # as many as there is room for
+        if (
+            sum(one.width for one in beside) + width <= CPUS
+            and sum(one.memory_bytes for one in beside) + need <= MEMORY
+        ):
+            beside.append(Running(left_s, width, need))
+    batch = batch_of(made, MEMORY if tight else math.inf)
+    found = shortest(batch, beside=beside, most_layouts=layouts)
+    check(found, batch, beside)
+    order = np.argsort(found.starts_s, kind="stable").tolist()
+    times_s = [task.times_s[width] for task, width in zip(batch, found.widths, strict=True)]
+    followed = in_sequence(Layout(batch, batch.choices(), beside), order, list(found.widths), times_s)
+    check(followed, batch, beside)
+    rounding_s = 1e-9 * found.makespan_s
+    assert all(own <= planned + rounding_s for own, planned in zip(followed.starts_s, found.starts_s, strict=True))
+
+
+def test_more_that_runs_than_there_are_cpus_is_waited_for() -> None:
+    """Three tasks of four threads share eight CPUs: one is free when two have ended."""
+    batch = batch_of([({1: 1.0}, 0)], math.inf)
+    beside = [Running(left_s, 4) for left_s in (5.0, 3.0, 9.0)]
+    assert shortest(batch, beside=beside).starts_s[0] == 5.0
+    assert shortest(batch_of([({8: 1.0}, 0)], math.inf), beside=beside).starts_s[0] == 9.0
+
+
+def nearly_equal(cpus: int, large: int, small: int) -> Problem:
+    """Few tasks that have all the work, and scale well; the others are next to nothing."""
+    rng = random.Random(large)
+    widths = [1 << power for power in range(cpus.bit_length())]
+    costs = [(100 * rng.uniform(0.9, 1.1), 0.97) for _ in range(large)]
+    costs += [(rng.uniform(0.5, 1.0), 0.5) for _ in range(small)]
+    tasks = [
+        Task(f"f{number}", {width: cost_s * (1 - share + share / width) for width in widths})
+        for number, (cost_s, share) in enumerate(costs)
+    ]
+    return Problem("nearly equal", cpus, tuple(tasks))
+
+
+KNOWN = [family(16, count, 0) for family in FAMILIES for count in (8, 17, 64)]
+KNOWN += [nearly_equal(*many) for many in ((16, 10, 10), (16, 20, 20), (16, 40, 0), (32, 20, 20), (64, 20, 20))]
+
+
+@pytest.mark.parametrize("problem", KNOWN, ids=lambda problem: f"{problem.family} {len(problem.tasks)}/{problem.cpus}")
+def test_a_run_that_knows_the_times_ends_no_later_than_the_best_plan(problem: Problem) -> None:
+    """So no later than the best uniform width, nor than fragments at one thread each."""
+    run_s = simulated_s(problem, "seconds", [replace(task, memory_measured=True) for task in problem.tasks])
+    for strategy in ("adaptive", "balanced"):
+        assert run_s <= plan(problem.tasks, problem.cpus, strategy, **problem.limits).makespan_s * (1 + 1e-9)
+
+
+def kind_of(name: str, count: int, time_s: float) -> list[Task]:
+    return [Task(f"{name}{number}", {1: time_s}, kind=name) for number in range(count)]
+
+
+def test_the_rest_is_laid_out_anew_when_a_tenth_of_it_has_started() -> None:
+    """Those that were thought the longest are found to be the shortest, each by less than what is far."""
+    told, true = kind_of("a", 100, 12.0) + kind_of("b", 100, 10.0), kind_of("a", 100, 9.0) + kind_of("b", 100, 10.0)
+    run = simulate(Dispatcher(told, 4), true, [Change(0.0, CpuSet(range(4)))])
+    assert [one.id[0] for one in run.placements[:30]] == ["a"] * 21 + ["b"] * 9
+
+
+def test_of_the_last_each_end_is_reason_to_lay_out_the_rest_anew() -> None:
+    """The first to end is of a kind that tells of no other, and one task starts; the second tells, before a tenth
+    has started."""
+    told = kind_of("c", 1, 13.0) + kind_of("a", 17, 12.0) + kind_of("b", 10, 10.0)
+    true = kind_of("c", 1, 8.8) + kind_of("a", 17, 9.0) + kind_of("b", 10, 10.0)
+    run = simulate(Dispatcher(told, 8), true, [Change(0.0, CpuSet(range(8)))])
+    assert [(one.id[0], one.start_s) for one in run.placements[8:11]] == [("a", 8.8), ("b", 9.0), ("b", 9.0)]
+
+
+class Counted(Dispatcher):
+    """Tells how often it looked at all that waits."""
+
+    looks = 0
+
+    def _look(self, now_s: float, capacity: Capacity) -> None:
+        self.looks += 1
+        super()._look(now_s, capacity)
+
+
+@pytest.mark.parametrize(("factor", "once"), [(1.0, True), (1.01, True), (1.1, False)])
+def test_a_run_that_goes_as_foreseen_is_laid_out_once(factor: float, once: bool) -> None:
+    tasks = list(nearly_equal(16, 20, 20).tasks)
+    true = [replace(task, times_s={w: t * factor for w, t in task.times_s.items()}) for task in tasks]
+    dispatcher = Counted(tasks, 16)
+    run = simulate(dispatcher, true, [Change(0.0, CpuSet(range(16)))])
+    assert (dispatcher.looks == 1) == once
+    assert run.makespan_s <= plan(true, 16, "adaptive").makespan_s * factor
+
+
+def test_what_is_ahead_is_waited_for_until_something_that_runs_is_overdue_by_far() -> None:
+    tasks = {task.id: task for task in nearly_equal(16, 10, 10).tasks}
+    dispatcher = Dispatcher(list(tasks.values()), 16)
+    free, now_s, running = CpuSet(range(16)), 0.0, dict[str, Start]()
+    ends_s = dict[str, float]()
+    while True:
+        while start := dispatcher.next(now_s, free):
+            free, running[start.id] = free - start.cpus, start
+            ends_s[start.id] = now_s + tasks[start.id].times_s[start.threads]
+        if free and dispatcher.waiting:
+            break
+        ended = min(ends_s, key=lambda name: ends_s[name])
+        now_s, free = ends_s.pop(ended), free | running.pop(ended).cpus
+        dispatcher.ended(ended, now_s)
+    assert dispatcher.next(now_s + 1e4, free) is not None
+
+
+def test_how_far_times_scatter_is_seen() -> None:
+    rng = random.Random(0)
+    sizes = [rng.uniform(1, 100) for _ in range(200)]
+    exact, scattered = (Correction(np.array(sizes)[:, None], "seconds") for _ in range(2))
+    for row, size in enumerate(sizes):
+        exact.observe(row, 0, size)
+        scattered.observe(row, 0, 1.2 * size * rng.lognormvariate(0, 0.15))
+    assert exact.scatter == 0.0
+    assert scattered.scatter == pytest.approx(0.15, rel=0.15)
+    assert Correction(np.array(sizes)[:, None], "sizes").scatter > 0.1
+
+
+def test_a_task_that_all_would_wait_for_is_wider_where_times_scatter() -> None:
+    """With one thread it would be the last to end, at the moment when all others do."""
+    tasks = [Task("large", {1: 40.0, 2: 21.0, 4: 12.0}), *(Task(f"f{number}", {1: 1.0}) for number in range(120))]
+    batch = Batch.of(tasks, Capacity(4))
+    assert course_of(batch).widths[0] == 1
+    assert course_of(batch, scatter=0.3).widths[0] > 1
