@@ -35,6 +35,12 @@ MIB = 1024**2
 pytestmark = pytest.mark.skipif(len(read_limits().cpus) < 2, reason="with one CPU there is no width to choose")
 
 
+@pytest.fixture(autouse=True)
+def own_book(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others on the node have leased is not there to be granted, so that nothing could be said of grants."""
+    monkeypatch.setenv("QCTHREADS_LEASES", str(tmp_path_factory.mktemp("leases")))
+
+
 def run(**options: Any) -> RunReport:
     return Run(RunRequest(input=EXAMPLES / "water4.xyz", busy="ignore", **options)).execute()
 
@@ -57,7 +63,7 @@ def test_after_a_run_grants_are_near_to_peaks_where_no_setting_held_them_back() 
 
 @pytest.mark.nwchem
 def test_of_two_processes_more_is_planned_than_of_one_and_they_take_it(tmp_path: Path) -> None:
-    """By what real NWChem took with one alone."""
+    """By what real NWChem took with one alone: here 459 MiB, of which 481 are granted; two took 545 to 567 of 609."""
     if find(get("nwchem")) is None or shutil.which("mpirun") is None:
         assert os.environ.get("CI") != "true", "NWChem and Open MPI must be installed in CI"
         pytest.skip("NWChem or Open MPI is not installed here")
