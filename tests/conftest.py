@@ -110,7 +110,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def others_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where to write the module of another package that registers the strategies ``of-theirs`` and ``absent``.
+    """Where to write the module of another package that registers ``of-theirs``, ``absent`` and two names of ours.
 
     ``of-theirs`` is its function ``place``, which it has: the last task first, one at a time, each as wide as can be.
     """
@@ -120,6 +120,7 @@ def others_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     module = f"strategies_of_{os.urandom(8).hex()}"
     (info / "entry_points.txt").write_text(
         f"[qcthreads.strategies]\nof-theirs = {module}:place\nabsent = {module}:nothing\n"
+        f"Adaptive = {module}:place\nmemory-aware = {module}:place\n"
     )
     path = tmp_path / f"{module}.py"
     path.write_text(_LAST_FIRST)

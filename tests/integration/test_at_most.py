@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from qcelemental.models.v2 import Molecule
+from qcmanybody import ManyBodyCore
 
+from qcthreads import ParallelConfig, ParallelManyBodyExecutor
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError
 from qcthreads.execution.calculation import Calculation
@@ -17,6 +20,7 @@ from qcthreads.host import read_machine
 from qcthreads.host.limits import Limits, Rule, read_limits
 from qcthreads.leases import LeaseBook, node_ledger
 from qcthreads.machine.synthetic import synthetic_machine
+from qcthreads.manybody import watched
 from qcthreads.manybody.run import Run, RunRequest
 
 # Says when it starts and ends; a line of this length is written at once.
@@ -113,7 +117,9 @@ def test_a_slot_holds_over_two_engines_that_share_a_book_of_made_up_cpus(book, t
 
 
 @pytest.mark.skipif(len(LeaseBook(read_machine(), read_limits()).usable) < 2, reason="one CPU limits it anyhow")
-def test_a_run_of_one_at_a_time_has_all_pus_for_it():
+def test_a_run_of_one_at_a_time_has_all_pus_for_it(monkeypatch):
+    monkeypatch.setattr(watched, "_LONG_RUN_S", 0.0)
+    monkeypatch.setattr(watched, "_IDLE_SHARE", -1.0)  # it is told of, whatever there was
     options = {"method": "hf", "basis": "sto-3g", "max_nbody": 1, "max_total_threads": 2, "at_most": {"": 1}}
     run = Run(RunRequest(input=Path(__file__).parents[2] / "examples" / "water4.xyz", **options))
     decision = run.decision
@@ -123,3 +129,37 @@ def test_a_run_of_one_at_a_time_has_all_pus_for_it():
     ran = sorted((one.start_s, one.end_s) for one in report.record.calculations)
     assert all(end_s <= start_s + 0.01 for (_, end_s), (start_s, _) in itertools.pairwise(ran))
     assert report.statistics["widths"] == {"2": 4}
+    (idle,) = (finding["message"] for finding in report.findings if finding["kind"] == "idle")
+    assert "had nothing to do on average: --at-most allows 1 at a time; " in idle
+
+
+@pytest.mark.skipif(len(LeaseBook(read_machine(), read_limits()).usable) < 2, reason="one CPU limits it anyhow")
+def test_an_executor_that_licences_keep_from_running_more_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(watched, "_LONG_RUN_S", 1.0)
+    (tmp_path / "sleeping.py").write_text(
+        "import time\n"
+        "def energy(given):\n"
+        "    time.sleep(1.2)\n"
+        "    return {\n"
+        "        'schema_name': 'qcschema_atomic_result', 'schema_version': 2, 'input_data': given,\n"
+        "        'molecule': given['molecule'], 'properties': {}, 'return_result': 0.0, 'success': True,\n"
+        "        'provenance': {'creator': 'sleeping'},\n"
+        "    }\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    dimer = Molecule.from_data("He 0 0 0\n--\nHe 0 0 3\nunits bohr", dtype="psi4", fix_com=True, fix_orientation=True)
+    told = {"return_total_data": True, "supersystem_ie_only": False, "embedding_charges": {}}
+    config = ParallelConfig(
+        use_qcengine=False,
+        compute="sleeping:energy",
+        qc_program="pyscf",
+        at_most={"PySCF": 1},
+        max_workers=2,
+        memory_limit_mb=400,
+    )
+    executor = ParallelManyBodyExecutor(ManyBodyCore(dimer, ["nocp"], {1: "any"}, **told), config)
+    executor.execute_full_calculation()
+    statistics = executor.get_execution_statistics()
+    assert statistics["peak_workers"] == 1
+    (idle,) = (finding["message"] for finding in statistics["findings"] if finding["kind"] == "idle")
+    assert "had nothing to do on average: at_most allows 1 at a time; " in idle

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from qcthreads.host.disks import file_system
 from qcthreads.host.limits import read_limits
 from qcthreads.manybody.head_start import HeadStart
 from qcthreads.manybody.run import Run, RunReport, RunRequest
-from qcthreads.planning.costs import Observation, Size, memory_grant
+from qcthreads.planning.costs import Estimate, Observation, Size, memory_grant
 from qcthreads.programs.registry import find, get
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -35,6 +35,12 @@ GROUP = Path(f"/sys/fs/cgroup/memory/qcthreads-test-{os.getpid()}")
 MIB = 1024**2
 
 pytestmark = pytest.mark.skipif(len(read_limits().cpus) < 2, reason="with one CPU there is no width to choose")
+
+
+@pytest.fixture(autouse=True)
+def own_book(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others on the node have leased is not there to be granted, so that nothing could be said of grants."""
+    monkeypatch.setenv("QCTHREADS_LEASES", str(tmp_path_factory.mktemp("leases")))
 
 
 def run(**options: Any) -> RunReport:
@@ -59,7 +65,7 @@ def test_after_a_run_grants_are_near_to_peaks_where_no_setting_held_them_back() 
 
 @pytest.mark.nwchem
 def test_of_two_processes_more_is_planned_than_of_one_and_they_take_it(tmp_path: Path) -> None:
-    """By what real NWChem took with one alone."""
+    """By what real NWChem took with one alone: here 459 MiB, of which 481 are granted; two took 545 to 567 of 609."""
     if find(get("nwchem")) is None or shutil.which("mpirun") is None:
         assert os.environ.get("CI") != "true", "NWChem and Open MPI must be installed in CI"
         pytest.skip("NWChem or Open MPI is not installed here")
@@ -102,9 +108,10 @@ def test_what_little_memory_held_back_is_granted_its_share_afterwards() -> None:
     )
 
 
-# Three of five waters each, which take some 350 MiB, and one of one: two side by side are most of what there is.
+# Two of six waters each, which take some 550 MiB, and one of four.
 LARGE = ("--method", "hf", "--basis", "cc-pvdz", "--max-nbody", "1", "--busy", "ignore", "--json")
 WATER16 = EXAMPLES / "water16.xyz"
+DRIVER_BYTES = 64 * MIB
 
 
 def first_atoms(of: Path, count: int, path: Path) -> Path:
@@ -114,27 +121,52 @@ def first_atoms(of: Path, count: int, path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def limit() -> Iterator[None]:
-    with limited(GROUP, 900 * MIB):
-        yield
+class Occupancy:
+    """The most that the processes of a group held at any time, of memory of their own: files are not counted."""
+
+    def __init__(self, group: Path) -> None:
+        self._group, self._over = group, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.bytes = 0
+
+    def __enter__(self) -> Occupancy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.02):
+            told = dict(line.split() for line in (self._group / "memory.stat").read_text().splitlines())
+            self.bytes = max(self.bytes, int(told["total_rss"]))
 
 
-@pytest.mark.usefixtures("limit")
-def test_as_many_run_side_by_side_as_a_limit_that_kills_has_room_for(tmp_path: Path) -> None:
+def test_nothing_is_killed_where_two_that_compute_hold_four_fifths_of_a_limit_that_kills(tmp_path: Path) -> None:
+    """Of PySCF, in a group that has room for two by what one was measured to take, and not for three."""
     command = [sys.executable, "-m", "qcthreads", "run", *LARGE]
-    one_of_each = [first_atoms(WATER16, 18, tmp_path / "two.xyz"), "--fragments", "1-15;16-18"]
-    subprocess.run([*command, *one_of_each], capture_output=True, check=True, timeout=600)
-    inside = ["sh", "-c", f'echo $$ > {GROUP}/cgroup.procs && exec "$@"', "sh"]
-    all_of_them = [WATER16, "--fragments", "1-15;16-30;31-45;46-48"]
-    done = subprocess.run([*inside, *command, *all_of_them], capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
+    with limited(GROUP, read_limits().memory_bytes):
+        one_of_each = [first_atoms(WATER16, 21, tmp_path / "two.xyz"), "--fragments", "1-18;19-21", "--threads", "1"]
+        subprocess.run([*command, *one_of_each], capture_output=True, check=True, timeout=600)
+        model = CostStore(read_machine()).model(Kind("pyscf", "energy", "hf", "cc-pvdz"))
+        peak_bytes = max(seen.peak_memory_bytes for seen in model.observations)
+        limit_bytes = 2 * memory_grant(Estimate(peak_bytes, 1.0, "seen")) + DRIVER_BYTES
+        (GROUP / "memory.limit_in_bytes").write_text(str(limit_bytes))
+        inside = ["sh", "-c", f'echo $$ > {GROUP}/cgroup.procs && exec "$@"', "sh"]
+        all_of_them = [WATER16, "--fragments", "1-18;19-36;37-48"]
+        with Occupancy(GROUP) as occupied:
+            done = subprocess.run(
+                [*inside, *command, *all_of_them], capture_output=True, text=True, timeout=600, check=False
+            )
+        assert done.returncode == 0, done.stderr
+        told = dict(line.split() for line in (GROUP / "memory.oom_control").read_text().splitlines())
+        assert told["oom_kill"] == "0"
     document = json.loads(done.stdout)
-    told = dict(line.split() for line in (GROUP / "memory.oom_control").read_text().splitlines())
-    assert told["oom_kill"] == "0"
-    assert int((GROUP / "memory.max_usage_in_bytes").read_text()) > 0.6 * 900 * MIB  # one of them alone: 425 MB
     assert document["statistics"]["peak_workers"] == 2
-    assert document["decision"]["memory_bytes_per_worker"] < 450 * MIB
+    assert 2 * document["decision"]["memory_bytes_per_worker"] < limit_bytes
+    print(f"{occupied.bytes / limit_bytes:.1%} of {limit_bytes / MIB:.0f} MiB")
+    assert occupied.bytes >= 0.8 * limit_bytes
 
 
 def test_what_alone_takes_more_than_there_is_is_refused_by_name_before_anything_starts() -> None:

@@ -1,17 +1,23 @@
 """The triad over both back ends, against the kernel's own account of masks and memory while it measures."""
 
+import itertools
+import os
 import re
+import shutil
+import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import BindingError, MachineError
-from qcthreads.host import read_machine
+from qcthreads.host import bandwidth, read_machine
 from qcthreads.host.bandwidth import measure_triad, triad_method, working_set_bytes
 from qcthreads.machine.synthetic import synthetic_machine
 
@@ -75,6 +81,52 @@ def test_no_repetition_is_faster_than_the_best(host):
     wall_s = time.perf_counter() - began_s
     assert found.bytes_per_s * wall_s >= 30 * SIZE_BYTES
     assert not found.node_bound
+
+
+@LINUX
+def test_as_many_bytes_are_moved_as_are_counted(tmp_path):
+    """By valgrind's account of every load and store in the arrays: what five repetitions have beyond two is three."""
+    elements = 1001
+    program = traced_program(tmp_path)
+    traced = [traced_bytes(program, 24 * elements + 23, repetitions) for repetitions in (2, 5)]
+    (few, counted), (many, again) = traced
+    assert counted == again == 24 * elements
+    assert {kind: (many[kind] - few[kind]) / 3 for kind in many} == {"L": 16 * elements, "S": 8 * elements}
+
+
+def traced_program(folder: Path) -> Path:
+    compiler, valgrind = shutil.which(os.environ.get("CC", "cc")), shutil.which("valgrind")
+    if compiler is None or valgrind is None:
+        assert os.environ.get("CI") != "true", "a C compiler and valgrind must be installed in CI"
+        pytest.skip("needs a C compiler and valgrind")
+    program, csrc = folder / "program", Path(__file__).parents[2] / "csrc"
+    parts = ("bandwidth.c", "linux_affinity.c", "linux_mempolicy.c", "tests/traced_bandwidth.c")
+    flags = ["-std=c11", "-O3", "-pthread", "-Wl,--wrap=mmap", "-Wl,--wrap=clock_gettime"]
+    subprocess.run([compiler, *flags, *(str(csrc / part) for part in parts), "-o", str(program)], check=True)
+    return program
+
+
+def traced_bytes(program: Path, size_bytes: int, repetitions: int) -> tuple[Counter[str], int]:
+    """What is loaded and stored in the arrays, and what the triad counts of each repetition."""
+    trace = program.with_name("trace")
+    command = ["valgrind", "--tool=lackey", "--trace-mem=yes", f"--log-file={trace}", program, size_bytes, repetitions]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    first, end, counted = done.stdout.split()
+    moved: Counter[str] = Counter()
+    with trace.open() as lines:
+        for kind, address, size in re.findall(r"^ ([LSM]) (\w+),(\d+)$", lines.read(), re.MULTILINE):
+            if int(first, 16) <= int(address, 16) < int(end, 16):
+                moved[kind] += int(size)
+    return moved, int(counted)
+
+
+def test_numpy_counts_the_three_arrays_that_it_goes_through_once(monkeypatch):
+    looks = itertools.count()
+    monkeypatch.setattr(bandwidth, "time", SimpleNamespace(perf_counter=lambda: float(next(looks))))
+    triad = bandwidth._NumpyTriad([0], None, 24 * 100_001 + 23, 3)
+    monkeypatch.setattr(triad, "_bind", lambda _: None)
+    assert triad.bytes_per_s() == triad._arrays.nbytes == 24 * 100_001
+    assert (triad._arrays[0] == 4.0).all()
 
 
 @LINUX

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -233,7 +234,7 @@ def test_a_task_that_can_never_run_is_exit_code_3(
 
 
 def test_disk_is_what_the_document_says_or_what_is_free_in_a_directory(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def planned(files: int, *options: str, **limits: int) -> Any:
         tasks = [{"id": one, "times_s": {"1": 1.0}, "memory_bytes": 1, "disk_bytes": files} for one in "ab"]
@@ -252,6 +253,9 @@ def test_disk_is_what_the_document_says_or_what_is_free_in_a_directory(
     assert planned(1, *options)["reasons"][-1].startswith("disk: ")
     assert "both say how much disk there is" in planned(1, *options, disk_bytes=10)
     assert f"the scratch directory {tmp_path}/none is not there" in planned(1, "--scratch", f"{tmp_path}/none")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=9, used=9, free=0))
+    assert planned(0, *options)["makespan_s"] == 1.0
+    assert "task 'a' needs 2 B of disk" in planned(2, *options)
 
 
 @pytest.mark.skipif(

@@ -31,6 +31,7 @@ from qcthreads.monitoring.findings import (
     judge,
     merged,
     where_cpus_changed,
+    where_few_may_run,
 )
 from qcthreads.monitoring.sampler import BackgroundSampler
 from qcthreads.monitoring.statistics import Grant, ThreadUsageStats
@@ -353,6 +354,15 @@ time.sleep(600)
     assert imbalance is not None
     assert imbalance > 0.25
     assert "imbalanced" in kinds(stats)
+    # Fewer threads let more run side by side, unless there are licences for no more.
+    for most, said in (
+        (None, "give each fewer by --threads, so that more run side by side"),
+        (2, "give each fewer by --threads, so that more run side by side"),
+        (1, "--at-most allows 1 at a time, so that with fewer threads each no more would run"),
+    ):
+        advice = where_few_may_run(OF_A_RUN, most, 1, "--at-most")
+        told = dict(judge("a dimer", grant(threads_asked=2), stats.workers[0], advice))["imbalanced"]
+        assert told.endswith(f"they wait for it; {said}")
 
 
 @linux_only

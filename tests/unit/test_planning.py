@@ -9,9 +9,11 @@ import gc
 import itertools
 import math
 import random
+import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import itemgetter, le, sub
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,7 @@ from qcthreads.planning.cost import assumed_speedup, scaling_exponent
 from qcthreads.planning.model import Capacity
 from qcthreads.planning.series import Series
 from qcthreads.planning.space import Room
+from qcthreads.planning.strategies import BUILT_IN
 
 # Some take no time, or so little that rounding leaves none of it.
 TIMES = st.dictionaries(
@@ -598,10 +601,18 @@ def test_a_task_wider_than_a_cache_domain_stays_on_one_memory_node() -> None:
         assert any(placement.cpus <= node.cpus for node in machine.numa_nodes)
 
 
-def test_strategies_come_from_the_entry_points_under_either_spelling() -> None:
+def test_strategies_are_found_under_either_spelling() -> None:
     assert set(strategy_names()) >= {"adaptive", "auto", "balanced", "memory_aware"}
     assert get_strategy("Balanced") is get_strategy("balanced")
     assert get_strategy("memory-aware") is get_strategy("memory_aware")
+
+
+def test_built_in_strategies_are_the_entry_points_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    package = "qcthreads.planning.strategies"
+    assert project["entry-points"]["qcthreads.strategies"] == {name: f"{package}.{name}:{name}" for name in BUILT_IN}
+    for name in BUILT_IN:
+        assert get_strategy(name).__module__ == f"{package}.{name}"
 
 
 def test_an_absent_strategy_is_refused_and_the_present_ones_are_listed() -> None:

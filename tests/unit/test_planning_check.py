@@ -15,7 +15,7 @@ from test_planning import check
 from qcthreads.cli import main
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import InputError
-from qcthreads.planning import Placement, Plan, Task, plan
+from qcthreads.planning import Placement, Plan, Task, plan, strategy_names
 from qcthreads.planning.batch import Batch
 from qcthreads.planning.check import fault_of
 from qcthreads.planning.model import capacity_of
@@ -132,6 +132,16 @@ def test_a_strategy_of_another_package_that_errs_is_named(others_strategy: Path,
     whose = rf"the strategy 'of_theirs' \({others_strategy.stem}:place of the package theirs-of-strategies\) "
     with pytest.raises(InputError, match=whose + rf"(made a )?{said}"):
         plan(TASKS, 4, "of-theirs")
+
+
+@pytest.mark.usefixtures("others_strategy")
+def test_no_other_package_takes_a_name_of_ours() -> None:
+    """Not even unseen: theirs, which gives one task at a time all CPUs, is registered as Adaptive and memory-aware."""
+    narrow = [Task(name, {1: 1.0, 4: 1.0}) for name in "abcd"]
+    assert plan(narrow, 4, "of-theirs").makespan_s == 4.0
+    for name in ("adaptive", "memory_aware", "memory-aware", "auto"):
+        assert plan(narrow, 4, name).makespan_s == 1.0
+    assert strategy_names() == ("absent", "adaptive", "auto", "balanced", "memory_aware", "of_theirs")
 
 
 def test_one_that_plans_well_is_followed_and_one_that_is_not_there_is_told(

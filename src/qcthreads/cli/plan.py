@@ -194,8 +194,7 @@ def _disk(
         tasks = [replace(task, memory_bytes=task.memory_bytes + task.disk_bytes) for task in tasks]
     if there.free_bytes is None:
         return None, tasks, (f"disk: no limit is known of {scratch} ({said})",)
-    # Where nothing is free who needs some is refused by name.
-    return max(1, there.free_bytes), tasks, (f"disk: {format_size(there.free_bytes)} free in {scratch} ({said})",)
+    return there.limit_bytes, tasks, (f"disk: {format_size(there.free_bytes)} free in {scratch} ({said})",)
 
 
 def _tasks(document: dict[str, Any], widths: Sequence[int]) -> list[Task]:

@@ -27,6 +27,11 @@ class FileSystem:
         """What is written there takes memory, and no disk."""
         return self.kind in _IN_MEMORY
 
+    @property
+    def limit_bytes(self) -> int | None:
+        """What plans may have of it: no limit is 0, so that of a full one it is 1, and who needs some is refused."""
+        return None if self.free_bytes is None else max(1, self.free_bytes)
+
 
 def file_system(directory: Path) -> FileSystem:
     """Of a directory that is there. Raises OSError where it cannot be looked at."""

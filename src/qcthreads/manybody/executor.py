@@ -22,7 +22,7 @@ from ..execution.observing import Watching
 from ..execution.source import InOrder, Source
 from ..execution.wrapping import Wrapping
 from ..leases import LeaseBook, process_book
-from ..monitoring.findings import OF_AN_EXECUTOR
+from ..monitoring.findings import OF_AN_EXECUTOR, where_few_may_run
 from ..planning import Split, choose_split
 from ..programs import registry
 from ..programs.registry import useful_width
@@ -143,6 +143,8 @@ class ParallelManyBodyExecutor:
             moments = within(monitor.moments(0), self._calls)
         attempts = [one for one in self._watching.attempts if one.outcome.label in self._tally.outcomes]
         with self._lock:
+            workers = self._split.workers if self._split else 0
+            advice = where_few_may_run(OF_AN_EXECUTOR, self._at_once, workers, "at_most")
             told = self._tally.statistics(self._wall_s)
             sequential_s = told.pop("calculations_wall_s")
             return {
@@ -152,7 +154,7 @@ class ParallelManyBodyExecutor:
                 "sequential_time_estimate": sequential_s,
                 "speedup_factor": told.pop("speedup_estimate") or 0.0,
                 "failed_fragments": sum(outcome.status == "failed" for outcome in self._tally.outcomes.values()),
-                "workers": self._split.workers if self._split else 0,
+                "workers": workers,
                 "threads": self._split.threads if self._split else self.config.threads_per_fragment,
                 "execution_mode": self.config.execution_mode,
                 "widths": dict(sorted(Counter(one.threads for one in self._tally.outcomes.values()).items())),
@@ -161,7 +163,7 @@ class ParallelManyBodyExecutor:
                 "sampling": sampling(monitor),
                 "findings": [
                     {"kind": finding.kind, "message": finding.message}
-                    for finding in findings(attempts, moments, usable, OF_AN_EXECUTOR)
+                    for finding in findings(attempts, moments, usable, advice)
                 ],
                 **told,
             }
@@ -225,6 +227,7 @@ class ParallelManyBodyExecutor:
         self._lock = threading.Lock()
         self._kept = None
         self._split: Split | None = None
+        self._at_once: int | None = None
         self._checked = False
         self._ran: dict[str, Term] = {}
         self._learned = 0
@@ -262,6 +265,7 @@ class ParallelManyBodyExecutor:
         began = time.perf_counter()
         try:
             with self._call(), self._engine() as engine:
+                self._at_once = engine.at_most(self._expansion.programs)
                 self._check(engine, split)
                 for outcome in engine.run(given, max_workers=workers):
                     with self._lock:

@@ -146,8 +146,7 @@ class Measured:
     @property
     def disk_bytes(self) -> int | None:
         """Free for temporary files; ``None``: no limit that is known of, or none were seen."""
-        free_bytes = self._file_system.free_bytes if self.writes_files() else None
-        return None if free_bytes is None else max(1, free_bytes)  # where nothing is free: no limit is 0
+        return self._file_system.limit_bytes if self.writes_files() else None
 
     def disk_now_bytes(self, ours_bytes: int) -> float:
         """Free for temporary files by now, or taken by ours, which are so large; no limit where it cannot be seen."""

@@ -21,7 +21,7 @@ from ..execution.source import InOrder, Planned
 from ..execution.store import Store, open_store
 from ..leases import LeaseBook
 from ..machine.placement import split as cut
-from ..monitoring.findings import OF_A_RUN, OF_AN_AUTO_RUN, where_cpus_changed
+from ..monitoring.findings import OF_A_RUN, OF_AN_AUTO_RUN, where_cpus_changed, where_few_may_run
 from ..monitoring.metrics import RunNow
 from ..monitoring.record import RunRecord
 from ..monitoring.statistics import Finding
@@ -515,6 +515,7 @@ class Run(Closing):
         book, monitor, request = self._book, self._watching.monitor, self.request
         auto = strategy_name(request.strategy) == "auto" and not (request.workers or request.threads)
         advice = OF_AN_AUTO_RUN if auto else OF_A_RUN
+        advice = where_few_may_run(advice, self._at_once, self.decision["workers"], "--at-most")
         if self._engine.cpus_changed:
             advice = where_cpus_changed(advice)
         labels = {term.label for term in self._terms}  # the program may have been asked something, too

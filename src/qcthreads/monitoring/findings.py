@@ -110,6 +110,17 @@ def where_cpus_changed(advice: Advice) -> Advice:
     return replace(advice, escaped=f"{said}bound again. If it was not then, {advice.escaped}")
 
 
+def where_few_may_run(advice: Advice, most: int | None, side_by_side: int, limit: str) -> Advice:
+    """The same where ``limit`` lets no more than ``most`` run at once (``None``: as many as like), and so many were to.
+
+    Then narrower ones would only leave CPUs to nobody.
+    """
+    if most is None or side_by_side < most:
+        return advice
+    said = f"{limit} allows {most} at a time"
+    return replace(advice, fewer_threads=f"{said}, so that with fewer threads each no more would run", idle=said)
+
+
 def findings_of(grant: Grant, usage: WorkerUsage) -> Iterator[Finding]:
     """Everything found about one worker."""
     who = f"worker {grant.worker_id} (process {usage.pid})"

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from ..cpuset import CpuSet
 from ..units import format_count, format_some
 from .batch import Batch
-from .model import Placement
+from .model import ROUNDING, Placement
 from .space import Space
 
 _OFF = 1e-9  # by this part of a time a duration may be off, which comes from rounding
-_ROUNDING = 1e-12
 _Need = Callable[[int, int], float]
 
 
@@ -41,7 +40,7 @@ def _faults(placements: Sequence[Placement], batch: Batch, usable: CpuSet) -> It
             yield f"task {name!r} is placed, but was not given"
         elif count > 1:
             yield f"task {name!r} is placed {count} times"
-    rounding_s = _ROUNDING * max((one.end_s for one in placements), default=0.0)
+    rounding_s = ROUNDING * max((one.end_s for one in placements), default=0.0)
     for one in placements:
         if wrong := _alone(one, batch, rows[one.id], usable, rounding_s):
             yield f"task {one.id!r} {wrong}"
@@ -69,7 +68,7 @@ def _alone(one: Placement, batch: Batch, row: int, usable: CpuSet, rounding_s: f
 def _together(placements: Sequence[Placement], batch: Batch, rows: dict[str, int]) -> Iterator[str]:
     """What is wrong with those that run at the same time: looked at whenever one starts."""
     limits = _limits(batch)
-    ends = [one.end_s * (1 - _ROUNDING) for one in placements]
+    ends = [one.end_s * (1 - ROUNDING) for one in placements]
     lasting = [at for at, one in enumerate(placements) if one.start_s < ends[at]]
     by_start = sorted(lasting, key=lambda at: placements[at].start_s)
     by_end = sorted(lasting, key=lambda at: ends[at])

@@ -17,6 +17,7 @@ from ..machine.placement import usable_cpus
 _USUAL_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 MOST_CPUS = 65536  # above any node there is; catches nonsense before it fills memory
+ROUNDING = 1e-12  # the part of a time, or of a whole, by which sums of many may be off
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .batch import Batch, Choices, Floats, Integers
-from .model import Running
+from .model import ROUNDING, Running
 from .space import Room
 
 # Who waits is asked by width and by need of memory or disk, of which so many classes are told apart. Of a class whose
@@ -26,7 +26,6 @@ from .space import Room
 _CLASSES, _LOOK_AHEAD, _FEW = 8, 4, 512
 _BLOCK = 16  # widths
 _HOPELESS = 4  # tasks that are late, to a CPU; beyond, a layout is given up
-_ROUNDING = 1e-12
 _NONE_WIDER: Mapping[int, int] = {}
 _WHOLE_BANDWIDTH = 1 << 40  # shares of it are whole numbers, whose sums are exact
 
@@ -217,7 +216,7 @@ def pack(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mapping
     Without limits on memory, disk and bandwidth only. Infinite where it is given up, as very many are late.
     """
     chosen, times_s = layout.chosen(deadline_s, wider)
-    latest_s = deadline_s * (1 + _ROUNDING)
+    latest_s = deadline_s * (1 + ROUNDING)
     most_late = _HOPELESS * layout.cpus
     free_s = layout.free_s.copy()
     widths = list(chosen)
@@ -259,7 +258,7 @@ def insert(
 ) -> Timetable:
     """Each task as early as it fits, holes included. Quadratic in the number of tasks."""
     chosen, _ = layout.chosen(deadline_s, wider)
-    latest_s = deadline_s * (1 + _ROUNDING)
+    latest_s = deadline_s * (1 + ROUNDING)
     profile = _Profile(layout)
     widths = [0] * len(order)
     starts_s, ends_s = [0.0] * len(order), [0.0] * len(order)
@@ -309,7 +308,7 @@ def start(layout: Layout, order: Sequence[int], deadline_s: float, wider: Mappin
     """List scheduling: whenever something ends, every task that fits starts, the first in order first."""
     widths, times_s = layout.chosen(deadline_s, wider)
     made = in_turn(layout, order, widths, times_s)
-    latest_s = deadline_s * (1 + _ROUNDING)
+    latest_s = deadline_s * (1 + ROUNDING)
     if made.makespan_s <= latest_s:
         return made
     return replace(made, late=[task for task in order if made.ends_s[task] > latest_s])

@@ -14,9 +14,8 @@ from heapq import heapreplace
 import numpy as np
 
 from .batch import Batch, Floats, Integers
+from .model import ROUNDING
 from .timetable import Timetable, Turns
-
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def workers_of(batch: Batch, width: int) -> Workers:
             count = min(count, int(space.whole // largest))
     if batch.moved_s.any():
         together = np.cumsum(np.sort(batch.rates(times_s))[::-1])
-        count = min(count, int(np.searchsorted(together, 1 + _ROUNDING, side="right")))
+        count = min(count, int(np.searchsorted(together, 1 + ROUNDING, side="right")))
     return Workers(width, count, widths, times_s)
 
 

@@ -1,4 +1,4 @@
-"""One file per strategy; each is found through the entry-point group ``qcthreads.strategies``, ours as any other."""
+"""One file per strategy; those of other packages are entry points of the group ``qcthreads.strategies``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from ..model import Proposal, Task, capacity_of
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-GROUP = "qcthreads.strategies"
+BUILT_IN = ("adaptive", "auto", "balanced", "memory_aware")
+"""Ours: the function of that name in the module of that name in this package. They are entry points like all others,
+but are found without: no other package can take their names, and to read the entry points takes 20 ms."""
+
+_GROUP = "qcthreads.strategies"
 
 
 class Strategy(Protocol):
@@ -38,22 +42,23 @@ class Strategy(Protocol):
 
 def strategy_names() -> tuple[str, ...]:
     """The strategies that are there, in alphabetical order."""
-    return tuple(sorted(_entry_points()))
+    return tuple(sorted({*BUILT_IN, *_entry_points()}))
 
 
 def get_strategy(name: str) -> Strategy:
     """The strategy of that name; ``-`` and ``_`` are the same.
 
-    One of another package is checked whenever it plans. Raises InputError for one that is not there, listing those that
-    are, and for one that cannot be used.
+    Ours come first. One of another package is checked whenever it plans. Raises InputError for one that is not there,
+    listing those that are, and for one that cannot be used.
     """
     if not isinstance(name, str):
         raise InputError(f"the strategy is {name!r}; give the name of one: {_known()}")
-    entry = _entry_points().get(_canonical(name))
+    canonical = _canonical(name)
+    if canonical in BUILT_IN:
+        return cast(Strategy, getattr(import_module(f"{__name__}.{canonical}"), canonical))
+    entry = _entry_points().get(canonical)
     if entry is None:
         raise InputError(f"there is no strategy {name!r}; there are: {_known()}")
-    if entry.module.startswith(__name__):
-        return cast(Strategy, entry.load())
     return _checked(entry)
 
 
@@ -100,7 +105,7 @@ def _told(error: Exception) -> str:
 
 
 def _known() -> str:
-    return ", ".join(strategy_names()).replace("_", "-") or "none (is qcthreads installed, not only importable?)"
+    return ", ".join(strategy_names()).replace("_", "-")
 
 
 def _canonical(name: str) -> str:
@@ -109,6 +114,5 @@ def _canonical(name: str) -> str:
 
 @cache
 def _entry_points() -> dict[str, EntryPoint]:
-    # importlib.metadata costs 20 ms to import: only who asks for a strategy pays.
-    found = import_module("importlib.metadata").entry_points(group=GROUP)
+    found = import_module("importlib.metadata").entry_points(group=_GROUP)
     return {_canonical(entry.name): entry for entry in found}
