@@ -162,15 +162,16 @@ def calibrate(
     keywords: dict[str, Any] | None = None,
     watching: Watching | None = None,
     on_rung: Callable[[Rung, int, float], None] = lambda *_: None,
+    on_left_out: Callable[[CalculationError], None] = lambda _: None,
 ) -> list[Measurement]:
     """Climb until the next molecule would probably not end within ``seconds``; one calculation at a time.
 
-    The smallest molecule is measured however few they are. What others disturbed is repeated in what is left of the
-    time. The time that workers take to start is not counted.
+    The smallest molecule is measured however few they are. A larger one on which the program fails is left out. What
+    others disturbed is repeated in what is left of the time. The time that workers take to start is not counted.
 
     ``engines``: of every width that is measured, what computes at it. ``on_rung`` is told each molecule, width and wall
-    time (s). ``watching``: the engines' observer, which sees the memory of all processes and the time for which others
-    kept them waiting.
+    time (s), ``on_left_out`` why one is left out. ``watching``: the engines' observer, which sees the memory of all
+    processes and the time for which others kept them waiting.
 
     Raises
     ------
@@ -192,18 +193,26 @@ def calibrate(
         seen = list(best.values())
         if seen and end - time.monotonic() < _expected_s(kind.method, seen, rung.size) * len(engines):
             break
-        for width in engines:
-            best[place, width] = _better(climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH))
-            on_rung(rung, width, best[place, width].wall_s)
+        try:
+            for width in engines:
+                best[place, width] = _better(climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH))
+                on_rung(rung, width, best[place, width].wall_s)
+        except CalculationError as error:
+            if not seen:
+                raise
+            on_left_out(error)
 
     def may_be_repeated(one: Measurement) -> bool:
         return one.disturbed and one.wall_s < end - time.monotonic()
 
-    while again := [at for at, one in best.items() if may_be_repeated(one)]:
-        for place, width in again:
-            if may_be_repeated(best[place, width]):
-                best[place, width] = _better((best[place, width], climbing.run(rungs[place], width)))
-                on_rung(rungs[place], width, best[place, width].wall_s)
+    try:
+        while again := [at for at, one in best.items() if may_be_repeated(one)]:
+            for place, width in again:
+                if may_be_repeated(best[place, width]):
+                    best[place, width] = _better((best[place, width], climbing.run(rungs[place], width)))
+                    on_rung(rungs[place], width, best[place, width].wall_s)
+    except CalculationError as error:
+        on_left_out(error)
     return list(best.values())
 
 
