@@ -67,7 +67,7 @@ def disturbed_in_words(seen: Sequence[Measurement]) -> str:
 
 def _findings(seen: Sequence[Measurement], left_out: Sequence[CalculationError]) -> list[Finding]:
     """What is to be known of what was measured, and why some was not."""
-    failed = [Finding(kind="failed", message=f"left out: {_in_short(str(error))}") for error in left_out]
+    failed = [Finding(kind="note", message=f"left out: {_in_short(str(error))}") for error in left_out]
     said = disturbed_in_words(seen)
     return [*failed, *([Finding(kind="contended", message=said)] if said else [])]
 
