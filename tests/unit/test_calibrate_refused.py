@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from qcthreads.errors import CalculationError
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
 from qcthreads.execution.cost_store import CostStore, Kind
 from qcthreads.host import read_machine
-from qcthreads.manybody.calibration import Measurement, calibrate
+from qcthreads.manybody.calibration import Measurement, calibrate, ladder
 from qcthreads.planning.costs import CostModel, Observation, Size
 
 
@@ -37,6 +39,53 @@ def test_however_few_the_seconds_the_smallest_molecule_is_measured() -> None:
     kind = Kind("tblite", "energy", "GFN2-xTB", "")
     seen = calibrate(kind, {1: Engine(), 2: Engine()}, 1e-9)  # type: ignore[dict-item]
     assert [one.width for one in seen] == [1, 2]
+
+
+class FailsOn(Engine):
+    """Finishes everything but molecules of one label."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def run(self, calculations: list[Calculation], max_workers: int) -> list[Outcome]:
+        outcomes = super().run(calculations, max_workers)
+        if not calculations[0].label.startswith(self._label):
+            return outcomes
+        error = "unknown_error: banner\nmuch output\nAssertionError\n"
+        return [replace(outcome, status="failed", error=error) for outcome in outcomes]
+
+
+def test_a_larger_molecule_on_which_the_program_fails_is_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("qcelemental", reason="it makes the inputs")
+    monkeypatch.setattr("qcthreads.programs.registry.require", lambda _: None)
+    second, third = (rung.label for rung in ladder(with_basis=False)[1:3])
+    engines = {1: Engine(), 2: FailsOn(f"{second},")}
+    monkeypatch.setattr(calibrate_program, "engines_of", lambda *_, **__: contextlib.nullcontext(engines))
+    ladder_of = calibrate_program.calibrate
+
+    def unwatched(*given: Any, **more: Any) -> list[Measurement]:
+        return ladder_of(*given, **more | {"watching": None})
+
+    monkeypatch.setattr(calibrate_program, "calibrate", unwatched)
+    assert main(["calibrate", "tblite", "--seconds", "1000", "--json"]) == 0
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    sizes = [rung.size.electrons for rung in ladder(with_basis=False)]
+    measured = [(one["electrons"], one["threads"]) for one in document["measured"]]
+    assert measured[:5] == [(sizes[0], 1), (sizes[0], 2), (sizes[1], 1), (sizes[2], 1), (sizes[2], 2)]
+    told = f"left out: tblite failed on {second} with 2 threads: unknown_error: banner ... AssertionError"
+    assert [(one["kind"], one["message"]) for one in document["findings"]] == [("note", told)]
+    assert told in said.err
+    assert third not in said.err
+
+
+def test_a_program_that_fails_on_the_smallest_molecule_is_not_calibrated() -> None:
+    pytest.importorskip("qcelemental", reason="it makes the inputs")
+    smallest = ladder(with_basis=False)[0].label
+    with pytest.raises(CalculationError, match=f"tblite failed on {smallest}"):
+        calibrate(Kind("tblite", "energy", "GFN2-xTB", ""), {1: FailsOn(smallest)}, 60.0)  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +129,7 @@ def test_the_reference_names_every_key() -> None:
     kind = Kind("tblite", "energy", "GFN2-xTB", "")
     seen = calibrate(kind, {1: Engine(), 2: Engine()}, 1e-9)  # type: ignore[dict-item]
     document = calibrate_program._document(
-        kind, CostModel(method=kind.method, observations=tuple(one.observation for one in seen)), seen
+        kind, CostModel(method=kind.method, observations=tuple(one.observation for one in seen)), seen, []
     )
     told = (Path(__file__).parents[2] / "docs/reference/json.md").read_text()
     section = told.partition("## `qcthreads calibrate PROGRAM --json`\n")[2].partition("\n## ")[0]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, MachineError
+from ..errors import CalculationError, InputError, MachineError
 from ..execution.calculation import Progress
 from ..execution.cost_store import CostStore, Kind
 from ..execution.observing import Watching
@@ -35,15 +35,17 @@ def execute(args: Namespace) -> int:
     watching = Watching()
     store = CostStore(book.machine)
     store.check(kind.program)
+    left_out: list[CalculationError] = []
     with engines_of(widths, book, watching, on_progress=_say) as engines:
         seconds = _SECONDS if args.seconds is None else args.seconds
-        seen = calibrate(kind, engines, seconds, watching=watching, on_rung=_tell)
+        seen = calibrate(kind, engines, seconds, watching=watching, on_rung=_tell, on_left_out=left_out.append)
+    findings = _findings(seen, left_out)
     try:
         path = store.add(kind, _observations(seen))
     except MachineError:  # what was measured is shown all the same
-        _show(args.json, None, kind, CostModel(method=kind.method, observations=_observations(seen)), seen)
+        _show(args.json, None, kind, CostModel(method=kind.method, observations=_observations(seen)), seen, findings)
         raise
-    _show(args.json, path, kind, store.model(kind), seen)
+    _show(args.json, path, kind, store.model(kind), seen, findings)
     return 0 if any(not one.disturbed for one in seen) else MachineError.exit_code
 
 
@@ -63,17 +65,37 @@ def disturbed_in_words(seen: Sequence[Measurement]) -> str:
     )
 
 
+def _findings(seen: Sequence[Measurement], left_out: Sequence[CalculationError]) -> list[Finding]:
+    """What is to be known of what was measured, and why some was not."""
+    failed = [Finding(kind="note", message=f"left out: {_in_short(str(error))}") for error in left_out]
+    said = disturbed_in_words(seen)
+    return [*failed, *([Finding(kind="contended", message=said)] if said else [])]
+
+
+def _in_short(message: str) -> str:
+    """Without what the program printed between its first line and its last."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys((lines[0], lines[-1])))
+
+
 def _observations(seen: Sequence[Measurement]) -> tuple[Observation, ...]:
     return tuple(one.observation for one in seen)
 
 
-def _show(as_json: bool, path: Path | None, kind: Kind, model: CostModel, seen: Sequence[Measurement]) -> None:
+def _show(
+    as_json: bool,
+    path: Path | None,
+    kind: Kind,
+    model: CostModel,
+    seen: Sequence[Measurement],
+    findings: Sequence[Finding],
+) -> None:
     if as_json:
-        print_json({"file": path, **_document(kind, model, seen)})
+        print_json({"file": path, **_document(kind, model, seen, findings)})
     else:
         _print(kind, model, seen)
-    if said := disturbed_in_words(seen):
-        print(f"\nqcthreads calibrate: {said}", file=sys.stderr)
+    for finding in findings:
+        print(f"\nqcthreads calibrate: {finding.message}", file=sys.stderr)
     if path is not None and not as_json:
         what = "peaks alone are kept" if all(one.disturbed for one in seen) else "kept"
         print(f"\n{what} in {path}", file=sys.stderr)
@@ -103,10 +125,9 @@ def _tell(rung: Rung, width: int, wall_s: float) -> None:
         print(f"\r\033[K{rung.label}, {width} wide: {wall_s:.2f} s", end="", file=sys.stderr, flush=True)
 
 
-def _document(kind: Kind, model: CostModel, seen: Sequence[Measurement]) -> dict[str, Any]:
+def _document(kind: Kind, model: CostModel, seen: Sequence[Measurement], findings: Sequence[Finding]) -> dict[str, Any]:
     law = model.seconds_law
     best = None if law is None else max(law.laws, key=lambda one: one.log_evidence)
-    said = disturbed_in_words(seen)
     return {
         "program": kind.program,
         "driver": kind.driver,
@@ -134,7 +155,7 @@ def _document(kind: Kind, model: CostModel, seen: Sequence[Measurement]) -> dict
             for functions, speedup in model.speedups
         ],
         "observations": len(model.observations),
-        "findings": [Finding(kind="contended", message=said)] if said else [],
+        "findings": findings,
     }
 
 
