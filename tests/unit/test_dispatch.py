@@ -411,10 +411,10 @@ def test_of_ten_thousand_tasks_each_is_looked_at_a_bounded_number_of_times() -> 
     looked = 0
 
     class Counted(Dispatcher):
-        def _look(self, now_s: float, capacity: Capacity) -> None:
+        def _look(self, now_s: float, capacity: Capacity, soon: int) -> None:
             nonlocal looked
             looked += self.waiting
-            super()._look(now_s, capacity)
+            super()._look(now_s, capacity, soon)
 
     problem = many_body(64, 10_000, 0)
     dispatcher = Counted(problem.tasks, 64, known="sizes")
@@ -427,9 +427,9 @@ def test_memory_that_moves_a_little_is_no_reason_to_look_again_but_what_fits_by_
     looks = []
 
     class Counted(Dispatcher):
-        def _look(self, now_s: float, capacity: Capacity) -> None:
+        def _look(self, now_s: float, capacity: Capacity, soon: int) -> None:
             looks.append(capacity.memory_bytes)
-            super()._look(now_s, capacity)
+            super()._look(now_s, capacity, soon)
 
     tasks = [*(Task(f"f{number}", {1: 1.0}, 10) for number in range(3000)), Task("large", {1: 1.0}, 1010)]
     dispatcher = Counted(tasks, 8)
