@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,15 @@ def test_an_executor_gives_widths_where_its_config_asks_for_them(
     (said,) = (record.getMessage() for record in caplog.records if "max_workers is 7" in record.getMessage())
     assert said.endswith("; ".join(figures["reasons"]))
     assert "as asked" not in said
+
+
+@pytest.mark.parametrize("few", [{"max_workers": 1}, {"max_workers": 7, "at_most": {"pyscf": 1}}], ids=str)
+def test_an_executor_that_may_run_one_at_a_time_gives_it_all_there_is(few: dict[str, Any]) -> None:
+    waters = BENZENE.with_name("water4.xyz")
+    given = read_input(waters, RunRequest(input=waters, method="hf", basis="sto-3g", max_nbody=1))
+    config = HybridParallelConfig(thread_allocation_strategy="adaptive", max_total_threads=2, learn=False, **few)
+    figures = ParallelManyBodyExecutor.from_manybodyinput(given, config).extras["qcthreads"]
+    assert figures["widths"] == {2: 4}
 
 
 @pytest.mark.usefixtures("others_strategy")

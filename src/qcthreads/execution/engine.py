@@ -147,12 +147,11 @@ class LocalEngine:
 
     def limit(self, at_most: Mapping[str, int]) -> None:
         """Further programs that run so many times at once at most; those with a limit already keep it."""
-        self._at_most = {**{registry.known(program): most for program, most in at_most.items()}, **self._at_most}
+        self._at_most = {**known_programs(at_most), **self._at_most}
 
     def at_most(self, programs: Iterable[str]) -> int | None:
         """How many calculations of ``programs`` together may run at once; ``None``: no limit but the leases."""
-        limits = [self._at_most.get(program) for program in programs]
-        return None if None in limits else sum(most for most in limits if most is not None)
+        return most_at_once(self._at_most, programs)
 
     def stop(self) -> None:
         """End every worker and everything below it, release every lease, remove temporary files. From any thread."""
@@ -448,3 +447,14 @@ class LocalEngine:
             said = f"the CPUs {job.calculation.label} had are not given to others: {', '.join(remains)} cannot be ended"
             run.note(job.calculation.label, said)
             worker.end_tree()
+
+
+def known_programs(at_most: Mapping[str, int]) -> dict[str, int]:
+    """The same by the names that the registry has for these programs; raises InputError where it has none."""
+    return {registry.known(program): most for program, most in at_most.items()}
+
+
+def most_at_once(at_most: Mapping[str, int], programs: Iterable[str]) -> int | None:
+    """How many calculations of ``programs`` together may run at once; ``None``: one of them has no limit."""
+    limits = [at_most.get(program) for program in programs]
+    return None if None in limits else sum(most for most in limits if most is not None)

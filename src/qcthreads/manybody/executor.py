@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import CalculationError, InputError
 from ..execution.calculation import Calculation
 from ..execution.cost_store import never_failing
-from ..execution.engine import LocalEngine
+from ..execution.engine import LocalEngine, known_programs, most_at_once
 from ..execution.observing import Watching
 from ..execution.source import InOrder, Source
 from ..execution.wrapping import Wrapping
@@ -144,7 +144,7 @@ class ParallelManyBodyExecutor:
         attempts = [one for one in self._watching.attempts if one.outcome.label in self._tally.outcomes]
         with self._lock:
             workers = self._split.workers if self._split else 0
-            advice = where_few_may_run(OF_AN_EXECUTOR, self._at_once, workers, "at_most")
+            advice = where_few_may_run(OF_AN_EXECUTOR, self._licences, workers, "at_most")
             told = self._tally.statistics(self._wall_s)
             sequential_s = told.pop("calculations_wall_s")
             return {
@@ -227,7 +227,6 @@ class ParallelManyBodyExecutor:
         self._lock = threading.Lock()
         self._kept = None
         self._split: Split | None = None
-        self._at_once: int | None = None
         self._checked = False
         self._ran: dict[str, Term] = {}
         self._learned = 0
@@ -265,7 +264,6 @@ class ParallelManyBodyExecutor:
         began = time.perf_counter()
         try:
             with self._call(), self._engine() as engine:
-                self._at_once = engine.at_most(self._expansion.programs)
                 self._check(engine, split)
                 for outcome in engine.run(given, max_workers=workers):
                     with self._lock:
@@ -312,6 +310,11 @@ class ParallelManyBodyExecutor:
         return 1 if self.config.execution_mode == "serial" else self.config.max_workers
 
     @property
+    def _licences(self) -> int | None:
+        """How many calculations may run at once by ``at_most``; ``None``: no such limit."""
+        return most_at_once(known_programs(self.config.at_most or {}), self._expansion.programs)
+
+    @property
     def _most_threads(self) -> int | None:
         return self.config.max_total_threads if isinstance(self.config, HybridParallelConfig) else None
 
@@ -350,6 +353,7 @@ class ParallelManyBodyExecutor:
             need=lambda *_: Need(config.memory_limit_bytes, config.memory_limit_bytes),
             narrowest=split.threads,
             most_threads=config.max_total_threads,
+            at_once=min(config.max_workers, self._licences or config.max_workers),
             workers=None if self._kept is None else self._kept.workers(),
         )
 

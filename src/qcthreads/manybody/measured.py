@@ -85,6 +85,11 @@ class Measured:
         origins = [model.origin for model in models if model is not None and model.origin is not None]
         return min(origins, key=lambda origin: origin.corrections, default=None)
 
+    def speedups_measured(self) -> bool:
+        """Whether of each kind what threads gain was measured on this machine, of some size."""
+        models = [self._model(chemistry) for chemistry in self._expansion.chemistries]
+        return all(model is not None and model.speedups for model in models)
+
     def writes_files(self) -> bool:
         """Whether temporary files were seen of any of its calculations."""
         models = (self._model(chemistry) for chemistry in self._expansion.chemistries)

@@ -28,8 +28,8 @@ from .widths import widths_for
 # What another worker costs before it computes, until a start has been seen: to import QCEngine and PySCF takes 2 s of a
 # core where the disk is slow, Psi4 as long.
 START_UP_S = 2.0
-# `auto` widens where that ends the rest so much sooner: the speedup is an assumption, and small fragments have none
-# (PySCF MP2/DZ, 4 waters, 2 cores: 1 x 2 took 5.4-5.9 s, 2 x 1 3.0-3.2 s).
+# `auto` widens where that ends the rest so much sooner, as long as the speedup is an assumption: small fragments have
+# none (PySCF MP2/DZ, 4 waters, 2 cores: 1 x 2 took 5.4-5.9 s, 2 x 1 3.0-3.2 s).
 _WORTH = {"auto": 1.10}
 TimesS = Callable[[Term, Sequence[int]], Mapping[int, float] | None]
 """Seconds by width as a measured model tells; ``None``: it does not know."""
@@ -80,6 +80,8 @@ class Moldable:
     times_s: TimesS | None = None
     origin: Origin | None = None
     """Of the model's times, where they are from another machine."""
+    speedups_measured: bool = False
+    """Those of the model are of this machine, not assumed."""
 
     def foresee(self) -> Foreseen:
         """What a run would do if everything went as estimated; before anything starts."""
@@ -139,7 +141,7 @@ class Moldable:
             disk_bytes=self.disk_bytes,
             at_once=self.at_once,
             start_up_s=START_UP_S,
-            worth=_WORTH.get(self.strategy, 1.0),
+            worth=1.0 if in_seconds and self.speedups_measured else _WORTH.get(self.strategy, 1.0),
             worker_of=self.worker_of,
             workers=self.workers,
             order=order,
@@ -307,6 +309,7 @@ def mold(
         at_once=at_once,
         times_s=times_s,
         origin=None if measured is None else measured.origin(),
+        speedups_measured=measured is not None and measured.speedups_measured(),
     )
 
 
