@@ -23,9 +23,12 @@ from families import (
     disk_tight,
     equal,
     many_body,
+    memory_bimodal,
     memory_tight,
+    moments,
     odd_widths,
     one_giant,
+    rigid,
     whole_node,
 )
 from patterns import ends_later_than
@@ -76,16 +79,36 @@ def test_cpus_that_few_tasks_fill_are_filled_up(count: int, most: float) -> None
         (many_body(16, 65, 0), 1.03, 1.02),
         (bimodal(64, 256, 0), 1.02, 1.02),
         (whole_node(64, 256, 0), 1.02, 1.01),
+        (rigid(16, 64, 0), 1.05, 1.005),
+        (memory_bimodal(16, 9, 0), 1.12, 1.01),
     ],
     ids=lambda given: given.family if isinstance(given, Problem) else str(given),
 )
-def test_where_few_whole_tasks_fit_on_a_cpu_it_is_the_bound_that_is_far(
+def test_where_whole_tasks_leave_room_for_no_other_it_is_the_bound_that_is_far(
     problem: Problem, least: float, within: float
 ) -> None:
-    made = plan(problem.tasks, problem.cpus, "adaptive")
+    made = plan(problem.tasks, problem.cpus, "adaptive", **problem.limits)
     assert made.makespan_s > least * made.lower_bound_s
     assert ends_later_than(problem, made.makespan_s / within)
     assert not ends_later_than(problem, made.makespan_s)
+
+
+@pytest.mark.parametrize(
+    "family", [many_body, odd_widths, memory_bimodal, memory_tight, disk_tight, bandwidth_bound, moments, rigid]
+)
+def test_nothing_is_proven_that_a_schedule_of_the_exact_solver_contradicts(family: Family) -> None:
+    for seed in range(3):
+        problem = family(4, 5, seed)
+        made = plan(problem.tasks, problem.cpus, "auto", **problem.limits)
+        exact_s, _ = best_known_s(problem, limit_s=0.5, hint_s=made.makespan_s)
+        assert not ends_later_than(problem, min(exact_s * (1 + 1e-4), made.makespan_s))  # CP-SAT's times are rounded
+        assert ends_later_than(problem, 0.95 * made.lower_bound_s)
+
+
+def test_nothing_is_proven_by_how_many_very_short_tasks_there_are() -> None:
+    short = Problem("short", 2, tuple(Task(str(number), {1: 1.0}) for number in range(8000)))
+    assert not ends_later_than(short, 4000.0)
+    assert ends_later_than(short, 3999.0)
 
 
 @pytest.mark.parametrize("seed", [3])
