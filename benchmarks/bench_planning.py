@@ -115,10 +115,8 @@ def print_beyond(beyond: list[Compared]) -> None:
 
 def print_few(seeds: int) -> None:
     """The same of all families where tasks are few."""
-    print(
-        f"auto on 16 CPUs, under 4 tasks per CPU, and within how much of the shortest it is proven to be, {seeds} seeds"
-    )
-    print("each; median (worst)\n")
+    print("auto on 16 CPUs, under 4 tasks per CPU, and within how much of the shortest it is proven to be", end=", ")
+    print(f"{seeds} seeds each; median (worst)\n")
     print_row(("family", "auto / lower bound", "proven within"))
     print_row(["---"] * 3)
     for family in (*FAMILIES, *UNUSUAL):
