@@ -81,6 +81,17 @@ class Timetable:
         return replace(self, starts_s=starts_s.tolist(), ends_s=ends_s.tolist())
 
 
+class _Waiting(NamedTuple):
+    """Tasks that wait, each at one width: what each takes up, and the class of its need of memory and disk, from 0 on.
+
+    ``alike``: all of one width and class take up the same.
+    """
+
+    taken: list[int]
+    classes: list[int]
+    alike: bool
+
+
 class Layout:
     """A batch with the widths worth having, beside what runs; what ``pack``, ``insert`` and ``start`` have in common.
 
@@ -100,6 +111,7 @@ class Layout:
         self.room = Room([self.cpus, *wholes, *bandwidth])
         """CPUs first."""
         self._taken: dict[tuple[int, int], int] = {}
+        self._asked: tuple[Sequence[int], Sequence[float], _Waiting] | None = None
         self._rows: list[list[tuple[int, float]] | None] = [None] * len(batch)
         self._narrower: dict[int, list[tuple[int, float]]] = {}
         self._at: tuple[float, list[int], list[float]] = (-1.0, [], [])
@@ -180,14 +192,17 @@ class Layout:
         """The same of what runs already; what it moves is not known."""
         return self.room.of([one.width, *(space.taken(one) for space in self._batch.spaces)])
 
-    def classes(self, widths: Integers) -> tuple[list[int], bool]:
-        """Of each the class of its need of memory and disk, from 0 on; and whether all that are as wide as another of
-        their class take up the same.
-        """
-        if not self._batch.spaces:
-            return [0] * len(widths), not self._moves
-        classes, alike = _classes(self._batch.needs(widths))
-        return classes.tolist(), alike and not self._moves
+    def waiting(self, widths: Sequence[int], times_s: Sequence[float]) -> _Waiting:
+        """All tasks at these widths; found once for several orders of the same lists."""
+        if self._asked is None or self._asked[0] is not widths or self._asked[1] is not times_s:
+            wide = np.array(widths, dtype=np.int64)
+            taken = self.all_taken(wide, np.array(times_s))
+            classes, alike = [0] * len(taken), True
+            if self._batch.spaces:
+                ranks, alike = _classes(self._batch.needs(wide))
+                classes = ranks.tolist()
+            self._asked = widths, times_s, _Waiting(taken, classes, alike and not self._moves)
+        return self._asked[2]
 
     @cached_property
     def free_s(self) -> list[float]:
@@ -407,12 +422,12 @@ class _Queues:
     """Who waits: by width and need, each queue in order."""
 
     def __init__(self, layout: Layout, order: Sequence[int], widths: Sequence[int], times_s: Sequence[float]) -> None:
-        wide = np.array(widths, dtype=np.int64)
-        all_taken = layout.all_taken(wide, np.array(times_s))
+        waiting = layout.waiting(widths, times_s)
+        classes = waiting.classes
         self._order = order
-        self._taken = [all_taken[task] for task in order]
+        self._taken = [waiting.taken[task] for task in order]
         self._room = layout.room
-        classes, self._alike = layout.classes(wide)  # in a queue, so that where its first does not fit none does
+        self._alike = waiting.alike  # in a queue, so that where its first does not fit none does
         queues: dict[tuple[int, int], list[int]] = {}
         for rank in range(len(order) - 1, -1, -1):  # the first in order last, where lists give them out
             task = order[rank]
