@@ -18,8 +18,8 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.planning import Task, plan
 from qcthreads.planning.batch import Batch
 from qcthreads.planning.correction import Correction
-from qcthreads.planning.course import course_of
-from qcthreads.planning.dispatch import Dispatcher, Start
+from qcthreads.planning.course import Kept, course_of
+from qcthreads.planning.dispatch import Dispatcher
 from qcthreads.planning.model import Capacity, Running
 from qcthreads.planning.search import shortest
 from qcthreads.planning.simulate import Change, simulate
@@ -149,20 +149,17 @@ def test_a_run_that_goes_as_foreseen_is_laid_out_once(factor: float, once: bool)
 
 
 def test_what_is_ahead_is_waited_for_until_something_that_runs_is_overdue_by_far() -> None:
-    tasks = {task.id: task for task in nearly_equal(16, 10, 10).tasks}
-    dispatcher = Dispatcher(list(tasks.values()), 16)
-    free, now_s, running = CpuSet(range(16)), 0.0, dict[str, Start]()
-    ends_s = dict[str, float]()
-    while True:
-        while start := dispatcher.next(now_s, free):
-            free, running[start.id] = free - start.cpus, start
-            ends_s[start.id] = now_s + tasks[start.id].times_s[start.threads]
-        if free and dispatcher.waiting:
-            break
-        ended = min(ends_s, key=lambda name: ends_s[name])
-        now_s, free = ends_s.pop(ended), free | running.pop(ended).cpus
-        dispatcher.ended(ended, now_s)
-    assert dispatcher.next(now_s + 1e4, free) is not None
+    tasks = [Task("first", {1: 20.0}), Task("second", {1: 20.0}), Task("wide", {3: 18.0}), Task("narrow", {1: 17.0})]
+    dispatcher = Dispatcher(tasks, 4)
+    for free in (CpuSet(range(4)), CpuSet(range(1, 4))):
+        assert dispatcher.next(0.0, free) is not None
+    dispatcher._patient = True  # as where a plan is followed
+    free = CpuSet([2, 3])
+    assert dispatcher.next(10.0, free) is None  # the wide one is to start in 10 s, while the narrow one would run
+    assert dispatcher.next(29.0, free) is None
+    late = dispatcher.next(31.0, free)
+    assert late is not None
+    assert late.id == "narrow"
 
 
 def test_how_far_times_scatter_is_seen() -> None:
@@ -183,3 +180,15 @@ def test_a_task_that_all_would_wait_for_is_wider_where_times_scatter() -> None:
     batch = Batch.of(tasks, Capacity(4))
     assert course_of(batch).widths[0] == 1
     assert course_of(batch, scatter=0.3).widths[0] > 1
+
+
+def test_what_was_chosen_before_is_kept_where_nothing_ends_sooner() -> None:
+    problem = nearly_equal(16, 20, 20)
+    batch = Batch.of(problem.tasks, Capacity(16))
+    planned = shortest(batch)
+    columns = (batch.widths == np.array(planned.widths)[:, None]).argmax(axis=1)
+    kept = Kept(np.argsort(planned.starts_s, kind="stable"), columns, patient=True)
+    assert course_of(batch, kept=kept).ends_s(0.0) <= planned.makespan_s * (1 + 1e-9)
+    assert course_of(batch).ends_s(0.0) > 1.05 * planned.makespan_s
+    longer = Kept(np.arange(len(batch)), np.zeros(len(batch), dtype=np.int64), patient=True)
+    assert course_of(batch, kept=longer).ends_s(0.0) == course_of(batch).ends_s(0.0)
