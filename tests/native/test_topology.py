@@ -1,8 +1,12 @@
-"""Topology from /sys by both readers: recordings against hwloc, this machine against lscpu, trees that lack files."""
+"""Topology from /sys by both readers: recordings against hwloc, this machine against lscpu, trees that lack files.
+
+And plans for the recorded machines, whose memory nodes may overlap, be forbidden, or leave CPUs out.
+"""
 
 import itertools
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -15,11 +19,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcthreads.cpuset import CpuSet
+from qcthreads.cpuset import CpuSet, NodeSet
 from qcthreads.errors import InputError, MachineError
 from qcthreads.host import sysfs
 from qcthreads.host.topology import read_machine
 from qcthreads.machine import Machine
+from qcthreads.planning import Plan, Task, plan, strategy_names
+from qcthreads.planning.batch import Batch
+from qcthreads.planning.check import fault_of
+from qcthreads.planning.memory import Node, memory_nodes, memory_within
+from qcthreads.planning.model import capacity_of, usable_of
 
 CORPUS = Path(os.environ.get("QCTHREADS_TOPOLOGY_CORPUS") or Path(__file__).parents[3] / "shared" / "topologies")
 TRUTHS = sorted(CORPUS.glob("truth/*.json"))
@@ -127,6 +136,38 @@ def test_recorded_machine(path, unpacked, host):
 def test_both_readers_say_the_same(path, unpacked):
     native, pure = both_facts(unpacked(path.stem))
     assert native == pure
+
+
+@pytest.mark.skipif(not TRUTHS, reason="no recorded machines here; name their folder in QCTHREADS_TOPOLOGY_CORPUS")
+@pytest.mark.parametrize("path", TRUTHS, ids=lambda path: path.stem)
+def test_plans_for_a_recorded_machine_keep_every_promise(path, unpacked, host):
+    machine, usable = usable_of(host.read_machine(unpacked(path.stem)))
+    nodes = memory_nodes(machine, usable)
+    if nodes:
+        assert sorted(cpu for node in nodes for cpu in node.cpus) == list(usable)
+        assert NodeSet(node.node_id for node in nodes) <= machine.allowed_mems
+    rng = random.Random(path.stem)
+    least = min((node.memory_bytes for node in nodes), default=1 << 30)
+    widths = sorted({1, 2, max(1, len(usable) // 2), len(usable)})
+    for share in (0.3, 1.0):  # of the smallest memory node, at most
+        tasks = [
+            Task(str(number), {width: rng.uniform(5, 6) * (0.1 + 0.9 / width) for width in widths}, need)
+            for number, need in enumerate(int(rng.uniform(0, share) * least) for _ in range(24))
+        ]
+        batch = Batch(tasks, capacity_of(usable, memory_bytes=memory_within(machine, usable, None)))
+        for name in strategy_names():
+            made = plan(tasks, machine, name)
+            assert fault_of(made.placements, batch, usable) == ""
+            if made.chosen == "memory_aware":
+                assert all(fullest(made, tasks, node) <= node.memory_bytes * (1 + 1e-9) for node in nodes)
+
+
+def fullest(made: Plan, tasks: list[Task], node: Node) -> float:
+    """The most bytes that a memory node has to hold at a time; memory lies on the nodes of a task's CPUs."""
+    parts = {one: tasks[int(one.id)].memory_bytes * len(one.cpus & node.cpus) / one.threads for one in made.placements}
+    return max(
+        sum(parts[one] for one in made.placements if one.start_s <= now.start_s < one.end_s) for now in made.placements
+    )
 
 
 @pytest.mark.skipif(not TRUTHS, reason="no recorded machines here; name their folder in QCTHREADS_TOPOLOGY_CORPUS")

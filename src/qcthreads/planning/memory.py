@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..cpuset import CpuSet
-from ..machine import Machine
+from ..cpuset import CpuSet, NodeSet
+from ..machine import Machine, NumaNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +19,23 @@ class Node:
 
 
 def memory_nodes(machine: Machine, usable: CpuSet) -> list[Node]:
-    """Those that have CPUs and memory; the CPUs of one without memory are with the nearest, which is what they get."""
-    homes = [node for node in machine.numa_nodes if not node.memory_only and node.memory_bytes]
-    near = {home.node_id: home.cpus & usable for home in homes}
-    for node in machine.numa_nodes:
-        if homes and not node.memory_only and not node.memory_bytes:
-            near[_nearest(machine, node.node_id, list(near))] |= node.cpus & usable
+    """Those with CPUs whose memory may be used; each CPU is with one of them, where its memory comes from first.
+
+    That is the smallest node that lists it, or the nearest to that one where its memory is none or forbidden.
+    """
+    allowed = machine.allowed_mems or NodeSet(node.node_id for node in machine.numa_nodes)
+    ordinary = [node for node in machine.numa_nodes if not node.memory_only]
+    homes = [node for node in ordinary if node.memory_bytes and node.node_id in allowed]
+    if not homes:
+        return []
+    near = {home.node_id: CpuSet() for home in homes}
+    left = usable
+    for node in sorted(ordinary, key=lambda node: len(node.cpus)):
+        home_id = node.node_id if node.node_id in near else _nearest(machine, node.node_id, list(near))
+        near[home_id] |= node.cpus & left
+        left -= node.cpus
+    for cpu in left:
+        near[_beside(machine, cpu, homes)] |= CpuSet([cpu])
     return [Node(home.node_id, near[home.node_id], home.memory_bytes) for home in homes if near[home.node_id]]
 
 
@@ -41,3 +52,9 @@ def _nearest(machine: Machine, node_id: int, among: Sequence[int]) -> int:
         return among[0]
     nodes, matrix = machine.distances.nodes, machine.distances.matrix
     return min(among, key=lambda other: matrix[nodes.index(node_id)][nodes.index(other)])
+
+
+def _beside(machine: Machine, cpu: int, homes: Sequence[NumaNode]) -> int:
+    """Of a CPU that no node lists: the first in the narrowest part of the machine that both are in."""
+    parts = [region.bits for region in machine.regions if region.bits >> cpu & 1]
+    return next((home.node_id for part in parts for home in homes if home.cpus.bits & part), homes[0].node_id)
