@@ -337,7 +337,7 @@ class Dispatcher:
         self._line, self._line_needs, self._waiting_s = [], 0.0, defaultdict(float)
         if len(rows):
             batch = self._batch.retimed(rows, times_s, capacity)
-            course = self._course(batch, rows, [*self._beside(now_s), *self._starts_beside()])
+            course = self._course(batch, rows, self._beside(now_s))
             order = course.order[::-1]
             rows, widths = rows[order], course.widths[order]
             columns = self._columns(rows, widths)
@@ -443,10 +443,11 @@ class Dispatcher:
         return of == pool and width <= cpus
 
     def _beside(self, now_s: float) -> list[Running]:
-        return [
+        running = [
             Running(self._left_s(now_s, one), one.width, one.memory_bytes, self._disk_of(one.row))
             for one in self._running.values()
         ]
+        return running + self._starts_beside()
 
     def _starts_beside(self) -> list[Running]:
         """Workers that are starting: as long as a whole start, as nobody knows since when; nothing is known of others.
