@@ -245,6 +245,14 @@ def test_another_worker_is_started_only_where_it_is_ready_before_those_there_get
     assert (dispatcher.next(0.0, CpuSet([1])) is not None) == started
 
 
+def test_where_no_other_worker_is_worth_its_start_the_one_there_has_all_cpus() -> None:
+    """Side by side at one thread they would end 0.9 s after another has started, 2 s from now."""
+    tasks = [Task(f"a{number}", {1: 0.9, 2: 0.8}) for number in range(2)]
+    dispatcher = Dispatcher(tasks, 2, start_up_s=2.0, worth=1.1, worker_of=lambda *_: "any", workers={"any": 1})
+    run = simulate(dispatcher, tasks, [Change(0.0, CpuSet(range(2)))], start_up_s=2.0)
+    assert [one.threads for one in run.placements] == [2, 2]
+
+
 def test_beside_a_worker_that_starts_for_little_no_second_one_is_started() -> None:
     """Both would be ready at the same time, and the second would save half of 0.07 s."""
     tasks = [Task(f"a{number}", {1: 0.01}) for number in range(7)]
@@ -411,10 +419,10 @@ def test_of_ten_thousand_tasks_each_is_looked_at_a_bounded_number_of_times() -> 
     looked = 0
 
     class Counted(Dispatcher):
-        def _look(self, now_s: float, capacity: Capacity, soon: int) -> None:
+        def _look(self, now_s: float, capacity: Capacity) -> None:
             nonlocal looked
             looked += self.waiting
-            super()._look(now_s, capacity, soon)
+            super()._look(now_s, capacity)
 
     problem = many_body(64, 10_000, 0)
     dispatcher = Counted(problem.tasks, 64, known="sizes")
@@ -427,9 +435,9 @@ def test_memory_that_moves_a_little_is_no_reason_to_look_again_but_what_fits_by_
     looks = []
 
     class Counted(Dispatcher):
-        def _look(self, now_s: float, capacity: Capacity, soon: int) -> None:
+        def _look(self, now_s: float, capacity: Capacity) -> None:
             looks.append(capacity.memory_bytes)
-            super()._look(now_s, capacity, soon)
+            super()._look(now_s, capacity)
 
     tasks = [*(Task(f"f{number}", {1: 1.0}, 10) for number in range(3000)), Task("large", {1: 1.0}, 1010)]
     dispatcher = Counted(tasks, 8)

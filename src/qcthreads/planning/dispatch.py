@@ -162,6 +162,8 @@ class Dispatcher:
         """How many of each pool, which are those of one kind, have been started."""
         self._starting: Mapping[int, int] = {}
         """How many of these get no task yet."""
+        self._soon = 0
+        """On how many CPUs they start."""
         self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
         self._waiting_s: defaultdict[tuple[int, int], float] = defaultdict(float)  # of those, by pool and width
         self._looked: tuple[int, float, int] | None = None  # CPUs, memory and how many waited when last looked
@@ -206,7 +208,7 @@ class Dispatcher:
         ``starting``: how many of the workers, by kind, get no task yet; no other is started where these will do.
         ``starts_s``: what a start was measured to take, by kind.
         """
-        self._starting = {self._pool_number(kind): count for kind, count in (starting or {}).items()}
+        self._soon, self._starting = soon, {self._pool_number(kind): many for kind, many in (starting or {}).items()}
         if starts_s is not None:
             self._starts_s = {self._pool_number(kind): seconds for kind, seconds in starts_s.items()}
         if not self._left or not free or len(self._running) >= self._at_once:
@@ -216,10 +218,10 @@ class Dispatcher:
         cpus = len(free) + soon + sum(one.width for one in self._running.values())
         capacity = self._capacity(cpus, free_memory_bytes + own_bytes)
         if self._stale(capacity):
-            self._look(now_s, capacity, soon)
+            self._look(now_s, capacity)
         disk_bytes = min(self._disk_bytes, self._disk_now) if self._running else self._disk_bytes
         free_disk_bytes = disk_bytes - sum(self._disk_of(one.row) for one in self._running.values())
-        found = self._first_that_fits(now_s, _Room(len(free), free_memory_bytes, free_disk_bytes), soon)
+        found = self._first_that_fits(now_s, _Room(len(free), free_memory_bytes, free_disk_bytes))
         return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
 
     def following(self, task_id: str, now_s: float, within_s: float) -> Start | None:
@@ -353,12 +355,13 @@ class Dispatcher:
     def _few(self, capacity: Capacity) -> bool:
         return self._left <= min(_TAIL, _TAIL_PER_CPU * capacity.cpus)
 
-    def _look(self, now_s: float, capacity: Capacity, soon: int) -> None:
-        """Choose widths and order for all that wait; ``soon``: on how many CPUs workers are starting."""
+    def _look(self, now_s: float, capacity: Capacity) -> None:
+        """Choose widths and order for all that wait."""
         # What was seen to take more than there is has all of it.
         needs = np.maximum(self._told_needs, np.minimum(self._seen_needs, capacity.memory_bytes))
         self._batch.memory_bytes[:] = needs
         rows = np.flatnonzero(self._waiting)
+        capacity = self._beside_few(now_s, rows, capacity)
         times_s = self._times_s(rows, capacity)
         fits = np.isfinite(times_s).any(axis=1) & (self._batch.memory_bytes[rows] <= capacity.memory_bytes)
         needs = self._batch.memory_bytes[rows]
@@ -368,7 +371,7 @@ class Dispatcher:
         if len(rows):
             batch = self._batch.retimed(rows, times_s, capacity)
             kept = self._going_on(batch, rows, line)
-            course = self._course(batch, rows, [*self._beside(now_s), *self._starts_beside(soon)], kept)
+            course = self._course(batch, rows, self._beside(now_s), kept)
             self._patient = course.patient
             order = course.order[::-1]
             rows, widths = rows[order], course.widths[order]
@@ -407,6 +410,19 @@ class Dispatcher:
         chosen = np.empty_like(columns)
         chosen[order] = columns
         return Kept(order, chosen, self._patient)
+
+    def _beside_few(self, now_s: float, rows: Integers, capacity: Capacity) -> Capacity:
+        """Where one kind of worker serves all and another is not worth its start: those there have all the CPUs."""
+        there, start_s = self._workers[0], self._start_s(0)
+        if len(self._pool_numbers) > 1 or not 0 < there < min(capacity.cpus, capacity.tasks):
+            return capacity
+        if not (start_s and self._correction.in_seconds):
+            return capacity
+        few = replace(capacity, tasks=there)
+        soonest_s = self._times_s(rows, few).min(axis=1)
+        left_s = sum(self._left_s(now_s, one) for one in self._running.values())
+        to_last_s = left_s + float(soonest_s.sum() - soonest_s.min())
+        return few if to_last_s <= there * _SOONER * start_s else capacity
 
     def _times_s(self, rows: Integers, capacity: Capacity) -> Floats:
         """Estimates, with the start of a worker where there is none to take over; while many wait, they share it."""
@@ -485,19 +501,20 @@ class Dispatcher:
         return of == pool and width <= cpus
 
     def _beside(self, now_s: float) -> list[Running]:
-        return [
+        running = [
             Running(self._left_s(now_s, one), one.width, one.memory_bytes, self._disk_of(one.row))
             for one in self._running.values()
         ]
+        return running + self._starts_beside()
 
-    def _starts_beside(self, soon: int) -> list[Running]:
+    def _starts_beside(self) -> list[Running]:
         """Workers that are starting: as long as a whole start, as nobody knows since when; nothing is known of others.
 
         Who takes their CPUs for free has what is short wait for them, to be wider.
         """
         if not self._correction.in_seconds:
             return []
-        return [Running(max(map(self._start_s, self._starting), default=0.0), 1)] * soon
+        return [Running(max(map(self._start_s, self._starting), default=0.0), 1)] * self._soon
 
     def _left_s(self, now_s: float, one: _Started) -> float:
         took_s = now_s - one.since_s
@@ -518,7 +535,7 @@ class Dispatcher:
         columns: Integers = listed.argmax(axis=1)
         return columns
 
-    def _first_that_fits(self, now_s: float, room: _Room, soon: int) -> tuple[int, int] | None:
+    def _first_that_fits(self, now_s: float, room: _Room) -> tuple[int, int] | None:
         startable: dict[int, bool] = {}  # by pool
         within_s = math.inf  # who takes longer would be in the way of what is ahead of it
         last = -1 if len(self._line) <= _FEW else len(self._line) - 1 - _LOOK_AHEAD
@@ -526,7 +543,7 @@ class Dispatcher:
             row, column = self._line[at]
             if not self._taken_up(row, column).within(room):
                 if self._patient and math.isinf(within_s):
-                    within_s = self._opens_s(now_s, row, column, room._replace(cpus=room.cpus + soon))
+                    within_s = self._opens_s(now_s, row, column, room._replace(cpus=room.cpus + self._soon))
                 continue
             pool = int(self._pools[row, column])
             if within_s < math.inf and self._takes_s(row, column, pool, self._ready(pool) <= 0) > within_s:
