@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bench_dynamic import simulated_s
-from families import FAMILIES, Problem
+from families import FAMILIES, Problem, memory_tight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -192,3 +192,11 @@ def test_what_was_chosen_before_is_kept_where_nothing_ends_sooner() -> None:
     assert course_of(batch).ends_s(0.0) > 1.05 * planned.makespan_s
     longer = Kept(np.arange(len(batch)), np.zeros(len(batch), dtype=np.int64), patient=True)
     assert course_of(batch, kept=longer).ends_s(0.0) == course_of(batch).ends_s(0.0)
+
+
+def test_no_plan_is_followed_where_more_memory_is_granted_than_it_counts_with() -> None:
+    """What was not measured is granted its share: what is ahead in the plan, and needs more, finds no room."""
+    for count in (16, 64):
+        problem = memory_tight(16, count, 0)
+        run_s = simulated_s(problem, "seconds", list(problem.tasks))
+        assert run_s <= 1.07 * plan(problem.tasks, 16, "adaptive", **problem.limits).makespan_s

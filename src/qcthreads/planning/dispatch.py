@@ -142,6 +142,7 @@ class Dispatcher:
         self._row = {task.id: row for row, task in enumerate(self._batch.tasks)}
         self._ranks = None if order is None else np.argsort([self._row[name] for name in order])
         self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
+        self._all_measured = all(task.memory_measured for task in self._batch.tasks)
         self._told_needs = self._batch.memory_bytes.copy()
         self._seen_needs = self._batch.memory_bytes.copy()
         more_bytes = self._batch.more_bytes
@@ -367,10 +368,12 @@ class Dispatcher:
         needs = self._batch.memory_bytes[rows]
         self._others_need = float(needs[needs > capacity.memory_bytes].min(initial=math.inf))
         rows, times_s = rows[fits], times_s[fits]
+        foreseen = False
         line, self._line, self._line_needs, self._waiting_s = self._line, [], 0.0, defaultdict(float)
         if len(rows):
             batch = self._batch.retimed(rows, times_s, capacity)
-            kept = self._going_on(batch, rows, line)
+            foreseen = self._can_foresee(batch)
+            kept = self._going_on(batch, rows, line) if foreseen else None
             course = self._course(batch, rows, self._beside(now_s), kept)
             self._patient = course.patient
             order = course.order[::-1]
@@ -384,7 +387,15 @@ class Dispatcher:
                 self._waiting_s[kind] += seconds
         self._looked = capacity.cpus, capacity.memory_bytes, self._left
         self._far = 0
-        self._as_foreseen = self._ranks is None and len(rows) <= MOST_LAID_OUT
+        self._as_foreseen = foreseen
+
+    def _can_foresee(self, batch: Batch) -> bool:
+        """Whether a layout tells when what starts when.
+
+        Who is granted its share of the memory, not its need, is in the way of others that need more than theirs.
+        """
+        granted = self._all_measured or batch.most_bytes.max() * batch.capacity.cpus <= batch.capacity.memory_bytes
+        return bool(granted) and self._ranks is None and len(batch) <= MOST_LAID_OUT
 
     def _course(self, batch: Batch, rows: Integers, beside: Sequence[Running] = (), kept: Kept | None = None) -> Course:
         if self._ranks is not None:
@@ -394,13 +405,13 @@ class Dispatcher:
             beside,
             worth=self._worth,
             scatter=self._correction.scatter,
-            in_seconds=self._correction.in_seconds,
+            in_seconds=self._correction.in_seconds and self._can_foresee(batch),
             kept=kept,
         )
 
     def _going_on(self, batch: Batch, rows: Integers, line: Sequence[tuple[int, int]]) -> Kept | None:
         """What was chosen at the last look, as far as it has not started; ``None``: it is of others, or cannot be."""
-        if not line or len(line) != len(rows) or len(rows) > MOST_LAID_OUT:
+        if not line or len(line) != len(rows):
             return None
         were, columns = np.array(line[::-1]).T
         order = np.searchsorted(rows, were)
