@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from qcthreads.errors import InputError
 from qcthreads.execution.cost_store import shipped
+from qcthreads.planning import costs
 from qcthreads.planning.cost import assumed_parallel_fraction, assumed_speedup
 from qcthreads.planning.costs import CostModel, Observation, Size, representative, speedups_of, thinned
 from qcthreads.planning.speedup import SpeedupModel
@@ -154,6 +155,16 @@ def test_one_time_that_fits_to_nothing_does_little_and_many_of_the_same_are_beli
     assert alone.value < 3 * _truth(size)
     assert among.value == pytest.approx(_truth(size), rel=0.1)
     assert many.value == pytest.approx(30 * _truth(size), rel=0.2)
+
+
+def test_that_a_size_was_measured_at_many_widths_makes_it_no_surer() -> None:
+    """Their times are tied to that of width 1 by their own speedup: an odd one makes all of them odd."""
+    law = costs.Estimate(1.0, 1.2)
+    once = costs._corrected(law, {1: [3.0]})
+    often = costs._corrected(law, {width: [3.0] for width in (1, 2, 4, 8)})
+    assert (often.value, often.factor) == pytest.approx((once.value, once.factor))
+    again = costs._corrected(law, {1: [3.0] * 4})
+    assert once.value < again.value < 3.0
 
 
 def test_a_size_between_those_measured_is_the_laws() -> None:
