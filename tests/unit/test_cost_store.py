@@ -183,6 +183,23 @@ def test_measurements_that_come_with_it_are_sound_and_give_way_to_those_of_this_
         assert store.model(kind).seconds(largest.size) == alone.seconds(largest.size)
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_second_run_plans_with_about_what_the_first_one_took(store: CostStore, count: int) -> None:
+    """As slow as no law says, from 1.5 to 4 times as slow as on the machine that others were measured on."""
+    kind = Kind("pyscf", "energy", "mp2", "cc-pvdz")
+    before = store.model(kind)
+    waters = [Size(24 * n, 10 * n) for n in range(1, count + 1)]
+    took_s = {}
+    for at, size in enumerate(waters):
+        elsewhere = before.seconds(size)
+        assert elsewhere is not None
+        took_s[size] = elsewhere.value * (1.5, 3.0, 2.0, 4.0, 2.5)[at]
+    store.add(kind, [Observation(size, 1, wall_s, 10**8) for size, wall_s in took_s.items()])
+    planned_s = {size: store.model(kind).times_s(size, [1]) for size in waters}
+    for size, wall_s in took_s.items():
+        assert planned_s[size] == {1: pytest.approx(wall_s, rel=0.15)}
+
+
 def test_gradients_begin_with_what_energies_took(store: CostStore) -> None:
     gradient, size = replace(KIND, driver="gradient"), Size(48, 20)
     assert store.model(gradient).seconds(size) is store.model(gradient).origin is None

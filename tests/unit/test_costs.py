@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from qcthreads.errors import InputError
 from qcthreads.execution.cost_store import shipped
+from qcthreads.planning import costs
 from qcthreads.planning.cost import assumed_parallel_fraction, assumed_speedup
 from qcthreads.planning.costs import CostModel, Observation, Size, representative, speedups_of, thinned
 from qcthreads.planning.speedup import SpeedupModel
@@ -37,6 +38,23 @@ def test_measured_widths_that_get_slower_are_believed() -> None:
     times_s = {1: 1.0, 2: 0.6, 4: 0.9}
     fitted = SpeedupModel.fit(times_s)
     assert {width: fitted.share(width) for width in times_s} == pytest.approx(times_s)
+
+
+def test_between_measured_widths_it_is_no_faster_than_both_and_beyond_them_it_goes_on_from_the_last() -> None:
+    """Bandwidth is used up, further threads cost more than they bring, and times scatter: no law fits all of it."""
+    noise = random.Random(1)
+    for _ in range(120):
+        parallel, knee, cost = noise.uniform(0.5, 0.98), noise.choice((2, 4, 8, 64)), noise.choice((0, 0.02))
+        table = {
+            width: (1 - parallel + parallel / min(width, knee) + cost * max(0, width - knee))
+            * noise.lognormvariate(0, 0.05)
+            for width in (1, 2, 4, 8, 16, 32)
+        }
+        fitted = SpeedupModel.fit(table)
+        for width, around in {3: (2, 4), 6: (4, 8), 12: (8, 16), 24: (16, 32)}.items():
+            low, high = sorted(table[one] / table[1] for one in around)
+            assert 0.97 * low < fitted.share(width) < 1.03 * high
+        assert fitted.share(33) == pytest.approx(table[32] / table[1], rel=0.04)
 
 
 @given(st.dictionaries(st.sampled_from(WIDTHS), st.floats(0.01, 1e4), min_size=1))
@@ -81,6 +99,78 @@ def test_a_known_law_is_found_again_in_noise_with_outliers() -> None:
         assert estimate is not None
         assert abs(math.log(estimate.value / _truth(size))) < 0.35
         assert estimate.factor < 2
+
+
+def _with_effects(noise: random.Random, times: int = 1) -> tuple[CostModel, dict[Size, float]]:
+    """Sizes that are by 0.25 from any law (iterations, shapes), measured with errors of 0.08; and what is true."""
+    sizes = [_water(n, ghosts) for n in (1, 2, 3, 4) for ghosts in (0, 1, 2)]
+    true_s = {size: _truth(size) * noise.lognormvariate(0, 0.25) for size in sizes}
+    seen = [
+        Observation(size, width, true_s[size] * (0.3 + 0.7 / width) * noise.lognormvariate(0, 0.08), 0)
+        for size in sizes
+        for width in (1, 2)
+        for _ in range(times)
+    ]
+    return CostModel(method="hf", observations=tuple(seen)), true_s
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_size_that_was_measured_is_predicted_as_measured_and_better_the_more_often(width: int) -> None:
+    noise = random.Random(7)
+    law_errors, factors = [], []
+    errors: dict[int, list[float]] = {1: [], 9: []}
+    inside = []
+    for times in errors:
+        for _ in range(10):
+            model, true_s = _with_effects(noise, times)
+            assert model.seconds_law is not None
+            for size, alone_s in true_s.items():
+                will_be_s = alone_s * (0.3 + 0.7 / width)
+                estimate = model.seconds(size, width)
+                assert estimate is not None
+                assert estimate.source == "seen"
+                law = model.seconds_law.estimate(size)
+                law_errors.append(abs(math.log(law.value / alone_s)))
+                errors[times].append(abs(math.log(estimate.value / will_be_s)))
+                factors.append(estimate.factor / law.factor)
+                again_s = will_be_s * noise.lognormvariate(0, 0.08)
+                inside.append(abs(math.log(estimate.value / again_s)) < math.log(estimate.factor))
+    assert statistics.median(errors[9]) < statistics.median(errors[1]) < 0.6 * statistics.median(law_errors)
+    assert max(factors) < 1
+    assert 0.55 < statistics.mean(inside) < 0.9  # 0.68: exact
+
+
+def test_one_time_that_fits_to_nothing_does_little_and_many_of_the_same_are_believed() -> None:
+    exact = [Observation(_water(n, g), 1, _truth(_water(n, g)), 0) for n in (1, 2, 3, 4) for g in (0, 1, 2)]
+    size = _water(2, 1)
+    asleep = Observation(size, 1, 30 * _truth(size), 0)
+    others = [seen for seen in exact if seen.size != size]
+    alone, among, many = (
+        CostModel(method="hf", observations=(*others, *seen)).seconds(size)
+        for seen in ([asleep], [asleep, *[replace(asleep, wall_s=_truth(size))] * 4], [asleep] * 9)
+    )
+    assert alone is not None
+    assert among is not None
+    assert many is not None
+    assert alone.value < 3 * _truth(size)
+    assert among.value == pytest.approx(_truth(size), rel=0.1)
+    assert many.value == pytest.approx(30 * _truth(size), rel=0.2)
+
+
+def test_that_a_size_was_measured_at_many_widths_makes_it_no_surer() -> None:
+    """Their times are tied to that of width 1 by their own speedup: an odd one makes all of them odd."""
+    law = costs.Estimate(1.0, 1.2)
+    once = costs._corrected(law, {1: [3.0]})
+    often = costs._corrected(law, {width: [3.0] for width in (1, 2, 4, 8)})
+    assert (often.value, often.factor) == pytest.approx((once.value, once.factor))
+    again = costs._corrected(law, {1: [3.0] * 4})
+    assert once.value < again.value < 3.0
+
+
+def test_a_size_between_those_measured_is_the_laws() -> None:
+    model, _ = _with_effects(random.Random(8))
+    assert model.seconds_law is not None
+    assert model.seconds(_water(3, 3)) == model.seconds_law.estimate(_water(3, 3))
 
 
 def test_one_observation_sets_the_scale_and_theory_the_slope() -> None:

@@ -34,6 +34,9 @@ _FACTOR_SD = 5.0
 _TIMES_SCATTER, _MEMORY_SCATTER = 0.15, 0.03
 _SCATTER_COUNTS_AS = 4
 
+# Of the logarithm of a time when the same is computed again, in another run: PySCF, HF and MP2, 0.07 to 0.09.
+_TIMES_REPEAT = 0.1
+
 # Beyond so many standard deviations an observation weighs less (Huber 1964: 1.345 keeps 95 % efficiency).
 _HUBER = 1.345
 _REWEIGHTINGS = 8
@@ -95,7 +98,7 @@ class Estimate:
     def times(self, ratio: Estimate) -> Estimate:
         """Of the product, as if neither knew of the other."""
         factor = math.exp(math.hypot(math.log(self.factor), math.log(ratio.factor)))
-        return Estimate(self.value * ratio.value, factor, self.source)
+        return Estimate(self.value * ratio.value, factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,12 +269,24 @@ class CostModel:
         return Law((_fit(sizes, values, 0.0, (0.0, 0.0), (_RATIO_SD, _RATIO_SD), _TIMES_SCATTER),))
 
     @cached_property
-    def _at_one_s(self) -> list[tuple[Size, float]]:
-        """Seconds at width 1 of all that is timed."""
+    def _timed(self) -> list[tuple[Observation, float]]:
         known = [(seen, seen.wall_s) for seen in self.observations if seen.wall_s is not None]
         if self.measured_on:
             known = [(seen, wall_s) for seen, wall_s in known if seen.width == 1] or known
-        return [(seen.size, wall_s / self.share(seen.size, seen.width)) for seen, wall_s in known]
+        return known
+
+    @cached_property
+    def _at_one_s(self) -> list[tuple[Size, float]]:
+        """Seconds at width 1 of all that is timed."""
+        return [(seen.size, wall_s / self.share(seen.size, seen.width)) for seen, wall_s in self._timed]
+
+    @cached_property
+    def _seen_s(self) -> dict[Size, dict[int, list[float]]]:
+        """The same by size, and by the width that they were measured at."""
+        found: dict[Size, dict[int, list[float]]] = {}
+        for (seen, _), (size, time_s) in zip(self._timed, self._at_one_s, strict=True):
+            found.setdefault(size, {}).setdefault(seen.width, []).append(time_s)
+        return found
 
     @cached_property
     def _at_most_s(self) -> list[tuple[Size, float]]:
@@ -313,7 +328,10 @@ class CostModel:
         return (1 - way) * below.share(width) + way * above.share(width)
 
     def seconds(self, size: Size, width: int = 1) -> Estimate | None:
-        """Wall time; ``None`` before anything was observed: only ratios are known, by :func:`relative_cost`."""
+        """Wall time; ``None`` before anything was observed: only ratios are known, by :func:`relative_cost`.
+
+        Of a size that was measured, the law's, corrected by that.
+        """
         before = None if self.borrowed is None else self.borrowed.seconds(size)
         if before is not None:
             at_one = before.times(self._times_prior(size))
@@ -321,8 +339,10 @@ class CostModel:
             at_one = self.seconds_law.estimate(size)
         else:
             return None
+        if size in self._seen_s:
+            at_one = _corrected(at_one, self._seen_s[size])
         most_s = min((bound_s for larger, bound_s in self._at_most_s if size.within(larger)), default=math.inf)
-        return Estimate(min(at_one.value, most_s) * self.share(size, width), at_one.factor)
+        return replace(at_one, value=min(at_one.value, most_s) * self.share(size, width))
 
     def _times_prior(self, size: Size) -> Estimate:
         """What the prior's seconds are multiplied with: by what was observed, else by theory, to that factor."""
@@ -374,6 +394,27 @@ class CostModel:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"these data are no cost model ({error!r}): {data!r:.200}") from None
+
+
+def _corrected(law: Estimate, seen_s: Mapping[int, Sequence[float]]) -> Estimate:
+    """What the law says of one size, corrected by what was measured of it, as far as that is known (empirical Bayes).
+
+    How far the size is from the law has the law's variance but that of repetition. A time that fits neither to the law
+    nor to others weighs less (Huber). Speedups tie what was measured at several widths together: it counts as if each
+    width had a part of the measurements.
+    """
+    variance = math.log(law.factor) ** 2
+    repeats = min(_TIMES_REPEAT**2, variance / 2)
+    precision = 1 / (variance - repeats)
+    seen = [
+        (math.log(time_s / law.value), 1 / (repeats * len(seen_s))) for times_s in seen_s.values() for time_s in times_s
+    ]
+    away, limit = 0.0, _HUBER * math.sqrt(repeats)
+    for _ in range(_REWEIGHTINGS):
+        weights = [weight * limit / max(limit, abs(log - away)) for log, weight in seen]
+        known = precision + sum(weights)
+        away = sum(weight * log for (log, _), weight in zip(seen, weights, strict=True)) / known
+    return Estimate(law.value * math.exp(away), math.exp(math.sqrt(1 / known + repeats)), "seen")
 
 
 def _highest(seen: Iterable[tuple[Size, int]]) -> dict[Size, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -20,8 +21,9 @@ _BETTER_BY = 0.9
 class SpeedupModel:
     """Time at a width, as a share of the time at width 1.
 
-    Measured widths are answered from the table, whatever its shape. Others follow Amdahl's law with a part that the
-    memory's bandwidth limits: ``serial + compute / w + memory / min(w, saturation_width)``; the three sum to 1.
+    Measured widths are answered from the table, whatever its shape. Others have the shape of Amdahl's law with a part
+    that the memory's bandwidth limits, ``serial + compute / w + memory / min(w, saturation_width)``; the three sum
+    to 1. The law is corrected to meet the table: by interpolation between its widths, beyond the widest as there.
 
     Parameters
     ----------
@@ -66,8 +68,15 @@ class SpeedupModel:
 
     def share(self, width: int) -> float:
         """Time at ``width`` / time at width 1."""
-        measured = self.table.get(width)
-        return self._law(width) if measured is None else measured
+        if width in self.table:
+            return self.table[width]
+        knots = {1: 1.0, **self.table}
+        widths = sorted(knots)
+        after = bisect_left(widths, width)
+        around = widths[max(0, after - 1) : after + 1]
+        logs = [math.log(knots[measured] / self._law(measured)) for measured in around]
+        way = math.log(width / around[0]) / math.log(around[1] / around[0]) if len(around) > 1 else 0.0
+        return self._law(width) * math.exp((1 - way) * logs[0] + way * logs[-1])
 
     def speedup(self, width: int) -> float:
         """How many times faster than at width 1."""
