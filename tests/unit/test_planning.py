@@ -32,7 +32,7 @@ from families import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcthreads.cpuset import CpuSet
+from qcthreads.cpuset import CpuSet, NodeSet
 from qcthreads.errors import InputError, OversubscriptionError
 from qcthreads.machine import Distances
 from qcthreads.machine.synthetic import synthetic_machine
@@ -369,6 +369,71 @@ def test_cpus_of_a_node_without_memory_count_with_the_nearest_that_has_some(
             assert held <= 100 * (1 + 1e-9)
 
 
+def test_cpus_that_several_memory_nodes_list_are_with_the_smallest() -> None:
+    machine = synthetic_machine(nodes=3, cores=4, memory_bytes=100)
+    nodes = machine.numa_nodes
+    machine = replace(machine, numa_nodes=(replace(nodes[0], cpus=CpuSet(range(12))), *nodes[1:]))
+    tasks = [Task(str(number), {2: 10.0}, 60) for number in range(6)]
+    made = plan(tasks, machine, "memory_aware")
+    check(made, tasks, machine.cpus_online)
+    assert made.makespan_s == 20.0  # three at a time: a node holds one
+    assert all(any(one.cpus <= node.cpus for node in nodes) for one in made.placements)
+
+
+def test_memory_that_may_not_be_used_is_not_planned_with() -> None:
+    """Its CPUs have the memory of the nearest node that may be used."""
+    far = ((10, 20, 15), (20, 10, 30), (15, 30, 10))
+    machine = synthetic_machine(nodes=3, cores=4, memory_bytes=100)
+    machine = replace(machine, allowed_mems=NodeSet([1, 2]), distances=Distances((0, 1, 2), far))
+    with pytest.raises(OversubscriptionError, match="needs 201 B of memory, but 200 B may be used"):
+        plan([Task("large", {1: 1.0}, 201)], machine)
+    tasks = [Task(str(number), {4: 10.0}, 60) for number in range(4)]
+    made = plan(tasks, machine, "memory_aware")
+    check(made, tasks, machine.cpus_online, 200)
+    for now in made.placements:
+        running = [other for other in made.placements if other.start_s <= now.start_s < other.end_s]
+        for cpus in (CpuSet(range(4, 8)), CpuSet(range(4)) | CpuSet(range(8, 12))):
+            assert sum(60 * len(one.cpus & cpus) / 4 for one in running) <= 100
+
+
+@pytest.mark.parametrize(("width", "ends_s"), [(10, 20.0), (12, 25.0)])
+def test_cpus_that_no_memory_node_lists_are_planned_with(width: int, ends_s: float) -> None:
+    """They are with the first: beside eight of ten CPUs the second holds 60 B more."""
+    machine = synthetic_machine(nodes=3, cores=4, memory_bytes=100)
+    machine = replace(machine, numa_nodes=machine.numa_nodes[:2])
+    tasks = [Task("wide", {width: 10.0}, 50), *(Task(str(number), {1: 5.0}, 60) for number in range(6))]
+    made = plan(tasks, machine)
+    check(made, tasks, machine.cpus_online, 200)
+    assert made.makespan_s == ends_s
+
+
+@settings(max_examples=40)
+@given(
+    tasks=BATCH,
+    least=st.lists(st.floats(0, 4), min_size=12, max_size=12),
+    memory=st.floats(5, 20),
+    files=st.lists(st.floats(0, 4), min_size=12, max_size=12),
+    name=NAMES,
+)
+def test_bytes_may_have_parts_and_are_never_over(
+    tasks: list[Task], least: list[float], memory: float, files: list[float], name: str
+) -> None:
+    every = zip(tasks, least, files, strict=False)
+    tasks = [replace(task, memory_bytes=need, disk_bytes=files) for task, need, files in every]
+    tasks.append(Task("whole", {1: 3.0, 4: 1.0}, math.floor(memory), disk_bytes=5))
+    made = plan(tasks, 8, name, memory_bytes=memory, disk_bytes=5.5)
+    check(made, tasks, CpuSet(range(8)), memory, disk_bytes=5.5)
+
+
+@pytest.mark.parametrize("name", strategy_names())
+def test_a_byte_that_is_begun_is_taken_whole(name: str) -> None:
+    tasks = [Task("a", {1: 1.0}, 2.5), Task("b", {1: 1.0}, 2, memory_more_bytes={1: 0.5})]
+    assert plan(tasks, 4, name, memory_bytes=6.9).makespan_s == 1.0
+    assert plan(tasks, 4, name, memory_bytes=5.9).makespan_s == 2.0
+    with pytest.raises(OversubscriptionError, match="task 'a' needs 3 B of memory, but 2 B may be used"):
+        plan(tasks, 4, name, memory_bytes=2.9)
+
+
 @settings(max_examples=40)
 @given(tasks=BATCH, cpus=st.integers(8, 24))
 def test_adaptive_is_never_worse_than_any_uniform_width_nor_than_twice_the_bound(tasks: list[Task], cpus: int) -> None:
@@ -688,6 +753,20 @@ def test_the_bound_with_memory_and_disk_is_not_below_either_nor_above_any_plan(
         ([Task("a", {1: 1.0}, disk_bytes="4GB")], InputError, "disk_bytes is '4GB'; give a number of bytes"),
         ([Task("a", {1: 1.0}, memory_more_bytes={1: -1})], InputError, "memory_more_bytes is {1: -1}; give 0 or more"),
         (
+            [Task("a", {1: 1.0}, memory_more_bytes={1: "x"})],
+            InputError,
+            "memory_more_bytes is {1: 'x'}; give 0 or more",
+        ),
+        (
+            [Task("a", {1: 1.0}, memory_more_bytes=[1])],
+            InputError,
+            r"memory_more_bytes is \[1\]; give 0 or more bytes by",
+        ),
+        ([Task("a", {1: 1.0}, memory_more_bytes={1: 10**400})], InputError, "memory_more_bytes is {1: 10+; give 0 or"),
+        ([Task("a", {1: 1.0}, 10**400)], InputError, "task 'a': memory_bytes is 10{59}; give 0 or more, below"),
+        ([Task("a", {1: 1.0}, disk_bytes=10**400)], InputError, "disk_bytes is 10{59}; give 0 or more, below"),
+        ([Task("a", {1: 1.0}, 0, 10**400)], InputError, "bandwidth_bytes_per_s is 10{59}; give 0 or more, below"),
+        (
             [Task("a", {1: 1.0}), Task("b", {1: 1.0}, bandwidth_bytes_per_s=math.nan)],
             InputError,
             "task 'b': bandwidth_bytes_per_s is nan",
@@ -736,9 +815,11 @@ def test_tasks_that_cannot_be_planned_are_refused_by_name(
         ({"machine_or_cpus": 10**9}, "1000000000 CPUs are more than any node has; give at most 65536"),
         ({"memory_bytes": "4GB"}, "memory_bytes is '4GB'; give a number above 0"),
         ({"disk_bytes": 0}, "disk_bytes is 0; give a number above 0"),
+        ({"memory_bytes": 10**400}, "memory_bytes is 10{59}; give a number above 0, or"),
         ({"bandwidth_bytes_per_s": True}, "bandwidth_bytes_per_s is True; give a number above 0"),
         ({"strategy": None}, "the strategy is None; give the name of one: adaptive, auto"),
         ({"width": "1"}, "workers of width '1' were asked for"),
+        ({"width": True}, "workers of width True were asked for"),
     ],
 )
 def test_what_is_no_machine_limit_or_name_is_refused(asked: dict[str, Any], words: str) -> None:

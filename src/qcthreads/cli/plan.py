@@ -267,13 +267,13 @@ def _time(value: Any, width: str, where: str) -> float:
 
 
 def _limit(document: dict[str, Any], name: str) -> int | None:
-    """Of the machine: bytes, or bytes per second; null and nothing are None."""
+    """Of the machine: whole bytes, or bytes per second; null and nothing are None."""
     value: float | None = document.get(name)
     if value is None:
         return None
-    if not _is_number(value) or value <= 0:
-        raise InputError(f'"{name}" is {_shown(value)}; give {_unit(name)} above 0, or null where there is no limit')
-    return math.ceil(value)
+    if not _is_number(value) or value < 1:
+        raise InputError(f'"{name}" is {_shown(value)}; give {_unit(name)}, at least 1, or null for no limit')
+    return math.floor(value)
 
 
 def _amount(task: dict[str, Any], name: str, where: str) -> int:

@@ -81,7 +81,7 @@ def plan(
         "disk_bytes": disk_bytes,
     }
     check_limits(**limits)
-    if width is not None and (not isinstance(width, int) or not 1 <= width <= len(usable)):
+    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= len(usable)):
         raise InputError(
             f"workers of width {width!r} were asked for, but the CPUs are {usable}, {len(usable)} in all; give a whole "
             "number of no more than these"

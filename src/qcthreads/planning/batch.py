@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from numbers import Real
@@ -356,12 +356,20 @@ class Batch(Sequence[Task]):
                 f"task {task.id!r}: {time_s[at]} s at width {width[at]}; widths start at 1, times go from 0 to "
                 f"{_MOST} s"
             )
-        self._check_needs(self.memory_bytes, "memory_bytes")
-        self._check_needs(self.disk_bytes, "disk_bytes")
-        self._check_needs(self.traffic_bytes, "bandwidth_bytes_per_s")
-        self._check_needs(self.moved_s, "bandwidth_bytes_per_s")
-        if self.more_bytes is not None:
-            self._check_needs(self.more_bytes.min(axis=1), "memory_more_bytes")
+        try:
+            self._check_needs(self.memory_bytes, "memory_bytes")
+            self._check_needs(self.disk_bytes, "disk_bytes")
+            self._check_needs(self.traffic_bytes, "bandwidth_bytes_per_s")
+            self._check_needs(self.moved_s, "bandwidth_bytes_per_s")
+        except OverflowError:  # a whole number that no float can hold
+            what, task = next(
+                (what, task)
+                for what in ("memory_bytes", "disk_bytes", "bandwidth_bytes_per_s")
+                for task in self.tasks
+                if getattr(task, what) > _MOST
+            )
+            raise _no_need(task, what) from None
+        self._round_up(self._check_more())
         self._check_fit()
 
     def _check_types(self) -> None:
@@ -377,8 +385,43 @@ class Batch(Sequence[Task]):
     def _check_needs(self, needs: Floats, what: str) -> None:
         wrong = ~((needs >= 0) & (needs <= _MOST))
         if wrong.any():
-            task = self.tasks[int(np.argmax(wrong))]
-            raise InputError(f"task {task.id!r}: {what} is {getattr(task, what)}; give 0 or more, below {_MOST}")
+            raise _no_need(self.tasks[int(np.argmax(wrong))], what)
+
+    def _check_more(self) -> bool:
+        """Whether all that tasks need by width beyond ``memory_bytes`` are whole numbers of bytes."""
+        with_more = list(filter(attrgetter("memory_more_bytes"), self.tasks))
+        more = list(map(attrgetter("memory_more_bytes"), with_more))
+        if not _strange(more, Mapping):
+            values = np.array(list(chain.from_iterable(map(methodcaller("values"), more))))
+            if values.dtype.kind in "iuf" and ((values >= 0) & (values <= _MOST)).all():
+                return bool((values % 1 == 0).all())
+        for task in with_more:
+            if not _are_needs(task.memory_more_bytes):
+                raise InputError(
+                    f"task {task.id!r}: memory_more_bytes is {task.memory_more_bytes!r:.60}; give 0 or more bytes by "
+                    f"width, below {_MOST}: {{1: 0, 2: 4096}}"
+                )
+        return False
+
+    def _round_up(self, whole: bool) -> None:
+        """Begun bytes are taken whole: sums of whole numbers are exact, so that what is given back is what was taken.
+
+        ``whole``: whether those by width are that already.
+        """
+        parted = (self.memory_bytes % 1 != 0) | (self.disk_bytes % 1 != 0)
+        if whole and not parted.any():
+            return
+        self.tasks = tuple(map(self._rounded_up, self.tasks))
+        self.memory_bytes, self.disk_bytes = np.ceil(self.memory_bytes), np.ceil(self.disk_bytes)
+
+    def _rounded_up(self, task: Task) -> Task:
+        more, disk_bytes = task.memory_more_bytes, task.disk_bytes
+        return replace(
+            task,
+            memory_bytes=math.ceil(task.memory_bytes),
+            memory_more_bytes=more and {width: math.ceil(need) for width, need in more.items()},
+            disk_bytes=disk_bytes if math.isinf(self.capacity.disk_bytes) else math.ceil(disk_bytes),
+        )
 
     def _check_fit(self) -> None:
         cpus, never = self.capacity.cpus, np.isinf(self.shortest_s)
@@ -399,6 +442,17 @@ class Batch(Sequence[Task]):
             remedy = f"raise the limit, or plan for a machine with more {space.name}"
         also = f"; nor do {format_some([repr(other.id) for other in others])} fit" if others else ""
         raise OversubscriptionError(f"task {task.id!r} needs {lacks}{also}; {remedy}")
+
+
+def _no_need(task: Task, what: str) -> InputError:
+    return InputError(f"task {task.id!r}: {what} is {getattr(task, what)!r:.60}; give 0 or more, below {_MOST}")
+
+
+def _are_needs(more: object) -> bool:
+    """Whether they are bytes by width."""
+    if not isinstance(more, Mapping) or _strange(more.values(), Real):
+        return False
+    return all(0 <= need <= _MOST for need in more.values())
 
 
 def _are_times(widths: npt.NDArray[Any], times_s: npt.NDArray[Any]) -> bool:

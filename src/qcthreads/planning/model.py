@@ -16,6 +16,7 @@ from ..machine.placement import usable_cpus
 # Between them nothing is gained; as places they divide LLC domains evenly.
 _USUAL_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
+_SPACES = ("memory_bytes", "disk_bytes")  # limits of which only whole bytes count
 MOST_CPUS = 65536  # above any node there is; catches nonsense before it fills memory
 
 
@@ -30,7 +31,7 @@ class Task:
     times_s
         Seconds by width; no other width may be used. Relative costs serve as seconds.
     memory_bytes
-        What it needs at any width.
+        What it needs at any width. Bytes are whole: of one that is begun all is taken, and no part of one is a limit.
     bandwidth_bytes_per_s
         Of memory, at the narrowest width listed; a faster run moves the same bytes in less time.
     kind
@@ -133,15 +134,24 @@ def usual_widths(most: int) -> tuple[int, ...]:
 
 
 def capacity_of(usable: CpuSet, **limits: float | None) -> Capacity:
-    """The capacity of ``usable`` PUs, with limits by their names in it; ``None``: no limit."""
-    return Capacity(len(usable), **{name: limit for name, limit in limits.items() if limit is not None})
+    """The capacity of ``usable`` PUs, with limits by their names; ``None``: no limit. No part of a byte counts."""
+    found = {name: limit for name, limit in limits.items() if limit is not None}
+    whole = {name: math.floor(limit) for name, limit in found.items() if name in _SPACES and math.isfinite(limit)}
+    return Capacity(len(usable), **(found | whole))
 
 
 def check_limits(**limits: float | None) -> None:
     """Raise InputError for what is no limit."""
     for name, limit in limits.items():
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Real) or not limit > 0):
-            raise InputError(f"{name} is {limit!r}; give a number above 0, or None where there is no limit")
+        if limit is not None and not _is_limit(limit):
+            raise InputError(f"{name} is {limit!r:.60}; give a number above 0, or None where there is no limit")
+
+
+def _is_limit(limit: object) -> bool:
+    try:
+        return isinstance(limit, Real) and not isinstance(limit, bool) and float(limit) > 0
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def usable_of(machine_or_cpus: Machine | CpuSet | int) -> tuple[Machine, CpuSet]:

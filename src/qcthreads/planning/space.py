@@ -68,7 +68,7 @@ class Room:
         self._shifts = [sum(sizes[number:]) for number in range(1, len(sizes) + 1)]
         self.several = len(sizes) > 1
         self.guard = sum(1 << shift + size - 1 for shift, size in zip(self._shifts, sizes, strict=True))
-        self.empty = self.guard + self.of(map(int, wholes))
+        self.empty = self.guard + self.of(map(math.floor, wholes))
         """What is free where nothing runs."""
 
     def first(self, free: int) -> int:
@@ -77,7 +77,7 @@ class Room:
 
     def of(self, parts: Iterable[float]) -> int:
         """So much of each; of the last ones nothing where they are left out."""
-        return sum(math.ceil(part) << shift for part, shift in zip(parts, self._shifts, strict=False))
+        return sum(math.ceil(float(part)) << shift for part, shift in zip(parts, self._shifts, strict=False))
 
     def least(self, several: Sequence[int]) -> int:
         """The least of each thing that any of these takes up."""
