@@ -853,7 +853,7 @@ def test_tasks_that_cannot_be_planned_are_refused_by_name(
         ({"machine_or_cpus": 10**9}, "1000000000 CPUs are more than any node has; give at most 65536"),
         ({"memory_bytes": "4GB"}, "memory_bytes is '4GB'; give a number above 0"),
         ({"disk_bytes": 0}, "disk_bytes is 0; give a number above 0"),
-        ({"memory_bytes": 10**400}, "memory_bytes is 10{59}; give a number above 0, up to"),
+        ({"memory_bytes": 10**400}, "memory_bytes is 10{59}; give a number above 0, or"),
         ({"bandwidth_bytes_per_s": True}, "bandwidth_bytes_per_s is True; give a number above 0"),
         ({"strategy": None}, "the strategy is None; give the name of one: adaptive, auto"),
         ({"width": "1"}, "workers of width '1' were asked for"),

@@ -370,6 +370,18 @@ class Batch(Sequence[Task]):
                 for task in self.tasks
                 if getattr(task, what) > MOST
             )
+        try:
+            self._check_needs(self.memory_bytes, "memory_bytes")
+            self._check_needs(self.disk_bytes, "disk_bytes")
+            self._check_needs(self.traffic_bytes, "bandwidth_bytes_per_s")
+            self._check_needs(self.moved_s, "bandwidth_bytes_per_s")
+        except OverflowError:  # a whole number that no float can hold
+            what, task = next(
+                (what, task)
+                for what in ("memory_bytes", "disk_bytes", "bandwidth_bytes_per_s")
+                for task in self.tasks
+                if getattr(task, what) > _MOST
+            )
             raise _no_need(task, what) from None
         self._round_up(self._check_more())
         self._check_fit()
@@ -395,13 +407,13 @@ class Batch(Sequence[Task]):
         more = list(map(attrgetter("memory_more_bytes"), with_more))
         if not _strange(more, Mapping):
             values = np.array(list(chain.from_iterable(map(methodcaller("values"), more))))
-            if values.dtype.kind in "iuf" and ((values >= 0) & (values <= MOST)).all():
+            if values.dtype.kind in "iuf" and ((values >= 0) & (values <= _MOST)).all():
                 return bool((values % 1 == 0).all())
         for task in with_more:
             if not _are_needs(task.memory_more_bytes):
                 raise InputError(
                     f"task {task.id!r}: memory_more_bytes is {task.memory_more_bytes!r:.60}; give 0 or more bytes by "
-                    f"width, below {MOST}: {{1: 0, 2: 4096}}"
+                    f"width, below {_MOST}: {{1: 0, 2: 4096}}"
                 )
         return False
 
@@ -447,14 +459,14 @@ class Batch(Sequence[Task]):
 
 
 def _no_need(task: Task, what: str) -> InputError:
-    return InputError(f"task {task.id!r}: {what} is {getattr(task, what)!r:.60}; give 0 or more, below {MOST}")
+    return InputError(f"task {task.id!r}: {what} is {getattr(task, what)!r:.60}; give 0 or more, below {_MOST}")
 
 
 def _are_needs(more: object) -> bool:
     """Whether they are bytes by width."""
     if not isinstance(more, Mapping) or _strange(more.values(), Real):
         return False
-    return all(0 <= need <= MOST for need in more.values())
+    return all(0 <= need <= _MOST for need in more.values())
 
 
 def _are_times(widths: npt.NDArray[Any], times_s: npt.NDArray[Any]) -> bool:

@@ -17,7 +17,6 @@ from ..machine.placement import usable_cpus
 _USUAL_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 _SPACES = ("memory_bytes", "disk_bytes")  # limits of which only whole bytes count
-MOST = 1e100  # seconds, or bytes: sums and products of so many are still numbers
 MOST_CPUS = 65536  # above any node there is; catches nonsense before it fills memory
 ROUNDING = 1e-12  # the part of a time, or of a whole, by which sums of many may be off
 
@@ -145,12 +144,15 @@ def capacity_of(usable: CpuSet, **limits: float | None) -> Capacity:
 def check_limits(**limits: float | None) -> None:
     """Raise InputError for what is no limit."""
     for name, limit in limits.items():
-        if limit is None:
-            continue
-        if isinstance(limit, bool) or not isinstance(limit, Real) or not (0 < limit <= MOST or limit == math.inf):
-            raise InputError(
-                f"{name} is {limit!r:.60}; give a number above 0, up to {MOST}, or None where there is no limit"
-            )
+        if limit is not None and not _is_limit(limit):
+            raise InputError(f"{name} is {limit!r:.60}; give a number above 0, or None where there is no limit")
+
+
+def _is_limit(limit: object) -> bool:
+    try:
+        return isinstance(limit, Real) and not isinstance(limit, bool) and float(limit) > 0
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def usable_of(machine_or_cpus: Machine | CpuSet | int) -> tuple[Machine, CpuSet]:
