@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from ..errors import InputError, OversubscriptionError
 from ..units import format_count, format_size, format_some
-from .model import MOST, Capacity, Placement, Task
+from .model import Capacity, Placement, Task
 from .space import Space
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 _SORTED = 10_000  # at once
+_MOST = 1e100  # seconds or bytes: sums and products of so many are still numbers
 _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("id", str, "a text"),
     ("times_s", Mapping, "seconds by width: {1: 10.0, 2: 5.6}"),
@@ -351,12 +352,12 @@ class Batch(Sequence[Task]):
         if not lengths.all():
             task = self.tasks[int(np.argmin(lengths))]
             raise InputError(f"task {task.id!r} lists no width; give its time at one width at least")
-        wrong = (width < 1) | ~(time_s <= MOST) | (time_s < 0)
+        wrong = (width < 1) | ~(time_s <= _MOST) | (time_s < 0)
         if wrong.any():
             at = int(np.argmax(wrong))
             task = self.tasks[int(np.searchsorted(np.cumsum(lengths), at, side="right"))]
             raise InputError(
-                f"task {task.id!r}: {time_s[at]} s at width {width[at]}; widths start at 1, times go from 0 to {MOST} s"
+                f"task {task.id!r}: {time_s[at]} s at width {width[at]}; widths start at 1, times go from 0 to {_MOST} s"
             )
         try:
             self._check_needs(self.memory_bytes, "memory_bytes")
@@ -368,7 +369,7 @@ class Batch(Sequence[Task]):
                 (what, task)
                 for what in ("memory_bytes", "disk_bytes", "bandwidth_bytes_per_s")
                 for task in self.tasks
-                if getattr(task, what) > MOST
+                if getattr(task, what) > _MOST
             )
         try:
             self._check_needs(self.memory_bytes, "memory_bytes")
@@ -397,7 +398,7 @@ class Batch(Sequence[Task]):
                 raise InputError(f"task {task.id!r}: {name} is {getattr(task, name)!r:.60}; give {asked}")
 
     def _check_needs(self, needs: Floats, what: str) -> None:
-        wrong = ~((needs >= 0) & (needs <= MOST))
+        wrong = ~((needs >= 0) & (needs <= _MOST))
         if wrong.any():
             raise _no_need(self.tasks[int(np.argmax(wrong))], what)
 
