@@ -251,11 +251,6 @@ def test_one_number_has_room_where_there_is_enough_of_each_thing(
     assert room.least(list(map(room.of, everything))) == room.of(map(min, zip(*everything, strict=True)))
 
 
-def test_bytes_that_are_no_whole_numbers_are_planned_with() -> None:
-    tasks = [Task(f"t{number}", {1: 1.0}, 0.5) for number in range(3)]  # type: ignore[arg-type]
-    assert plan(tasks, 4, memory_bytes=0.5).makespan_s == 3.0  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_disk_alone_is_planned_with_as_memory_alone_is(seed: int) -> None:
     """The same needs and the same limit, by another name."""

@@ -357,7 +357,8 @@ class Batch(Sequence[Task]):
             at = int(np.argmax(wrong))
             task = self.tasks[int(np.searchsorted(np.cumsum(lengths), at, side="right"))]
             raise InputError(
-                f"task {task.id!r}: {time_s[at]} s at width {width[at]}; widths start at 1, times go from 0 to {_MOST} s"
+                f"task {task.id!r}: {time_s[at]} s at width {width[at]}; widths start at 1, times go from 0 to "
+                f"{_MOST} s"
             )
         try:
             self._check_needs(self.memory_bytes, "memory_bytes")
