@@ -488,7 +488,7 @@ def test_nor_does_list_scheduling_on_memory_nodes_at_one_width(seed: int) -> Non
     nodes, cores = rng.choice((2, 4)), rng.choice((4, 8))
     machine = synthetic_machine(nodes=nodes, cores=cores, memory_bytes=100)
     tasks = []
-    for number in range(40):
+    for number in range(100):
         time_s, serial = rng.lognormvariate(1, 1), rng.uniform(0.01, 0.5)
         times_s = {width: time_s * (serial + (1 - serial) / width) for width in (1, 2, 4)}
         tasks.append(Task(str(number), times_s, rng.randint(1, 100) if seed % 2 else min(100, int(time_s * 8) + 1)))
