@@ -315,6 +315,7 @@ def _divide(cpus: list[int], memory: list[float], width: int, need: float, most:
             for rank, number in enumerate(reversed(roomiest[:together])):
                 counts[number] = min(cpus[number], left // (together - rank))
                 left -= counts[number]
-            if not left and all(memory[number] * width >= need * counts[number] * _ROUNDED for number in numbers):
+            parts = ((memory[number], need * counts[number] / width) for number in roomiest[:together])
+            if not left and all(has >= part * _ROUNDED for has, part in parts):
                 return counts
     return None
