@@ -421,9 +421,9 @@ def test_memory_that_may_not_be_used_is_not_planned_with() -> None:
             assert sum(60 * len(one.cpus & cpus) / 4 for one in running) <= 100
 
 
-@pytest.mark.parametrize(("width", "ends_s"), [(10, 20.0), (12, 25.0)])
+@pytest.mark.parametrize(("width", "ends_s"), [(10, 15.0), (12, 25.0)])
 def test_cpus_that_no_memory_node_lists_are_planned_with(width: int, ends_s: float) -> None:
-    """They are with the first: beside eight of ten CPUs the second holds 60 B more."""
+    """Beside ten of twelve CPUs each node has room for 60 B and a CPU, beside all for none."""
     machine = synthetic_machine(nodes=3, cores=4, memory_bytes=100)
     machine = replace(machine, numa_nodes=machine.numa_nodes[:2])
     tasks = [Task("wide", {width: 10.0}, 50), *(Task(str(number), {1: 5.0}, 60) for number in range(6))]
@@ -505,6 +505,57 @@ def test_nor_does_one_where_memory_nodes_differ(tasks: list[Task], needs: list[i
         workers = sum(min(8 // width, node.memory_bytes // largest) for node in machine.numa_nodes)
         assert made.makespan_s <= pool_s(tasks, width, workers) * 1.001
         assert made.makespan_s <= pool_s(tasks, width, workers, longest_first=True) * 1.001
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nor_does_list_scheduling_on_memory_nodes_at_one_width(seed: int) -> None:
+    rng = random.Random(seed)
+    nodes, cores = rng.choice((2, 4)), rng.choice((4, 8))
+    machine = synthetic_machine(nodes=nodes, cores=cores, memory_bytes=100)
+    tasks = []
+    for number in range(100):
+        time_s, serial = rng.lognormvariate(1, 1), rng.uniform(0.01, 0.5)
+        times_s = {width: time_s * (serial + (1 - serial) / width) for width in (1, 2, 4)}
+        tasks.append(Task(str(number), times_s, rng.randint(1, 100) if seed % 2 else min(100, int(time_s * 8) + 1)))
+    made = plan(tasks, machine)
+    check(made, tasks, machine.cpus_online, 100 * nodes)
+    for width in (1, 2, 4):
+        longest, largest = (
+            sorted(tasks, key=key) for key in (lambda task: -task.times_s[4], lambda task: -task.memory_bytes)
+        )
+        for order in (tasks, longest, largest):
+            assert made.makespan_s <= list_s(order, width, nodes, cores) * 1.0005
+
+
+def list_s(tasks: Sequence[Task], width: int, nodes: int, cores: int) -> float:
+    """When the last ends where each starts as soon as a node of 100 B has room for it, the first in order first."""
+    free = [[100, cores] for _ in range(nodes)]
+    waiting, running, now_s, end_s = list(tasks), [], 0.0, 0.0
+    while waiting or running:
+        for task in list(waiting):
+            fitting = [node for node in free if node[0] >= task.memory_bytes and node[1] >= width]
+            if fitting:
+                node = min(fitting)
+                node[0] -= task.memory_bytes
+                node[1] -= width
+                waiting.remove(task)
+                running.append((now_s + task.times_s[width], task, node))
+        now_s = end_s = min(map(itemgetter(0), running))
+        for one in [one for one in running if one[0] == now_s]:
+            running.remove(one)
+            one[2][0] += one[1].memory_bytes
+            one[2][1] += width
+    return end_s
+
+
+def test_a_task_is_divided_over_the_nodes_with_memory_though_others_have_more_cpus() -> None:
+    machine = synthetic_machine(nodes=4, cores=4, memory_bytes=100)
+    first, second, *rest = machine.numa_nodes
+    machine = replace(machine, numa_nodes=(replace(first, cpus=first.cpus | second.cpus, memory_bytes=10), *rest))
+    tasks = [Task("large", {4: 10.0}, 180), *(Task(str(number), {4: 10.0}, 5) for number in range(2))]
+    made = plan(tasks, machine, "memory_aware")
+    check(made, tasks, machine.cpus_online, 210)
+    assert made.makespan_s == 10.0
 
 
 @settings(max_examples=60)

@@ -6,6 +6,7 @@ A task's memory lies on the nodes of its CPUs, as much on each as it has of them
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -29,7 +30,7 @@ from .uniform import promising
 _LOOK_AHEAD = 64  # of those that wait, how many are tried for a place
 _PACES = (1.0, 1.1, 1.3, 1.6, 2.0)  # deadlines for single tasks, as multiples of the bound
 # Attempts by lists in all, by the square of the number of tasks, and never fewer.
-_BUDGET, _FEWEST = 1_000_000, 3
+_BUDGET, _FEWEST = 1_000_000, 4
 _ROUNDED = 1 - 1e-9  # what is given back is not all that was taken
 
 
@@ -111,10 +112,18 @@ def _most(node: Node, width: int, need: float) -> int:
 
 
 def _attempts(batch: Batch, whole: Timetable) -> Iterator[tuple[Layout, Integers, Floats, list[int]]]:
-    """Widths, times and orders, each of them once: the longest first, then those that hold most for long."""
+    """Widths, times and orders: those of the whole; each uniform width, the most promising first; then many widths.
+
+    Of these each once: the longest first, then those that hold most for long.
+    """
     columns = (batch.widths == np.array(whole.widths)[:, None]).argmax(axis=1)
     widths, times_s = (table[np.arange(len(batch)), columns] for table in (batch.widths, batch.times_s))
-    yield Layout(batch, batch.choices()), widths, times_s, np.lexsort((-widths, np.array(whole.starts_s))).tolist()
+    layout = Layout(batch, batch.choices())
+    yield layout, widths, times_s, np.lexsort((-widths, np.array(whole.starts_s))).tolist()
+    for workers in sorted(promising(batch), key=lambda one: bound_at(batch, one.widths, one.times_s)):
+        needs = batch.memory.at(workers.widths)
+        for key in (needs, needs * workers.times_s, workers.times_s):
+            yield layout, workers.widths, workers.times_s, np.argsort(-key, kind="stable").tolist()
     bounds = sorted(bounds_of(batch), key=lambda bound: -bound[0])
     layouts = [Layout(batch, choices) for _, choices in bounds[:3]]
     seen: set[bytes] = set()
@@ -190,10 +199,14 @@ class _Schedule:
         self._memory = [float(node.memory_bytes) for node in nodes]
         self._free, self._guard = layout.room.empty, layout.room.guard
         self._demands = demands
+        self._largest_first = False
+        """Whether they come in order of their memory, each to stay on one node: who needs too much is passed over."""
 
     def run(self, order: Sequence[int]) -> list[_Start]:
         """Whenever something ends, those that fit start, the first in order first."""
         waiting = list(reversed(order))
+        needs = [self._demands[task].memory_bytes for task in waiting]
+        self._largest_first = needs == sorted(needs) and all(demand.most == 1 for demand in self._demands)
         running: list[tuple[float, int]] = []  # when it ends, and its number among the starts
         starts: list[_Start] = []
         now_s, lonely = 0.0, False
@@ -214,7 +227,7 @@ class _Schedule:
         """Those that have room now, no longer waiting, the first in order (its end comes first) first; and where."""
         demands, guard, free = self._demands, self._guard, self._free
         roomiest: dict[int, float] = {}
-        at = len(waiting) if any(self._cpus) else 0
+        at = self._fitting(waiting, len(waiting))
         last = max(0, at - _LOOK_AHEAD)
         while at > last:
             at -= 1
@@ -233,8 +246,17 @@ class _Schedule:
             free, last, alone = self._free, max(0, last - 1), False
             roomiest.clear()
             yield waiting.pop(at), counts
-            if not demand.most or not any(self._cpus):
+            if not demand.most:
                 return
+            fitting = self._fitting(waiting, at)
+            at, last = fitting, max(0, last - at + fitting)
+
+    def _fitting(self, waiting: list[int], upto: int) -> int:
+        """Up to which of those that wait, but not beyond ``upto``, some may fit."""
+        if not self._largest_first:
+            return upto if any(self._cpus) else 0
+        most = self._roomiest(1) / _ROUNDED
+        return bisect_right(waiting, most, hi=upto, key=lambda task: self._demands[task].memory_bytes)
 
     def _roomiest(self, width: int) -> float:
         """The most memory that a node has with so many CPUs."""
@@ -278,22 +300,22 @@ def _seated(batch: Batch, machine: Machine, nodes: Sequence[Node], starts: Seque
 
 def _divide(cpus: list[int], memory: list[float], width: int, need: float, most: int) -> list[int] | None:
     """How many CPUs of each node, over as few nodes as possible, at most ``most``; None: not now."""
-    counts = [0] * len(cpus)
-    fitting = [number for number in range(len(cpus)) if cpus[number] >= width and memory[number] >= need * _ROUNDED]
+    numbers = range(len(cpus))
+    fitting = [number for number in numbers if cpus[number] >= width and memory[number] >= need * _ROUNDED]
     if fitting:
-        counts[min(fitting, key=cpus.__getitem__)] = width
-        return counts
+        tightest = min(fitting, key=lambda number: (memory[number], cpus[number]))
+        return [width if number == tightest else 0 for number in numbers]
     if most == 1:
         return None
-    roomiest = sorted(range(len(cpus)), key=lambda number: -cpus[number])
+    orders = [sorted(numbers, key=room.__getitem__, reverse=True) for room in (cpus, memory)]
     for together in range(2, min(most, width) + 1):
-        left = width
-        # The least roomy first: what it cannot take is left to the others.
-        for rank, number in enumerate(reversed(roomiest[:together])):
-            counts[number] = min(cpus[number], left // (together - rank))
-            left -= counts[number]
-        if not left and all(
-            memory[number] * width >= need * counts[number] * _ROUNDED for number in roomiest[:together]
-        ):
-            return counts
+        for roomiest in orders:
+            counts, left = [0] * len(cpus), width
+            # The least roomy first: what it cannot take is left to the others.
+            for rank, number in enumerate(reversed(roomiest[:together])):
+                counts[number] = min(cpus[number], left // (together - rank))
+                left -= counts[number]
+            parts = ((memory[number], need * counts[number] / width) for number in roomiest[:together])
+            if not left and all(has >= part * _ROUNDED for has, part in parts):
+                return counts
     return None
