@@ -23,7 +23,7 @@ from .space import Room
 
 # Who waits is asked by width and by need of memory or disk, of which so many classes are told apart. Of a class whose
 # needs differ so many are asked whether they fit; all where there are few tasks.
-_CLASSES, _LOOK_AHEAD, _FEW = 8, 4, 512
+_CLASSES, _LOOK_AHEAD, _FEW = 8, 8, 512
 _BLOCK = 16  # widths
 _HOPELESS = 4  # tasks that are late, to a CPU; beyond, a layout is given up
 _ROUNDING = 1e-12
@@ -175,14 +175,17 @@ class Layout:
         """The same of what runs already; what it moves is not known."""
         return self.room.of([one.width, *(space.taken(one) for space in self._batch.spaces)])
 
-    def classes(self, widths: Integers) -> tuple[list[int], bool]:
-        """Of each the class of its need of memory and disk, from 0 on; and whether all that are as wide as another of
-        their class take up the same.
+    def classes(self, widths: Integers, times_s: Floats) -> tuple[list[int], bool]:
+        """Of each the class of its need of memory, disk and bandwidth, from 0 on; and whether all that are as wide as
+        another of their class take up the same.
         """
-        if not self._batch.spaces:
-            return [0] * len(widths), not self._moves
-        classes, alike = _classes(self._batch.needs(widths))
-        return classes.tolist(), alike and not self._moves
+        needs = [space.at(widths) for space in self._batch.spaces]
+        if self._moves:
+            needs.append(self._batch.rates(times_s))
+        if not needs:
+            return [0] * len(widths), True
+        classes, alike = _classes(np.column_stack(needs))
+        return classes.tolist(), alike
 
     def demand(self, task: int, width: int, time_s: float) -> Demand:
         """What a task takes up at one of its widths."""
@@ -372,11 +375,14 @@ class _Queues:
 
     def __init__(self, layout: Layout, order: Sequence[int], widths: Sequence[int], times_s: Sequence[float]) -> None:
         wide = np.array(widths, dtype=np.int64)
-        all_taken = layout.all_taken(wide, np.array(times_s))
+        long_s = np.array(times_s, dtype=np.float64)
+        all_taken = layout.all_taken(wide, long_s)
         self._order = order
         self._taken = [all_taken[task] for task in order]
         self._room = layout.room
-        classes, self._alike = layout.classes(wide)  # in a queue, so that where its first does not fit none does
+        classes, self._alike = layout.classes(
+            wide, long_s
+        )  # in a queue, so that where its first does not fit none does
         queues: dict[tuple[int, int], list[int]] = {}
         for rank in range(len(order) - 1, -1, -1):  # the first in order last, where lists give them out
             task = order[rank]
@@ -454,10 +460,9 @@ class _Firsts:
 
 
 def _classes(needs: Floats) -> tuple[Integers, bool]:
-    """Of each the class of its need, from 0 on; and whether all of a class need the same."""
-    table = needs.reshape(len(needs), -1)
-    order = np.lexsort(table.T[::-1])
-    another = np.append(False, (np.diff(table[order], axis=0) != 0).any(axis=1))
+    """Of each row the class of its needs, from 0 on; and whether all of a class need the same."""
+    order = np.lexsort(needs.T[::-1])
+    another = np.append(False, (np.diff(needs[order], axis=0) != 0).any(axis=1))
     ranks = np.empty_like(order)
     ranks[order] = np.cumsum(another)
     different = int(another.sum()) + 1
