@@ -193,11 +193,6 @@ class Batch(Sequence[Task]):
         """What may run short beside CPUs and bandwidth: it is limited, and somebody needs some."""
         return tuple(one for one in (self.memory, self.disk) if math.isfinite(one.whole) and one.most.any())
 
-    def needs(self, widths: Integers) -> Floats:
-        """What each task needs of :attr:`spaces` at one of its widths: a column for each where there are several."""
-        columns = [space.at(widths) for space in self.spaces] or [np.zeros(len(self))]
-        return columns[0] if len(columns) == 1 else np.column_stack(columns)
-
     @cached_property
     def traffic_bytes(self) -> Floats:
         """What each task moves to and from memory while it runs."""

@@ -21,8 +21,8 @@ from .batch import Batch, Choices, Floats, Integers
 from .model import Running
 from .space import Room
 
-# Who waits is asked by width and by need of memory or disk, of which so many classes are told apart. Of a class whose
-# needs differ so many are asked whether they fit; all where there are few tasks.
+# Who waits is asked by width and by need of memory, disk or bandwidth, of which so many classes are told apart. Of a
+# class whose needs differ so many are asked whether they fit; all where there are few tasks.
 _CLASSES, _LOOK_AHEAD, _FEW = 8, 8, 512
 _BLOCK = 16  # widths
 _HOPELESS = 4  # tasks that are late, to a CPU; beyond, a layout is given up
@@ -380,9 +380,7 @@ class _Queues:
         self._order = order
         self._taken = [all_taken[task] for task in order]
         self._room = layout.room
-        classes, self._alike = layout.classes(
-            wide, long_s
-        )  # in a queue, so that where its first does not fit none does
+        classes, self._alike = layout.classes(wide, long_s)  # in a queue: where its first does not fit none does
         queues: dict[tuple[int, int], list[int]] = {}
         for rank in range(len(order) - 1, -1, -1):  # the first in order last, where lists give them out
             task = order[rank]
