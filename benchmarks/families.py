@@ -193,6 +193,17 @@ def bandwidth_bound(cpus: int, count: int, seed: int) -> Problem:
     return replace(made, tasks=tuple(tasks), bandwidth_bytes_per_s=max(4, cpus) * 10**9)
 
 
+def mixed_rates(cpus: int, count: int, seed: int) -> Problem:
+    """A third moves nothing, a third little, a third so much that at one thread two of a few CPUs leave a quarter."""
+    rng = random.Random(seed)
+    widths = [1, 2, 4, 8][: min(4, cpus.bit_length())]
+    made = _problem(
+        "mixed rates", cpus, [_amdahl(rng.lognormvariate(1, 1), cpus, 0.9, widths=widths) for _ in range(count)]
+    )
+    tasks = (replace(task, bandwidth_bytes_per_s=rng.choice((0.0, 1e9, 8e9))) for task in made.tasks)
+    return replace(made, tasks=tuple(tasks), bandwidth_bytes_per_s=10**10 + cpus * 5 * 10**8)
+
+
 def two_widths(cpus: int, count: int, seed: int) -> Problem:
     """Two threads or two thirds of the node, nothing between; two of the wide ones never run side by side."""
     rng = random.Random(seed)
@@ -262,8 +273,8 @@ FAMILIES: tuple[Family, ...] = (
 )  # fmt: skip
 MEMORY_TIGHT = (memory_tight, memory_bimodal)
 UNUSUAL: tuple[Family, ...] = (
-    two_widths, plateaus, half_the_memory, disk_tight, disk_bimodal, bandwidth_bound, moments, rigid, all_magnitudes,
-    perfect, superlinear,
+    two_widths, plateaus, half_the_memory, disk_tight, disk_bimodal, bandwidth_bound, mixed_rates, moments, rigid,
+    all_magnitudes, perfect, superlinear,
 )  # fmt: skip
 
 

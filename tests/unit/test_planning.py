@@ -20,14 +20,18 @@ import numpy as np
 import pytest
 from families import (
     FAMILIES,
+    MEMORY_TIGHT,
     UNUSUAL,
     Family,
+    Problem,
     bandwidth_bound,
     disk_tight,
+    half_the_memory,
     heavy_tail,
     many_body,
     memory_bimodal,
     memory_tight,
+    mixed_rates,
     moments,
     rigid,
 )
@@ -56,6 +60,7 @@ BATCH = st.lists(TIMES, min_size=1, max_size=12).map(
 )
 NAMES = st.sampled_from(strategy_names())
 DISK = st.lists(st.integers(0, 6), min_size=12, max_size=12)
+BANDWIDTH = (bandwidth_bound, mixed_rates)
 MORE = st.lists(st.none() | st.dictionaries(st.integers(1, 8), st.integers(0, 6)), min_size=12, max_size=12)
 
 
@@ -184,30 +189,19 @@ def test_tasks_laid_out_in_series_are_placed_one_by_one(family: Family, monkeypa
     monkeypatch.setattr(search, "Series", counted)
     problem = family(16, 6_000, 1)
     rng = random.Random(1)
-    bandwidth, disk_bytes = 24.0, 30
-    tasks = [
-        replace(task, bandwidth_bytes_per_s=rng.choice((0.0, 1.0, 2.0)), disk_bytes=rng.randint(0, 3))
-        for task in problem.tasks
-    ]
-    made = plan(
-        tasks,
-        16,
-        "adaptive",
-        memory_bytes=problem.memory_bytes,
-        bandwidth_bytes_per_s=bandwidth,
-        disk_bytes=disk_bytes,
-    )
+    disk_bytes = 30
+    tasks = [replace(task, disk_bytes=rng.randint(0, 3)) for task in problem.tasks]
+    made = plan(tasks, 16, "adaptive", memory_bytes=problem.memory_bytes, disk_bytes=disk_bytes)
     assert [len(one.batch) < len(tasks) for one in in_series] == [True]
     by_id = {task.id: task for task in tasks}
     assert sorted(placement.id for placement in made.placements) == sorted(by_id)
     events = [(end_s, False, one) for one in made.placements if (end_s := one.end_s) > one.start_s]
     events += [(one.start_s, True, one) for _, _, one in events]
     usable, makespan_s = CpuSet(range(16)), made.makespan_s
-    busy, memory, disk, moving = CpuSet(), 0, 0, 0.0
+    busy, memory, disk = CpuSet(), 0, 0
     for _, starts, one in sorted(events, key=itemgetter(0, 1)):
         task = by_id[one.id]
-        time_s = at_least_s(task, one.threads, bandwidth)
-        assert one.end_s - one.start_s == pytest.approx(time_s, abs=1e-9 * makespan_s)
+        assert one.end_s - one.start_s == pytest.approx(task.times_s[one.threads], abs=1e-9 * makespan_s)
         assert len(one.cpus) == one.threads
         assert one.cpus <= usable
         assert one.cpus.isdisjoint(busy) if starts else one.cpus <= busy
@@ -215,11 +209,25 @@ def test_tasks_laid_out_in_series_are_placed_one_by_one(family: Family, monkeypa
         sign = 1 if starts else -1
         memory += sign * needs(task, one.threads)
         disk += sign * task.disk_bytes
-        moving += sign * rate(task, one.threads, bandwidth)
         assert memory <= (problem.memory_bytes or math.inf)
         assert disk <= disk_bytes
-        assert moving <= bandwidth * (1 + 1e-6)
     assert makespan_s <= 1.1 * made.lower_bound_s
+
+
+def test_very_many_tasks_that_share_bandwidth_end_near_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their widths are compared on some of them, and nothing is in series."""
+    monkeypatch.setattr(search, "_IN_SERIES", 10_000)
+    problem = mixed_rates(64, 11_000, 1)
+    made = plan(problem.tasks, problem.cpus, "auto", **problem.limits)
+    assert made.makespan_s <= 1.01 * made.lower_bound_s
+    whole, moving = problem.bandwidth_bytes_per_s or math.inf, 0.0
+    by_id = {task.id: task for task in problem.tasks}
+    events = [(one.end_s, False, one) for one in made.placements] + [
+        (one.start_s, True, one) for one in made.placements
+    ]
+    for _, starts, one in sorted(events, key=itemgetter(0, 1)):
+        moving += (1 if starts else -1) * rate(by_id[one.id], one.threads, whole)
+        assert moving <= whole * (1 + 1e-6)
 
 
 def test_in_series_tasks_that_need_much_memory_end_no_later_than_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,7 +479,7 @@ def test_adaptive_is_never_worse_than_any_uniform_width_nor_than_twice_the_bound
 
 @settings(max_examples=60)
 @given(
-    family=st.sampled_from([one for one in (*FAMILIES, *UNUSUAL) if one is not bandwidth_bound]),  # that is below
+    family=st.sampled_from([one for one in (*FAMILIES, *UNUSUAL) if one not in BANDWIDTH]),  # these are below
     cpus=st.sampled_from((4, 7, 16, 24, 64)),
     count=st.integers(1, 60),
     seed=st.integers(0, 1000),
@@ -490,6 +498,25 @@ def test_whatever_the_tasks_no_pool_of_workers_of_one_width_ends_sooner(
         workers = min(most, cpus // width)
         assert made.makespan_s <= pool_s(problem.tasks, width, workers) * 1.001
         assert made.makespan_s <= pool_s(problem.tasks, width, workers, longest_first=True) * 1.001
+
+
+@settings(max_examples=60)
+@given(
+    family=st.sampled_from((*MEMORY_TIGHT, half_the_memory, disk_tight, *BANDWIDTH)),
+    cpus=st.sampled_from((4, 7, 16, 24, 64)),
+    count=st.integers(1, 140),
+    seed=st.integers(0, 1000),
+    name=st.sampled_from(("adaptive", "memory_aware", "auto")),
+)
+def test_whatever_is_short_no_list_of_one_width_ends_sooner(
+    family: Family, cpus: int, count: int, seed: int, name: str
+) -> None:
+    problem = family(cpus, count, seed)
+    made = plan(problem.tasks, cpus, name, **problem.limits)
+    bandwidth = problem.bandwidth_bytes_per_s or math.inf
+    check(made, problem.tasks, CpuSet(range(cpus)), problem.memory_bytes or math.inf, bandwidth)
+    for width in problem.tasks[0].times_s:
+        assert made.makespan_s <= list_s(problem, width) * 1.001
 
 
 @settings(max_examples=40)
@@ -592,6 +619,31 @@ def pool_s(tasks: Sequence[Task], width: int, workers: int, longest_first: bool 
     for time_s in sorted(times_s, reverse=True) if longest_first else times_s:
         free_s[free_s.index(min(free_s))] += time_s
     return max(free_s)
+
+
+def list_s(problem: Problem, width: int) -> float:
+    """When all have ended at one width, where each starts as soon as it fits beside what runs, the longest first."""
+    wholes = [
+        math.inf if whole is None else whole * (1 + 1e-9)
+        for whole in (problem.cpus, problem.memory_bytes, problem.disk_bytes, problem.bandwidth_bytes_per_s)
+    ]
+    waiting = []
+    for task in problem.tasks:
+        time_s, rate = problem.bandwidth(task, width)
+        waiting.append((time_s, (width, task.memory_bytes, task.disk_bytes, rate)))
+    waiting.sort(key=itemgetter(0), reverse=True)
+    running: list[tuple[float, Sequence[float]]] = []
+    now_s = 0.0
+    while waiting:
+        for one in waiting.copy():
+            time_s, needs = one
+            together = map(sum, zip(needs, *(other for _, other in running), strict=True))
+            if all(need <= whole for need, whole in zip(together, wholes, strict=True)):
+                waiting.remove(one)
+                running.append((now_s + time_s, needs))
+        now_s = min(end_s for end_s, _ in running) if waiting else max(end_s for end_s, _ in running)
+        running = [one for one in running if one[0] > now_s]
+    return now_s
 
 
 @given(tasks=BATCH, cpus=st.integers(8, 24))

@@ -32,6 +32,7 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("bandwidth_bytes_per_s", Real, "a number of bytes per second"),
 )
 _OF_DISK = ("disk_bytes", Real, "a number of bytes")  # asked of where it is limited: to ask 100,000 tasks takes 20 ms
+_ROUNDING = 1e-12
 _NARROWER_FIRST = 1e-12  # above rounding, below any measured difference
 
 
@@ -57,6 +58,12 @@ class Choices:
         """Per task the :meth:`cheapest` width, and its time."""
         chosen = np.arange(len(self.widths)), self.cheapest(deadline_s)
         return self.widths[chosen], self.times_s[chosen]
+
+    def within(self, deadline_s: float) -> Choices:
+        """Without those that end later, where a faster one is there."""
+        columns = np.maximum(self.cheapest(deadline_s)[:, None], np.arange(self.widths.shape[1]))
+        rows = np.arange(len(columns))[:, None]
+        return Choices(self.widths[rows, columns], self.times_s[rows, columns], self.costs_s[rows, columns])
 
     @cached_property
     def bound_s(self) -> float:
@@ -186,11 +193,6 @@ class Batch(Sequence[Task]):
         """What may run short beside CPUs and bandwidth: it is limited, and somebody needs some."""
         return tuple(one for one in (self.memory, self.disk) if math.isfinite(one.whole) and one.most.any())
 
-    def needs(self, widths: Integers) -> Floats:
-        """What each task needs of :attr:`spaces` at one of its widths: a column for each where there are several."""
-        columns = [space.at(widths) for space in self.spaces] or [np.zeros(len(self))]
-        return columns[0] if len(columns) == 1 else np.column_stack(columns)
-
     @cached_property
     def traffic_bytes(self) -> Floats:
         """What each task moves to and from memory while it runs."""
@@ -260,14 +262,19 @@ class Batch(Sequence[Task]):
         narrowest: Integers = np.where(np.isfinite(self.times_s), self.widths, self.capacity.cpus).min(axis=1)
         return narrowest
 
-    def choices(self, cpus: float = 1.0, bandwidth: float = 0.0, **spaces: float) -> Choices:
-        """The widths worth having where shares of CPUs, bandwidth and :attr:`spaces` have these weights (of 1)."""
-        weights = cpus, bandwidth, *spaces.items()
+    def choices(
+        self, cpus: float = 1.0, bandwidth: float = 0.0, bandwidth_of_equals: float = 0.0, **spaces: float
+    ) -> Choices:
+        """The widths worth having where shares of CPUs, bandwidth and :attr:`spaces` have these weights (of 1).
+
+        ``bandwidth_of_equals``: what a task has of it beside as many like it as fit: a half, where three do not.
+        """
+        weights = cpus, bandwidth, bandwidth_of_equals, *spaces.items()
         if weights not in self._choices:
-            self._choices[weights] = self._weighed(cpus, bandwidth, spaces)
+            self._choices[weights] = self._weighed(cpus, bandwidth, bandwidth_of_equals, spaces)
         return self._choices[weights]
 
-    def _weighed(self, cpus: float, bandwidth: float, spaces: Mapping[str, float]) -> Choices:
+    def _weighed(self, cpus: float, bandwidth: float, of_equals: float, spaces: Mapping[str, float]) -> Choices:
         listed, spent_s = self._spent_s
         widths, times_s = self._fastest_last[0].copy(order="F"), spent_s.copy(order="F")
         costs_s: Floats = np.multiply(widths, cpus / self.capacity.cpus, dtype=np.float64)
@@ -277,6 +284,11 @@ class Batch(Sequence[Task]):
         costs_s *= spent_s
         if bandwidth:
             costs_s += bandwidth * self.moved_s[:, None]
+        if of_equals:
+            moved_s = np.broadcast_to(self.moved_s[:, None], spent_s.shape)
+            with np.errstate(over="ignore"):  # of next to nothing any number fits
+                equals = np.divide(spent_s, moved_s, out=np.full(spent_s.shape, np.inf), where=moved_s > 0)
+            costs_s += of_equals * spent_s / np.maximum(np.floor(equals * (1 + _ROUNDING)), 1)
         # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
         least = costs_s[:, -1] * (1 + _NARROWER_FIRST * widths[:, -1])
         for column in range(widths.shape[1] - 2, -1, -1):

@@ -22,10 +22,11 @@ import numpy.typing as npt
 
 from .annealing import Annealing
 from .batch import Batch, Choices, Floats
-from .bounds import bounds_of, most_promising
+from .bounds import bound_at, bounds_of, most_promising
 from .model import Running
 from .series import Series
-from .timetable import Layout, Timetable, insert, pack, start
+from .sharing import MANY, largest_and_longest_first, sharing
+from .timetable import Layout, Timetable, in_turn, insert, pack, start
 from .uniform import Workers, promising
 
 _LayOut = Callable[[Layout, Sequence[int], float, Mapping[int, int]], Timetable]
@@ -39,7 +40,8 @@ _FIRST = 3  # ways that are tried before the first is bisected
 _BUDGET, _MOST = 6_000_000, 1_500
 _COST: dict[_LayOut, int] = {pack: 1, start: 2, insert: 2}  # of a layout, measured
 # Never fewer: the first ways, with one bisection; of very many tasks, where any order will do, two ways alone.
-_FEWEST, _FEWEST_OF_MANY, _MANY = _BISECTIONS + 2, 2, 10_000
+_FEWEST, _FEWEST_OF_MANY = _BISECTIONS + 2, 2
+_GOOD_OF_MANY = 1.01  # times the bound: no list of so many is laid out to end sooner
 _IN_SERIES = 40_000  # tasks; of fewer the layouts of single tasks take no longer
 _NEAR = 1.01  # the bound: series this near to it are not tried one by one
 # Of few tasks to a CPU, where it matters which stand on which, so many more, and so many tasks in all.
@@ -62,6 +64,8 @@ class _Way:
     lay_out: _LayOut
     layout: Layout
     order: list[int]
+    fixed: bool = False
+    """Its widths are the same at any deadline."""
     wider: dict[int, int] = field(default_factory=dict)
     best: tuple[list[int], dict[int, int]] = ([], {})
     """Order and wider of the shortest."""
@@ -92,18 +96,20 @@ def shortest(
         uniform = () if beside else promising(batch)
     search.give_out(workers for workers in uniform if workers.bound_s <= search.close_s)  # none can do much better
     alone = batch.narrowest == batch.capacity.cpus
-    if len(batch) > _IN_SERIES and not one_by_one:
+    if len(batch) > _IN_SERIES and not one_by_one and not _bandwidth_binds(batch):
         if not search.done:
             search.keep(_in_series(batch, bounds))
         # A series needs as much as the one of it that needs most.
         if search.best.makespan_s > search.close_s * _NEAR and binding(batch):
-            search.run(_ways(batch, bounds, beside))
+            search.run(_ways(batch, bounds, uniform, beside))
     elif alone.any() and not alone.all():
         search.keep(_alone_last(batch, alone, one_by_one, beside, most_layouts))
     else:
-        search.run(_ways(batch, bounds, beside))
+        search.run(_ways(batch, bounds, uniform, beside))
     search.give_out(workers for workers in uniform if workers.bound_s > search.close_s)
     search.first_come(uniform)
+    if binding(batch) and not one_by_one:
+        search.in_turn(uniform)
     search.guarantee(_Way(start, Layout(batch, bounds[0][1], beside), list(range(len(batch)))))
     return search.best
 
@@ -141,14 +147,23 @@ def binding(batch: Batch, beside: Sequence[Running] = ()) -> str:
         needs = [space.most, *(np.full(one.width, space.taken(one) / one.width) for one in beside)]
         if float(np.sort(np.concatenate(needs))[::-1][:most].sum()) > space.whole:
             return space.name
+    return "memory bandwidth" if _bandwidth_binds(batch) else ""
+
+
+def _bandwidth_binds(batch: Batch) -> bool:
+    """Whether bandwidth may run short."""
     if math.isinf(batch.capacity.bandwidth_bytes_per_s) or not batch.traffic_bytes.any():
-        return ""
+        return False
     rates = np.sort(batch.rates(batch.shortest_s))[::-1]
-    return "memory bandwidth" if float(rates[:most].sum()) > 1 else ""
+    return float(rates[: batch.capacity.cpus].sum()) > 1
 
 
-def _ways(batch: Batch, bounds: list[tuple[float, Choices]], beside: Sequence[Running]) -> Iterator[_Way]:
+def _ways(
+    batch: Batch, bounds: list[tuple[float, Choices]], uniform: Sequence[Workers], beside: Sequence[Running]
+) -> Iterator[_Way]:
     """With the widest, the largest or the longest first, as the bound chooses; the most promising come first."""
+    if _bandwidth_binds(batch):
+        yield from _ways_to_share(batch, sharing(batch, bounds, uniform), beside)
     tight = bool(binding(batch, beside))
     for bound_s, choices in most_promising(batch, bounds) if tight else bounds[:1]:
         layout = Layout(batch, choices, beside)
@@ -170,6 +185,21 @@ def _ways(batch: Batch, bounds: list[tuple[float, Choices]], beside: Sequence[Ru
                     yield _Way(pack, layout, order)
             for order in _begun_within(longest, times_s, bound_s):
                 yield _Way(pack, layout, order)
+
+
+def _ways_to_share(batch: Batch, several: Iterable[Choices], beside: Sequence[Running]) -> Iterator[_Way]:
+    """With the largest first at each of several widths, then the longest; of few into holes, too."""
+    layouts = []
+    for choices in several:
+        keys = largest_and_longest_first(batch, choices)
+        layouts.append((Layout(batch, choices, beside), keys))
+        yield _Way(start, layouts[-1][0], np.lexsort(keys[0]).tolist(), fixed=True)
+    for layout, keys in layouts:
+        yield _Way(start, layout, np.lexsort(keys[1]).tolist(), fixed=True)
+    if len(batch) <= _INSERT_UP_TO:
+        for layout, keys in layouts:
+            for key in keys:
+                yield _Way(insert, layout, np.lexsort(key).tolist())
 
 
 def _begun_within(order: Sequence[int], times_s: Floats, bound_s: float) -> Iterator[list[int]]:
@@ -219,7 +249,7 @@ class _Search:
         self._bound_s = bound_s
         self.close_s = bound_s * CLOSE
         self.best = Timetable((), (), (), (), math.inf)
-        fewest = _FEWEST if len(batch) <= _MANY else _FEWEST_OF_MANY
+        fewest = _FEWEST if len(batch) <= MANY else _FEWEST_OF_MANY
         if len(batch) <= _FEW_PER_CPU * batch.capacity.cpus:
             fewest = max(fewest, min(_MOST_OF_FEW, _TASKS_OF_FEW // len(batch)))
         self._left: float = min(_MOST, max(fewest, _BUDGET // len(batch) ** 2), most_layouts)
@@ -235,6 +265,16 @@ class _Search:
         for workers in uniform:
             if workers.bound_s < self.best.makespan_s and self.best.makespan_s > self.close_s:
                 self.keep(workers.give_out(range(len(self._batch))))
+
+    def in_turn(self, uniform: Iterable[Workers]) -> None:
+        """The same as a list, the longest first: each starts as soon as there is room for it."""
+        layout = Layout(self._batch, self._batch.choices())
+        good_s = self.close_s if len(self._batch) <= MANY else self._bound_s * _GOOD_OF_MANY
+        for workers in uniform:
+            widths, times_s = workers.widths, workers.times_s
+            if bound_at(self._batch, widths, times_s) < self.best.makespan_s and self.best.makespan_s > good_s:
+                order = np.argsort(-times_s, kind="stable").tolist()
+                self.keep(in_turn(layout, order, widths.tolist(), times_s.tolist()))
 
     def run(self, ways: Iterator[_Way]) -> None:
         """The first ways at the shortest deadline there can be, then by bisection; others where they end sooner.
@@ -287,6 +327,8 @@ class _Search:
         return found
 
     def _bisect(self, way: _Way) -> None:
+        if way.fixed:
+            return
         low_s, high_s = self.close_s, self.best.makespan_s
         for _ in range(_BISECTIONS):
             if self.done or high_s <= low_s * CLOSE:

@@ -25,13 +25,15 @@ _ROUNDING = 1e-6
 
 
 class Series:
-    """A batch as series of its tasks; ``choices``: whose cheapest widths within ``bound_s`` they have."""
+    """A batch as series of its tasks; ``choices``: whose cheapest widths within ``bound_s`` they have.
+
+    Of a batch whose bandwidth cannot run short.
+    """
 
     def __init__(self, batch: Batch, bound_s: float, choices: Choices) -> None:
         self._batch = batch
         widths, times_s = choices.at(bound_s)
         needs = {space.name: space.at(widths) for space in batch.spaces}
-        needs["bandwidth"] = batch.rates(times_s)
         tiers, shares = _shares(times_s, bound_s)
         exact, *others = [need for need in needs.values() if need.any()] or [times_s]
         rows = np.lexsort((-times_s, exact, *map(_classes, others), widths, tiers))
@@ -48,7 +50,7 @@ class Series:
             lengths,
             widths[rows[firsts]],
             np.add.reduceat(times_s[rows], firsts),
-            *(np.maximum.reduceat(needs.get(name, none)[rows], firsts) for name in ("memory", "disk", "bandwidth")),
+            *(np.maximum.reduceat(needs.get(name, none)[rows], firsts) for name in ("memory", "disk")),
         )
         series = zip(*(column.tolist() for column in columns), strict=True)
         self.batch = Batch([self._task(*one) for one in series], batch.capacity)
@@ -76,15 +78,11 @@ class Series:
             series=InSeries(found, self._of_tasks(series_of)),
         )
 
-    def _task(
-        self, first: int, length: int, width: int, time_s: float, memory: float, disk: float, share: float
-    ) -> Task:
+    def _task(self, first: int, length: int, width: int, time_s: float, memory: float, disk: float) -> Task:
         """A single one as it is, else as long as all together, with the needs of those that need most."""
-        task = self._batch.tasks[first]
         if length == 1:
-            return task
-        rate = share * self._batch.capacity.bandwidth_bytes_per_s if share else 0.0
-        return Task(task.id, {width: time_s}, memory, rate, disk_bytes=disk)  # type: ignore[arg-type]
+            return self._batch.tasks[first]
+        return Task(self._batch.tasks[first].id, {width: time_s}, memory, disk_bytes=disk)  # type: ignore[arg-type]
 
     def _of_tasks(self, values: npt.NDArray[Any]) -> list[Any]:
         """In the order of the batch."""

@@ -21,9 +21,9 @@ from .batch import Batch, Choices, Floats, Integers
 from .model import ROUNDING, Running
 from .space import Room
 
-# Who waits is asked by width and by need of memory or disk, of which so many classes are told apart. Of a class whose
-# needs differ so many are asked whether they fit; all where there are few tasks.
-_CLASSES, _LOOK_AHEAD, _FEW = 8, 4, 512
+# Who waits is asked by width and by need of memory, disk or bandwidth, of which so many classes are told apart. Of a
+# class whose needs differ so many are asked whether they fit; all where there are few tasks.
+_CLASSES, _LOOK_AHEAD, _FEW = 8, 8, 512
 _BLOCK = 16  # widths
 _HOPELESS = 4  # tasks that are late, to a CPU; beyond, a layout is given up
 _NONE_WIDER: Mapping[int, int] = {}
@@ -195,13 +195,15 @@ class Layout:
     def waiting(self, widths: Sequence[int], times_s: Sequence[float]) -> _Waiting:
         """All tasks at these widths; found once for several orders of the same lists."""
         if self._asked is None or self._asked[0] is not widths or self._asked[1] is not times_s:
-            wide = np.array(widths, dtype=np.int64)
-            taken = self.all_taken(wide, np.array(times_s))
-            classes, alike = [0] * len(taken), True
-            if self._batch.spaces:
-                ranks, alike = _classes(self._batch.needs(wide))
+            wide, long_s = np.array(widths, dtype=np.int64), np.array(times_s, dtype=np.float64)
+            needs = [space.at(wide) for space in self._batch.spaces]
+            if self._moves:
+                needs.append(self._batch.rates(long_s))
+            classes, alike = [0] * len(wide), True
+            if needs:
+                ranks, alike = _classes(np.column_stack(needs))
                 classes = ranks.tolist()
-            self._asked = widths, times_s, _Waiting(taken, classes, alike and not self._moves)
+            self._asked = widths, times_s, _Waiting(self.all_taken(wide, long_s), classes, alike)
         return self._asked[2]
 
     @cached_property
@@ -505,10 +507,9 @@ class _Firsts:
 
 
 def _classes(needs: Floats) -> tuple[Integers, bool]:
-    """Of each the class of its need, from 0 on; and whether all of a class need the same."""
-    table = needs.reshape(len(needs), -1)
-    order = np.lexsort(table.T[::-1])
-    another = np.append(False, (np.diff(table[order], axis=0) != 0).any(axis=1))
+    """Of each row the class of its needs, from 0 on; and whether all of a class need the same."""
+    order = np.lexsort(needs.T[::-1])
+    another = np.append(False, (np.diff(needs[order], axis=0) != 0).any(axis=1))
     ranks = np.empty_like(order)
     ranks[order] = np.cumsum(another)
     different = int(another.sum()) + 1

@@ -1,7 +1,8 @@
 """A width for each task, the specification's second strategy: the timetable that ends soonest; never a promise of less.
 
 Never later than twice :func:`~qcthreads.planning.lower_bound` where neither memory, disk nor bandwidth binds, nor than
-the best uniform width, whether its workers take the longest task first or the next in the order given.
+the best uniform width, whether its workers take the longest task first or the next in the order given; nor, of up to
+512 tasks, than a list of all at that width, the longest first, where memory, disk or bandwidth binds.
 """
 
 from __future__ import annotations
