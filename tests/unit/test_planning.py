@@ -551,10 +551,10 @@ def test_nor_does_list_scheduling_on_memory_nodes_at_one_width(seed: int) -> Non
             sorted(tasks, key=key) for key in (lambda task: -task.times_s[4], lambda task: -task.memory_bytes)
         )
         for order in (tasks, longest, largest):
-            assert made.makespan_s <= list_s(order, width, nodes, cores) * 1.0005
+            assert made.makespan_s <= list_on_nodes_s(order, width, nodes, cores) * 1.0005
 
 
-def list_s(tasks: Sequence[Task], width: int, nodes: int, cores: int) -> float:
+def list_on_nodes_s(tasks: Sequence[Task], width: int, nodes: int, cores: int) -> float:
     """When the last ends where each starts as soon as a node of 100 B has room for it, the first in order first."""
     free = [[100, cores] for _ in range(nodes)]
     waiting, running, now_s, end_s = list(tasks), [], 0.0, 0.0
