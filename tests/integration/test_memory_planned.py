@@ -237,6 +237,11 @@ def test_what_others_have_filled_of_the_disk_keeps_calculations_from_running_sid
     assert all(later >= start_s + wall_s for (start_s, wall_s), (later, _) in itertools.pairwise(ordered))
 
 
+def test_of_very_many_few_run_side_by_side_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qcthreads.manybody.run._PLANNED", 1)
+    assert decided_with_room_for_one(tmp_path, "auto")["workers"] == 1
+
+
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no tmpfs to write to")
 def test_temporary_files_in_memory_count_as_memory() -> None:
     measured(300 * MIB)

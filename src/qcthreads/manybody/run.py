@@ -31,7 +31,7 @@ from ..units import format_count, format_size
 from .check import check_with_program
 from .config import strategy_name
 from .expansion import Chemistry, Expansion, Term
-from .head_start import HeadStart, process_bytes_of, require
+from .head_start import HeadStart, any_need_bytes, process_bytes_of, require
 from .inputs import read_input
 from .measured import Measured
 from .moldable import Moldable, mold
@@ -44,6 +44,8 @@ __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
 
 # A finished water cluster's AtomicResult takes 2-4 kB in a store; ten times that, because programs add output.
 _STORED_BYTES = 40 * 1024
+# Of more calculations `auto` gives all one width: to list and plan a million takes a minute.
+_PLANNED = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,16 +218,20 @@ class Run(Closing):
 
     def _decide(self, strategy: str, versions: Mapping[str, str | None]) -> dict[str, Any]:
         request, expansion, book = self.request, self._expansion, self._book
-        process_bytes = process_bytes_of(expansion.programs)
-        terms = [term for term in self._terms if term.label not in self._finished_before]
-        left = len(terms)
+        need_bytes, process_bytes = any_need_bytes(expansion.programs), process_bytes_of(expansion.programs)
+        left = self.calculations
+        terms: Sequence[Term] = ()
+        if request.resume or left <= _PLANNED or self._measured.writes_files():
+            terms = [term for term in self._terms if term.label not in self._finished_before]
+            left = len(terms)
         needs = [self._measured.need(term) for term in terms]
         self._at_once = most = self._engine.at_most(expansion.programs)
         why_at_once = why_most = f"--at-most allows {most} at a time"
         room = self._measured.side_by_side(terms)
         if room is not None and room <= (most or math.inf):
             most, why_most = room, f"there is room for the temporary files of {room} at a time"
-        need_bytes = max((one.least_bytes if request.workers else one.memory_bytes for one in needs), default=0)
+        if terms or not left:
+            need_bytes = max((one.least_bytes if request.workers else one.memory_bytes for one in needs), default=0)
         others_bytes = ((request.threads or 1) - 1) * process_bytes
         memory_bytes, why_so_much = self._memory((need_bytes + others_bytes) * (request.workers or 1))
         split = choose_split(
@@ -290,7 +296,8 @@ class Run(Closing):
     def _mold(self, strategy: str) -> Moldable | None:
         """What has the calculations run at widths of their own; ``None`` where all have the same."""
         request = self.request
-        if strategy == "balanced" or request.workers or request.threads:
+        many = self.calculations > _PLANNED and strategy == "auto"
+        if strategy == "balanced" or request.workers or request.threads or many:
             return None
         return mold(
             [term for term in self._terms if term.label not in self._finished_before],
