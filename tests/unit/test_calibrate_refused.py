@@ -74,7 +74,7 @@ def test_a_larger_molecule_on_which_the_program_fails_is_left_out(
     document = json.loads(said.out)
     sizes = [rung.size.electrons for rung in ladder(with_basis=False)]
     measured = [(one["electrons"], one["threads"]) for one in document["measured"]]
-    assert measured[:5] == [(sizes[0], 1), (sizes[0], 2), (sizes[1], 1), (sizes[2], 1), (sizes[2], 2)]
+    assert measured[:4] == [(sizes[0], 1), (sizes[0], 2), (sizes[2], 1), (sizes[2], 2)]
     told = f"left out: tblite failed on {second} with 2 threads: unknown_error: banner ... AssertionError"
     assert [(one["kind"], one["message"]) for one in document["findings"]] == [("note", told)]
     assert told in said.err

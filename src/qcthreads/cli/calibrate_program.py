@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import CalculationError, InputError, MachineError
+from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Progress
 from ..execution.cost_store import CostStore, Kind
 from ..execution.observing import Watching
@@ -35,7 +35,7 @@ def execute(args: Namespace) -> int:
     watching = Watching()
     store = CostStore(book.machine)
     store.check(kind.program)
-    left_out: list[CalculationError] = []
+    left_out: list[QCThreadsError] = []
     with engines_of(widths, book, watching, on_progress=_say) as engines:
         seconds = _SECONDS if args.seconds is None else args.seconds
         seen = calibrate(kind, engines, seconds, watching=watching, on_rung=_tell, on_left_out=left_out.append)
@@ -65,7 +65,7 @@ def disturbed_in_words(seen: Sequence[Measurement]) -> str:
     )
 
 
-def _findings(seen: Sequence[Measurement], left_out: Sequence[CalculationError]) -> list[Finding]:
+def _findings(seen: Sequence[Measurement], left_out: Sequence[QCThreadsError]) -> list[Finding]:
     """What is to be known of what was measured, and why some was not."""
     failed = [Finding(kind="note", message=f"left out: {_in_short(str(error))}") for error in left_out]
     said = disturbed_in_words(seen)

@@ -165,7 +165,7 @@ def calibrate(
     keywords: dict[str, Any] | None = None,
     watching: Watching | None = None,
     on_rung: Callable[[Rung, int, float], None] = lambda *_: None,
-    on_left_out: Callable[[CalculationError], None] = lambda _: None,
+    on_left_out: Callable[[QCThreadsError], None] = lambda _: None,
 ) -> list[Measurement]:
     """Climb until the next molecule would probably not end within ``seconds``; one calculation at a time.
 
@@ -200,22 +200,25 @@ def calibrate(
             for width in engines:
                 best[place, width] = _better(climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH))
                 on_rung(rung, width, best[place, width].wall_s)
-        except CalculationError as error:
+        except (CalculationError, InputError) as error:
             if not seen:
                 raise
+            for width in engines:
+                best.pop((place, width), None)
             on_left_out(error)
 
     def may_be_repeated(one: Measurement) -> bool:
         return one.disturbed and one.wall_s < end - time.monotonic()
 
-    try:
-        while again := [at for at, one in best.items() if may_be_repeated(one)]:
-            for place, width in again:
-                if may_be_repeated(best[place, width]):
+    failed: set[tuple[int, int]] = set()  # which the program computed before
+    while again := [at for at, one in best.items() if at not in failed and may_be_repeated(one)]:
+        for place, width in again:
+            if may_be_repeated(best[place, width]):
+                try:
                     best[place, width] = _better((best[place, width], climbing.run(rungs[place], width)))
-                    on_rung(rungs[place], width, best[place, width].wall_s)
-    except CalculationError as error:
-        on_left_out(error)
+                except CalculationError:
+                    failed.add((place, width))
+                on_rung(rungs[place], width, best[place, width].wall_s)
     return list(best.values())
 
 
