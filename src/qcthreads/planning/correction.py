@@ -50,9 +50,8 @@ class Correction:
         numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds or [""]))}
         self._kind: Integers = np.array([numbers[kind] for kind in kinds or [""] * len(times_s)], dtype=np.int64)
         power, speedup = (_MEASURED, _MEASURED) if known == "seconds" else (_POWER, _SPEEDUP)
-        prior = np.diag([_SCALE[known] ** -2, power**-2, speedup**-2])
-        self._precision: Floats = np.array([prior] * len(numbers))
-        self._evidence: Floats = np.zeros((len(numbers), 3))
+        prior = np.diag([_SCALE[known] ** 2, power**2, speedup**2])
+        self._covariance: Floats = np.array([prior] * len(numbers))
         self._found: Floats = np.zeros((len(numbers), 3))
         # Measured seconds are taken at their word until one is found to be wrong; a size by itself is not.
         self._squares, self._seen = (0.0, 0) if known == "seconds" else (_SCATTER**2, 1)
@@ -64,11 +63,13 @@ class Correction:
         features, kind = self._features(row, column), self._kind[row]
         foreseen = float(features @ self._found[kind])
         surprise = float(np.log(max(time_s, 1e-6)) - self._logs[row, column]) - foreseen
-        spread = float(np.sqrt(_SCATTER**2 + features @ np.linalg.solve(self._precision[kind], features)))
+        learned = self._covariance[kind] @ features
+        variance = float(features @ learned)
+        spread = math.sqrt(_SCATTER**2 + variance)
         weight = min(1.0, _HUBER * spread / max(abs(surprise), 1e-12)) / _SCATTER**2
-        self._precision[kind] += weight * np.outer(features, features)
-        self._evidence[kind] += weight * features * (surprise + foreseen)
-        self._found[kind] = np.linalg.solve(self._precision[kind], self._evidence[kind])
+        gain = weight / (1 + weight * variance)
+        self._found[kind] += gain * surprise * learned
+        self._covariance[kind] -= gain * np.outer(learned, learned)
         self._squares += (min(abs(surprise), _HUBER * spread) / spread * _SCATTER) ** 2
         self._seen += 1
         was_known, self.in_seconds = self.in_seconds, True
