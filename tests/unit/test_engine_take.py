@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
@@ -122,6 +124,24 @@ def test_what_is_left_waits_for_workers_that_are_starting_where_these_will_do() 
     assert given(1, 1) == "f2"  # of two that are left one has no other
     assert given(1, 1) is None
     assert given(0, 1) == "f3"
+
+
+@pytest.mark.parametrize("ready", [0, 1])
+def test_what_is_left_of_a_long_list_is_not_counted_to_the_last(ready: int) -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    source = InOrder([made(f"f{number}", 1, GIB) for number in range(1000)], book)
+    looked_at: list[str] = []
+
+    class Noting(deque[Calculation]):
+        def __iter__(self) -> Iterator[Calculation]:
+            for one in super().__iter__():
+                looked_at.append(one.label)
+                yield one
+
+    source._left = Noting(source._left)
+    starts = Starts(kinds={("none", 1): 3}, ready={("none", 1): ready})
+    assert source.next(book.usable, 8 * GIB, starts) is not None
+    assert len(looked_at) < 10
 
 
 def ended(calculation: Calculation, wall_s: float, status: Literal["finished", "failed"] = "finished") -> Outcome:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from ..cpuset import CpuSet
@@ -142,8 +143,10 @@ class InOrder:
     def _waits_for(self, kind: WorkerKind, starts: Starts) -> bool:
         """Whether those that are starting will do for all that is left: another would be ready later."""
         given = sum(worker_kind(one) == kind for one in self._given.values())
-        left = sum(worker_kind(one) == kind for one in self._left)
-        return starts.ready.get(kind, 0) <= given and left <= starts.kinds.get(kind, 0)
+        if starts.ready.get(kind, 0) > given:
+            return False
+        left = (one for one in self._left if worker_kind(one) == kind)  # of 100,000 not to the last, at each start
+        return next(islice(left, starts.kinds.get(kind, 0), None), None) is None
 
     def following(self, calculation: Calculation, within_s: float) -> Calculation | None:
         """The first of those left, where both are alike, as short as the last was, and more are left than run."""
