@@ -1,4 +1,4 @@
-"""The engine where a dispatcher says what is next: real workers of several widths, leases and limits that change."""
+"""The engine with a dispatcher or a list for its source: real workers, leases and limits that change."""
 
 from __future__ import annotations
 
@@ -270,17 +270,6 @@ def test_a_worker_that_is_starting_is_waited_for_and_no_other_started(tasks: Pat
     assert len(started) == 2
 
 
-def test_the_last_of_a_list_waits_for_a_worker_that_is_starting(
-    tasks: Path, engine: LocalEngine, book: LeaseBook
-) -> None:
-    (tasks / "slow.py").write_text("import time\ntime.sleep(0.5)\nfrom tasks import look\n")
-    last = Calculation(label="a", program="none", input={"s": 0}, threads=1, compute="slow:look", timeout_s=60)
-    engine.warm(last, 1)
-    (outcome,) = engine.run(InOrder([last], book))
-    assert outcome.error is None
-    assert [outcome.worker_pid] == [child.pid for child in psutil.Process().children() if is_worker(child)]
-
-
 def test_what_a_start_took_is_told_of_each_kind_by_itself(tasks: Path, engine: LocalEngine, book: LeaseBook) -> None:
     (tasks / "slow.py").write_text("import time\ntime.sleep(0.5)\nfrom tasks import look\n")
     seen: list[dict[tuple[str, int], float]] = []
@@ -392,6 +381,26 @@ def test_nothing_follows_while_others_wait_for_a_lease(
     waits.join()
     assert waited_s[0] > 0
     assert sum(begun) <= 2 * len(book.usable)  # each driver has sent one ahead, and may be sending another
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_short_ones_follow_each_other_where_others_hold_a_pu(
+    book: LeaseBook, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(engine_module, "_TURN_S", 600.0)
+    others = LeaseBook(book.machine, book.limits, cpus=book.usable, ledger=book.ledger)
+    source = SOURCES[kind]([Task(f"f{number}", {1: 0.01}) for number in range(50)], book, known="seconds")
+    leases, waited = set[int](), list[bool]()
+
+    class Noting(Observer):
+        def begins(self, calculation: Calculation, worker: Worker, lease: Lease) -> None:  # noqa: ARG002
+            leases.add(lease.lease_id)
+            waited.append(book.anybody_waits())
+
+    with others.acquire(1), LocalEngine(book, observer=Noting()) as engine:
+        assert sum(1 for _ in engine.run(source)) == 50
+    assert not any(waited)
+    assert len(leases) <= 3  # the first, of a list, tells what the next takes, and the last is for who is free first
 
 
 def test_what_can_never_fit_is_refused_before_anything_starts(engine: LocalEngine, book: LeaseBook) -> None:

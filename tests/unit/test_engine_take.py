@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
@@ -13,7 +15,7 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError
 from qcthreads.execution.calculation import Calculation, Outcome
 from qcthreads.execution.engine import LocalEngine
-from qcthreads.execution.job import Job
+from qcthreads.execution.job import Job, prepare
 from qcthreads.execution.observing import Observer
 from qcthreads.execution.running import Place, Run, Seat
 from qcthreads.execution.source import Dispatched, InOrder, Source, Starts
@@ -122,6 +124,44 @@ def test_what_is_left_waits_for_workers_that_are_starting_where_these_will_do() 
     assert given(1, 1) == "f2"  # of two that are left one has no other
     assert given(1, 1) is None
     assert given(0, 1) == "f3"
+
+
+@pytest.mark.parametrize("ready", [0, 1])
+def test_what_is_left_of_a_long_list_is_not_counted_to_the_last(ready: int) -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    source = InOrder([made(f"f{number}", 1, GIB) for number in range(1000)], book)
+    looked_at: list[str] = []
+
+    class Noting(deque[Calculation]):
+        def __iter__(self) -> Iterator[Calculation]:
+            for one in super().__iter__():
+                looked_at.append(one.label)
+                yield one
+
+    source._left = Noting(source._left)
+    starts = Starts(kinds={("none", 1): 3}, ready={("none", 1): ready})
+    assert source.next(book.usable, 8 * GIB, starts) is not None
+    assert len(looked_at) < 10
+
+
+@pytest.mark.parametrize("program", ["dftd4", "rdkit", "s-dftd3"])
+def test_the_last_waits_for_its_worker_also_where_its_program_gets_fewer_threads_than_asked(program: str) -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    last = replace(made("f0", 2, GIB), program=program)
+    kind = prepare(last, book, wrapped=False).key[0]
+    assert kind == (program, 1)
+    assert InOrder([last], book).next(book.usable, 8 * GIB, Starts(kinds={kind: 1})) is None
+
+
+@pytest.mark.parametrize(("cpus", "memory_bytes"), [(1, 8 * GIB), (4, GIB)])
+def test_a_list_waits_in_line_for_others_only_where_nothing_of_it_runs(cpus: int, memory_bytes: int) -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    given = [made(f"f{number}", 2, 2 * GIB) for number in range(2)]
+    source = InOrder(given, book)
+    free = CpuSet(list(book.usable)[:cpus])
+    assert source.next(free, memory_bytes) is given[0]
+    assert source.next(free, memory_bytes) is None
+    assert source.next(CpuSet([0, 1]), 2 * GIB) is given[1]
 
 
 def ended(calculation: Calculation, wall_s: float, status: Literal["finished", "failed"] = "finished") -> Outcome:

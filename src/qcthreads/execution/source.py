@@ -1,4 +1,4 @@
-"""Where an engine takes its next calculation from, when that depends on what is free; starts nothing."""
+"""Where an engine takes its next calculation from: a list in order, or what a dispatcher says; starts nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from ..cpuset import CpuSet
@@ -75,9 +76,11 @@ class Source(Protocol):
 
 
 class InOrder:
-    """Calculations in the order given, side by side as far as there is room by now; each waits in line for its lease.
+    """Calculations in the order given, side by side as far as there is room by now.
 
-    A short one that is like the one before takes that one's place at once, a moment out of order.
+    The next waits in line for its lease only where nothing of them runs: while anybody stands in line, nothing follows
+    under a lease on the whole node. A short one that is like the one before takes that one's place at once, a moment
+    out of order.
 
     Parameters
     ----------
@@ -107,6 +110,8 @@ class InOrder:
         self._given: dict[str, Calculation] = {}
         self._widths: dict[Hashable, int] = {}
         """What has run instead, by calculations that are alike: the program used fewer threads than it was to."""
+        self._kinds: dict[Hashable, WorkerKind] = {}
+        """Of worker, by calculations that are alike."""
         self._following: dict[str, Calculation] = {}
         """By the label of what each follows."""
         self._took_s: dict[Hashable, float] = {}
@@ -126,14 +131,19 @@ class InOrder:
         """Those given."""
         return self._calculations
 
-    def next(self, free: CpuSet, memory_bytes: int, starts: Starts = NO_STARTS) -> Calculation | None:  # noqa: ARG002
-        """The first of those left, also where it has to wait for others' leases; not while a worker for it starts."""
+    def next(self, free: CpuSet, memory_bytes: int, starts: Starts = NO_STARTS) -> Calculation | None:
+        """The first of those left, also where nothing runs and it has to wait for others' leases.
+
+        Not while a worker for it starts.
+        """
         calculation, book = self._as_now(self._left[0]), self._book
         threads = min(calculation.threads, self._widths.get(alike(calculation), calculation.threads))
+        if self._given and (threads > len(free) or calculation.memory_bytes > memory_bytes):
+            return None
         threads += sum(one.threads for one in self._given.values())
         if threads > min(self._most_threads, len(book.usable)) or calculation.memory_bytes > book.memory_bytes:
             return None
-        if starts.kinds and self._waits_for(worker_kind(calculation), starts):
+        if starts.kinds and self._waits_for(self._kind_of(calculation), starts):
             return None
         self._left.popleft()
         self._given[calculation.label] = calculation
@@ -141,9 +151,17 @@ class InOrder:
 
     def _waits_for(self, kind: WorkerKind, starts: Starts) -> bool:
         """Whether those that are starting will do for all that is left: another would be ready later."""
-        given = sum(worker_kind(one) == kind for one in self._given.values())
-        left = sum(worker_kind(one) == kind for one in self._left)
-        return starts.ready.get(kind, 0) <= given and left <= starts.kinds.get(kind, 0)
+        given = sum(self._kind_of(one) == kind for one in self._given.values())
+        if starts.ready.get(kind, 0) > given:
+            return False
+        left = (one for one in self._left if self._kind_of(one) == kind)  # of 100,000 not to the last, at each start
+        return next(islice(left, starts.kinds.get(kind, 0), None), None) is None
+
+    def _kind_of(self, calculation: Calculation) -> WorkerKind:
+        same = alike(calculation)
+        if same not in self._kinds:
+            self._kinds[same] = worker_kind(calculation)
+        return self._kinds[same]
 
     def following(self, calculation: Calculation, within_s: float) -> Calculation | None:
         """The first of those left, where both are alike, as short as the last was, and more are left than run."""
