@@ -349,7 +349,7 @@ class ParallelManyBodyExecutor:
             self._expansion,
             strategy,
             self._book,
-            self._measured,
+            self._measured and self._measured.as_now(),  # calls of other threads keep what they measured
             need=lambda *_: Need(config.memory_limit_bytes, config.memory_limit_bytes),
             narrowest=split.threads,
             most_threads=config.max_total_threads,
