@@ -12,7 +12,7 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.machine import Machine
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.monitoring.record import Calculated, RunRecord
-from qcthreads.monitoring.statistics import Finding, Moment
+from qcthreads.monitoring.statistics import Finding, Moment, UsablePUs
 
 GIB = 2**30
 
@@ -37,6 +37,7 @@ def made_run(calculations: int, *, width: int = 2, machine: Machine | None = Non
         wall_s=wall_s,
         machine=machine,
         usable=machine.allowed_cpus,
+        pus_usable=UsablePUs(((0.0, len(machine.allowed_cpus)),)),
         limits=(f"affinity mask: CPUs {machine.allowed_cpus}", "cgroup memory.max: 32 GiB"),
         decision={"strategy": "balanced", "workers": len(places), "threads_per_worker": width, "reasons": ["as asked"]},
         statistics={"wall_s": wall_s, "peak_memory_bytes": 3 * GIB, "thread_efficiency": 0.83, "lease_wait_s": None},

@@ -560,7 +560,8 @@ def change(progress):
 report = run.execute(change)
 ran = sorted((one.start_s, list(one.cpus)) for one in report.record.calculations)
 said = {kind: [one["message"] for one in report.findings if one["kind"] == kind] for kind in ("escaped", "note")}
-print(json.dumps([ran, said, report.decision["changes"], report.statistics["oversubscription"]]))
+usable = report.record.pus_usable.counts
+print(json.dumps([ran, said, report.decision["changes"], report.statistics["oversubscription"], usable]))
 """
 
 
@@ -659,7 +660,7 @@ def test_a_run_that_begins_with_one_pu_follows_its_cpuset_to_another(strategy: s
     command = [sys.executable, "-c", RUN, str(CPUSET / "cpuset.cpus"), str(given), strategy]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    ran, said, changes, oversubscription = json.loads(done.stdout)
+    ran, said, changes, oversubscription, usable = json.loads(done.stdout)
     assert all("the CPUs that may be used changed during the run" in message for message in said["escaped"])
     cpus = [one for _, one in ran]
     assert cpus[:4] == [[0]] * 4
@@ -673,6 +674,7 @@ def test_a_run_that_begins_with_one_pu_follows_its_cpuset_to_another(strategy: s
         assert change["why"].startswith(why)
         assert any(note.startswith("since ") and note.endswith(change["why"]) for note in said["note"])
     assert oversubscription == 1.0
+    assert usable == [[0.0, 1], *([change["at_s"], len(change["cpus_usable"])] for change in changes)]
 
 
 @pytest.mark.parametrize("kind", SOURCES)

@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from qcthreads.monitoring import report
 from qcthreads.monitoring.record import RunRecord
+from qcthreads.monitoring.statistics import UsablePUs
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="Chromium is not installed")
 
@@ -254,6 +255,18 @@ def test_nothing_hostile_runs(page: Page, record: RunRecord, tmp_path: Path) -> 
     legend = page.ask("[...document.querySelectorAll('#planned .legendtext')].map((text) => text.textContent)")
     assert evil in legend
     assert page.complaints == []
+
+
+def test_the_line_of_usable_cpus_has_a_step_where_they_became_others(
+    page: Page, record: RunRecord, tmp_path: Path
+) -> None:
+    shown(page, replace(record, pus_usable=UsablePUs(((0.0, 16), (10.0, 2)))), tmp_path / "report.html")
+    assert page.complaints == []
+    lines = page.ask("""timeline._fullLayout.shapes.filter((one) => one.yref === "y2").map(
+        (one) => [one.x0, one.x1, one.y0, one.y1])""")
+    assert lines == [[0, 10, 16, 16], [10, pytest.approx(record.wall_s), 2, 2]]
+    (said,) = page.ask("timeline.layout.annotations.map((one) => one.y)")
+    assert said == 2
 
 
 def test_a_run_of_nothing_has_a_page_that_works(page: Page, record: RunRecord, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from qcthreads.host.limits import read_limits
 from qcthreads.leases import LeaseBook
 from qcthreads.manybody.watched import calculated, figures, findings, live
 from qcthreads.monitoring.findings import OF_A_RUN
-from qcthreads.monitoring.statistics import Moment
+from qcthreads.monitoring.statistics import Moment, UsablePUs
 
 TASKS = """
     import hashlib, subprocess, sys, threading, time
@@ -137,6 +137,10 @@ def cpu_s(attempt: Attempt) -> float:
     return attempt.usage.cpu_ns / 1e9
 
 
+def always(pus: int) -> UsablePUs:
+    return UsablePUs(((0.0, pus),))
+
+
 def busy_s(moments: Sequence[Moment]) -> float:
     """CPU time of all workers; a moment lasts from the one before it."""
     return sum(after.cpus_busy * (after.at_s - before.at_s) for before, after in itertools.pairwise(moments))
@@ -245,7 +249,7 @@ def test_a_program_that_threads_keeps_its_width(engine: LocalEngine, watching: W
 @linux_only
 def test_what_many_calculations_do_is_one_finding(engine: LocalEngine, watching: Watching) -> None:
     outcomes = run(engine, *(calculation("burn", f"c{n}", team=3, cpu_s=0.3) for n in range(5)), max_workers=1)
-    found = {finding.kind: finding.message for finding in findings(watching.attempts, (), 1, OF_A_RUN)}
+    found = {finding.kind: finding.message for finding in findings(watching.attempts, (), always(1), OF_A_RUN)}
     assert found["oversubscribed"].endswith("(and so in 5 of 5 calculations)")
     assert "was given 1 thread, but 3 worked" in found["oversubscribed"]
     # Three threads in turn on one CPU: each waits while the two others run.
@@ -285,7 +289,7 @@ def test_busy_and_idle_cpus_over_time_add_up(engine: LocalEngine, watching: Watc
     moments = watching.monitor.moments(0)
     counted_s = sum(outcome.result["cpu_s"] for outcome in outcomes)  # type: ignore[index]
     assert 0.95 * counted_s - 0.1 <= busy_s(moments) <= 1.05 * worker_s + 0.1
-    told = figures(watching.attempts, moments, 2)
+    told = figures(watching.attempts, moments, always(2))
     (worker,) = told["worker_processes"]
     assert worker["calculations"] == told["watched"] == 3
     assert worker["pid"] == outcomes[0].worker_pid
@@ -311,7 +315,8 @@ def test_cpus_that_have_nothing_to_do_are_found(
     run(engine, calculation("rest", "b", wall_s=2.5))
     watching.close()
     found = {
-        one.kind: one.message for one in findings(watching.attempts, watching.monitor.moments(began_ns), 2, OF_A_RUN)
+        one.kind: one.message
+        for one in findings(watching.attempts, watching.monitor.moments(began_ns), always(2), OF_A_RUN)
     }
     assert re.match(r"(1\.[5-9]|2\.0) of 2 usable PUs had nothing to do on average: use more workers", found["idle"])
 
@@ -320,10 +325,35 @@ def test_cpus_that_the_run_waits_for_are_not_idle() -> None:
     def over_20_s(busy: float, waited_for: float) -> list[Moment]:
         return [Moment(at_s=at_s, cpus_busy=busy, cpus_waited_for=waited_for, memory_bytes=0) for at_s in (10.0, 20.0)]
 
-    (alone,) = findings([], over_20_s(0.5, 0.1), 2, OF_A_RUN)
+    (alone,) = findings([], over_20_s(0.5, 0.1), always(2), OF_A_RUN)
     assert (alone.kind, alone.message[:53]) == ("idle", "1.4 of 2 usable PUs had nothing to do on average: use")
-    assert findings([], over_20_s(0.5, 1.4), 2, OF_A_RUN) == []
-    assert findings([], over_20_s(1.9, 0.0), 2, OF_A_RUN) == []
+    assert findings([], over_20_s(0.5, 1.4), always(2), OF_A_RUN) == []
+    assert findings([], over_20_s(1.9, 0.0), always(2), OF_A_RUN) == []
+
+
+@pytest.mark.parametrize(
+    ("usable", "busy", "idle_pus", "idle"),
+    [
+        (((0.0, 8), (15.0, 2)), (8, 8, 8, 2), 0.0, None),
+        (((0.0, 2), (19.0, 8)), (2, 2, 2, 2), 0.3, None),
+        (((0.0, 8), (10.0, 2)), (2, 2, 2, 2), 3.0, "3.0 of 5 usable PUs had nothing to do on average"),
+    ],
+    ids=["fewer", "more at the end", "idle until there are fewer"],
+)
+def test_what_is_idle_is_told_of_the_pus_that_were_usable_then(
+    usable: tuple[tuple[float, int], ...], busy: Sequence[int], idle_pus: float, idle: str | None
+) -> None:
+    """In four parts of 5 s each."""
+    moments = [
+        Moment(at_s=5.0 * (part + 1), cpus_busy=cpus, cpus_waited_for=0.0, memory_bytes=0)
+        for part, cpus in enumerate(busy)
+    ]
+    told = figures([], moments, UsablePUs(usable))
+    assert told["idle_pus"] == pytest.approx(idle_pus)
+    over_time = [step["idle_pus"] for step in told["idle_over_time"]]
+    assert sum(over_time) / 4 == pytest.approx(idle_pus)
+    found = findings([], moments, UsablePUs(usable), OF_A_RUN)
+    assert [one.message.partition(":")[0] for one in found] == ([] if idle is None else [idle])
 
 
 def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngine, watching: Watching) -> None:
@@ -336,7 +366,7 @@ def test_a_worker_that_is_killed_is_counted_as_far_as_it_came(engine: LocalEngin
         assert attempt.usage is not None
         # It has one thread that works, and had not ended.
         assert 0 < one.cpu_s <= attempt.usage.wall_ns / 1e9 + TICK_S
-        (worker,) = figures([attempt], [], 2)["worker_processes"]
+        (worker,) = figures([attempt], [], always(2))["worker_processes"]
         now = live(watching, LeaseBook(read_machine(), read_limits()), total=1, reused=0)
         assert worker["cpu_s"] == now.cpu_s == one.cpu_s
 

@@ -98,6 +98,22 @@ def test_a_groups_limit_counts_as_far_as_it_binds(tmp_path: Path) -> None:
         assert book.free()[1] <= memory_bytes
 
 
+def test_a_limit_is_named_only_where_it_decides(tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    limit.write_text(str(16 * GIB))
+    limits, group = read_limits(), Rule("cgroup memory", str(limit), memory_bytes=16 * GIB)
+    cpus = tuple(rule for rule in limits.rules if rule.memory_bytes is None)
+    limits = replace(limits, memory_bytes=16 * GIB, rules=(*cpus, group))
+    now_s = [0.0]
+    changing = ChangingLimits(LeaseBook(read_machine(), limits, memory_bytes=2 * GIB), clock=lambda: now_s[0])
+    for size in (GIB, 16 * GIB):
+        limit.write_text(str(size))
+        now_s[0] += 2.0
+        changing.follow()
+    told = [change.why for change in changing.changes]
+    assert told == [f"1 GiB of memory: cgroup memory ({limit})", "2 GiB of memory: as at first"]
+
+
 def test_what_others_use_at_first_may_be_waited_for_also_when_limits_have_changed(tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
     limit.write_text(str(64 * GIB))

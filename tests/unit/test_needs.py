@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,16 +16,18 @@ pytest.importorskip("qcmanybody", reason="the expansion is QCManyBody's")
 
 from qcthreads.cpuset import CpuSet
 from qcthreads.errors import OversubscriptionError
+from qcthreads.execution.calculation import Outcome
 from qcthreads.execution.cost_store import CostStore, shipped
-from qcthreads.execution.observing import WORKING_MEMORY_BYTES
+from qcthreads.execution.observing import WORKING_MEMORY_BYTES, Attempt
 from qcthreads.host.disks import file_system
 from qcthreads.host.limits import Limits
 from qcthreads.leases import LeaseBook
 from qcthreads.machine.synthetic import synthetic_machine
-from qcthreads.manybody.expansion import Expansion
+from qcthreads.manybody.expansion import Expansion, Term
 from qcthreads.manybody.inputs import build_input, molecule_from_xyz
 from qcthreads.manybody.measured import Measured, Need, kind_of
 from qcthreads.manybody.moldable import mold
+from qcthreads.monitoring.statistics import Grant
 from qcthreads.planning import Task, plan
 from qcthreads.planning.costs import Observation, Origin, Size
 from qcthreads.programs import registry
@@ -55,6 +59,28 @@ def learnt(whole: Expansion, seen: Sequence[Observation]) -> None:
     kind = kind_of(whole.chemistries[0])
     assert kind is not None
     CostStore(MACHINE).add(kind, seen)
+
+
+def attempt(whole: Expansion, term: Term, wall_s: float) -> Attempt:
+    """One that has finished, with one thread."""
+    one = CpuSet([0])
+    outcome = Outcome(
+        label=term.label,
+        status="finished",
+        result={},
+        error=None,
+        threads=1,
+        cpus=one,
+        bound=one,
+        worker_pid=1,
+        started_at=0.0,
+        wall_s=wall_s,
+        cpu_s=wall_s,
+        peak_memory_bytes=140 * MIB,
+    )
+    made = whole.calculation(term, threads=1, memory_bytes=GIB)
+    grant = Grant(worker_id=1, threads_asked=1, leased=one)
+    return Attempt(calculation=made, outcome=outcome, grant=grant, usage=None)
 
 
 def any_size(program: str) -> int:
@@ -281,3 +307,44 @@ def thousandfold(times_s: Mapping[int, float] | None) -> dict[int, float]:
     """As of molecules beside which the start of a worker is nothing."""
     assert times_s is not None
     return {width: 1000 * time_s for width, time_s in times_s.items()}
+
+
+def test_what_another_thread_keeps_meanwhile_is_in_nobodys_way(
+    before_instruction: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it does so: between any two instructions of who asks."""
+    whole = expansion("xtb")
+    term = whole.terms()[0]
+    done, model = attempt(whole, term, 2.0), Measured(whole, book(GIB), tmp_path)._model(whole.chemistries[0])
+    monkeypatch.setattr(CostStore, "model", lambda *_: model)
+    monkeypatch.setattr(CostStore, "add", lambda *_: None)
+
+    def asked(number: int) -> tuple[list[int], object]:
+        measured = Measured(whole, book(GIB), tmp_path)
+        with before_instruction(number, "manybody/measured.py", lambda: measured.keep([done], [term])) as reached:
+            told = measured.times_s(term, (1, 2)), measured.need(term)
+        return reached, told
+
+    _, undisturbed = asked(0)
+    for number in itertools.count(1):
+        reached, told = asked(number)
+        assert told == undisturbed
+        if not reached:
+            break
+    assert number > 50
+
+
+def test_what_is_kept_while_a_plan_is_made_is_for_the_next(tmp_path: Path) -> None:
+    whole, node = expansion("xtb"), book(GIB)
+    terms = whole.terms()
+    by_size = {whole.size(term): term for term in terms}
+    first, other = by_size.values()
+    measured = Measured(whole, node, tmp_path)
+    now, alone = measured.as_now(), Measured(whole, node, tmp_path)
+    before = alone.times_s(first, (1,)), alone.times_s(other, (1,)), alone.origin()
+    assert now.times_s(first, (1,)) == before[0]
+    measured.keep([attempt(whole, term, 1000.0) for term in (first, other)], terms)
+    assert (now.times_s(first, (1,)), now.times_s(other, (1,)), now.origin()) == before
+    later = measured.times_s(other, (1,))
+    assert later is not None
+    assert later[1] == pytest.approx(1000.0, rel=0.1)

@@ -19,7 +19,7 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.monitoring import report
 from qcthreads.monitoring.report.drawn import drawn, mean_over_time, rows_of
-from qcthreads.monitoring.statistics import Finding
+from qcthreads.monitoring.statistics import Finding, UsablePUs
 
 EVIL = '</script><script>alert("1")</script><img src=x onerror=alert(2)>&amp;\'"'
 
@@ -111,6 +111,18 @@ def test_numbers_have_units_and_rows_are_tables(tmp_path: Path) -> None:
     text = elements(tmp_path / "page.html").text
     for wanted in ("0, 1", "3 GiB", "2 rows", "1 min 15 s", "1 GiB"):
         assert wanted in text
+
+
+def test_cpus_that_were_usable_for_a_part_of_the_run_count_for_that_part(tmp_path: Path) -> None:
+    record = made_run(40)
+    cpu_s = sum(one.cpu_s for one in record.calculations)
+    half_s = record.wall_s / 2
+    fewer = replace(record, usable=CpuSet([0, 1]), pus_usable=UsablePUs(((0.0, 16), (half_s, 2))))
+    report.write(fewer, tmp_path / "page.html")
+    found = elements(tmp_path / "page.html")
+    at = found.text.index("of the time of 9.0 usable CPUs on average used")
+    assert found.text[at - 1] == f"{100 * cpu_s / (16 * half_s + 2 * half_s):.0f} %"
+    assert json.loads(found.data)["usable"] == [[0.0, 16], [half_s, 2]]
 
 
 def test_importing_the_report_loads_neither_plotly_nor_numpy() -> None:

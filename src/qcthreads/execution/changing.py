@@ -27,7 +27,7 @@ class Change:
     """What may be used from some time on."""
 
     at: float
-    """Seconds since the epoch, when it was noticed: a second late at most while anything runs."""
+    """Seconds since the epoch, when it was noticed: a second or two late while anything runs."""
     usable: CpuSet
     memory_bytes: int
     """For all that run at the same time."""
@@ -89,9 +89,9 @@ class ChangingLimits:
         book, (usable, memory_bytes) = self._book, self._handed_out
         why = [] if book.usable == usable else [book.explain()]
         if book.memory_bytes != memory_bytes:
-            rules = (rule for rule in book.limits.rules if rule.memory_bytes is not None)
-            rule = min(rules, key=lambda rule: rule.memory_bytes or 0)
-            why.append(f"{format_size(book.memory_bytes)} of memory: {rule.rule} ({rule.source})")
+            rules = (rule for rule in book.limits.rules if rule.memory_bytes == book.memory_bytes)
+            said = next((f"{rule.rule} ({rule.source})" for rule in rules), "as at first")  # no limit takes any away
+            why.append(f"{format_size(book.memory_bytes)} of memory: {said}")
         if why:
             self._handed_out = book.usable, book.memory_bytes
             self.changes += (Change(time.time(), *self._handed_out, "; ".join(why)),)

@@ -23,6 +23,7 @@ from ..execution.source import InOrder, Source
 from ..execution.wrapping import Wrapping
 from ..leases import LeaseBook, process_book
 from ..monitoring.findings import OF_AN_EXECUTOR, where_few_may_run
+from ..monitoring.statistics import UsablePUs
 from ..planning import Split, choose_split
 from ..programs import registry
 from ..programs.registry import useful_width
@@ -138,7 +139,7 @@ class ParallelManyBodyExecutor:
         ``widths`` (how many ran at each), ``reasons``; ``findings``; ``sampling``; and what :meth:`RunTally.statistics`
         and :func:`qcthreads.manybody.watched.figures` say.
         """
-        usable, monitor = len(self._book.usable), self._watching.monitor
+        usable, monitor = UsablePUs(((0.0, len(self._book.usable)),)), self._watching.monitor
         with self._lock:
             moments = within(monitor.moments(0), self._calls)
         attempts = [one for one in self._watching.attempts if one.outcome.label in self._tally.outcomes]
@@ -352,7 +353,7 @@ class ParallelManyBodyExecutor:
             self._expansion,
             strategy,
             self._book,
-            self._measured,
+            self._measured and self._measured.as_now(),  # calls of other threads keep what they measured
             need=lambda *_: Need(config.memory_limit_bytes, config.memory_limit_bytes),
             narrowest=split.threads,
             most_threads=config.max_total_threads,

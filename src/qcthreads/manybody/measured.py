@@ -8,7 +8,8 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -48,8 +49,17 @@ class Need:
         return min(self.files_bytes, max(0, memory_bytes - (self.memory_bytes - self.files_bytes)))
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What was told since something was kept last: to read and to fit takes a while."""
+
+    models: dict[str, CostModel | None] = field(default_factory=dict)
+    needs: dict[tuple[str, Size], Need] = field(default_factory=dict)
+    times_s: dict[tuple[str, Size, tuple[int, ...]], Mapping[int, float] | None] = field(default_factory=dict)
+
+
 class Measured:
-    """The cost models of an expansion's model chemistries on this machine.
+    """The cost models of an expansion's model chemistries on this machine; any thread may ask and :meth:`keep`.
 
     Parameters
     ----------
@@ -66,18 +76,21 @@ class Measured:
         self._scratch = scratch or Path(tempfile.gettempdir())
         self._memory_bytes = book.memory_bytes
         self._store = CostStore(book.machine)
-        self._models: dict[str, CostModel | None] = {}
-        self._needs: dict[tuple[str, Size], Need] = {}
-        self._times_s: dict[tuple[str, Size, tuple[int, ...]], Mapping[int, float] | None] = {}
+        self._told = _Told()  # replaced when something is kept: who reads it twice may find another
+
+    def as_now(self) -> Measured:
+        """The same without what is kept from now on: a plan is made from figures that go together."""
+        return copy(self)
 
     def times_s(self, term: Term, widths: Sequence[int]) -> Mapping[int, float] | None:
         """Seconds by width; ``None``: nothing of its kind was measured."""
         size = self._expansion.size(term)
         key = term.chemistry.name, size, tuple(widths)  # of few sizes, thousands of terms
-        if key not in self._times_s:
+        told = self._told.times_s
+        if key not in told:
             model = self._model(term.chemistry)
-            self._times_s[key] = None if model is None else model.times_s(size, widths)
-        return self._times_s[key]
+            told[key] = None if model is None else model.times_s(size, widths)
+        return told[key]
 
     def origin(self) -> Origin | None:
         """Of times from another machine, of those that were corrected least; ``None``: all that is known is of this."""
@@ -105,11 +118,12 @@ class Measured:
         takes at least, and where one without a setting would not fit by what was measured of its very size.
         """
         key = term.chemistry.name, self._expansion.size(term)
-        if key not in self._needs:
+        told = self._told.needs
+        if key not in told:
             need = self._need(term, key[1])
             self._refuse_too_large(term, need)
-            self._needs[key] = self._with_scratch(need, term, key[1])
-        need = self._needs[key]
+            told[key] = self._with_scratch(need, term, key[1])
+        need = told[key]
         further_bytes = (width - 1) * registry.get(term.chemistry.program).memory_per_process_bytes
         if not further_bytes:
             return need
@@ -211,13 +225,14 @@ class Measured:
             except MachineError as error:
                 _log.warning("what this run measured does not help the next one: %s", error)
                 return
-        self._models, self._needs, self._times_s = {}, {}, {}
+            self._told = _Told()
 
     def _model(self, chemistry: Chemistry) -> CostModel | None:
-        if chemistry.name not in self._models:
+        told = self._told.models
+        if chemistry.name not in told:
             kind = kind_of(chemistry)
-            self._models[chemistry.name] = None if kind is None else self._store.model(kind)
-        return self._models[chemistry.name]
+            told[chemistry.name] = None if kind is None else self._store.model(kind)
+        return told[chemistry.name]
 
 
 def kind_of(chemistry: Chemistry) -> Kind | None:

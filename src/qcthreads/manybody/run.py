@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +23,7 @@ from ..machine.placement import split as cut
 from ..monitoring.findings import OF_A_RUN, OF_AN_AUTO_RUN, where_cpus_changed, where_few_may_run
 from ..monitoring.metrics import RunNow
 from ..monitoring.record import RunRecord
-from ..monitoring.statistics import Finding
+from ..monitoring.statistics import Finding, UsablePUs
 from ..planning import choose_split
 from ..programs import registry
 from ..units import format_count, format_size
@@ -447,12 +446,9 @@ class Run(Closing):
             )
         return told
 
-    def _usable_on_average(self, span: _Span) -> float:
-        """How many PUs might be used, over the whole run."""
-        until = [change.at - span.began_at for change in self._engine.changes] + [span.wall_s]
-        counts = [len(self.decision["cpus_usable"]), *(len(change.usable) for change in self._engine.changes)]
-        lasted = (later - before for before, later in pairwise([0.0, *until]))
-        return sum(count * seconds for count, seconds in zip(counts, lasted, strict=True)) / span.wall_s
+    def _usable(self, span: _Span) -> UsablePUs:
+        changed = ((max(0.0, one.at - span.began_at), len(one.usable)) for one in self._engine.changes)
+        return UsablePUs(((0.0, len(self.decision["cpus_usable"])), *changed))
 
     def _by_chemistry(self, tally: RunTally) -> dict[str, dict[str, Any]]:
         """What the calculations of each model chemistry took, by its name."""
@@ -469,7 +465,7 @@ class Run(Closing):
     def _statistics(self, tally: RunTally, span: _Span) -> dict[str, Any]:
         widths = [outcome.threads for outcome in tally.outcomes.values()]
         return {
-            **tally.statistics(span.wall_s, self._usable_on_average(span)),
+            **tally.statistics(span.wall_s, self._usable(span).mean(0.0, span.wall_s)),
             "fragments_total": self.calculations,
             "fragments_computed": sum(_finished(outcome) for outcome in tally.outcomes.values()),
             "fragments_reused": self._reused_count,
@@ -517,13 +513,14 @@ class Run(Closing):
         labels = {term.label for term in self._terms}  # the program may have been asked something, too
         attempts = [one for one in self._watching.attempts if one.outcome.label in labels]
         moments = tuple(one for one in monitor.moments(span.began_ns) if one.at_s >= 0)
-        usable = len(book.usable)
+        usable = self._usable(span)
         return RunRecord(
             title=_title(request.input, self.decision),
             began_at=span.began_at,
             wall_s=span.wall_s,
             machine=book.machine,
             usable=book.usable,
+            pus_usable=usable,
             limits=limits_in_words(book.limits),
             decision={**self.decision, "changes": self._changes(span)},
             statistics={

@@ -16,7 +16,7 @@ from ..leases import LeaseBook
 from ..monitoring.findings import Advice, merged
 from ..monitoring.metrics import RunNow
 from ..monitoring.record import Calculated
-from ..monitoring.statistics import Finding, Moment, WorkerUsage, ratio, sum_known
+from ..monitoring.statistics import Finding, Moment, UsablePUs, WorkerUsage, ratio, sum_known
 from ..units import format_size
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ _LONG_RUN_S = 10.0
 _STEPS = 60
 
 
-def figures(attempts: Sequence[Attempt], moments: Sequence[Moment], usable: int) -> dict[str, Any]:
+def figures(attempts: Sequence[Attempt], moments: Sequence[Moment], usable: UsablePUs) -> dict[str, Any]:
     """What was seen of threads, CPUs and run queues, as data; ``None``: not known.
 
     ``run_queue_s``: run-queue delay of all threads. ``contention``: run-queue delay / (run-queue delay + CPU time).
-    ``idle_pus``: usable PUs less the CPU time of workers, on average. ``idle_over_time``: the same at up to 60 times.
-    ``migrations``; ``worker_processes``: each with what it computed.
+    ``idle_pus``: PUs usable at the time less the CPU time of workers, on average. ``idle_over_time``: the same at up to
+    60 times. ``migrations``; ``worker_processes``: each with what it computed.
     """
     usages = [attempt.usage for attempt in attempts if attempt.usage is not None]
     wait_ns = sum_known(usage.wait_ns for usage in usages) if usages else None
@@ -82,7 +82,9 @@ def sampling(monitor: RunMonitor) -> dict[str, Any] | None:
     }
 
 
-def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int, advice: Advice) -> list[Finding]:
+def findings(
+    attempts: Iterable[Attempt], moments: Sequence[Moment], usable: UsablePUs, advice: Advice
+) -> list[Finding]:
     """What was found about calculations, each kind once, and about the run as a whole."""
     watched = (
         (short_label(attempt.outcome.label), attempt.grant, _with_peak(attempt, attempt.usage))
@@ -92,12 +94,14 @@ def findings(attempts: Iterable[Attempt], moments: Sequence[Moment], usable: int
     found = merged(watched, advice)
     # Where threads of the run are ready, and others have the CPU, more workers would not help.
     wanted = _mean(moments, lambda moment: moment.cpus_busy + (moment.cpus_waited_for or 0.0))
-    if wanted is not None and moments[-1].at_s >= _LONG_RUN_S and usable - wanted > _IDLE_SHARE * usable:
+    there = usable.mean(0.0, moments[-1].at_s) if moments else 0.0
+    if wanted is not None and moments[-1].at_s >= _LONG_RUN_S and there - wanted > _IDLE_SHARE * there:
         found.append(
             Finding(
                 kind="idle",
-                message=f"{usable - wanted:.1f} of {usable} usable PUs had nothing to do on average: {advice.idle}; "
-                "at the beginning workers start, and at the end the longest calculation may have run alone",
+                message=f"{there - wanted:.1f} of {round(there, 1):g} usable PUs had nothing to do on average: "
+                f"{advice.idle}; at the beginning workers start, and at the end the longest calculation may have run "
+                "alone",
             )
         )
     return found
@@ -190,9 +194,9 @@ def _with_peak(attempt: Attempt, usage: WorkerUsage) -> WorkerUsage:
     return replace(usage, memory_peak_bytes=peak_bytes(attempt.outcome, usage))
 
 
-def _mean_idle(moments: Sequence[Moment], usable: int) -> float | None:
+def _mean_idle(moments: Sequence[Moment], usable: UsablePUs) -> float | None:
     busy = _mean(moments, lambda moment: moment.cpus_busy)
-    return None if busy is None else max(0.0, usable - busy)
+    return None if busy is None else max(0.0, usable.mean(0.0, moments[-1].at_s) - busy)
 
 
 def _mean(moments: Sequence[Moment], figure: Callable[[Moment], float]) -> float | None:
@@ -204,11 +208,16 @@ def _mean(moments: Sequence[Moment], figure: Callable[[Moment], float]) -> float
     return sum_s / before_s if before_s > 0 else None
 
 
-def _idle(moments: Sequence[Moment], usable: int) -> list[tuple[float, float]]:
+def _idle(moments: Sequence[Moment], usable: UsablePUs) -> list[tuple[float, float]]:
     """Averages over equal numbers of moments, each at its end."""
     size = max(1, -(-len(moments) // _STEPS))
     parts = [moments[at : at + size] for at in range(0, len(moments), size)]
-    return [(part[-1].at_s, max(0.0, usable - sum(one.cpus_busy for one in part) / len(part))) for part in parts]
+    told, before_s = [], 0.0
+    for part in parts:
+        until_s, busy = part[-1].at_s, sum(one.cpus_busy for one in part) / len(part)
+        told.append((until_s, max(0.0, usable.mean(before_s, until_s) - busy)))
+        before_s = until_s
+    return told
 
 
 def _workers(attempts: Iterable[Attempt]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..cpuset import CpuSet
 from ..machine import Machine
-from .statistics import Finding, Moment
+from .statistics import Finding, Moment, UsablePUs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,8 @@ class RunRecord:
     wall_s: float
     machine: Machine
     usable: CpuSet
+    """At its end."""
+    pus_usable: UsablePUs
     limits: tuple[str, ...]
     """The rules that say what may be used, in words, the tightest first."""
     decision: Mapping[str, Any]

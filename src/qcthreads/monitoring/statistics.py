@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -49,6 +50,22 @@ class Moment:
     cpus_waited_for: float | None
     """Threads that waited for a CPU, on average; ``None`` where the platform does not tell."""
     memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsablePUs:
+    """How many PUs might be used, over time."""
+
+    counts: tuple[tuple[float, int], ...]
+    """From when on, in seconds since the beginning, and how many; the first at 0."""
+
+    def mean(self, from_s: float, until_s: float) -> float:
+        """On average between two times that are not before the beginning."""
+        until_s = max(until_s, from_s + 1e-6)  # of no time, as many as then
+        ends_s = [*(at_s for at_s, _ in self.counts[1:]), math.inf]
+        lasted = zip(self.counts, ends_s, strict=True)
+        pu_s = sum(pus * max(0.0, min(end_s, until_s) - max(at_s, from_s)) for (at_s, pus), end_s in lasted)
+        return pu_s / (until_s - from_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ def drawn(record: RunRecord) -> dict[str, Any]:
     row_of = {cpu: row for row, cpu in enumerate(rows)}
     return {
         "wall_s": record.wall_s,
-        "usable": len(record.usable),
+        "usable": record.pus_usable.counts,
         "rows": rows,
         "borders": _borders(record.machine, rows),
         "calculations": [_columns(one, row_of) for one in record.calculations],

@@ -89,9 +89,9 @@ function timelineLayout() {
     yaxis3: { ...axis, title: { text: "memory, GiB" }, domain: at(high + 220, inner), visible: curves > 0 },
     shapes: [
       ...data.borders.map((row) => ({ type: "line", xref: "paper", x0: 0, x1: 1, yref: "y", y0: row - 0.5, y1: row - 0.5, line: { width: 1, dash: "dot" } })),
-      { type: "line", xref: "paper", x0: 0, x1: 1, yref: "y2", y0: data.usable, y1: data.usable, line: { width: 1, dash: "dash" } },
+      ...data.usable.map(([at, pus], step) => ({ type: "line", xref: "x", x0: at, x1: (data.usable[step + 1] || [data.wall_s])[0], yref: "y2", y0: pus, y1: pus, line: { width: 1, dash: "dash" } })),
     ],
-    annotations: [{ xref: "paper", x: 1, yref: "y2", y: data.usable, text: "usable", showarrow: false, xanchor: "right", yanchor: "top", font: { size: 11 } }],
+    annotations: [{ xref: "paper", x: 1, yref: "y2", y: data.usable[data.usable.length - 1][1], text: "usable", showarrow: false, xanchor: "right", yanchor: "top", font: { size: 11 } }],
     legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0, traceorder: "normal", itemclick: false, itemdoubleclick: false },
     margin: { l: 60, r: 34, t: 60, b: 44 }, modebar: { orientation: "v" },
     hovermode: "x", dragmode: "zoom",

@@ -63,8 +63,10 @@ def _figures(record: RunRecord) -> Iterator[str]:
     if count["stopped"]:
         yield _figure(f"{count['stopped']:,}", "stopped while they ran")
     yield _figure(_percent(ratio(cpu_s, thread_s)), "thread efficiency: CPU time / (threads × wall time)")
-    used = ratio(cpu_s, len(record.usable) * record.wall_s)
-    yield _figure(_percent(used), f"of the time of {format_count(len(record.usable), 'usable CPU')} used")
+    usable = record.pus_usable.mean(0.0, record.wall_s)
+    changed = len({pus for _, pus in record.pus_usable.counts}) > 1
+    cpus = f"{usable:.1f} usable CPUs on average" if changed else format_count(len(record.usable), "usable CPU")
+    yield _figure(_percent(ratio(cpu_s, usable * record.wall_s)), f"of the time of {cpus} used")
     if those and None not in waits_s:
         waited_s = sum(wait_s or 0.0 for wait_s in waits_s)
         share = ratio(waited_s, waited_s + cpu_s)
