@@ -75,6 +75,27 @@ def test_the_search_lays_out_beside_what_runs(
     assert all(own <= planned + rounding_s for own, planned in zip(followed.starts_s, found.starts_s, strict=True))
 
 
+@settings(max_examples=100, deadline=None)
+@given(made=BATCH, further=st.lists(st.integers(0, 2), min_size=12, max_size=12))
+def test_the_search_keeps_to_needs_that_a_run_has_raised(
+    made: list[tuple[dict[int, float], int]], further: list[int]
+) -> None:
+    """More than their tasks tell, with what each thread but the first adds beside."""
+    tasks = [
+        Task(f"f{number}", times_s, need // 2, memory_more_bytes={width: (width - 1) * more for width in times_s})
+        for number, ((times_s, need), more) in enumerate(zip(made, further, strict=False))
+    ]
+    told = Batch.of(tasks, Capacity(CPUS, 2 * MEMORY))
+    batch = told.retimed(np.arange(len(told)), told.times_s, told.capacity)
+    batch.memory_bytes[:] = [need for _, need in made]
+    found = shortest(batch)
+    more = [(task.memory_more_bytes or {})[width] for task, width in zip(tasks, found.widths, strict=True)]
+    needs = [need + beyond for (_, need), beyond in zip(made, more, strict=True)]
+    runs = list(zip(found.starts_s, found.ends_s, needs, strict=True))
+    for now_s in found.starts_s:
+        assert sum(need for start_s, end_s, need in runs if start_s <= now_s < end_s) <= 2 * MEMORY
+
+
 def test_more_that_runs_than_there_are_cpus_is_waited_for() -> None:
     """Three tasks of four threads share eight CPUs: one is free when two have ended."""
     batch = batch_of([({1: 1.0}, 0)], math.inf)

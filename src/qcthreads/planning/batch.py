@@ -180,13 +180,12 @@ class Batch(Sequence[Task]):
         """Who needs how much of it."""
         more = None if self.more_bytes is None else (self.widths, self.more_bytes)
         whole = self.capacity.memory_bytes
-        return Space("memory", whole, self.memory_bytes, self.most_bytes, Task.needs_bytes, more)
+        return Space("memory", whole, self.memory_bytes, self.most_bytes, more)
 
     @cached_property
     def disk(self) -> Space:
         """Who needs how much of it."""
-        whole = self.capacity.disk_bytes
-        return Space("disk", whole, self.disk_bytes, self.disk_bytes, lambda task, _: task.disk_bytes)
+        return Space("disk", self.capacity.disk_bytes, self.disk_bytes, self.disk_bytes)
 
     @cached_property
     def spaces(self) -> tuple[Space, ...]:
@@ -458,17 +457,18 @@ class Batch(Sequence[Task]):
             never |= space.least > space.whole
         if not never.any():
             return
-        task, *others = (self.tasks[row] for row in np.flatnonzero(never).tolist())
+        row, *others = np.flatnonzero(never).tolist()
+        task = self.tasks[row]
         if min(task.times_s) > cpus:
             lacks = f"{min(task.times_s)} threads at least, but may have {format_count(cpus, 'CPU')} (one of each core)"
             remedy = "give its time with fewer threads, or plan for a larger machine"
         else:
             fitting = [width for width in task.times_s if width <= cpus]
-            needed = ((space, min(space.of(task, width) for width in fitting)) for space in spaces)
+            needed = ((space, min(space.of(row, width) for width in fitting)) for space in spaces)
             space, need = next((space, need) for space, need in needed if need > space.whole)
             lacks = f"{format_size(need)} of {space.name}, but {format_size(space.whole)} may be used"
             remedy = f"raise the limit, or plan for a machine with more {space.name}"
-        also = f"; nor do {format_some([repr(other.id) for other in others])} fit" if others else ""
+        also = f"; nor do {format_some([repr(self.tasks[other].id) for other in others])} fit" if others else ""
         raise OversubscriptionError(f"task {task.id!r} needs {lacks}{also}; {remedy}")
 
 

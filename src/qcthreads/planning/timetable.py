@@ -177,9 +177,8 @@ class Layout:
         if not self.room.several:
             return width
         if (task, width) not in self._taken:
-            one = self._batch.tasks[task]
             rates = [self._rate(task, time_s)] if self._moves else []
-            parts = width, *(space.of(one, width) for space in self._batch.spaces), *rates
+            parts = width, *(space.of(task, width) for space in self._batch.spaces), *rates
             self._taken[task, width] = self.room.of(parts)
         return self._taken[task, width]
 
