@@ -571,6 +571,17 @@ def test_a_time_tells_of_its_own_kind_alone() -> None:
     assert correction.times_s()[:, 0] == pytest.approx([40, 10, 40, 10], rel=0.1)
 
 
+@pytest.mark.parametrize(("measured", "least", "most"), [(False, 1.0, 1.2), (True, 1.4, 1.7)])
+def test_a_speedup_that_is_assumed_is_given_up_sooner_than_a_measured_one(
+    measured: bool, least: float, most: float
+) -> None:
+    """Seconds of one thread are right; with two, of which a speedup of 1.67 was told, it takes as long."""
+    correction = Correction(np.array([[10.0, 6.0]] * 20), "seconds", speedups_measured=measured)
+    for row in range(6):
+        correction.observe(row, row % 2, 10.0)
+    assert least < correction.time_s(19, 0) / correction.time_s(19, 1) < most
+
+
 def test_one_wild_time_does_not_spoil_the_estimates() -> None:
     correction = Correction(np.array([[10.0], [20.0], [40.0]] * 10), "sizes")
     for row in range(20):

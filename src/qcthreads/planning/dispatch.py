@@ -95,6 +95,8 @@ class Dispatcher:
     known
         What the estimates are worth: ``seconds``, as a calibrated model tells; ``elsewhere``, as one of another
         machine does; ``sizes``, ratios from theory; or ``nothing``.
+    speedups_measured
+        What a task gains from threads was measured, too, on this machine; else it is taken for an assumption.
     memory_bytes, disk_bytes
         For all that run at the same time; ``None``: no limit.
     at_once
@@ -124,6 +126,7 @@ class Dispatcher:
         machine_or_cpus: Machine | CpuSet | int,
         *,
         known: Known = "seconds",
+        speedups_measured: bool = False,
         memory_bytes: int | None = None,
         disk_bytes: int | None = None,
         at_once: int | None = None,
@@ -141,7 +144,12 @@ class Dispatcher:
         self._batch = Batch(tasks, self._capacity(len(usable), self._memory_bytes))
         self._row = {task.id: row for row, task in enumerate(self._batch.tasks)}
         self._ranks = None if order is None else np.argsort([self._row[name] for name in order])
-        self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
+        self._correction = Correction(
+            self._batch.times_s,
+            known,
+            [task.kind for task in self._batch.tasks],
+            speedups_measured=speedups_measured,
+        )
         self._all_measured = all(task.memory_measured for task in self._batch.tasks)
         self._told_needs = self._batch.memory_bytes.copy()
         self._seen_needs = self._batch.memory_bytes.copy()
