@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..errors import InputError, OversubscriptionError
 from ..units import format_count, format_size, format_some
-from .model import Capacity, Placement, Task
+from .model import ROUNDING, Capacity, Placement, Task
 from .space import Space
 
 Floats = npt.NDArray[np.float64]
@@ -32,7 +32,6 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("bandwidth_bytes_per_s", Real, "a number of bytes per second"),
 )
 _OF_DISK = ("disk_bytes", Real, "a number of bytes")  # asked of where it is limited: to ask 100,000 tasks takes 20 ms
-_ROUNDING = 1e-12
 _NARROWER_FIRST = 1e-12  # above rounding, below any measured difference
 
 
@@ -287,7 +286,7 @@ class Batch(Sequence[Task]):
             moved_s = np.broadcast_to(self.moved_s[:, None], spent_s.shape)
             with np.errstate(over="ignore"):  # of next to nothing any number fits
                 equals = np.divide(spent_s, moved_s, out=np.full(spent_s.shape, np.inf), where=moved_s > 0)
-            costs_s += of_equals * spent_s / np.maximum(np.floor(equals * (1 + _ROUNDING)), 1)
+            costs_s += of_equals * spent_s / np.maximum(np.floor(equals * (1 + ROUNDING)), 1)
         # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
         least = costs_s[:, -1] * (1 + _NARROWER_FIRST * widths[:, -1])
         for column in range(widths.shape[1] - 2, -1, -1):
@@ -370,18 +369,6 @@ class Batch(Sequence[Task]):
             raise InputError(
                 f"task {task.id!r}: {time_s[at]} s at width {width[at]}; widths start at 1, times go from 0 to "
                 f"{_MOST} s"
-            )
-        try:
-            self._check_needs(self.memory_bytes, "memory_bytes")
-            self._check_needs(self.disk_bytes, "disk_bytes")
-            self._check_needs(self.traffic_bytes, "bandwidth_bytes_per_s")
-            self._check_needs(self.moved_s, "bandwidth_bytes_per_s")
-        except OverflowError:  # a whole number that no float can hold
-            what, task = next(
-                (what, task)
-                for what in ("memory_bytes", "disk_bytes", "bandwidth_bytes_per_s")
-                for task in self.tasks
-                if getattr(task, what) > _MOST
             )
         try:
             self._check_needs(self.memory_bytes, "memory_bytes")
