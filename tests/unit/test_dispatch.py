@@ -253,6 +253,14 @@ def test_where_no_other_worker_is_worth_its_start_the_one_there_has_all_cpus() -
     assert [one.threads for one in run.placements] == [2, 2]
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_is_too_wide_for_the_cpus_of_now_waits_for_more_without_a_word() -> None:
+    tasks = [Task("wide", {4: 1.0})]
+    dispatcher = Dispatcher(tasks, 4, start_up_s=2.0, worker_of=lambda *_: "any", workers={"any": 1})
+    assert dispatcher.next(0.0, CpuSet([0, 1])) is None
+    assert dispatcher.next(1.0, CpuSet(range(4))) is not None
+
+
 def test_beside_a_worker_that_starts_for_little_no_second_one_is_started() -> None:
     """Both would be ready at the same time, and the second would save half of 0.07 s."""
     tasks = [Task(f"a{number}", {1: 0.01}) for number in range(7)]

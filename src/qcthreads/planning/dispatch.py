@@ -439,6 +439,8 @@ class Dispatcher:
             return capacity
         few = replace(capacity, tasks=there)
         soonest_s = self._times_s(rows, few).min(axis=1)
+        if not np.isfinite(soonest_s).all():
+            return capacity
         left_s = sum(self._left_s(now_s, one) for one in self._running.values())
         to_last_s = left_s + float(soonest_s.sum() - soonest_s.min())
         return few if to_last_s <= there * _SOONER * start_s else capacity
