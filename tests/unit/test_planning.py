@@ -972,6 +972,11 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert made.makespan_s == 1.5
 
 
+def test_bytes_that_no_machine_integer_holds_are_moved_as_fast_as_the_bandwidth_allows() -> None:
+    made = plan([Task("a", {1: 10}, bandwidth_bytes_per_s=2**70)], 1, bandwidth_bytes_per_s=2**69)
+    assert made.makespan_s == pytest.approx(20.0)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", strategy_names())
 def test_the_longest_times_there_may_be_are_still_numbers(name: str) -> None:

@@ -196,7 +196,8 @@ class Batch(Sequence[Task]):
         """What each task moves to and from memory while it runs."""
         if not any(map(attrgetter("bandwidth_bytes_per_s"), self.tasks)):
             return np.zeros(len(self.tasks))
-        return np.array([task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)] for task in self.tasks])
+        moved = [task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)] for task in self.tasks]
+        return np.array(moved, dtype=np.float64)
 
     @cached_property
     def moved_s(self) -> Floats:
