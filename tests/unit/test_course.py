@@ -215,6 +215,17 @@ def test_what_was_chosen_before_is_kept_where_nothing_ends_sooner() -> None:
     assert course_of(batch, kept=longer).ends_s(0.0) == course_of(batch).ends_s(0.0)
 
 
+def test_a_plan_is_no_longer_followed_where_times_scatter_nor_where_they_are_not_known() -> None:
+    problem = nearly_equal(16, 20, 20)
+    batch = Batch.of(problem.tasks, Capacity(16))
+    planned = shortest(batch)
+    columns = (batch.widths == np.array(planned.widths)[:, None]).argmax(axis=1)
+    kept = Kept(np.argsort(planned.starts_s, kind="stable"), columns, patient=True)
+    assert course_of(batch, kept=kept, in_seconds=True).patient
+    assert not course_of(batch, kept=kept).patient
+    assert not course_of(batch, kept=kept, in_seconds=True, scatter=0.2).patient
+
+
 def test_no_plan_is_followed_where_more_memory_is_granted_than_it_counts_with() -> None:
     """What was not measured is granted its share: what is ahead in the plan, and needs more, finds no room."""
     for count in (16, 64):

@@ -99,7 +99,8 @@ def course_of(
         chosen = np.arange(len(batch)), kept.columns
         widths, times_s = batch.widths[chosen], batch.times_s[chosen]
         layout = Layout(batch, batch.choices(), beside)
-        before = [Course(widths, times_s, kept.order, layout, patient) for patient in (kept.patient, not kept.patient)]
+        ways = (kept.patient, not kept.patient) if _may_follow_a_plan(scatter, in_seconds) else (False,)
+        before = [Course(widths, times_s, kept.order, layout, patient) for patient in ways]
         found = min(*before, found, key=lambda course: course.ends_s(scatter))
     return found
 
@@ -140,7 +141,7 @@ def _soonest(batch: Batch, beside: Sequence[Running], worth: float, scatter: flo
                 tried.lay_out(course)
         if math.isinf(pace):
             tried.least_s /= worth
-    if in_seconds and scatter <= _SCATTERED and tried.least_s > bounds[0][0]:
+    if _may_follow_a_plan(scatter, in_seconds) and tried.least_s > bounds[0][0]:
         layouts = _FIRST * tried.least_s / (_LAID_OUT_S * len(batch))
         if beside:
             layouts = min(tried.budget, layouts * _LATER / _FIRST * batch.capacity.cpus / len(batch))
@@ -148,6 +149,10 @@ def _soonest(batch: Batch, beside: Sequence[Running], worth: float, scatter: flo
             tried.lay_out(_planned(batch, beside, layouts))
     assert tried.best is not None  # the first at least was laid out
     return tried.best
+
+
+def _may_follow_a_plan(scatter: float, in_seconds: bool) -> bool:
+    return in_seconds and scatter <= _SCATTERED
 
 
 class _Tried:
