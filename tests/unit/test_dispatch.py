@@ -423,6 +423,27 @@ def test_on_a_disk_that_others_have_filled_one_runs_at_a_time() -> None:
     assert dispatcher.waiting == 0
 
 
+@pytest.mark.parametrize("disk_bytes", [0, 9])
+def test_on_a_disk_that_others_have_filled_those_that_run_alone_are_wide(disk_bytes: int) -> None:
+    """And as many as fit again where it is emptied."""
+    tasks = [Task(f"f{number}", {1: 10.0, 4: 4.0}, disk_bytes=5) for number in range(24)]
+    dispatcher = Dispatcher(tasks, 4, disk_bytes=20)
+
+    def threads(now_s: float) -> list[int]:
+        started = [dispatcher.next(now_s, CpuSet(range(4)))]
+        while started[-1] is not None and (left := 4 - sum(start.threads for start in started if start)):
+            started.append(dispatcher.next(now_s, CpuSet(range(left))))
+        for start in filter(None, started):
+            dispatcher.ended(start.id, now_s + (start.expected_s or 0.0))
+        return [start.threads for start in started if start]
+
+    assert threads(0.0) == [1, 1, 1, 1]
+    dispatcher.limit_disk(disk_bytes)
+    assert threads(10.0) == [4]
+    dispatcher.limit_disk(30)
+    assert threads(14.0) == [1, 1, 1, 1]
+
+
 def test_of_ten_thousand_tasks_each_is_looked_at_a_bounded_number_of_times() -> None:
     looked = 0
 

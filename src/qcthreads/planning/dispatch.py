@@ -33,7 +33,7 @@ _SHRUNK = 0.9  # of those that waited at the last look: what there is to choose 
 # 4 per CPU keep all CPUs busy long enough for any width to be thought better of.
 _TAIL_PER_CPU, _TAIL, _AT_ONCE = 4, 512, 64
 _NEAR = 0.02  # of the estimate: who ends so near it changes no plan
-_MOVED = 0.95  # of the memory at the last look: others on the node take and give back a little all the time
+_MOVED = 0.95  # of memory or disk at the last look: others on the node take and give back a little all the time
 _FAR_OVER = 1.1  # times what was too much before, where more was granted: by less a program may follow its grant
 _LOOK_AHEAD, _FEW = 64, 512  # how many of those that wait are tried for what is free; all where there are few
 _OVERDUE = 0.1  # of the time that it took already: how much longer a task is expected to run that is late
@@ -175,7 +175,7 @@ class Dispatcher:
         """On how many CPUs they start."""
         self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
         self._waiting_s: defaultdict[tuple[int, int], float] = defaultdict(float)  # of those, by pool and width
-        self._looked: tuple[int, float, int] | None = None  # CPUs, memory and how many waited when last looked
+        self._looked: tuple[Capacity, int] | None = None  # what there was, and how many waited, at the last look
         self._line_needs, self._others_need = 0.0, math.inf  # bytes: the most in the line, the least of those not in it
         self._far = 0
         self._patient = False
@@ -228,7 +228,7 @@ class Dispatcher:
         capacity = self._capacity(cpus, free_memory_bytes + own_bytes)
         if self._stale(capacity):
             self._look(now_s, capacity)
-        disk_bytes = min(self._disk_bytes, self._disk_now) if self._running else self._disk_bytes
+        disk_bytes = capacity.disk_bytes if self._running else self._disk_bytes
         free_disk_bytes = disk_bytes - sum(self._disk_of(one.row) for one in self._running.values())
         found = self._first_that_fits(now_s, _Room(len(free), free_memory_bytes, free_disk_bytes))
         return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
@@ -244,9 +244,9 @@ class Dispatcher:
         if task_id in self._following:
             return None
         before, looked = self._running[task_id], self._looked
-        if looked is None or self._left <= looked[0] or not self._correction.in_seconds:
+        if looked is None or self._left <= looked[0].cpus or not self._correction.in_seconds:
             return None
-        if not self._line or not self._fits_after(before, *self._line[-1], self._capacity(looked[0], looked[1])):
+        if not self._line or not self._fits_after(before, *self._line[-1], looked[0]):
             return None
         row, column = self._line[-1]
         expected_s = self._correction.time_s(row, column)
@@ -329,7 +329,8 @@ class Dispatcher:
         return self._course(batch, rows).timetable()
 
     def _capacity(self, cpus: int, memory_bytes: float) -> Capacity:
-        return Capacity(cpus, memory_bytes, disk_bytes=self._disk_bytes, tasks=self._at_once)
+        disk_bytes = min(self._disk_bytes, self._disk_now)
+        return Capacity(cpus, memory_bytes, disk_bytes=disk_bytes, tasks=self._at_once)
 
     def _undone(self, task_id: str) -> _Started:
         for before, (following, started) in self._following.items():
@@ -347,8 +348,10 @@ class Dispatcher:
         """Whether to look at those that wait anew: at most every hundredth of them, until few are left."""
         if self._looked is None:
             return True
-        cpus, memory_bytes, waited = self._looked
-        if cpus != capacity.cpus or self._memory_differs(memory_bytes, capacity.memory_bytes):
+        before, waited = self._looked
+        if before.cpus != capacity.cpus or self._memory_differs(before.memory_bytes, capacity.memory_bytes):
+            return True
+        if not _near(before.disk_bytes, capacity.disk_bytes):
             return True
         if self._as_foreseen:
             return False
@@ -359,7 +362,7 @@ class Dispatcher:
     def _memory_differs(self, before: float, now: float) -> bool:
         """By so much that widths may be others, or that more or less of what waits fits at all."""
         fits = self._line_needs <= now < self._others_need
-        return before != now and not (fits and _MOVED * before <= now <= before / _MOVED)
+        return before != now and not (fits and _near(before, now))
 
     def _few(self, capacity: Capacity) -> bool:
         return self._left <= min(_TAIL, _TAIL_PER_CPU * capacity.cpus)
@@ -370,6 +373,9 @@ class Dispatcher:
         needs = np.maximum(self._told_needs, np.minimum(self._seen_needs, capacity.memory_bytes))
         self._batch.memory_bytes[:] = needs
         rows = np.flatnonzero(self._waiting)
+        self._looked = capacity, self._left
+        largest = float(self._batch.disk_bytes[rows].max())  # may run alone, whatever others have filled
+        capacity = replace(capacity, disk_bytes=max(capacity.disk_bytes, largest))
         capacity = self._beside_few(now_s, rows, capacity)
         times_s = self._times_s(rows, capacity)
         fits = np.isfinite(times_s).any(axis=1) & (self._batch.memory_bytes[rows] <= capacity.memory_bytes)
@@ -393,7 +399,6 @@ class Dispatcher:
             kinds = zip(self._pools[rows, columns].tolist(), widths.tolist(), strict=True)
             for kind, seconds in zip(kinds, busy_s.tolist(), strict=True):
                 self._waiting_s[kind] += seconds
-        self._looked = capacity.cpus, capacity.memory_bytes, self._left
         self._far = 0
         self._as_foreseen = foreseen
 
@@ -646,3 +651,7 @@ class Dispatcher:
     def _takes_s(self, row: int, column: int, pool: int, fresh: bool) -> float:
         """As far as is known, with the start of its worker."""
         return self._correction.time_s(row, column) + (self._start_s(pool) if fresh else 0.0)
+
+
+def _near(before: float, now: float) -> bool:
+    return before == now or _MOVED * before <= now <= before / _MOVED
