@@ -183,6 +183,19 @@ def test_what_is_ahead_is_waited_for_until_something_that_runs_is_overdue_by_far
     assert late.id == "narrow"
 
 
+@pytest.mark.parametrize(("start_s", "narrow"), [(70.0, True), (1.0, False)])
+def test_a_worker_that_starts_has_its_cpu_for_as_long_as_it_is_waited_for(start_s: float, narrow: bool) -> None:
+    """The wide task has room when both the second task and the start have ended, in 35 s at the earliest."""
+    tasks = [Task("first", {1: 90.0}), Task("second", {1: 50.0}), Task("wide", {3: 45.0}), Task("narrow", {1: 40.0})]
+    dispatcher = Dispatcher(tasks, 4, worker_of=lambda *_: "any", workers={"any": 4})
+    starting, starts_s = {"any": 1}, {"any": start_s}
+    for free in (CpuSet(range(3)), CpuSet(range(1, 3))):
+        assert dispatcher.next(0.0, free, soon=1, starting=starting, starts_s=starts_s) is not None
+    dispatcher._patient = True  # as where a plan is followed
+    start = dispatcher.next(15.0, CpuSet([2]), soon=1, starting=starting, starts_s=starts_s)
+    assert (start is not None) == narrow
+
+
 def test_how_far_times_scatter_is_seen() -> None:
     rng = random.Random(0)
     sizes = [rng.uniform(1, 100) for _ in range(200)]

@@ -11,7 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -569,7 +569,7 @@ class Dispatcher:
             row, column = self._line[at]
             if not self._taken_up(row, column).within(room):
                 if self._patient and math.isinf(within_s):
-                    within_s = self._opens_s(now_s, row, column, room._replace(cpus=room.cpus + self._soon))
+                    within_s = self._opens_s(now_s, row, column, room)
                 continue
             pool = int(self._pools[row, column])
             if within_s < math.inf and self._takes_s(row, column, pool, self._ready(pool) <= 0) > within_s:
@@ -586,16 +586,16 @@ class Dispatcher:
         That is where something is overdue by far, or where it does not fit when all that runs has ended.
         """
         needed = self._taken_up(row, column)
-        running = list(self._running.values())
+        running = self._running.values()
         if any(now_s - one.since_s > _FAR * self._takes_s(one.row, one.column, one.pool, one.fresh) for one in running):
             return math.inf
         opens_s = 0.0
-        for left_s, one in sorted(((self._left_s(now_s, one), one) for one in running), key=itemgetter(0)):
+        for one in sorted(self._beside(now_s), key=attrgetter("left_s")):
             if needed.within(room):
                 break
             cpus, memory_bytes, disk_bytes = room
-            opens_s = left_s
-            room = _Room(cpus + one.width, memory_bytes + one.memory_bytes, disk_bytes + self._disk_of(one.row))
+            opens_s = one.left_s
+            room = _Room(cpus + one.width, memory_bytes + one.memory_bytes, disk_bytes + one.disk_bytes)
         return opens_s if needed.within(room) else math.inf
 
     def _taken_up(self, row: int, column: int) -> _Room:
