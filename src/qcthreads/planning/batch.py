@@ -261,6 +261,11 @@ class Batch(Sequence[Task]):
         narrowest: Integers = np.where(np.isfinite(self.times_s), self.widths, self.capacity.cpus).min(axis=1)
         return narrowest
 
+    def columns(self, widths: npt.ArrayLike, rows: Integers | slice = slice(None)) -> Integers:
+        """In which column of :attr:`widths` each of ``rows`` lists the width that it has."""
+        columns: Integers = (self.widths[rows] == np.asarray(widths)[:, np.newaxis]).argmax(axis=1)
+        return columns
+
     def choices(
         self, cpus: float = 1.0, bandwidth: float = 0.0, bandwidth_of_equals: float = 0.0, **spaces: float
     ) -> Choices:

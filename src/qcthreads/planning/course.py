@@ -193,8 +193,6 @@ def _courses(batch: Batch, choices: Choices, deadline_s: float, beside: Sequence
 def _planned(batch: Batch, beside: Sequence[Running], layouts: float) -> Course:
     """The plan that is found with so many layouts."""
     found = shortest(batch, beside=beside, most_layouts=layouts)
-    widths = np.array(found.widths)
-    listed = (batch.widths == widths[:, np.newaxis]) & np.isfinite(batch.times_s)
-    times_s = batch.times_s[np.arange(len(batch)), listed.argmax(axis=1)]
+    times_s = batch.times_s[np.arange(len(batch)), batch.columns(found.widths)]
     order = np.argsort(found.starts_s, kind="stable")
-    return Course(widths, times_s, order, Layout(batch, batch.choices(), beside), patient=True)
+    return Course(np.array(found.widths), times_s, order, Layout(batch, batch.choices(), beside), patient=True)

@@ -392,7 +392,7 @@ class Dispatcher:
             self._patient = course.patient
             order = course.order[::-1]
             rows, widths = rows[order], course.widths[order]
-            columns = self._columns(rows, widths)
+            columns = self._batch.columns(widths, rows)
             busy_s = self._correction.times_s(rows)[np.arange(len(rows)), columns]
             self._line = list(zip(rows.tolist(), columns.tolist(), strict=True))
             self._line_needs = float((self._batch.memory_bytes[rows] + self._more_bytes[rows, columns]).max())
@@ -554,12 +554,6 @@ class Dispatcher:
 
     def _disk_of(self, row: int) -> float:
         return float(self._batch.disk_bytes[row])
-
-    def _columns(self, rows: Integers, widths: Integers) -> Integers:
-        """Where each of ``rows`` lists its width."""
-        listed = (self._batch.widths[rows] == widths[:, np.newaxis]) & np.isfinite(self._batch.times_s[rows])
-        columns: Integers = listed.argmax(axis=1)
-        return columns
 
     def _first_that_fits(self, now_s: float, room: _Room) -> tuple[int, int] | None:
         startable: dict[int, bool] = {}  # by pool

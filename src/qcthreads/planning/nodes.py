@@ -116,8 +116,8 @@ def _attempts(batch: Batch, whole: Timetable) -> Iterator[tuple[Layout, Integers
 
     Of these each once: the longest first, then those that hold most for long.
     """
-    columns = (batch.widths == np.array(whole.widths)[:, None]).argmax(axis=1)
-    widths, times_s = (table[np.arange(len(batch)), columns] for table in (batch.widths, batch.times_s))
+    chosen = np.arange(len(batch)), batch.columns(whole.widths)
+    widths, times_s = batch.widths[chosen], batch.times_s[chosen]
     layout = Layout(batch, batch.choices())
     yield layout, widths, times_s, np.lexsort((-widths, np.array(whole.starts_s))).tolist()
     for workers in sorted(promising(batch), key=lambda one: bound_at(batch, one.widths, one.times_s)):
