@@ -46,9 +46,8 @@ def check(found: Timetable, batch: Batch, beside: Sequence[Running]) -> None:
         assert end_s - start_s == pytest.approx(task.times_s[width])
     for now_s in found.starts_s:
         running = [at for at, (begun_s, end_s) in enumerate(zip(starts, ends, strict=True)) if begun_s <= now_s < end_s]
-        if len(running) > len(beside) or sum(one.width for one in beside) <= CPUS:
-            assert sum(widths[at] for at in running) <= CPUS
-            assert sum(needs[at] for at in running) <= batch.capacity.memory_bytes
+        assert sum(widths[at] for at in running) <= CPUS
+        assert sum(needs[at] for at in running) <= batch.capacity.memory_bytes
     assert found.makespan_s == pytest.approx(max(ends))
 
 

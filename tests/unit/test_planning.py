@@ -513,8 +513,8 @@ def test_whatever_is_short_no_list_of_one_width_ends_sooner(
 ) -> None:
     problem = family(cpus, count, seed)
     made = plan(problem.tasks, cpus, name, **problem.limits)
-    bandwidth = problem.bandwidth_bytes_per_s or math.inf
-    check(made, problem.tasks, CpuSet(range(cpus)), problem.memory_bytes or math.inf, bandwidth)
+    bandwidth, disk_bytes = problem.bandwidth_bytes_per_s or math.inf, problem.disk_bytes or math.inf
+    check(made, problem.tasks, CpuSet(range(cpus)), problem.memory_bytes or math.inf, bandwidth, disk_bytes)
     for width in problem.tasks[0].times_s:
         assert made.makespan_s <= list_s(problem, width) * 1.001
 

@@ -24,7 +24,9 @@ from .timetable import Layout, Timetable, in_sequence, in_turn
 # Deadlines, as multiples of the bound, the latest first: the widths become wider. Those below it are for times that
 # scatter: the longest have ended early enough for none of them to be what all wait for.
 _PACES = (math.inf, 2.0, 1.6, 1.35, 1.2, 1.1, 1.05, 1.0, 0.8, 0.65, 0.5)
-_TASKS = 8_000  # laid out in all, which takes some 20 ms; fewer than two layouts are not worth it
+# Laid out with widths for common deadlines, in some 20 ms; fewer than two layouts are not worth it. A plan that is
+# searched for, and what was chosen before, come in addition.
+_TASKS = 8_000
 MOST_LAID_OUT = _TASKS // 2
 """Tasks; of more no course is laid out."""
 _LAID_OUT_S = 2.5e-6  # by the search of plans for each task of a layout, measured

@@ -1,8 +1,8 @@
 """What starts now, where, and how wide, while a batch runs; a pure object that is told the time and starts nothing.
 
-It follows no timetable made beforehand: each time that something may start, the tasks that wait are looked at anew with
-what is known by then. A task's width is chosen when it starts and stays. Widths and order are those with which the
-rest, laid out beside what runs, ends soonest (course.py): so the last ones widen.
+Widths and order are those with which the rest, laid out beside what runs, ends soonest (course.py): so the last ones
+widen. They are kept as long as all goes as foreseen; else those that wait are looked at anew with what is known by
+then. No moments are kept: each starts when there is room for it, and its width stays.
 """
 
 from __future__ import annotations
@@ -238,8 +238,7 @@ class Dispatcher:
 
         Only what is next as those that wait were looked at last, where both are expected to be over ``within_s``
         seconds from now, and where enough are left to keep all CPUs busy: a new look would take a good part of what
-        short ones take. It waits no more, and counts as started when ``task_id`` has ended; one
-        follows each.
+        short ones take. It waits no more, and counts as started when ``task_id`` has ended; one follows each.
         """
         if task_id in self._following:
             return None

@@ -114,7 +114,8 @@ def _most(node: Node, width: int, need: float) -> int:
 def _attempts(batch: Batch, whole: Timetable) -> Iterator[tuple[Layout, Integers, Floats, list[int]]]:
     """Widths, times and orders: those of the whole; each uniform width, the most promising first; then many widths.
 
-    Of these each once: the longest first, then those that hold most for long.
+    Of these each once: the longest first, then those that hold most for long. Of more than a few hundred tasks the
+    budget ends before them.
     """
     chosen = np.arange(len(batch)), batch.columns(whole.widths)
     widths, times_s = batch.widths[chosen], batch.times_s[chosen]
