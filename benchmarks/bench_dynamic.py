@@ -111,7 +111,12 @@ def assumed(task: Task, cost: float, parallel: float = PARALLEL_FRACTION) -> Tas
 def simulated_s(problem: Problem, known: Known, tasks: list[Task]) -> float:
     """The makespan of a run that was told ``tasks``."""
     dispatcher = Dispatcher(
-        tasks, problem.cpus, known=known, memory_bytes=problem.memory_bytes, disk_bytes=problem.disk_bytes
+        tasks,
+        problem.cpus,
+        known=known,
+        speedups_measured=known == "seconds",
+        memory_bytes=problem.memory_bytes,
+        disk_bytes=problem.disk_bytes,
     )
     memory_bytes = math.inf if problem.memory_bytes is None else problem.memory_bytes
     return simulate(dispatcher, problem.tasks, [Change(0.0, CpuSet(range(problem.cpus)), memory_bytes)]).makespan_s

@@ -46,9 +46,8 @@ def check(found: Timetable, batch: Batch, beside: Sequence[Running]) -> None:
         assert end_s - start_s == pytest.approx(task.times_s[width])
     for now_s in found.starts_s:
         running = [at for at, (begun_s, end_s) in enumerate(zip(starts, ends, strict=True)) if begun_s <= now_s < end_s]
-        if len(running) > len(beside) or sum(one.width for one in beside) <= CPUS:
-            assert sum(widths[at] for at in running) <= CPUS
-            assert sum(needs[at] for at in running) <= batch.capacity.memory_bytes
+        assert sum(widths[at] for at in running) <= CPUS
+        assert sum(needs[at] for at in running) <= batch.capacity.memory_bytes
     assert found.makespan_s == pytest.approx(max(ends))
 
 
@@ -73,6 +72,27 @@ def test_the_search_lays_out_beside_what_runs(
     check(followed, batch, beside)
     rounding_s = 1e-9 * found.makespan_s
     assert all(own <= planned + rounding_s for own, planned in zip(followed.starts_s, found.starts_s, strict=True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(made=BATCH, further=st.lists(st.integers(0, 2), min_size=12, max_size=12))
+def test_the_search_keeps_to_needs_that_a_run_has_raised(
+    made: list[tuple[dict[int, float], int]], further: list[int]
+) -> None:
+    """More than their tasks tell, with what each thread but the first adds beside."""
+    tasks = [
+        Task(f"f{number}", times_s, need // 2, memory_more_bytes={width: (width - 1) * more for width in times_s})
+        for number, ((times_s, need), more) in enumerate(zip(made, further, strict=False))
+    ]
+    told = Batch.of(tasks, Capacity(CPUS, 2 * MEMORY))
+    batch = told.retimed(np.arange(len(told)), told.times_s, told.capacity)
+    batch.memory_bytes[:] = [need for _, need in made]
+    found = shortest(batch)
+    more = [(task.memory_more_bytes or {})[width] for task, width in zip(tasks, found.widths, strict=True)]
+    needs = [need + beyond for (_, need), beyond in zip(made, more, strict=True)]
+    runs = list(zip(found.starts_s, found.ends_s, needs, strict=True))
+    for now_s in found.starts_s:
+        assert sum(need for start_s, end_s, need in runs if start_s <= now_s < end_s) <= 2 * MEMORY
 
 
 def test_more_that_runs_than_there_are_cpus_is_waited_for() -> None:
@@ -162,6 +182,19 @@ def test_what_is_ahead_is_waited_for_until_something_that_runs_is_overdue_by_far
     assert late.id == "narrow"
 
 
+@pytest.mark.parametrize(("start_s", "narrow"), [(70.0, True), (1.0, False)])
+def test_a_worker_that_starts_has_its_cpu_for_as_long_as_it_is_waited_for(start_s: float, narrow: bool) -> None:
+    """The wide task has room when both the second task and the start have ended, in 35 s at the earliest."""
+    tasks = [Task("first", {1: 90.0}), Task("second", {1: 50.0}), Task("wide", {3: 45.0}), Task("narrow", {1: 40.0})]
+    dispatcher = Dispatcher(tasks, 4, worker_of=lambda *_: "any", workers={"any": 4})
+    starting, starts_s = {"any": 1}, {"any": start_s}
+    for free in (CpuSet(range(3)), CpuSet(range(1, 3))):
+        assert dispatcher.next(0.0, free, soon=1, starting=starting, starts_s=starts_s) is not None
+    dispatcher._patient = True  # as where a plan is followed
+    start = dispatcher.next(15.0, CpuSet([2]), soon=1, starting=starting, starts_s=starts_s)
+    assert (start is not None) == narrow
+
+
 def test_how_far_times_scatter_is_seen() -> None:
     rng = random.Random(0)
     sizes = [rng.uniform(1, 100) for _ in range(200)]
@@ -192,6 +225,17 @@ def test_what_was_chosen_before_is_kept_where_nothing_ends_sooner() -> None:
     assert course_of(batch).ends_s(0.0) > 1.05 * planned.makespan_s
     longer = Kept(np.arange(len(batch)), np.zeros(len(batch), dtype=np.int64), patient=True)
     assert course_of(batch, kept=longer).ends_s(0.0) == course_of(batch).ends_s(0.0)
+
+
+def test_a_plan_is_no_longer_followed_where_times_scatter_nor_where_they_are_not_known() -> None:
+    problem = nearly_equal(16, 20, 20)
+    batch = Batch.of(problem.tasks, Capacity(16))
+    planned = shortest(batch)
+    columns = (batch.widths == np.array(planned.widths)[:, None]).argmax(axis=1)
+    kept = Kept(np.argsort(planned.starts_s, kind="stable"), columns, patient=True)
+    assert course_of(batch, kept=kept, in_seconds=True).patient
+    assert not course_of(batch, kept=kept).patient
+    assert not course_of(batch, kept=kept, in_seconds=True, scatter=0.2).patient
 
 
 def test_no_plan_is_followed_where_more_memory_is_granted_than_it_counts_with() -> None:

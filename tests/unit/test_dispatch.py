@@ -253,6 +253,14 @@ def test_where_no_other_worker_is_worth_its_start_the_one_there_has_all_cpus() -
     assert [one.threads for one in run.placements] == [2, 2]
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_is_too_wide_for_the_cpus_of_now_waits_for_more_without_a_word() -> None:
+    tasks = [Task("wide", {4: 1.0})]
+    dispatcher = Dispatcher(tasks, 4, start_up_s=2.0, worker_of=lambda *_: "any", workers={"any": 1})
+    assert dispatcher.next(0.0, CpuSet([0, 1])) is None
+    assert dispatcher.next(1.0, CpuSet(range(4))) is not None
+
+
 def test_beside_a_worker_that_starts_for_little_no_second_one_is_started() -> None:
     """Both would be ready at the same time, and the second would save half of 0.07 s."""
     tasks = [Task(f"a{number}", {1: 0.01}) for number in range(7)]
@@ -415,6 +423,27 @@ def test_on_a_disk_that_others_have_filled_one_runs_at_a_time() -> None:
     assert dispatcher.waiting == 0
 
 
+@pytest.mark.parametrize("disk_bytes", [0, 9])
+def test_on_a_disk_that_others_have_filled_those_that_run_alone_are_wide(disk_bytes: int) -> None:
+    """And as many as fit again where it is emptied."""
+    tasks = [Task(f"f{number}", {1: 10.0, 4: 4.0}, disk_bytes=5) for number in range(24)]
+    dispatcher = Dispatcher(tasks, 4, disk_bytes=20)
+
+    def threads(now_s: float) -> list[int]:
+        started = [dispatcher.next(now_s, CpuSet(range(4)))]
+        while started[-1] is not None and (left := 4 - sum(start.threads for start in started if start)):
+            started.append(dispatcher.next(now_s, CpuSet(range(left))))
+        for start in filter(None, started):
+            dispatcher.ended(start.id, now_s + (start.expected_s or 0.0))
+        return [start.threads for start in started if start]
+
+    assert threads(0.0) == [1, 1, 1, 1]
+    dispatcher.limit_disk(disk_bytes)
+    assert threads(10.0) == [4]
+    dispatcher.limit_disk(30)
+    assert threads(14.0) == [1, 1, 1, 1]
+
+
 def test_of_ten_thousand_tasks_each_is_looked_at_a_bounded_number_of_times() -> None:
     looked = 0
 
@@ -569,6 +598,17 @@ def test_a_time_tells_of_its_own_kind_alone() -> None:
     assert correction.time_s(2, 0) == pytest.approx(40, rel=0.1)
     assert correction.time_s(3, 0) == pytest.approx(10)
     assert correction.times_s()[:, 0] == pytest.approx([40, 10, 40, 10], rel=0.1)
+
+
+@pytest.mark.parametrize(("measured", "least", "most"), [(False, 1.0, 1.2), (True, 1.4, 1.7)])
+def test_a_speedup_that_is_assumed_is_given_up_sooner_than_a_measured_one(
+    measured: bool, least: float, most: float
+) -> None:
+    """Seconds of one thread are right; with two, of which a speedup of 1.67 was told, it takes as long."""
+    correction = Correction(np.array([[10.0, 6.0]] * 20), "seconds", speedups_measured=measured)
+    for row in range(6):
+        correction.observe(row, row % 2, 10.0)
+    assert least < correction.time_s(19, 0) / correction.time_s(19, 1) < most
 
 
 def test_one_wild_time_does_not_spoil_the_estimates() -> None:

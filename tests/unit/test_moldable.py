@@ -89,6 +89,34 @@ def test_seconds_of_a_calibrated_model_are_passed_on() -> None:
     assert "measured model" in model.foresee().reasons()[1]
 
 
+def test_auto_widens_for_any_gain_only_where_speedups_were_measured() -> None:
+    """Four on eight PUs, where a second thread gains 6 %."""
+    times_s = lambda _, widths: {width: 60.0 if width == 1 else 60 / 1.06 for width in widths}  # noqa: E731
+    assumed, measured = (
+        moldable([1.0] * 4, 8, "auto", times_s=times_s, speedups_measured=known) for known in (False, True)
+    )
+    assert assumed.foresee().widths == {1: 4}
+    assert measured.foresee().widths == {2: 4}
+    assert moldable([1.0] * 4, 8, times_s=times_s).foresee().widths == {2: 4}
+
+
+@pytest.mark.parametrize(("measured", "least_s", "most_s"), [(False, 50.0, 61.0), (True, 30.0, 45.0)])
+def test_a_run_doubts_speedups_that_nobody_measured(measured: bool, least_s: float, most_s: float) -> None:
+    """One at a time; with two threads, of which 30 s were told, it takes as long as with one."""
+    times_s = lambda _, widths: {width: 60.0 / width for width in widths}  # noqa: E731
+    options = {"times_s": times_s, "widths": {CHEMISTRY.name: (1, 2)}, "speedups_measured": measured, "at_once": 1}
+    dispatcher, _ = moldable([1.0] * 8, 2, **options)._dispatcher()
+    for number, threads in enumerate((1, 1, 1, 2, 2, 2)):
+        start = dispatcher.next(60.0 * number, CpuSet(range(threads)))
+        assert start is not None
+        assert start.threads == threads
+        dispatcher.ended(start.id, 60.0 * (number + 1), took_s=60.0)
+    last = dispatcher.next(360.0, CpuSet([0, 1]), starts_s={2: 0.0})
+    assert last is not None
+    assert last.expected_s is not None
+    assert least_s < last.expected_s < most_s
+
+
 def test_where_times_come_from_is_said() -> None:
     times_s = lambda term, widths: dict.fromkeys(widths, 60 * term.cost)  # noqa: E731
     said = [

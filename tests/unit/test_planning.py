@@ -513,8 +513,8 @@ def test_whatever_is_short_no_list_of_one_width_ends_sooner(
 ) -> None:
     problem = family(cpus, count, seed)
     made = plan(problem.tasks, cpus, name, **problem.limits)
-    bandwidth = problem.bandwidth_bytes_per_s or math.inf
-    check(made, problem.tasks, CpuSet(range(cpus)), problem.memory_bytes or math.inf, bandwidth)
+    bandwidth, disk_bytes = problem.bandwidth_bytes_per_s or math.inf, problem.disk_bytes or math.inf
+    check(made, problem.tasks, CpuSet(range(cpus)), problem.memory_bytes or math.inf, bandwidth, disk_bytes)
     for width in problem.tasks[0].times_s:
         assert made.makespan_s <= list_s(problem, width) * 1.001
 
@@ -970,6 +970,11 @@ def test_numbers_of_numpy_are_numbers() -> None:
     tasks = [Task("a", {np.int64(2): np.float32(1.5)}, np.int32(3), np.float64(2))]
     made = plan(tasks, np.int16(2), memory_bytes=np.int64(4), bandwidth_bytes_per_s=np.float32(4))
     assert made.makespan_s == 1.5
+
+
+def test_bytes_that_no_machine_integer_holds_are_moved_as_fast_as_the_bandwidth_allows() -> None:
+    made = plan([Task("a", {1: 10}, bandwidth_bytes_per_s=2**70)], 1, bandwidth_bytes_per_s=2**69)
+    assert made.makespan_s == pytest.approx(20.0)
 
 
 @pytest.mark.filterwarnings("error")

@@ -133,15 +133,17 @@ class Moldable:
             order = [one.id for one in self._followed.placements]
             most = {one.id: one.threads for one in self._followed.placements}
             tasks = [_no_wider(task, most[task.id]) for task in tasks]
+        speedups_measured = in_seconds and self.speedups_measured
         dispatcher = Dispatcher(
             tasks,
             self.machine.cpus_online,
             known="sizes" if not in_seconds else "elsewhere" if self._as_elsewhere else "seconds",
+            speedups_measured=speedups_measured,
             memory_bytes=self.memory_bytes,
             disk_bytes=self.disk_bytes,
             at_once=self.at_once,
             start_up_s=START_UP_S,
-            worth=1.0 if in_seconds and self.speedups_measured else _WORTH.get(self.strategy, 1.0),
+            worth=1.0 if speedups_measured else _WORTH.get(self.strategy, 1.0),
             worker_of=self.worker_of,
             workers=self.workers,
             order=order,

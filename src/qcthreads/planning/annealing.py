@@ -67,8 +67,7 @@ def _worth_having(batch: Batch, layout: Layout, task: int) -> list[Demand]:
 
 def _needs_more(batch: Batch, task: int, width: int, than: int) -> bool:
     """Whether the task needs more of something at that width than at another."""
-    one = batch.tasks[task]
-    return any(space.of(one, width) > space.of(one, than) for space in batch.spaces)
+    return any(space.of(task, width) > space.of(task, than) for space in batch.spaces)
 
 
 def _no_wider(choices: list[Demand], width: int) -> Demand:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..errors import InputError, OversubscriptionError
 from ..units import format_count, format_size, format_some
-from .model import Capacity, Placement, Task
+from .model import ROUNDING, Capacity, Placement, Task
 from .space import Space
 
 Floats = npt.NDArray[np.float64]
@@ -32,7 +32,6 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("bandwidth_bytes_per_s", Real, "a number of bytes per second"),
 )
 _OF_DISK = ("disk_bytes", Real, "a number of bytes")  # asked of where it is limited: to ask 100,000 tasks takes 20 ms
-_ROUNDING = 1e-12
 _NARROWER_FIRST = 1e-12  # above rounding, below any measured difference
 
 
@@ -180,13 +179,12 @@ class Batch(Sequence[Task]):
         """Who needs how much of it."""
         more = None if self.more_bytes is None else (self.widths, self.more_bytes)
         whole = self.capacity.memory_bytes
-        return Space("memory", whole, self.memory_bytes, self.most_bytes, Task.needs_bytes, more)
+        return Space("memory", whole, self.memory_bytes, self.most_bytes, more)
 
     @cached_property
     def disk(self) -> Space:
         """Who needs how much of it."""
-        whole = self.capacity.disk_bytes
-        return Space("disk", whole, self.disk_bytes, self.disk_bytes, lambda task, _: task.disk_bytes)
+        return Space("disk", self.capacity.disk_bytes, self.disk_bytes, self.disk_bytes)
 
     @cached_property
     def spaces(self) -> tuple[Space, ...]:
@@ -198,7 +196,8 @@ class Batch(Sequence[Task]):
         """What each task moves to and from memory while it runs."""
         if not any(map(attrgetter("bandwidth_bytes_per_s"), self.tasks)):
             return np.zeros(len(self.tasks))
-        return np.array([task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)] for task in self.tasks])
+        moved = [task.bandwidth_bytes_per_s * task.times_s[min(task.times_s)] for task in self.tasks]
+        return np.array(moved, dtype=np.float64)
 
     @cached_property
     def moved_s(self) -> Floats:
@@ -262,6 +261,11 @@ class Batch(Sequence[Task]):
         narrowest: Integers = np.where(np.isfinite(self.times_s), self.widths, self.capacity.cpus).min(axis=1)
         return narrowest
 
+    def columns(self, widths: npt.ArrayLike, rows: Integers | slice = slice(None)) -> Integers:
+        """In which column of :attr:`widths` each of ``rows`` lists the width that it has."""
+        columns: Integers = (self.widths[rows] == np.asarray(widths)[:, np.newaxis]).argmax(axis=1)
+        return columns
+
     def choices(
         self, cpus: float = 1.0, bandwidth: float = 0.0, bandwidth_of_equals: float = 0.0, **spaces: float
     ) -> Choices:
@@ -288,7 +292,7 @@ class Batch(Sequence[Task]):
             moved_s = np.broadcast_to(self.moved_s[:, None], spent_s.shape)
             with np.errstate(over="ignore"):  # of next to nothing any number fits
                 equals = np.divide(spent_s, moved_s, out=np.full(spent_s.shape, np.inf), where=moved_s > 0)
-            costs_s += of_equals * spent_s / np.maximum(np.floor(equals * (1 + _ROUNDING)), 1)
+            costs_s += of_equals * spent_s / np.maximum(np.floor(equals * (1 + ROUNDING)), 1)
         # Where the speedup is perfect all widths cost the same, but for rounding: the narrower fits in more places.
         least = costs_s[:, -1] * (1 + _NARROWER_FIRST * widths[:, -1])
         for column in range(widths.shape[1] - 2, -1, -1):
@@ -384,18 +388,6 @@ class Batch(Sequence[Task]):
                 for task in self.tasks
                 if getattr(task, what) > _MOST
             )
-        try:
-            self._check_needs(self.memory_bytes, "memory_bytes")
-            self._check_needs(self.disk_bytes, "disk_bytes")
-            self._check_needs(self.traffic_bytes, "bandwidth_bytes_per_s")
-            self._check_needs(self.moved_s, "bandwidth_bytes_per_s")
-        except OverflowError:  # a whole number that no float can hold
-            what, task = next(
-                (what, task)
-                for what in ("memory_bytes", "disk_bytes", "bandwidth_bytes_per_s")
-                for task in self.tasks
-                if getattr(task, what) > _MOST
-            )
             raise _no_need(task, what) from None
         self._round_up(self._check_more())
         self._check_fit()
@@ -458,17 +450,18 @@ class Batch(Sequence[Task]):
             never |= space.least > space.whole
         if not never.any():
             return
-        task, *others = (self.tasks[row] for row in np.flatnonzero(never).tolist())
+        row, *others = np.flatnonzero(never).tolist()
+        task = self.tasks[row]
         if min(task.times_s) > cpus:
             lacks = f"{min(task.times_s)} threads at least, but may have {format_count(cpus, 'CPU')} (one of each core)"
             remedy = "give its time with fewer threads, or plan for a larger machine"
         else:
             fitting = [width for width in task.times_s if width <= cpus]
-            needed = ((space, min(space.of(task, width) for width in fitting)) for space in spaces)
+            needed = ((space, min(space.of(row, width) for width in fitting)) for space in spaces)
             space, need = next((space, need) for space, need in needed if need > space.whole)
             lacks = f"{format_size(need)} of {space.name}, but {format_size(space.whole)} may be used"
             remedy = f"raise the limit, or plan for a machine with more {space.name}"
-        also = f"; nor do {format_some([repr(other.id) for other in others])} fit" if others else ""
+        also = f"; nor do {format_some([repr(self.tasks[other].id) for other in others])} fit" if others else ""
         raise OversubscriptionError(f"task {task.id!r} needs {lacks}{also}; {remedy}")
 
 

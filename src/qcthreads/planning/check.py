@@ -10,7 +10,6 @@ from ..cpuset import CpuSet
 from ..units import format_count, format_some
 from .batch import Batch
 from .model import ROUNDING, Placement
-from .space import Space
 
 _OFF = 1e-9  # by this part of a time a duration may be off, which comes from rounding
 _Need = Callable[[int, int], float]
@@ -92,14 +91,12 @@ def _together(placements: Sequence[Placement], batch: Batch, rows: dict[str, int
 
 def _limits(batch: Batch) -> list[tuple[str, float, _Need]]:
     """What may run short: its name, how much there is, and how much a task (by its row) needs of it at a width."""
-    limits = [(f"bytes of {space.name}", space.whole, _need_of(space, batch)) for space in batch.spaces]
+    limits: list[tuple[str, float, _Need]] = [
+        (f"bytes of {space.name}", space.whole, space.of) for space in batch.spaces
+    ]
     if batch.moved_s.any():
         limits.append(("bytes per second", batch.capacity.bandwidth_bytes_per_s, _rate_of(batch)))
     return limits
-
-
-def _need_of(space: Space, batch: Batch) -> _Need:
-    return lambda row, width: space.of(batch.tasks[row], width)
 
 
 def _rate_of(batch: Batch) -> _Need:

@@ -22,7 +22,7 @@ Known = Literal["seconds", "elsewhere", "sizes", "nothing"]
 # some tens of percent, of another machine a factor of two or three, and a size without seconds says nothing of it.
 _SCALE = {"seconds": 0.3, "elsewhere": 1.0, "sizes": 1e3, "nothing": 1e3}
 # The formal powers of methods are exceeded by none and undercut by a fifth where molecules are small; a calibrated
-# model has measured them, and speedups.
+# model has measured them, and speedups where it was calibrated at several widths.
 _POWER, _MEASURED = 0.2, 0.1
 # Of an assumed S(2) = 1.4, 1.08 to 1.96 was seen: anything between nothing and twice the exponent.
 _SPEEDUP = 0.5
@@ -36,10 +36,17 @@ _LEAST = 1e-9  # of the longest: what takes no time has no logarithm
 class Correction:
     """Corrects a table of estimated times (a row for each task, a column for each width) by times observed.
 
-    ``kinds``: of each row; ``None``: all are of one kind.
+    ``kinds``: of each row; ``None``: all are of one kind. ``speedups_measured``: what threads gain is not assumed.
     """
 
-    def __init__(self, times_s: Floats, known: Known, kinds: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        times_s: Floats,
+        known: Known,
+        kinds: Sequence[str] | None = None,
+        *,
+        speedups_measured: bool = False,
+    ) -> None:
         listed = np.isfinite(times_s)
         longest_s = float(times_s[listed].max(initial=0.0)) or 1.0
         self._times_s: Floats = np.where(listed, np.maximum(times_s, _LEAST * longest_s), np.inf)
@@ -49,7 +56,8 @@ class Correction:
         self._centre = float(self._narrowest.max(initial=0.0))
         numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds or [""]))}
         self._kind: Integers = np.array([numbers[kind] for kind in kinds or [""] * len(times_s)], dtype=np.int64)
-        power, speedup = (_MEASURED, _MEASURED) if known == "seconds" else (_POWER, _SPEEDUP)
+        power = _MEASURED if known == "seconds" else _POWER
+        speedup = _MEASURED if speedups_measured else _SPEEDUP
         prior = np.diag([_SCALE[known] ** 2, power**2, speedup**2])
         self._covariance: Floats = np.array([prior] * len(numbers))
         self._found: Floats = np.zeros((len(numbers), 3))

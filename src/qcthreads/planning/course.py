@@ -24,7 +24,9 @@ from .timetable import Layout, Timetable, in_sequence, in_turn
 # Deadlines, as multiples of the bound, the latest first: the widths become wider. Those below it are for times that
 # scatter: the longest have ended early enough for none of them to be what all wait for.
 _PACES = (math.inf, 2.0, 1.6, 1.35, 1.2, 1.1, 1.05, 1.0, 0.8, 0.65, 0.5)
-_TASKS = 8_000  # laid out in all, which takes some 20 ms; fewer than two layouts are not worth it
+# Laid out with widths for common deadlines, in some 20 ms; fewer than two layouts are not worth it. A plan that is
+# searched for, and what was chosen before, come in addition.
+_TASKS = 8_000
 MOST_LAID_OUT = _TASKS // 2
 """Tasks; of more no course is laid out."""
 _LAID_OUT_S = 2.5e-6  # by the search of plans for each task of a layout, measured
@@ -99,7 +101,8 @@ def course_of(
         chosen = np.arange(len(batch)), kept.columns
         widths, times_s = batch.widths[chosen], batch.times_s[chosen]
         layout = Layout(batch, batch.choices(), beside)
-        before = [Course(widths, times_s, kept.order, layout, patient) for patient in (kept.patient, not kept.patient)]
+        ways = (kept.patient, not kept.patient) if _may_follow_a_plan(scatter, in_seconds) else (False,)
+        before = [Course(widths, times_s, kept.order, layout, patient) for patient in ways]
         found = min(*before, found, key=lambda course: course.ends_s(scatter))
     return found
 
@@ -140,7 +143,7 @@ def _soonest(batch: Batch, beside: Sequence[Running], worth: float, scatter: flo
                 tried.lay_out(course)
         if math.isinf(pace):
             tried.least_s /= worth
-    if in_seconds and scatter <= _SCATTERED and tried.least_s > bounds[0][0]:
+    if _may_follow_a_plan(scatter, in_seconds) and tried.least_s > bounds[0][0]:
         layouts = _FIRST * tried.least_s / (_LAID_OUT_S * len(batch))
         if beside:
             layouts = min(tried.budget, layouts * _LATER / _FIRST * batch.capacity.cpus / len(batch))
@@ -148,6 +151,10 @@ def _soonest(batch: Batch, beside: Sequence[Running], worth: float, scatter: flo
             tried.lay_out(_planned(batch, beside, layouts))
     assert tried.best is not None  # the first at least was laid out
     return tried.best
+
+
+def _may_follow_a_plan(scatter: float, in_seconds: bool) -> bool:
+    return in_seconds and scatter <= _SCATTERED
 
 
 class _Tried:
@@ -188,8 +195,6 @@ def _courses(batch: Batch, choices: Choices, deadline_s: float, beside: Sequence
 def _planned(batch: Batch, beside: Sequence[Running], layouts: float) -> Course:
     """The plan that is found with so many layouts."""
     found = shortest(batch, beside=beside, most_layouts=layouts)
-    widths = np.array(found.widths)
-    listed = (batch.widths == widths[:, np.newaxis]) & np.isfinite(batch.times_s)
-    times_s = batch.times_s[np.arange(len(batch)), listed.argmax(axis=1)]
+    times_s = batch.times_s[np.arange(len(batch)), batch.columns(found.widths)]
     order = np.argsort(found.starts_s, kind="stable")
-    return Course(widths, times_s, order, Layout(batch, batch.choices(), beside), patient=True)
+    return Course(np.array(found.widths), times_s, order, Layout(batch, batch.choices(), beside), patient=True)

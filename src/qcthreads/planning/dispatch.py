@@ -1,8 +1,8 @@
 """What starts now, where, and how wide, while a batch runs; a pure object that is told the time and starts nothing.
 
-It follows no timetable made beforehand: each time that something may start, the tasks that wait are looked at anew with
-what is known by then. A task's width is chosen when it starts and stays. Widths and order are those with which the
-rest, laid out beside what runs, ends soonest (course.py): so the last ones widen.
+Widths and order are those with which the rest, laid out beside what runs, ends soonest (course.py): so the last ones
+widen. They are kept as long as all goes as foreseen; else those that wait are looked at anew with what is known by
+then. No moments are kept: each starts when there is room for it, and its width stays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ _SHRUNK = 0.9  # of those that waited at the last look: what there is to choose 
 # 4 per CPU keep all CPUs busy long enough for any width to be thought better of.
 _TAIL_PER_CPU, _TAIL, _AT_ONCE = 4, 512, 64
 _NEAR = 0.02  # of the estimate: who ends so near it changes no plan
-_MOVED = 0.95  # of the memory at the last look: others on the node take and give back a little all the time
+_MOVED = 0.95  # of memory or disk at the last look: others on the node take and give back a little all the time
 _FAR_OVER = 1.1  # times what was too much before, where more was granted: by less a program may follow its grant
 _LOOK_AHEAD, _FEW = 64, 512  # how many of those that wait are tried for what is free; all where there are few
 _OVERDUE = 0.1  # of the time that it took already: how much longer a task is expected to run that is late
@@ -95,6 +95,8 @@ class Dispatcher:
     known
         What the estimates are worth: ``seconds``, as a calibrated model tells; ``elsewhere``, as one of another
         machine does; ``sizes``, ratios from theory; or ``nothing``.
+    speedups_measured
+        What a task gains from threads was measured, too, on this machine; else it is taken for an assumption.
     memory_bytes, disk_bytes
         For all that run at the same time; ``None``: no limit.
     at_once
@@ -124,6 +126,7 @@ class Dispatcher:
         machine_or_cpus: Machine | CpuSet | int,
         *,
         known: Known = "seconds",
+        speedups_measured: bool = False,
         memory_bytes: int | None = None,
         disk_bytes: int | None = None,
         at_once: int | None = None,
@@ -141,7 +144,12 @@ class Dispatcher:
         self._batch = Batch(tasks, self._capacity(len(usable), self._memory_bytes))
         self._row = {task.id: row for row, task in enumerate(self._batch.tasks)}
         self._ranks = None if order is None else np.argsort([self._row[name] for name in order])
-        self._correction = Correction(self._batch.times_s, known, [task.kind for task in self._batch.tasks])
+        self._correction = Correction(
+            self._batch.times_s,
+            known,
+            [task.kind for task in self._batch.tasks],
+            speedups_measured=speedups_measured,
+        )
         self._all_measured = all(task.memory_measured for task in self._batch.tasks)
         self._told_needs = self._batch.memory_bytes.copy()
         self._seen_needs = self._batch.memory_bytes.copy()
@@ -167,7 +175,7 @@ class Dispatcher:
         """On how many CPUs they start."""
         self._line: list[tuple[int, int]] = []  # (row, column) of those that wait, the first at the end
         self._waiting_s: defaultdict[tuple[int, int], float] = defaultdict(float)  # of those, by pool and width
-        self._looked: tuple[int, float, int] | None = None  # CPUs, memory and how many waited when last looked
+        self._looked: tuple[Capacity, int] | None = None  # what there was, and how many waited, at the last look
         self._line_needs, self._others_need = 0.0, math.inf  # bytes: the most in the line, the least of those not in it
         self._far = 0
         self._patient = False
@@ -220,7 +228,7 @@ class Dispatcher:
         capacity = self._capacity(cpus, free_memory_bytes + own_bytes)
         if self._stale(capacity):
             self._look(now_s, capacity)
-        disk_bytes = min(self._disk_bytes, self._disk_now) if self._running else self._disk_bytes
+        disk_bytes = capacity.disk_bytes if self._running else self._disk_bytes
         free_disk_bytes = disk_bytes - sum(self._disk_of(one.row) for one in self._running.values())
         found = self._first_that_fits(now_s, _Room(len(free), free_memory_bytes, free_disk_bytes))
         return None if found is None else self._begin(now_s, *found, free, free_memory_bytes, capacity)
@@ -230,15 +238,14 @@ class Dispatcher:
 
         Only what is next as those that wait were looked at last, where both are expected to be over ``within_s``
         seconds from now, and where enough are left to keep all CPUs busy: a new look would take a good part of what
-        short ones take. It waits no more, and counts as started when ``task_id`` has ended; one
-        follows each.
+        short ones take. It waits no more, and counts as started when ``task_id`` has ended; one follows each.
         """
         if task_id in self._following:
             return None
         before, looked = self._running[task_id], self._looked
-        if looked is None or self._left <= looked[0] or not self._correction.in_seconds:
+        if looked is None or self._left <= looked[0].cpus or not self._correction.in_seconds:
             return None
-        if not self._line or not self._fits_after(before, *self._line[-1], self._capacity(looked[0], looked[1])):
+        if not self._line or not self._fits_after(before, *self._line[-1], looked[0]):
             return None
         row, column = self._line[-1]
         expected_s = self._correction.time_s(row, column)
@@ -321,7 +328,8 @@ class Dispatcher:
         return self._course(batch, rows).timetable()
 
     def _capacity(self, cpus: int, memory_bytes: float) -> Capacity:
-        return Capacity(cpus, memory_bytes, disk_bytes=self._disk_bytes, tasks=self._at_once)
+        disk_bytes = min(self._disk_bytes, self._disk_now)
+        return Capacity(cpus, memory_bytes, disk_bytes=disk_bytes, tasks=self._at_once)
 
     def _undone(self, task_id: str) -> _Started:
         for before, (following, started) in self._following.items():
@@ -339,8 +347,10 @@ class Dispatcher:
         """Whether to look at those that wait anew: at most every hundredth of them, until few are left."""
         if self._looked is None:
             return True
-        cpus, memory_bytes, waited = self._looked
-        if cpus != capacity.cpus or self._memory_differs(memory_bytes, capacity.memory_bytes):
+        before, waited = self._looked
+        if before.cpus != capacity.cpus or self._memory_differs(before.memory_bytes, capacity.memory_bytes):
+            return True
+        if not _near(before.disk_bytes, capacity.disk_bytes):
             return True
         if self._as_foreseen:
             return False
@@ -351,7 +361,7 @@ class Dispatcher:
     def _memory_differs(self, before: float, now: float) -> bool:
         """By so much that widths may be others, or that more or less of what waits fits at all."""
         fits = self._line_needs <= now < self._others_need
-        return before != now and not (fits and _MOVED * before <= now <= before / _MOVED)
+        return before != now and not (fits and _near(before, now))
 
     def _few(self, capacity: Capacity) -> bool:
         return self._left <= min(_TAIL, _TAIL_PER_CPU * capacity.cpus)
@@ -362,6 +372,9 @@ class Dispatcher:
         needs = np.maximum(self._told_needs, np.minimum(self._seen_needs, capacity.memory_bytes))
         self._batch.memory_bytes[:] = needs
         rows = np.flatnonzero(self._waiting)
+        self._looked = capacity, self._left
+        largest = float(self._batch.disk_bytes[rows].max())  # may run alone, whatever others have filled
+        capacity = replace(capacity, disk_bytes=max(capacity.disk_bytes, largest))
         capacity = self._beside_few(now_s, rows, capacity)
         times_s = self._times_s(rows, capacity)
         fits = np.isfinite(times_s).any(axis=1) & (self._batch.memory_bytes[rows] <= capacity.memory_bytes)
@@ -378,14 +391,13 @@ class Dispatcher:
             self._patient = course.patient
             order = course.order[::-1]
             rows, widths = rows[order], course.widths[order]
-            columns = self._columns(rows, widths)
+            columns = self._batch.columns(widths, rows)
             busy_s = self._correction.times_s(rows)[np.arange(len(rows)), columns]
             self._line = list(zip(rows.tolist(), columns.tolist(), strict=True))
             self._line_needs = float((self._batch.memory_bytes[rows] + self._more_bytes[rows, columns]).max())
             kinds = zip(self._pools[rows, columns].tolist(), widths.tolist(), strict=True)
             for kind, seconds in zip(kinds, busy_s.tolist(), strict=True):
                 self._waiting_s[kind] += seconds
-        self._looked = capacity.cpus, capacity.memory_bytes, self._left
         self._far = 0
         self._as_foreseen = foreseen
 
@@ -431,6 +443,8 @@ class Dispatcher:
             return capacity
         few = replace(capacity, tasks=there)
         soonest_s = self._times_s(rows, few).min(axis=1)
+        if not np.isfinite(soonest_s).all():
+            return capacity
         left_s = sum(self._left_s(now_s, one) for one in self._running.values())
         to_last_s = left_s + float(soonest_s.sum() - soonest_s.min())
         return few if to_last_s <= there * _SOONER * start_s else capacity
@@ -540,12 +554,6 @@ class Dispatcher:
     def _disk_of(self, row: int) -> float:
         return float(self._batch.disk_bytes[row])
 
-    def _columns(self, rows: Integers, widths: Integers) -> Integers:
-        """Where each of ``rows`` lists its width."""
-        listed = (self._batch.widths[rows] == widths[:, np.newaxis]) & np.isfinite(self._batch.times_s[rows])
-        columns: Integers = listed.argmax(axis=1)
-        return columns
-
     def _first_that_fits(self, now_s: float, room: _Room) -> tuple[int, int] | None:
         startable: dict[int, bool] = {}  # by pool
         within_s = math.inf  # who takes longer would be in the way of what is ahead of it
@@ -554,7 +562,7 @@ class Dispatcher:
             row, column = self._line[at]
             if not self._taken_up(row, column).within(room):
                 if self._patient and math.isinf(within_s):
-                    within_s = self._opens_s(now_s, row, column, room._replace(cpus=room.cpus + self._soon))
+                    within_s = self._opens_s(now_s, row, column, room)
                 continue
             pool = int(self._pools[row, column])
             if within_s < math.inf and self._takes_s(row, column, pool, self._ready(pool) <= 0) > within_s:
@@ -571,16 +579,16 @@ class Dispatcher:
         That is where something is overdue by far, or where it does not fit when all that runs has ended.
         """
         needed = self._taken_up(row, column)
-        running = list(self._running.values())
+        running = self._running.values()
         if any(now_s - one.since_s > _FAR * self._takes_s(one.row, one.column, one.pool, one.fresh) for one in running):
             return math.inf
         opens_s = 0.0
-        for left_s, one in sorted(((self._left_s(now_s, one), one) for one in running), key=itemgetter(0)):
+        for one in sorted(self._beside(now_s), key=attrgetter("left_s")):
             if needed.within(room):
                 break
             cpus, memory_bytes, disk_bytes = room
-            opens_s = left_s
-            room = _Room(cpus + one.width, memory_bytes + one.memory_bytes, disk_bytes + self._disk_of(one.row))
+            opens_s = one.left_s
+            room = _Room(cpus + one.width, memory_bytes + one.memory_bytes, disk_bytes + one.disk_bytes)
         return opens_s if needed.within(room) else math.inf
 
     def _taken_up(self, row: int, column: int) -> _Room:
@@ -636,3 +644,7 @@ class Dispatcher:
     def _takes_s(self, row: int, column: int, pool: int, fresh: bool) -> float:
         """As far as is known, with the start of its worker."""
         return self._correction.time_s(row, column) + (self._start_s(pool) if fresh else 0.0)
+
+
+def _near(before: float, now: float) -> bool:
+    return before == now or _MOVED * before <= now <= before / _MOVED

@@ -114,10 +114,11 @@ def _most(node: Node, width: int, need: float) -> int:
 def _attempts(batch: Batch, whole: Timetable) -> Iterator[tuple[Layout, Integers, Floats, list[int]]]:
     """Widths, times and orders: those of the whole; each uniform width, the most promising first; then many widths.
 
-    Of these each once: the longest first, then those that hold most for long.
+    Of these each once: the longest first, then those that hold most for long. Of more than a few hundred tasks the
+    budget ends before them.
     """
-    columns = (batch.widths == np.array(whole.widths)[:, None]).argmax(axis=1)
-    widths, times_s = (table[np.arange(len(batch)), columns] for table in (batch.widths, batch.times_s))
+    chosen = np.arange(len(batch)), batch.columns(whole.widths)
+    widths, times_s = batch.widths[chosen], batch.times_s[chosen]
     layout = Layout(batch, batch.choices())
     yield layout, widths, times_s, np.lexsort((-widths, np.array(whole.starts_s))).tolist()
     for workers in sorted(promising(batch), key=lambda one: bound_at(batch, one.widths, one.times_s)):

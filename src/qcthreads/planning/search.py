@@ -39,7 +39,8 @@ _FIRST = 3  # ways that are tried before the first is bisected
 # but where they are few to a CPU.
 _BUDGET, _MOST = 6_000_000, 1_500
 _COST: dict[_LayOut, int] = {pack: 1, start: 2, insert: 2}  # of a layout, measured
-# Never fewer: the first ways, with one bisection; of very many tasks, where any order will do, two ways alone.
+# Never fewer: the first ways, with one bisection; of very many tasks, where any order will do, what two layouts cost
+# that are no lists.
 _FEWEST, _FEWEST_OF_MANY = _BISECTIONS + 2, 2
 _GOOD_OF_MANY = 1.01  # times the bound: no list of so many is laid out to end sooner
 _IN_SERIES = 40_000  # tasks; of fewer the layouts of single tasks take no longer

@@ -60,8 +60,7 @@ class Series:
         found = found.without_moments()
         series_of = np.repeat(np.arange(len(self._firsts)), self._lengths)
         widths = np.array(found.widths)[series_of]
-        columns = (self._batch.widths[self._rows] == widths[:, None]).argmax(axis=1)
-        times_s = self._batch.times_s[self._rows, columns].tolist()
+        times_s = self._batch.times_s[self._rows, self._batch.columns(widths, self._rows)].tolist()
         starts_s: list[float] = []
         ends_s: list[float] = []
         for first, length, start_s in zip(self._firsts.tolist(), self._lengths.tolist(), found.starts_s, strict=True):

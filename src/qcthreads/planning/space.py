@@ -7,13 +7,13 @@ but taking and giving back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .model import Running, Task
+from .model import Running
 
 if TYPE_CHECKING:
     from .batch import Floats, Integers
@@ -33,10 +33,16 @@ class Space:
     """What each task needs at any width."""
     most: Floats
     """What each needs at the width that needs most."""
-    of: Callable[[Task, int], float]
-    """What one task needs at a width."""
     more: tuple[Integers, Floats] | None = None
     """The widths that each task lists, and what it needs at these beyond ``least``; ``None``: nothing."""
+
+    def of(self, row: int, width: int) -> float:
+        """What one task needs at one of its widths."""
+        need = float(self.least[row])
+        if self.more is None:
+            return need
+        listed, more = self.more
+        return need + float(more[row, (listed[row] == width).argmax()])
 
     def at(self, widths: Integers) -> Floats:
         """What each needs at one of its widths, or at each of several: a row for each, of one column where all need the

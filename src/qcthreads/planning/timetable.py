@@ -1,8 +1,10 @@
-"""Three ways to lay out tasks in time against a deadline, given their order; knows numbers of CPUs, never which.
+"""Ways to lay out tasks in time, given their order; knows numbers of CPUs, never which.
 
-All give each task the cheapest width with which it still ends in time, and say who was late. ``pack`` keeps the time at
-which each CPU is free and looks no further back; ``insert`` also fills holes, at any time; ``start`` goes through time
-once and lets no CPU idle that a waiting task could use.
+Three do so against a deadline, give each task the cheapest width with which it still ends in time, for all that they
+can tell, and say who was late. ``pack`` keeps the time at which each CPU is free and looks no further back; ``insert``
+also fills holes, at any time; ``start`` goes through time once and lets no CPU idle that a waiting task could use.
+Others are told the widths: ``place`` does as ``insert``, ``in_turn`` as ``start``, and in ``in_sequence`` none
+overtakes another.
 """
 
 from __future__ import annotations
@@ -82,9 +84,9 @@ class Timetable:
 
 
 class _Waiting(NamedTuple):
-    """Tasks that wait, each at one width: what each takes up, and the class of its need of memory and disk, from 0 on.
+    """Tasks that wait, each at one width: what each takes up, and the class of its needs, from 0 on.
 
-    ``alike``: all of one width and class take up the same.
+    Needs are those of memory, disk and bandwidth. ``alike``: all of one width and class take up the same.
     """
 
     taken: list[int]
@@ -177,9 +179,8 @@ class Layout:
         if not self.room.several:
             return width
         if (task, width) not in self._taken:
-            one = self._batch.tasks[task]
             rates = [self._rate(task, time_s)] if self._moves else []
-            parts = width, *(space.of(one, width) for space in self._batch.spaces), *rates
+            parts = width, *(space.of(task, width) for space in self._batch.spaces), *rates
             self._taken[task, width] = self.room.of(parts)
         return self._taken[task, width]
 
