@@ -52,6 +52,16 @@ def test_the_largest_runs_wide_and_the_energies_are_the_same(skewed: Path) -> No
     assert all(one.planned_start_s is None for one in balanced.record.calculations)
 
 
+@pytest.mark.parametrize(("strategy", "own_widths"), [("auto", False), ("adaptive", True)])
+def test_of_very_many_all_have_one_width_unless_a_strategy_is_asked_for(
+    skewed: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, own_widths: bool
+) -> None:
+    monkeypatch.setattr("qcthreads.manybody.run._PLANNED", 1)
+    request = RunRequest(input=skewed, method="hf", basis="sto-3g", max_nbody=1, strategy=strategy)
+    reasons = Run(request).decision["reasons"]
+    assert any("a width for each calculation" in reason for reason in reasons) == own_widths
+
+
 def test_an_executor_gives_widths_where_its_config_asks_for_them(
     skewed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -221,7 +221,7 @@ class Run(Closing):
         left = self.calculations
         terms: Sequence[Term] = ()
         if request.resume or left <= _PLANNED or self._measured.writes_files():
-            terms = [term for term in self._terms if term.label not in self._finished_before]
+            terms = self._lacking()
             left = len(terms)
         needs = [self._measured.need(term) for term in terms]
         self._at_once = most = self._engine.at_most(expansion.programs)
@@ -254,7 +254,7 @@ class Run(Closing):
         workers, threads, reasons, wall_s = split.workers, split.threads, list(split.reasons), None
         self._need_bytes = max(1, need_bytes + (threads - 1) * process_bytes)
         share_bytes = split.memory_bytes
-        self._moldable = self._mold(strategy)
+        self._moldable = self._mold(strategy, terms)
         self._first_width = threads
         if self._moldable is not None:
             foreseen = self._moldable.foresee()
@@ -292,14 +292,18 @@ class Run(Closing):
             "changes": [],
         }
 
-    def _mold(self, strategy: str) -> Moldable | None:
-        """What has the calculations run at widths of their own; ``None`` where all have the same."""
+    def _lacking(self) -> list[Term]:
+        """What the store has no result of."""
+        return [term for term in self._terms if term.label not in self._finished_before]
+
+    def _mold(self, strategy: str, terms: Sequence[Term]) -> Moldable | None:
+        """What has ``terms`` run at widths of their own; ``None`` where all have the same."""
         request = self.request
         many = self.calculations > _PLANNED and strategy == "auto"
         if strategy == "balanced" or request.workers or request.threads or many:
             return None
         return mold(
-            [term for term in self._terms if term.label not in self._finished_before],
+            terms or self._lacking(),  # of very many none were listed yet
             self._expansion,
             strategy,
             self._book,
