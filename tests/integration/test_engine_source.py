@@ -394,6 +394,26 @@ def test_nothing_follows_while_others_wait_for_a_lease(
     assert sum(begun) <= 2 * len(book.usable)  # each driver has sent one ahead, and may be sending another
 
 
+@pytest.mark.parametrize("kind", SOURCES)
+def test_short_ones_follow_each_other_where_others_hold_a_pu(
+    book: LeaseBook, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(engine_module, "_TURN_S", 600.0)
+    others = LeaseBook(book.machine, book.limits, cpus=book.usable, ledger=book.ledger)
+    source = SOURCES[kind]([Task(f"f{number}", {1: 0.01}) for number in range(50)], book, known="seconds")
+    leases, waited = set[int](), list[bool]()
+
+    class Noting(Observer):
+        def begins(self, calculation: Calculation, worker: Worker, lease: Lease) -> None:  # noqa: ARG002
+            leases.add(lease.lease_id)
+            waited.append(book.anybody_waits())
+
+    with others.acquire(1), LocalEngine(book, observer=Noting()) as engine:
+        assert sum(1 for _ in engine.run(source)) == 50
+    assert not any(waited)
+    assert len(leases) <= 3  # the first, of a list, tells what the next takes, and the last is for who is free first
+
+
 def test_what_can_never_fit_is_refused_before_anything_starts(engine: LocalEngine, book: LeaseBook) -> None:
     needy = Task("f0", {1: 1.0}, memory_bytes=book.memory_bytes)
     source = source_of([needy], book)
@@ -421,9 +441,10 @@ def test_a_run_that_is_stopped_while_drivers_wait_for_the_source_ends(book: Leas
         list(engine.run(source))
 
 
-def test_pus_that_others_give_back_are_used(engine: LocalEngine, book: LeaseBook) -> None:
+@pytest.mark.parametrize("kind", SOURCES)
+def test_pus_that_others_give_back_are_used(engine: LocalEngine, book: LeaseBook, kind: str) -> None:
     held = book.acquire(1)
-    source = source_of([Task(f"f{number}", {1: 1.0}) for number in range(200)], book, sleep_s=0.4)
+    source = SOURCES[kind]([Task(f"f{number}", {1: 1.0}) for number in range(200)], book, sleep_s=0.4)
     outcomes: list[Outcome] = []
     run = engine.run(source)
     while not outcomes or outcomes[-1].cpus.isdisjoint(held.cpus):  # however long a worker takes to start there

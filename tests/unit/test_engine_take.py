@@ -144,6 +144,17 @@ def test_what_is_left_of_a_long_list_is_not_counted_to_the_last(ready: int) -> N
     assert len(looked_at) < 10
 
 
+@pytest.mark.parametrize(("cpus", "memory_bytes"), [(1, 8 * GIB), (4, GIB)])
+def test_a_list_waits_in_line_for_others_only_where_nothing_of_it_runs(cpus: int, memory_bytes: int) -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    given = [made(f"f{number}", 2, 2 * GIB) for number in range(2)]
+    source = InOrder(given, book)
+    free = CpuSet(list(book.usable)[:cpus])
+    assert source.next(free, memory_bytes) is given[0]
+    assert source.next(free, memory_bytes) is None
+    assert source.next(CpuSet([0, 1]), 2 * GIB) is given[1]
+
+
 def ended(calculation: Calculation, wall_s: float, status: Literal["finished", "failed"] = "finished") -> Outcome:
     return Outcome(
         label=calculation.label,

@@ -292,10 +292,13 @@ class LocalEngine:
     def _lease_in_line(self, run: Run, job: Job) -> Lease | None:
         """The lease that ``job`` waits for; ``None`` where it fits no longer, and the source has it back."""
         try:
-            return self._lease(run, job)
+            lease = self._lease(run, job)
         except LeaseTooLargeError:
             self._return(run, job.calculation)
             return None
+        with run.turn:
+            run.turn.notify()  # whoever gave that back may have given back more
+        return lease
 
     def _narrowed(self, run: Run, job: Job) -> Job:
         """``job``, or what the observer has run instead."""

@@ -76,9 +76,11 @@ class Source(Protocol):
 
 
 class InOrder:
-    """Calculations in the order given, side by side as far as there is room by now; each waits in line for its lease.
+    """Calculations in the order given, side by side as far as there is room by now.
 
-    A short one that is like the one before takes that one's place at once, a moment out of order.
+    The next waits in line for its lease only where nothing of them runs: while anybody stands in line, nothing follows
+    under a lease on the whole node. A short one that is like the one before takes that one's place at once, a moment
+    out of order.
 
     Parameters
     ----------
@@ -127,10 +129,15 @@ class InOrder:
         """Those given."""
         return self._calculations
 
-    def next(self, free: CpuSet, memory_bytes: int, starts: Starts = NO_STARTS) -> Calculation | None:  # noqa: ARG002
-        """The first of those left, also where it has to wait for others' leases; not while a worker for it starts."""
+    def next(self, free: CpuSet, memory_bytes: int, starts: Starts = NO_STARTS) -> Calculation | None:
+        """The first of those left, also where nothing runs and it has to wait for others' leases.
+
+        Not while a worker for it starts.
+        """
         calculation, book = self._as_now(self._left[0]), self._book
         threads = min(calculation.threads, self._widths.get(alike(calculation), calculation.threads))
+        if self._given and (threads > len(free) or calculation.memory_bytes > memory_bytes):
+            return None
         threads += sum(one.threads for one in self._given.values())
         if threads > min(self._most_threads, len(book.usable)) or calculation.memory_bytes > book.memory_bytes:
             return None
