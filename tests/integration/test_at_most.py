@@ -160,6 +160,7 @@ def test_an_executor_that_licences_keep_from_running_more_is_told_so(tmp_path, m
     executor = ParallelManyBodyExecutor(ManyBodyCore(dimer, ["nocp"], {1: "any"}, **told), config)
     executor.execute_full_calculation()
     statistics = executor.get_execution_statistics()
-    assert statistics["peak_workers"] == 1
+    assert statistics["peak_workers"] == statistics["workers"] == 1
+    assert "at_most allows 1 at a time" in statistics["reasons"]
     (idle,) = (finding["message"] for finding in statistics["findings"] if finding["kind"] == "idle")
     assert "had nothing to do on average: at_most allows 1 at a time; " in idle

@@ -249,13 +249,13 @@ class ParallelManyBodyExecutor:
         else:
             given = moldable.source(lambda term, threads, _: self._calculation(term, threads))
             foreseen = moldable.foresee()
-            workers, side_by_side = self.config.max_workers, min(self.config.max_workers, foreseen.side_by_side)
+            workers, side_by_side = self._most_workers, min(self._most_workers, foreseen.side_by_side)
             many = (
                 f"{self._book.explain()}, {format_count(len(terms), 'calculation')}: up to {side_by_side} side by side"
             )
             reasons = (many, *foreseen.reasons())
         if side_by_side < min(self._most_workers, len(terms)):
-            _log.warning("%d workers, max_workers is %d: %s", side_by_side, self._most_workers, "; ".join(reasons))
+            _log.warning("%d workers, max_workers is %d: %s", side_by_side, self.config.max_workers, "; ".join(reasons))
         results: dict[str, AtomicResult] = {}
         unread: dict[str, Mapping[str, Any]] = {}
         failures: dict[str, str] = {}
@@ -307,7 +307,8 @@ class ParallelManyBodyExecutor:
 
     @property
     def _most_workers(self) -> int:
-        return 1 if self.config.execution_mode == "serial" else self.config.max_workers
+        most = 1 if self.config.execution_mode == "serial" else self.config.max_workers
+        return min(most, self._licences or most)
 
     @property
     def _licences(self) -> int | None:
@@ -320,7 +321,8 @@ class ParallelManyBodyExecutor:
 
     def _choose(self, terms: Sequence[Term]) -> Split:
         """Workers for the configured width; the config's numbers of workers and threads in all are ceilings."""
-        config = self.config
+        config, licences = self.config, self._licences
+        few = licences is not None and licences == self._most_workers < config.max_workers
         return choose_split(
             len(terms),
             [term.cost for term in terms],
@@ -330,6 +332,7 @@ class ParallelManyBodyExecutor:
             threads=config.threads_per_fragment,
             max_total_threads=self._most_threads,
             max_workers=self._most_workers,
+            max_workers_why=f"at_most allows {licences} at a time" if few else "",
             useful_width=useful_width(self._expansion.programs),
             memory_per_worker_bytes=config.memory_limit_bytes,
             memory_why=_memory_why(config),
@@ -353,7 +356,7 @@ class ParallelManyBodyExecutor:
             need=lambda *_: Need(config.memory_limit_bytes, config.memory_limit_bytes),
             narrowest=split.threads,
             most_threads=config.max_total_threads,
-            at_once=min(config.max_workers, self._licences or config.max_workers),
+            at_once=self._most_workers,
             workers=None if self._kept is None else self._kept.workers(),
         )
 
