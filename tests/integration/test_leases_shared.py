@@ -622,6 +622,15 @@ def test_whether_anybody_waits_is_told_without_the_stopped_and_the_dead(
         assert not book.anybody_waits()
 
 
+def test_where_it_cannot_be_told_whether_anybody_waits_somebody_may(place: Path) -> None:
+    book = book_in(place, MACHINE)
+    with book.acquire(PUS), other(waits(place, PUS)):
+        in_line(place, 1)
+        until(lambda: "door" not in holders_of_locks(place / "locks"))
+        with few_descriptors(0):
+            assert book.anybody_waits()
+
+
 def test_a_release_and_a_kill_let_another_process_begin_and_it_knows_whom_it_waited_for(place: Path) -> None:
     book = book_in(place, MACHINE)
     held = book.acquire(PUS)

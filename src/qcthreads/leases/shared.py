@@ -141,14 +141,17 @@ class SharedLedger(Ledger):
         return sorted([*self._waiting, *told], key=lambda one: one.name)
 
     def anybody_waits(self) -> bool:
-        """Whether somebody on the node waits, from outside a turn; where nobody does it takes one look at most."""
+        """Whether somebody on the node waits, from outside a turn; where nobody does it takes one look at most.
+
+        Where that cannot be told, somebody may.
+        """
         if self._waiting:
             return True
         if not any(name[:1] == "w" for name in self._there() - self._nothing):
             return False
         try:
             return bool(self.in_turn(self.queue, 0.0))  # the dead and the stopped wait no more
-        except BookShutError:
+        except LeaseError:  # also where it cannot be seen
             return True
 
     def enter(self, waiter: Waiter) -> None:
