@@ -15,7 +15,7 @@ from qcthreads.cpuset import CpuSet
 from qcthreads.errors import LeaseError
 from qcthreads.execution.calculation import Calculation, Outcome
 from qcthreads.execution.engine import LocalEngine
-from qcthreads.execution.job import Job
+from qcthreads.execution.job import Job, prepare
 from qcthreads.execution.observing import Observer
 from qcthreads.execution.running import Place, Run, Seat
 from qcthreads.execution.source import Dispatched, InOrder, Source, Starts
@@ -142,6 +142,15 @@ def test_what_is_left_of_a_long_list_is_not_counted_to_the_last(ready: int) -> N
     starts = Starts(kinds={("none", 1): 3}, ready={("none", 1): ready})
     assert source.next(book.usable, 8 * GIB, starts) is not None
     assert len(looked_at) < 10
+
+
+@pytest.mark.parametrize("program", ["dftd4", "rdkit", "s-dftd3"])
+def test_the_last_waits_for_its_worker_also_where_its_program_gets_fewer_threads_than_asked(program: str) -> None:
+    book = LeaseBook(MACHINE, LIMITS)
+    last = replace(made("f0", 2, GIB), program=program)
+    kind = prepare(last, book, wrapped=False).key[0]
+    assert kind == (program, 1)
+    assert InOrder([last], book).next(book.usable, 8 * GIB, Starts(kinds={kind: 1})) is None
 
 
 @pytest.mark.parametrize(("cpus", "memory_bytes"), [(1, 8 * GIB), (4, GIB)])

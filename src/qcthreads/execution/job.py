@@ -139,16 +139,17 @@ def serves_every_width(calculation: Calculation) -> bool:
 
 def worker_kind(calculation: Calculation) -> WorkerKind:
     """What it runs in."""
-    return _kind_of(calculation, registry.get(calculation.program).name, calculation.threads)
+    return _kind_of(calculation, settings_for(registry.get(calculation.program), calculation.threads))
 
 
-def _kind_of(calculation: Calculation, program: str, threads: int) -> WorkerKind:
-    """``threads``: that the program really gets."""
+def _kind_of(calculation: Calculation, settings: Settings) -> WorkerKind:
+    """By the width that the program really gets, which may be less than was asked for."""
+    program, threads = settings.program, settings.threads
     return registry.get(program).worker_of(threads) if serves_every_width(calculation) else (program, threads)
 
 
 def _key_of(calculation: Calculation, settings: Settings) -> Key:
-    kind = _kind_of(calculation, settings.program, settings.threads)
+    kind = _kind_of(calculation, settings)
     read = () if serves_every_width(calculation) else tuple(sorted(settings.environment.items()))
     return kind, read, settings.unset
 

@@ -110,6 +110,8 @@ class InOrder:
         self._given: dict[str, Calculation] = {}
         self._widths: dict[Hashable, int] = {}
         """What has run instead, by calculations that are alike: the program used fewer threads than it was to."""
+        self._kinds: dict[Hashable, WorkerKind] = {}
+        """Of worker, by calculations that are alike."""
         self._following: dict[str, Calculation] = {}
         """By the label of what each follows."""
         self._took_s: dict[Hashable, float] = {}
@@ -141,7 +143,7 @@ class InOrder:
         threads += sum(one.threads for one in self._given.values())
         if threads > min(self._most_threads, len(book.usable)) or calculation.memory_bytes > book.memory_bytes:
             return None
-        if starts.kinds and self._waits_for(worker_kind(calculation), starts):
+        if starts.kinds and self._waits_for(self._kind_of(calculation), starts):
             return None
         self._left.popleft()
         self._given[calculation.label] = calculation
@@ -149,11 +151,17 @@ class InOrder:
 
     def _waits_for(self, kind: WorkerKind, starts: Starts) -> bool:
         """Whether those that are starting will do for all that is left: another would be ready later."""
-        given = sum(worker_kind(one) == kind for one in self._given.values())
+        given = sum(self._kind_of(one) == kind for one in self._given.values())
         if starts.ready.get(kind, 0) > given:
             return False
-        left = (one for one in self._left if worker_kind(one) == kind)  # of 100,000 not to the last, at each start
+        left = (one for one in self._left if self._kind_of(one) == kind)  # of 100,000 not to the last, at each start
         return next(islice(left, starts.kinds.get(kind, 0), None), None) is None
+
+    def _kind_of(self, calculation: Calculation) -> WorkerKind:
+        same = alike(calculation)
+        if same not in self._kinds:
+            self._kinds[same] = worker_kind(calculation)
+        return self._kinds[same]
 
     def following(self, calculation: Calculation, within_s: float) -> Calculation | None:
         """The first of those left, where both are alike, as short as the last was, and more are left than run."""
