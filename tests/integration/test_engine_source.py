@@ -1,4 +1,4 @@
-"""The engine where a dispatcher says what is next: real workers of several widths, leases and limits that change."""
+"""The engine with a dispatcher or a list for its source: real workers, leases and limits that change."""
 
 from __future__ import annotations
 
@@ -268,17 +268,6 @@ def test_a_worker_that_is_starting_is_waited_for_and_no_other_started(tasks: Pat
     assert list(pids) == ["fast1", "fast2", "fast3", "slow"]
     assert set(pids.values()) == set(started)
     assert len(started) == 2
-
-
-def test_the_last_of_a_list_waits_for_a_worker_that_is_starting(
-    tasks: Path, engine: LocalEngine, book: LeaseBook
-) -> None:
-    (tasks / "slow.py").write_text("import time\ntime.sleep(0.5)\nfrom tasks import look\n")
-    last = Calculation(label="a", program="none", input={"s": 0}, threads=1, compute="slow:look", timeout_s=60)
-    engine.warm(last, 1)
-    (outcome,) = engine.run(InOrder([last], book))
-    assert outcome.error is None
-    assert [outcome.worker_pid] == [child.pid for child in psutil.Process().children() if is_worker(child)]
 
 
 def test_what_a_start_took_is_told_of_each_kind_by_itself(tasks: Path, engine: LocalEngine, book: LeaseBook) -> None:

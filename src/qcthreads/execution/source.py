@@ -1,4 +1,4 @@
-"""Where an engine takes its next calculation from, when that depends on what is free; starts nothing."""
+"""Where an engine takes its next calculation from: a list in order, or what a dispatcher says; starts nothing."""
 
 from __future__ import annotations
 
