@@ -430,9 +430,10 @@ def test_a_run_that_is_stopped_while_drivers_wait_for_the_source_ends(book: Leas
         list(engine.run(source))
 
 
-def test_pus_that_others_give_back_are_used(engine: LocalEngine, book: LeaseBook) -> None:
+@pytest.mark.parametrize("kind", SOURCES)
+def test_pus_that_others_give_back_are_used(engine: LocalEngine, book: LeaseBook, kind: str) -> None:
     held = book.acquire(1)
-    source = source_of([Task(f"f{number}", {1: 1.0}) for number in range(200)], book, sleep_s=0.4)
+    source = SOURCES[kind]([Task(f"f{number}", {1: 1.0}) for number in range(200)], book, sleep_s=0.4)
     outcomes: list[Outcome] = []
     run = engine.run(source)
     while not outcomes or outcomes[-1].cpus.isdisjoint(held.cpus):  # however long a worker takes to start there
