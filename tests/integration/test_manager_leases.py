@@ -137,7 +137,7 @@ def test_workers_are_ended_where_that_is_the_policy(tmp_path: Path, others: Leas
         until(lambda: len(psutil.Process(process.pid).children()) == 1)
         (child,) = psutil.Process(process.pid).children()
         manager.close()
-        assert process.wait(60) != 0
+        process.wait(60)  # with any status: where the child is ended first, the shell has nothing to wait for
         until(lambda: free(others))
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE  # whoever adopts it may be slow
     with pytest.raises(InputError, match="'wait'"):
