@@ -18,6 +18,13 @@ BENZENE = Path(__file__).parents[2] / "examples" / "benzene_dimer.xyz"
 pytestmark = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two widths need two PUs")
 
 
+@pytest.fixture(autouse=True)
+def own_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others on the node have leased, or have just let go of, is not there to be wide on."""
+    (tmp_path / "book").mkdir()
+    monkeypatch.setenv("QCTHREADS_LEASES", str(tmp_path / "book"))
+
+
 @pytest.fixture(scope="module")
 def skewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One molecule with far more basis functions than all others together."""
@@ -29,7 +36,7 @@ def skewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(path: Path, strategy: str) -> RunReport:
-    request = RunRequest(input=path, method="hf", basis="sto-3g", max_nbody=1, strategy=strategy)
+    request = RunRequest(input=path, method="hf", basis="sto-3g", max_nbody=1, strategy=strategy, busy="ignore")
     return Run(request).execute()
 
 
