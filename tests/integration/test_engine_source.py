@@ -354,12 +354,15 @@ def test_short_ones_follow_each_other_whatever_becomes_of_those_before(
     never_on_one_pu(list(outcomes.values()))
 
 
-@pytest.mark.parametrize("kind", SOURCES)
-def test_nothing_follows_while_others_wait_for_a_lease(
-    book: LeaseBook, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+@pytest.fixture
+def others(book: LeaseBook, monkeypatch: pytest.MonkeyPatch) -> LeaseBook:
+    """Who shares the node with a run whose short calculations follow each other for however long."""
     monkeypatch.setattr(engine_module, "_TURN_S", 600.0)
-    others = LeaseBook(book.machine, book.limits, cpus=book.usable, ledger=book.ledger)
+    return LeaseBook(book.machine, book.limits, cpus=book.usable, ledger=book.ledger)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_nothing_follows_while_others_wait_for_a_lease(book: LeaseBook, others: LeaseBook, kind: str) -> None:
     tasks = [Task(f"f{number}", {1: 0.01}) for number in range(200)]
     source = SOURCES[kind](tasks, book, sleep_s=0.01, known="seconds")
     waited_s, begun = list[float](), list[bool]()
@@ -384,11 +387,7 @@ def test_nothing_follows_while_others_wait_for_a_lease(
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_short_ones_follow_each_other_where_others_hold_a_pu(
-    book: LeaseBook, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    monkeypatch.setattr(engine_module, "_TURN_S", 600.0)
-    others = LeaseBook(book.machine, book.limits, cpus=book.usable, ledger=book.ledger)
+def test_short_ones_follow_each_other_where_others_hold_a_pu(book: LeaseBook, others: LeaseBook, kind: str) -> None:
     source = SOURCES[kind]([Task(f"f{number}", {1: 0.01}) for number in range(50)], book, known="seconds")
     leases, waited = set[int](), list[bool]()
 

@@ -215,12 +215,16 @@ def test_a_task_that_all_would_wait_for_is_wider_where_times_scatter() -> None:
     assert course_of(batch, scatter=0.3).widths[0] > 1
 
 
-def test_what_was_chosen_before_is_kept_where_nothing_ends_sooner() -> None:
-    problem = nearly_equal(16, 20, 20)
-    batch = Batch.of(problem.tasks, Capacity(16))
+def followed() -> tuple[Batch, Timetable, Kept]:
+    """Nearly equal tasks, their plan, and that plan as it is kept while it is followed."""
+    batch = Batch.of(nearly_equal(16, 20, 20).tasks, Capacity(16))
     planned = shortest(batch)
-    columns = (batch.widths == np.array(planned.widths)[:, None]).argmax(axis=1)
-    kept = Kept(np.argsort(planned.starts_s, kind="stable"), columns, patient=True)
+    order = np.argsort(planned.starts_s, kind="stable")
+    return batch, planned, Kept(order, batch.columns(planned.widths), patient=True)
+
+
+def test_what_was_chosen_before_is_kept_where_nothing_ends_sooner() -> None:
+    batch, planned, kept = followed()
     assert course_of(batch, kept=kept).ends_s(0.0) <= planned.makespan_s * (1 + 1e-9)
     assert course_of(batch).ends_s(0.0) > 1.05 * planned.makespan_s
     longer = Kept(np.arange(len(batch)), np.zeros(len(batch), dtype=np.int64), patient=True)
@@ -228,11 +232,7 @@ def test_what_was_chosen_before_is_kept_where_nothing_ends_sooner() -> None:
 
 
 def test_a_plan_is_no_longer_followed_where_times_scatter_nor_where_they_are_not_known() -> None:
-    problem = nearly_equal(16, 20, 20)
-    batch = Batch.of(problem.tasks, Capacity(16))
-    planned = shortest(batch)
-    columns = (batch.widths == np.array(planned.widths)[:, None]).argmax(axis=1)
-    kept = Kept(np.argsort(planned.starts_s, kind="stable"), columns, patient=True)
+    batch, _, kept = followed()
     assert course_of(batch, kept=kept, in_seconds=True).patient
     assert not course_of(batch, kept=kept).patient
     assert not course_of(batch, kept=kept, in_seconds=True, scatter=0.2).patient
