@@ -10,6 +10,7 @@ docs/reference/costs.md is written anew, too.
 from __future__ import annotations
 
 import datetime
+import json
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import asking
 
 from qcthreads.execution.cost_store import Kind, document_of, file_name, shipped
 from qcthreads.execution.observing import Watching
-from qcthreads.host.profiles import cpu_model, write_document
+from qcthreads.host.profiles import cpu_model
 from qcthreads.leases import process_book
 from qcthreads.manybody.calibration import calibrate, engines_of, widths_of
 from qcthreads.planning.costs import Observation
@@ -58,8 +59,7 @@ def main() -> None:
             print(f"{program} {method} {basis}: {len(known[kind.key])} calculations", flush=True)
         on = f"{cpu_model() or 'an unnamed CPU'}, {datetime.date.today().isoformat()}"
         path = WHERE / file_name(program)
-        write_document(path, document_of(program, on, known), "it cannot be kept in")
-        path.chmod(0o644)  # for whoever installs it for others
+        path.write_text(json.dumps(document_of(program, on, known), indent=1) + "\n", encoding="utf-8")
     shipped.cache_clear()
     text = DOCUMENT.read_text(encoding="utf-8")
     DOCUMENT.write_text(text.replace(table_in(text), table()), encoding="utf-8")

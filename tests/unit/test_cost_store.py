@@ -37,6 +37,17 @@ def test_what_is_added_is_there_for_the_next(store: CostStore) -> None:
     assert not store.model(Kind("pyscf", "energy", "hf", "def2-svp")).observations
 
 
+def test_what_others_add_or_remove_meanwhile_is_seen(store: CostStore, tmp_path: Path) -> None:
+    other = CostStore(synthetic_machine(cores=4), {"XDG_DATA_HOME": str(tmp_path)})
+    for number, (one, another) in enumerate([(store, other), (other, store), (store, other)]):
+        one.add(KIND, SEEN[number : number + 1])
+        assert another.model(KIND).observations == one.model(KIND).observations == tuple(SEEN[: number + 1])
+    store.forget(KIND.program)
+    assert not other.model(KIND).observations
+    other.add(KIND, SEEN[:1])
+    assert store.model(KIND).observations == tuple(SEEN[:1])
+
+
 def test_another_machine_has_times_of_its_own(store: CostStore, tmp_path: Path) -> None:
     store.add(KIND, SEEN)
     other = CostStore(synthetic_machine(packages=2, cores=8, threads=2), {"XDG_DATA_HOME": str(tmp_path)})

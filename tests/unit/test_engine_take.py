@@ -234,7 +234,7 @@ def test_what_is_to_follow_and_fits_no_longer_goes_back_to_the_source() -> None:
         run.prepared.clear()  # as where what follows differs in what nobody has asked for before
         with lease:
             worker = cast("Worker", None)  # which is sent nothing
-            assert engine._send_following(run, Place(Seat(lease), job, math.inf), worker) is None
+            assert engine._send_following(run, Place(Seat(lease), job, math.inf, changes=()), worker) is None
     assert (source.waiting, source.running) == (8, 1)
 
 

@@ -90,6 +90,8 @@ class CostStore:
 
     def __init__(self, machine: Machine, environ: Mapping[str, str] | None = None) -> None:
         self._folder = data_directory(environ) / "machines" / fingerprint(machine, cpu_model()) / "costs"
+        self._seen: dict[Path, tuple[object, Mapping[str, tuple[Observation, ...]]]] = {}
+        """What each file held, and which file it was: one that is written is another."""
 
     def path(self, program: str) -> Path:
         """The program's file; it need not be there."""
@@ -152,7 +154,7 @@ class CostStore:
         with _one_at_a_time(path):
             if method is None and basis is None:
                 try:
-                    known = _known(path)
+                    known = self._known(path)
                 except (OSError, InputError):
                     known = {}
                 _remove(path)
@@ -177,11 +179,19 @@ class CostStore:
             known[kind.key] = thinned([*known.get(kind.key, ()), *new], _KEPT)
             document = document_of(kind.program, cpu_model(), known)
             write_document(path, document, "measured times cannot be kept in")
+            self._seen[path] = _which(path), known
         return path
+
+    def _known(self, path: Path) -> dict[str, tuple[Observation, ...]]:
+        """As :func:`_known`, read anew only where another file is there: to read one takes milliseconds."""
+        which = _which(path)
+        if which is None or path not in self._seen or self._seen[path][0] != which:
+            self._seen[path] = which, _known(path)
+        return dict(self._seen[path][1])
 
     def _understood(self, path: Path) -> dict[str, tuple[Observation, ...]]:
         try:
-            return _known(path)
+            return self._known(path)
         except (OSError, InputError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or error
             remedy = f"or `qcthreads calibrate --forget {path.stem}` removes the file"
@@ -193,7 +203,7 @@ class CostStore:
     def _read(self, program: str) -> dict[str, tuple[Observation, ...]]:
         path = self.path(program)
         try:
-            return _known(path)
+            return self._known(path)
         except (OSError, InputError) as error:
             _log.warning("measured times in %s are not used: %s", path, error)
             return {}
@@ -284,6 +294,15 @@ def _remove(path: Path) -> None:
 
 def _timed(observations: Iterable[Observation]) -> bool:
     return any(seen.wall_s is not None for seen in observations)
+
+
+def _which(path: Path) -> object:
+    """Equal for a file that nobody has written since; ``None`` where there is none."""
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return told.st_ino, told.st_mtime_ns, told.st_size
 
 
 def _known(path: Path) -> dict[str, tuple[Observation, ...]]:

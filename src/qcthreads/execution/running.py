@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..leases import Lease
 from .calculation import Outcome, Progress
+from .changing import Change
 from .job import Job, Key
 from .source import Source
 from .supervisor import Worker
@@ -68,6 +69,8 @@ class Place:
     """What runs there."""
     until_s: float
     """By the monotonic clock: when nothing more is to follow."""
+    changes: Sequence[Change]
+    """Of limits until the lease was given: nothing more is to follow, either, where there are others."""
     attempt: int = 1
     began_at: float = 0.0
     waited: bool = True

@@ -173,10 +173,8 @@ if sys.platform == "linux":
             return []
 
     def _status(pid: int, field: bytes, file: str = "status") -> bytes:
-        for line in (_read(pid, file) or b"").splitlines():
-            if line.startswith(field):
-                return line.partition(b":")[2].strip()
-        return b""
+        _, _, found = (_read(pid, file) or b"").partition(b"\n" + field + b":")
+        return found.partition(b"\n")[0].strip()
 
 else:
     import psutil

@@ -139,7 +139,7 @@ def write_document(path: Path, document: Mapping[str, Any], refused: str) -> Non
     MachineError where that is refused; its message begins with ``refused``, for example "it cannot be kept in".
     """
     try:
-        _write_whole(path, json.dumps(document, indent=1) + "\n")
+        _write_whole(path, json.dumps(document) + "\n")
     except OSError as error:
         raise MachineError(
             f"{refused} {path}: {error.strerror or error}; make room there, or name another directory with "
