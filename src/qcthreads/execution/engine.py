@@ -33,9 +33,9 @@ from .wrapping import Wrapping
 # Windows cannot interrupt a wait for a lock; a second later is soon enough for Ctrl-C.
 _WAIT_S = 1.0 if sys.platform == "win32" else None
 
-# So long at most calculations follow each other under one lease, by what is expected of them, until what others leave is
-# looked at again: that keeps the PUs idle for some 6 ms. Of calculations of 25 ms, asking the book and the source for
-# every one took a fifth of the run.
+# So long at most calculations follow each other under one lease, by what is expected of them, until what others leave
+# is looked at again: that keeps the PUs idle for some 6 ms. Of calculations of 25 ms, asking the book and the source
+# for every one took a fifth of the run.
 _TURN_S = 2.0
 
 
