@@ -219,7 +219,7 @@ class ParallelManyBodyExecutor:
             for program in expansion.programs:
                 registry.known(program) if self._wrapping else registry.require(program)
         self._book: LeaseBook = process_book()
-        self._measured = None if self._compute else Measured(expansion, self._book)
+        self._measured = None if self._compute else Measured(expansion, self._book, self._scratch)
         self._tally = RunTally(self._book)
         self._watching = Watching()
         self._calls: list[tuple[float, float]] = []
@@ -241,12 +241,14 @@ class ParallelManyBodyExecutor:
     def _execute(self, terms: Sequence[Term]) -> dict[str, AtomicResult]:
         if not terms:
             return {}
-        split = self._choose(terms)
-        moldable = self._mold(terms, split)
+        measured = self._measured and self._measured.as_now()  # calls of other threads keep what they measured
+        room = None if measured is None else measured.side_by_side(terms)
+        split = self._choose(terms, room)
+        moldable = self._mold(terms, split, measured)
         if moldable is None:
             calculations = [self._calculation(term, split.threads) for term in terms]
             given: Source = InOrder(calculations, self._book, most_threads=self._most_threads)
-            workers, reasons, side_by_side = self._most_workers, split.reasons, split.workers
+            workers, reasons, side_by_side = min(self._most_workers, room or len(terms)), split.reasons, split.workers
         else:
             given = moldable.source(lambda term, threads, _: self._calculation(term, threads))
             foreseen = moldable.foresee()
@@ -320,10 +322,16 @@ class ParallelManyBodyExecutor:
     def _most_threads(self) -> int | None:
         return self.config.max_total_threads if isinstance(self.config, HybridParallelConfig) else None
 
-    def _choose(self, terms: Sequence[Term]) -> Split:
-        """Workers for the configured width; the config's numbers of workers and threads in all are ceilings."""
-        config, licences = self.config, self._licences
-        few = licences is not None and licences == self._most_workers < config.max_workers
+    def _choose(self, terms: Sequence[Term], room: int | None) -> Split:
+        """Workers for the configured width; the config's numbers of workers and threads in all are ceilings.
+
+        ``room``: for the temporary files of so many.
+        """
+        config, most, why = self.config, self._most_workers, ""
+        if self._licences == most < config.max_workers:
+            why = f"at_most allows {most} at a time"
+        if room is not None and room < most:
+            most, why = room, f"there is room for the temporary files of {room} at a time"
         return choose_split(
             len(terms),
             [term.cost for term in terms],
@@ -332,15 +340,15 @@ class ParallelManyBodyExecutor:
             config.memory_limit_bytes,
             threads=config.threads_per_fragment,
             max_total_threads=self._most_threads,
-            max_workers=self._most_workers,
-            max_workers_why=f"at_most allows {licences} at a time" if few else "",
+            max_workers=most,
+            max_workers_why=why,
             useful_width=useful_width(self._expansion.programs),
             memory_per_worker_bytes=config.memory_limit_bytes,
             memory_why=_memory_why(config),
             explain=self._book.explain(),
         )
 
-    def _mold(self, terms: Sequence[Term], split: Split) -> Moldable | None:
+    def _mold(self, terms: Sequence[Term], split: Split, measured: Measured | None) -> Moldable | None:
         """What has the calculations run at widths of their own; ``None`` where the config asks for one width."""
         config = self.config
         if not isinstance(config, HybridParallelConfig) or config.execution_mode == "serial":
@@ -353,8 +361,12 @@ class ParallelManyBodyExecutor:
             self._expansion,
             strategy,
             self._book,
-            self._measured and self._measured.as_now(),  # calls of other threads keep what they measured
-            need=lambda *_: Need(config.memory_limit_bytes, config.memory_limit_bytes),
+            measured,
+            need=lambda term, _: Need(
+                config.memory_limit_bytes,
+                config.memory_limit_bytes,
+                scratch_bytes=0 if measured is None else measured.disk_need_bytes(term),
+            ),
             narrowest=split.threads,
             most_threads=config.max_total_threads,
             at_once=self._most_workers,
@@ -399,13 +411,18 @@ class ParallelManyBodyExecutor:
         with self._new_engine() as engine:
             yield engine
 
+    @property
+    def _scratch(self) -> Path | None:
+        """Where temporary files go, if the config says so."""
+        given = (self.config.qcengine_config or {}).get("scratch_directory")
+        return Path(given) if given else None
+
     def _new_engine(self) -> LocalEngine:
-        scratch = (self.config.qcengine_config or {}).get("scratch_directory")
         affinity = isinstance(self.config, HybridParallelConfig) and self.config.enable_thread_affinity
         return LocalEngine(
             self._book,
             affinity=affinity,
-            scratch=Path(scratch) if scratch else None,
+            scratch=self._scratch,
             at_most=self.config.at_most,
             wrapping=self._wrapping,
             on_progress=self._tally.watch,
