@@ -23,9 +23,12 @@ pytest.importorskip("pyscf", reason="it computes")
 from qcthreads.errors import OversubscriptionError
 from qcthreads.execution.cost_store import CostStore, Kind
 from qcthreads.host import read_machine
-from qcthreads.host.disks import file_system
+from qcthreads.host.disks import FileSystem, file_system
 from qcthreads.host.limits import read_limits
+from qcthreads.manybody.config import HybridParallelConfig
+from qcthreads.manybody.executor import ParallelManyBodyExecutor
 from qcthreads.manybody.head_start import HeadStart
+from qcthreads.manybody.inputs import read_input
 from qcthreads.manybody.run import Run, RunReport, RunRequest
 from qcthreads.planning.costs import Estimate, Observation, Size, memory_grant
 from qcthreads.programs.registry import find, get
@@ -235,6 +238,39 @@ def test_what_others_have_filled_of_the_disk_keeps_calculations_from_running_sid
     assert len(dimers) == 6
     ordered = sorted((one.start_s, one.wall_s) for one in dimers)
     assert all(later >= start_s + wall_s for (start_s, wall_s), (later, _) in itertools.pairwise(ordered))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        ("balanced", "there is room for the temporary files of 1 at a time"),
+        ("adaptive", "as many run side by side as have room for their temporary files"),
+    ],
+)
+def test_an_executor_runs_as_many_side_by_side_as_its_scratch_directory_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, said: str
+) -> None:
+    for width in (1, 2):  # no faster with two threads
+        measured(20 * MIB, width=width)
+    disk = file_system(tmp_path)
+    looked_at = []
+
+    def almost_full(folder: Path) -> FileSystem:
+        looked_at.append(folder)
+        return replace(disk, kind="ext4", free_bytes=30 * MIB)
+
+    monkeypatch.setattr("qcthreads.manybody.measured.file_system", almost_full)
+    config = HybridParallelConfig(
+        max_workers=2,
+        thread_allocation_strategy=strategy,
+        learn=False,
+        qcengine_config={"scratch_directory": str(tmp_path / "made later")},
+    )
+    given = read_input(EXAMPLES / "water4.xyz", replace(request(tmp_path), max_nbody=1))
+    figures = ParallelManyBodyExecutor.from_manybodyinput(given, config).extras["qcthreads"]
+    assert set(looked_at) == {tmp_path}
+    assert figures["peak_workers"] == 1
+    assert any(reason.endswith(said) for reason in figures["reasons"])
 
 
 def test_of_very_many_few_run_side_by_side_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,34 @@ def test_warm_workers_compute_and_end(report, monkeypatch):
     assert set(psutil.Process().children()) == before
 
 
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        ("pyscf", {"threads": 2}),
+        ("tblite", {"threads": 1}),
+        ("tblite", {"threads": 2}),
+        ("dftd4", {"threads": 2}),
+    ],
+    ids=["any width", "one width, 1", "one width, 2", "asked for more than it uses"],
+)
+def test_no_worker_starts_where_one_is_ready(program, options, monkeypatch):
+    if len(read_limits().cpus) < options["threads"]:
+        pytest.skip("so many PUs may not be used here")
+    pytest.importorskip(program)
+    monkeypatch.setenv("QCTHREADS_LEASES", "process")
+    method = {"pyscf": "hf", "tblite": "GFN2-xTB", "dftd4": "b3lyp"}[program]
+    basis = "sto-3g" if program == "pyscf" else None
+    asked = request(program=program, method=method, basis=basis, workers=1, max_nbody=1, **options)
+    head_start = HeadStart(asked, warm=True)
+    with Run(asked, head_start) as run:
+        until(lambda: not head_start.book.held())
+        kinds, before = head_start.engine.workers(), set(psutil.Process().children())
+        assert head_start.workers == kinds
+        report = run.execute()
+    assert not report.missing
+    assert {row.worker_pid for row in report.fragments} <= {child.pid for child in before}
+
+
 @pytest.mark.skipif(len(read_limits().cpus) < 2, reason="one PU is left over where there are two")
 def test_as_long_as_the_input_is_read_one_pu_is_left_over(monkeypatch):
     monkeypatch.setenv("QCTHREADS_LEASES", "process")  # what others lease meanwhile is not at issue

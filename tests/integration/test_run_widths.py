@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 from qcthreads import HybridParallelConfig, ParallelManyBodyExecutor
+from qcthreads.cpuset import CpuSet
+from qcthreads.host import read_machine
+from qcthreads.host.limits import Rule, read_limits
+from qcthreads.leases import LeaseBook
 from qcthreads.manybody.inputs import read_input
 from qcthreads.manybody.run import Run, RunReport, RunRequest
 
@@ -82,6 +86,30 @@ def test_an_executor_gives_widths_where_its_config_asks_for_them(
     (said,) = (record.getMessage() for record in caplog.records if "max_workers is 7" in record.getMessage())
     assert said.endswith("; ".join(figures["reasons"]))
     assert "as asked" not in said
+
+
+@pytest.mark.parametrize("strategy", ["balanced", "adaptive"])
+def test_an_executor_tells_what_limits_changed(monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
+    """From its second look on one CPU is left."""
+    book = LeaseBook(read_machine(), limits := read_limits())
+    first, few = len(book.usable), CpuSet([book.usable.first])
+    looks, fewer = iter([limits]), limits.within([Rule("mask", "made up", cpus=few)])
+    monkeypatch.setattr("qcthreads.manybody.executor.process_book", lambda: book)
+    monkeypatch.setattr("qcthreads.execution.changing._LOOK_S", 0.1)
+    monkeypatch.setattr("qcthreads.execution.changing.node_limits", lambda _: next(looks, fewer))
+    waters = BENZENE.with_name("water16.xyz")
+    given = read_input(waters, RunRequest(input=waters, method="hf", basis="6-31g", max_nbody=1))
+    config = HybridParallelConfig(max_workers=2, thread_allocation_strategy=strategy, learn=False)
+    told = ParallelManyBodyExecutor.from_manybodyinput(given, config).extras["qcthreads"]
+    (change,) = told["changes"]
+    assert (change["cpus_usable"], change["memory_bytes"]) == (list(few), book.memory_bytes)
+    assert change["why"].startswith("1 CPU may be used: mask")
+    decided = (change["workers"], change["threads"], change["memory_bytes_per_worker"])
+    assert decided == ((1, 1, 10**9) if strategy == "balanced" else (None, None, None))
+    assert 0 < change["at_s"] < told["parallel_time"]
+    thread_s = told["cpu_s"] / told["thread_efficiency"]
+    pu_s = first * change["at_s"] + told["parallel_time"] - change["at_s"]
+    assert told["busy_fraction"] == pytest.approx(thread_s / pu_s, rel=0.05)
 
 
 @pytest.mark.parametrize("few", [{"max_workers": 1}, {"max_workers": 7, "at_most": {"pyscf": 1}}], ids=str)

@@ -162,6 +162,17 @@ def test_plans_for_a_recorded_machine_keep_every_promise(path, unpacked, host):
                 assert all(fullest(made, tasks, node) <= node.memory_bytes * (1 + 1e-9) for node in nodes)
 
 
+@pytest.mark.skipif(not TRUTHS, reason="no recorded machines here; name their folder in QCTHREADS_TOPOLOGY_CORPUS")
+@pytest.mark.parametrize(
+    ("name", "gib"),
+    [("16amd64-8n2c-cpusets", 4 * 8.0), ("fakememinitiators-1np2c+1npp+gi", 92.9 + 94.5 + 93.0 + 94.5)],
+    ids=["a node without CPUs that may be used", "DRAM on nodes without CPUs"],
+)
+def test_memory_that_any_cpu_may_use_is_planned_with(name: str, gib: float, unpacked, host):
+    machine, usable = usable_of(host.read_machine(unpacked(name)))
+    assert memory_within(machine, usable, None) == pytest.approx(gib * 2**30, rel=1e-3)
+
+
 def fullest(made: Plan, tasks: list[Task], node: Node) -> float:
     """The most bytes that a memory node has to hold at a time; memory lies on the nodes of a task's CPUs."""
     parts = {one: tasks[int(one.id)].memory_bytes * len(one.cpus & node.cpus) / one.threads for one in made.placements}

@@ -76,6 +76,44 @@ def test_where_others_hold_the_memory_it_is_waited_for_in_line() -> None:
     assert (source.waiting, source.running) == (1, 1)
 
 
+@pytest.mark.parametrize("held_by_others", [1, 2])
+def test_one_at_a_time_stands_in_line_for_a_licence(held_by_others: int) -> None:
+    ledger = Ledger()
+    ours, others = (LeaseBook(MACHINE, LIMITS, ledger=ledger) for _ in range(2))
+    limited = {"orca": 2}
+    source = InOrder([replace(made(str(n), 1, 0), program="orca") for n in range(4)], ours)
+    theirs = [others.acquire(1, slots=limited) for _ in range(held_by_others)]
+    run = _Once(3, source)
+    with LocalEngine(ours, at_most=limited) as engine:
+        given = [engine._take(run) for _ in range(3 - held_by_others)]
+        assert [one is not None and one[1] is not None for one in given] == [True] * (2 - held_by_others) + [False]
+        assert engine._take(run) is None  # it waits for its turn
+        assert source.waiting == 4 - len(given)
+        for lease in theirs:
+            lease.release()
+        run.stopped.clear()
+        in_line = given[-1]
+        assert in_line is not None
+        held = engine._lease_in_line(run, in_line[0])
+        following = engine._take(run)
+        assert following is not None
+        assert (held is not None, following[1] is not None) == (True, held_by_others == 2)  # else it stands in line
+
+
+def test_who_needs_no_licence_goes_on_beside_one_that_waits_for_it() -> None:
+    ledger = Ledger()
+    ours, others = (LeaseBook(MACHINE, LIMITS, ledger=ledger) for _ in range(2))
+    limited = {"orca": 1}
+    source = InOrder([replace(made(program, 1, 0), program=program) for program in ("orca", "cfour")], ours)
+    with others.acquire(1, slots=limited), LocalEngine(ours, at_most=limited) as engine:
+        run = _Once(2, source)
+        for calculation in source.calculations():
+            engine._prepared(calculation, run.prepared)
+        took = [engine._take(run) for _ in range(2)]
+    assert [one is not None and one[1] is not None for one in took] == [False, True]
+    assert None not in took
+
+
 def test_what_fits_no_longer_is_said_not_waited_for() -> None:
     book = LeaseBook(MACHINE, LIMITS)
     source = source_of(Task("f0", {1: 1.0}, 6 * GIB))

@@ -429,6 +429,18 @@ def test_memory_that_may_not_be_used_is_not_planned_with() -> None:
             assert sum(60 * len(one.cpus & cpus) / 4 for one in running) <= 100
 
 
+def test_memory_of_a_node_without_cpus_that_may_be_used_is_with_the_nearest() -> None:
+    far = ((10, 20, 15), (20, 10, 30), (15, 30, 10))
+    machine = synthetic_machine(nodes=3, cores=4, memory_bytes=100)
+    machine = replace(machine, allowed_cpus=CpuSet.parse("0-7"), distances=Distances((0, 1, 2), far))
+    with pytest.raises(OversubscriptionError, match="needs 301 B of memory, but 300 B may be used"):
+        plan([Task("large", {1: 1.0}, 301)], machine)
+    tasks = [Task(str(number), {4: 10.0}, 150) for number in range(2)]
+    made = plan(tasks, machine, "memory_aware")
+    check(made, tasks, machine.allowed_cpus, 300)
+    assert [str(one.cpus) for one in made.placements] == ["0-3", "0-3"]  # the other node has 100 B
+
+
 @pytest.mark.parametrize(("width", "ends_s"), [(10, 15.0), (12, 25.0)])
 def test_cpus_that_no_memory_node_lists_are_planned_with(width: int, ends_s: float) -> None:
     """Beside ten of twelve CPUs each node has room for 60 B and a CPU, beside all for none."""

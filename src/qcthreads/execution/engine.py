@@ -261,7 +261,7 @@ class LocalEngine:
                 warming = self._pool.warming()
                 free, memory_bytes = self._book.free()
                 starts = self._pool.starts_of(run, warming, free)
-                calculation = source.next(free, memory_bytes, starts)
+                calculation = None if self._waits_for_licences(run) else source.next(free, memory_bytes, starts)
                 blocked = calculation is None and not source.running and not warming
                 if blocked:  # others hold what it needs: it waits in line for what it would have in an empty book
                     calculation = source.next(self._book.usable, self._book.memory_bytes, starts)
@@ -272,10 +272,22 @@ class LocalEngine:
                     job = self._narrowed(run, self._prepared(calculation, run.prepared))
                     if job.calculation is not calculation:
                         source.narrowed(job.calculation)
-                    return job, None if blocked else self._lease_at_once(run, job)
+                    lease = None if blocked else self._lease_at_once(run, job)
+                    run.in_line += lease is None
+                    return job, lease
                 run.wait_for_turn()
             run.turn.notify_all()
         return None
+
+    def _waits_for_licences(self, run: Run) -> bool:
+        """With the turn: whether one stands in line, and no program of the run has a licence left.
+
+        Another would be given a width, and be taken for one that runs, long before it can start.
+        """
+        return run.in_line > 0 and all(
+            program in self._at_most and self._book.slots_left(program, self._at_most[program]) < 1
+            for program in {job.settings.program for job in run.prepared.values()}
+        )
 
     def _fits_no_longer(self, source: Source) -> str:
         return (
@@ -293,13 +305,14 @@ class LocalEngine:
     def _lease_in_line(self, run: Run, job: Job) -> Lease | None:
         """The lease that ``job`` waits for; ``None`` where it fits no longer, and the source has it back."""
         try:
-            lease = self._lease(run, job)
+            return self._lease(run, job)
         except LeaseTooLargeError:
             self._return(run, job.calculation)
             return None
-        with run.turn:
-            run.turn.notify()  # whoever gave that back may have given back more
-        return lease
+        finally:
+            with run.turn:
+                run.in_line -= 1
+                run.turn.notify()  # whoever gave that back may have given back more
 
     def _narrowed(self, run: Run, job: Job) -> Job:
         """``job``, or what the observer has run instead."""

@@ -30,6 +30,8 @@ class Run:
     """One driver at a time asks the source."""
     looks: bool = False
     """One of those that wait for the source looks every second what others have given back, and at the limits."""
+    in_line: int = 0
+    """How many drivers wait for a lease."""
     prepared: dict[Key, Job] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = field(default_factory=queue.SimpleQueue)

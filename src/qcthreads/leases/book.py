@@ -367,6 +367,10 @@ class LeaseBook:
             cpus = choose(self.machine, cpus & self.usable or cpus, max(count, 0)) or CpuSet()
         return cpus, max(memory_bytes, 0)
 
+    def slots_left(self, name: str, most: int) -> int:
+        """How many leases may have one of the ``slots`` of that name now, nobody being overtaken who waits."""
+        return self.ledger.in_turn(lambda: self.ledger.room(self.machine).left(f"{claims.SLOTS}{name}", most))
+
     def follow(self, machine: Machine, limits: Limits, memory_bytes: int) -> None:
         """Hand out from now on what is there now; leases that are held go on as they are.
 

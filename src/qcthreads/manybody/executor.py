@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import CalculationError, InputError
 from ..execution.calculation import Calculation
+from ..execution.changing import Change
 from ..execution.cost_store import never_failing
 from ..execution.engine import LocalEngine, known_programs, most_at_once
 from ..execution.observing import Watching
 from ..execution.source import InOrder, Source
 from ..execution.wrapping import Wrapping
 from ..leases import LeaseBook, process_book
-from ..monitoring.findings import OF_AN_EXECUTOR, where_few_may_run
+from ..monitoring.findings import OF_AN_EXECUTOR, where_cpus_changed, where_few_may_run
 from ..monitoring.statistics import UsablePUs
 from ..planning import Split, choose_split
 from ..programs import registry
@@ -35,7 +36,7 @@ from .measured import Measured, Need
 from .moldable import Moldable, mold
 from .report import grouped, headline
 from .run_tally import RunTally
-from .watched import figures, findings, sampling, within
+from .watched import elapsed_s, figures, findings, sampling, told_change, within
 
 if TYPE_CHECKING:
     from qcelemental.models.v2 import AtomicResult, Molecule
@@ -136,17 +137,24 @@ class ParallelManyBodyExecutor:
         ``total_fragments``; ``levels_executed`` (how many orders); ``parallel_time`` (wall time, s);
         ``sequential_time_estimate`` (the calculations one after another at their widths, s); ``speedup_factor``;
         ``workers``, ``threads`` (of the last call; where each fragment has a width of its own, the narrowest),
-        ``widths`` (how many ran at each), ``reasons``; ``findings``; ``sampling``; and what :meth:`RunTally.statistics`
-        and :func:`qcthreads.manybody.watched.figures` say.
+        ``widths`` (how many ran at each), ``reasons``; ``changes`` of limits, as a run's ``decision`` tells them, with
+        ``at_s`` since the first call without what was between calls; ``findings``; ``sampling``; and what
+        :meth:`RunTally.statistics` and :func:`qcthreads.manybody.watched.figures` say.
         """
-        usable, monitor = UsablePUs(((0.0, len(self._book.usable)),)), self._watching.monitor
+        monitor = self._watching.monitor
         with self._lock:
             moments = within(monitor.moments(0), self._calls)
+            changes, called_s = self._told_changes(), elapsed_s(self._calls, time.monotonic())
+        usable = UsablePUs(
+            ((0.0, len(self._usable_at_first)), *((one["at_s"], len(one["cpus_usable"])) for one in changes))
+        )
         attempts = [one for one in self._watching.attempts if one.outcome.label in self._tally.outcomes]
         with self._lock:
             workers = self._split.workers if self._split else 0
             advice = where_few_may_run(OF_AN_EXECUTOR, self._licences, workers, "at_most")
-            told = self._tally.statistics(self._wall_s)
+            if any(one["cpus_usable"] != list(self._usable_at_first) for one in changes):
+                advice = where_cpus_changed(advice)
+            told = self._tally.statistics(self._wall_s, usable.mean(0.0, called_s))
             sequential_s = told.pop("calculations_wall_s")
             return {
                 "total_fragments": len(self._tally.outcomes),
@@ -160,6 +168,7 @@ class ParallelManyBodyExecutor:
                 "execution_mode": self.config.execution_mode,
                 "widths": dict(sorted(Counter(one.threads for one in self._tally.outcomes.values()).items())),
                 "reasons": list(self._split.reasons) if self._split else [],
+                "changes": changes,
                 **figures(attempts, moments, usable),
                 "sampling": sampling(monitor),
                 "findings": [
@@ -219,7 +228,10 @@ class ParallelManyBodyExecutor:
             for program in expansion.programs:
                 registry.known(program) if self._wrapping else registry.require(program)
         self._book: LeaseBook = process_book()
-        self._measured = None if self._compute else Measured(expansion, self._book)
+        self._usable_at_first = self._book.usable
+        self._changes: dict[Change, int | None] = {}
+        """Of limits, and how many might run side by side at most by then; ``None``: at widths of their own."""
+        self._measured = None if self._compute else Measured(expansion, self._book, self._scratch)
         self._tally = RunTally(self._book)
         self._watching = Watching()
         self._calls: list[tuple[float, float]] = []
@@ -234,6 +246,24 @@ class ParallelManyBodyExecutor:
         self._levels: set[int] = set()
         self._wall_s = 0.0
 
+    def _told_changes(self) -> list[dict[str, Any]]:
+        """With the lock."""
+        before_s = time.time() - time.monotonic()
+        return [
+            told_change(
+                change,
+                elapsed_s(self._calls, change.at - before_s),
+                None if most is None else self._each(most, len(change.usable), change.memory_bytes),
+            )
+            for change, most in sorted(self._changes.items(), key=lambda one: one[0].at)
+        ]
+
+    def _each(self, most: int, usable: int, memory_bytes: int) -> tuple[int, int, int]:
+        """How many of one width run side by side where there is so much for all; threads and memory of each."""
+        threads, share_bytes = self.config.threads_per_fragment, self.config.memory_limit_bytes
+        by_cpus = min(usable, self._most_threads or usable) // threads
+        return max(1, min(most, by_cpus, memory_bytes // share_bytes)), threads, share_bytes
+
     def _terms_of(self, fragments: Iterable[FragmentSpec]) -> list[Term]:
         terms = [self._expansion.term(label, molecule) for _, label, molecule in fragments]
         return sorted(terms, key=lambda term: -term.cost)
@@ -241,12 +271,14 @@ class ParallelManyBodyExecutor:
     def _execute(self, terms: Sequence[Term]) -> dict[str, AtomicResult]:
         if not terms:
             return {}
-        split = self._choose(terms)
-        moldable = self._mold(terms, split)
+        measured = self._measured and self._measured.as_now()  # calls of other threads keep what they measured
+        room = None if measured is None else measured.side_by_side(terms)
+        split = self._choose(terms, room)
+        moldable = self._mold(terms, split, measured)
         if moldable is None:
             calculations = [self._calculation(term, split.threads) for term in terms]
             given: Source = InOrder(calculations, self._book, most_threads=self._most_threads)
-            workers, reasons, side_by_side = self._most_workers, split.reasons, split.workers
+            workers, reasons, side_by_side = min(self._most_workers, room or len(terms)), split.reasons, split.workers
         else:
             given = moldable.source(lambda term, threads, _: self._calculation(term, threads))
             foreseen = moldable.foresee()
@@ -257,6 +289,7 @@ class ParallelManyBodyExecutor:
             reasons = (many, *foreseen.reasons())
         if side_by_side < min(self._most_workers, len(terms)):
             _log.warning("%d workers, max_workers is %d: %s", side_by_side, self.config.max_workers, "; ".join(reasons))
+        most = min(workers, len(terms)) if moldable is None else None
         results: dict[str, AtomicResult] = {}
         unread: dict[str, Mapping[str, Any]] = {}
         failures: dict[str, str] = {}
@@ -269,6 +302,8 @@ class ParallelManyBodyExecutor:
                 for outcome in engine.run(given, max_workers=workers):
                     with self._lock:
                         self._tally.add(outcome)
+                        for change in engine.changes:
+                            self._changes.setdefault(change, most)
                     if outcome.status == "finished" and outcome.result is not None:
                         unread[outcome.label] = outcome.result
                     else:
@@ -320,10 +355,16 @@ class ParallelManyBodyExecutor:
     def _most_threads(self) -> int | None:
         return self.config.max_total_threads if isinstance(self.config, HybridParallelConfig) else None
 
-    def _choose(self, terms: Sequence[Term]) -> Split:
-        """Workers for the configured width; the config's numbers of workers and threads in all are ceilings."""
-        config, licences = self.config, self._licences
-        few = licences is not None and licences == self._most_workers < config.max_workers
+    def _choose(self, terms: Sequence[Term], room: int | None) -> Split:
+        """Workers for the configured width; the config's numbers of workers and threads in all are ceilings.
+
+        ``room``: for the temporary files of so many.
+        """
+        config, most, why = self.config, self._most_workers, ""
+        if self._licences == most < config.max_workers:
+            why = f"at_most allows {most} at a time"
+        if room is not None and room < most:
+            most, why = room, f"there is room for the temporary files of {room} at a time"
         return choose_split(
             len(terms),
             [term.cost for term in terms],
@@ -332,15 +373,15 @@ class ParallelManyBodyExecutor:
             config.memory_limit_bytes,
             threads=config.threads_per_fragment,
             max_total_threads=self._most_threads,
-            max_workers=self._most_workers,
-            max_workers_why=f"at_most allows {licences} at a time" if few else "",
+            max_workers=most,
+            max_workers_why=why,
             useful_width=useful_width(self._expansion.programs),
             memory_per_worker_bytes=config.memory_limit_bytes,
             memory_why=_memory_why(config),
             explain=self._book.explain(),
         )
 
-    def _mold(self, terms: Sequence[Term], split: Split) -> Moldable | None:
+    def _mold(self, terms: Sequence[Term], split: Split, measured: Measured | None) -> Moldable | None:
         """What has the calculations run at widths of their own; ``None`` where the config asks for one width."""
         config = self.config
         if not isinstance(config, HybridParallelConfig) or config.execution_mode == "serial":
@@ -353,8 +394,12 @@ class ParallelManyBodyExecutor:
             self._expansion,
             strategy,
             self._book,
-            self._measured and self._measured.as_now(),  # calls of other threads keep what they measured
-            need=lambda *_: Need(config.memory_limit_bytes, config.memory_limit_bytes),
+            measured,
+            need=lambda term, _: Need(
+                config.memory_limit_bytes,
+                config.memory_limit_bytes,
+                scratch_bytes=0 if measured is None else measured.disk_need_bytes(term),
+            ),
             narrowest=split.threads,
             most_threads=config.max_total_threads,
             at_once=self._most_workers,
@@ -399,13 +444,18 @@ class ParallelManyBodyExecutor:
         with self._new_engine() as engine:
             yield engine
 
+    @property
+    def _scratch(self) -> Path | None:
+        """Where temporary files go, if the config says so."""
+        given = (self.config.qcengine_config or {}).get("scratch_directory")
+        return Path(given) if given else None
+
     def _new_engine(self) -> LocalEngine:
-        scratch = (self.config.qcengine_config or {}).get("scratch_directory")
         affinity = isinstance(self.config, HybridParallelConfig) and self.config.enable_thread_affinity
         return LocalEngine(
             self._book,
             affinity=affinity,
-            scratch=Path(scratch) if scratch else None,
+            scratch=self._scratch,
             at_most=self.config.at_most,
             wrapping=self._wrapping,
             on_progress=self._tally.watch,

@@ -19,6 +19,7 @@ from ..closing import Closing
 from ..errors import InputError, MachineError, QCThreadsError
 from ..execution.calculation import Calculation, Progress
 from ..execution.engine import LocalEngine
+from ..execution.job import worker_kind
 from ..execution.observing import WORKING_MEMORY_BYTES, Watching
 from ..leases import node_book
 from ..programs import registry
@@ -108,8 +109,7 @@ class HeadStart(Closing):
             likely = Calculation(label="", program=program, input={}, threads=threads, memory_bytes=memory_bytes)
             left = int(workers > 1 and workers * threads == len(self.book.usable))
             if self._start(likely, workers - left):
-                kind = registry.get(program).worker_of(threads)
-                self._likely, self._left, self.workers = likely, left, {kind: workers}
+                self._likely, self._left, self.workers = likely, left, {worker_kind(likely): workers}
 
     def _start(self, likely: Calculation, workers: int) -> bool:
         """Whether they start. What is wrong is said of the calculations themselves."""

@@ -20,7 +20,7 @@ from ..execution.observing import WORKING_MEMORY_BYTES, Attempt
 from ..host.disks import FileSystem, file_system
 from ..leases import LeaseBook
 from ..monitoring.findings import CONTENDED_SHARE, disturbance
-from ..planning.costs import CostModel, Observation, Origin, Size, memory_grant, representative
+from ..planning.costs import CostModel, Estimate, Observation, Origin, Size, memory_grant, representative
 from ..programs import registry
 from ..units import format_size
 from .expansion import Chemistry, Expansion, Term
@@ -55,6 +55,7 @@ class _Told:
 
     models: dict[str, CostModel | None] = field(default_factory=dict)
     needs: dict[tuple[str, Size], Need] = field(default_factory=dict)
+    files: dict[tuple[str, Size], Estimate | None] = field(default_factory=dict)
     times_s: dict[tuple[str, Size, tuple[int, ...]], Mapping[int, float] | None] = field(default_factory=dict)
 
 
@@ -131,10 +132,26 @@ class Measured:
         most_bytes = max(least_bytes, self._memory_bytes)  # it does with all there is where it would take more
         return replace(need, memory_bytes=min(need.memory_bytes + further_bytes, most_bytes), least_bytes=least_bytes)
 
+    def disk_need_bytes(self, term: Term) -> int:
+        """For its temporary files on a disk, no more than is free; 0 where none were measured."""
+        peak = self._files(term, self._expansion.size(term))
+        if peak is None or self._file_system.in_memory:
+            return 0
+        files_bytes, free_bytes = memory_grant(peak), self._file_system.free_bytes
+        return files_bytes if free_bytes is None else min(files_bytes, free_bytes)
+
+    def _files(self, term: Term, size: Size) -> Estimate | None:
+        """The peak of temporary files, where any were measured."""
+        told, key = self._told.files, (term.chemistry.name, size)
+        if key not in told:
+            model = self._model(term.chemistry)
+            peak = None if model is None else model.scratch_bytes(size)
+            told[key] = None if peak is None or peak.source == "law" else peak
+        return told[key]
+
     def _with_scratch(self, need: Need, term: Term, size: Size) -> Need:
-        model = self._model(term.chemistry)
-        peak = None if model is None else model.scratch_bytes(size)
-        if peak is None or peak.source == "law":
+        peak = self._files(term, size)
+        if peak is None:
             return need
         files_bytes, where = memory_grant(peak), self._file_system
         free_bytes, what = where.free_bytes, where.kind or "its file system"
@@ -148,7 +165,7 @@ class Measured:
                 "another directory with --scratch"
             )
         if not where.in_memory:
-            return replace(need, scratch_bytes=files_bytes if free_bytes is None else min(files_bytes, free_bytes))
+            return replace(need, scratch_bytes=self.disk_need_bytes(term))
         least_bytes = round(peak.value) if peak.source == "seen" else 0
         files_bytes = max(0, min(files_bytes, self._memory_bytes - need.memory_bytes))
         return replace(
@@ -160,7 +177,8 @@ class Measured:
 
     @cached_property
     def _file_system(self) -> FileSystem:
-        return file_system(self._scratch)
+        """The directory may be made later."""
+        return file_system(next(folder for folder in (self._scratch, *self._scratch.parents) if folder.exists()))
 
     @property
     def disk_bytes(self) -> int | None:
@@ -176,10 +194,11 @@ class Measured:
 
     def side_by_side(self, terms: Iterable[Term]) -> int | None:
         """So many of the largest have room for their temporary files; ``None``: no limit that is known of."""
-        largest_bytes = max((self.need(term).scratch_bytes for term in terms), default=0)
-        if not largest_bytes or self.disk_bytes is None:
+        disk_bytes = self.disk_bytes
+        if disk_bytes is None:
             return None
-        return max(1, self.disk_bytes // largest_bytes)
+        largest_bytes = max(map(self.disk_need_bytes, terms), default=0)
+        return max(1, disk_bytes // largest_bytes) if largest_bytes else None
 
     def _need(self, term: Term, size: Size) -> Need:
         spec, model = registry.get(term.chemistry.program), self._model(term.chemistry)

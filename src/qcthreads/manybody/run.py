@@ -37,7 +37,7 @@ from .moldable import Moldable, mold
 from .report import BodyRow, FragmentRow, body_rows, bsse_treatment, fragment_rows
 from .request import RunRequest
 from .run_tally import CpuByPhase, RunTally, mixed_versions
-from .watched import bandwidth, calculated, figures, findings, limits_in_words, live, sampling
+from .watched import bandwidth, calculated, figures, findings, limits_in_words, live, sampling, told_change
 
 __all__ = ["BodyRow", "FragmentRow", "Run", "RunReport", "RunRequest"]
 
@@ -431,24 +431,15 @@ class Run(Closing):
 
     def _changes(self, span: _Span) -> list[dict[str, Any]]:
         """What limits that changed made of the decision."""
-        told = []
-        for change in self._engine.changes:
-            usable, of_one_width = len(change.usable), self._moldable is None
-            workers, threads, share_bytes = (
-                self._each(usable, change.memory_bytes) if of_one_width else (None, None, None)
+        of_one_width = self._moldable is None
+        return [
+            told_change(
+                change,
+                change.at - span.began_at,
+                self._each(len(change.usable), change.memory_bytes) if of_one_width else None,
             )
-            told.append(
-                {
-                    "at_s": change.at - span.began_at,
-                    "why": change.why,
-                    "cpus_usable": list(change.usable),
-                    "memory_bytes": change.memory_bytes,
-                    "workers": workers,
-                    "threads": threads,
-                    "memory_bytes_per_worker": share_bytes,
-                }
-            )
-        return told
+            for change in self._engine.changes
+        ]
 
     def _usable(self, span: _Span) -> UsablePUs:
         changed = ((max(0.0, one.at - span.began_at), len(one.usable)) for one in self._engine.changes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cpuset import CpuSet
 from ..execution.calculation import Outcome
+from ..execution.changing import Change
 from ..execution.labels import label_order, short_label, short_labels
 from ..execution.observing import Attempt, Watching
 from ..execution.source import Planned
@@ -60,6 +61,25 @@ def within(moments: Sequence[Moment], spans: Iterable[tuple[float, float]]) -> t
         found += [replace(one, at_s=before_s + one.at_s - began_s) for one in moments if began_s <= one.at_s <= ended_s]
         before_s += ended_s - began_s
     return tuple(found)
+
+
+def elapsed_s(spans: Iterable[tuple[float, float]], at_s: float) -> float:
+    """How much of ``spans``, in seconds of the same clock, was over at a time."""
+    return sum(max(0.0, min(at_s, ended_s) - began_s) for began_s, ended_s in spans)
+
+
+def told_change(change: Change, at_s: float, each: tuple[int, int, int] | None) -> dict[str, Any]:
+    """As data. ``each``: how many run side by side from then on, threads and memory of each; ``None``: their own."""
+    workers, threads, memory_bytes = each or (None, None, None)
+    return {
+        "at_s": at_s,
+        "why": change.why,
+        "cpus_usable": list(change.usable),
+        "memory_bytes": change.memory_bytes,
+        "workers": workers,
+        "threads": threads,
+        "memory_bytes_per_worker": memory_bytes,
+    }
 
 
 def bandwidth(monitor: RunMonitor) -> dict[str, Any] | None:

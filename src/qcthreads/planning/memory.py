@@ -11,7 +11,7 @@ from ..machine import Machine, NumaNode
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A memory node with the CPUs next to it that may be used."""
+    """A memory node with the CPUs next to it that may be used, and with what lies nearest to it."""
 
     node_id: int
     cpus: CpuSet
@@ -21,11 +21,17 @@ class Node:
 def memory_nodes(machine: Machine, usable: CpuSet) -> list[Node]:
     """Those with CPUs whose memory may be used; each CPU is with one of them, where its memory comes from first.
 
-    That is the smallest node that lists it, or the nearest to that one where its memory is none or forbidden.
+    That is the smallest node that lists it, or the nearest to that one where its memory is none or forbidden. Memory of
+    a node none of whose CPUs may be used is with the nearest: the kernel turns to it when that has no more. Memory that
+    is no DRAM, on nodes without CPUs, is left out: it is for those who ask for it.
     """
     allowed = machine.allowed_mems or NodeSet(node.node_id for node in machine.numa_nodes)
     ordinary = [node for node in machine.numa_nodes if not node.memory_only]
-    homes = [node for node in ordinary if node.memory_bytes and node.node_id in allowed]
+    homes = [
+        node
+        for node in machine.numa_nodes
+        if node.memory_bytes and node.node_id in allowed and (not node.memory_only or node.kind == "DRAM")
+    ]
     if not homes:
         return []
     near = {home.node_id: CpuSet() for home in homes}
@@ -36,7 +42,11 @@ def memory_nodes(machine: Machine, usable: CpuSet) -> list[Node]:
         left -= node.cpus
     for cpu in left:
         near[_beside(machine, cpu, homes)] |= CpuSet([cpu])
-    return [Node(home.node_id, near[home.node_id], home.memory_bytes) for home in homes if near[home.node_id]]
+    held = {home_id: 0 for home_id, cpus in near.items() if cpus}
+    for home in homes:
+        home_id = home.node_id if home.node_id in held else _nearest(machine, home.node_id, list(held))
+        held[home_id] += home.memory_bytes
+    return [Node(home_id, near[home_id], memory_bytes) for home_id, memory_bytes in held.items()]
 
 
 def memory_within(machine: Machine, usable: CpuSet, memory_bytes: int | None) -> int | None:
