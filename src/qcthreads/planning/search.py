@@ -39,9 +39,9 @@ _FIRST = 3  # ways that are tried before the first is bisected
 # but where they are few to a CPU.
 _BUDGET, _MOST = 6_000_000, 1_500
 _COST: dict[_LayOut, int] = {pack: 1, start: 2, insert: 2}  # of a layout, measured
-# Never fewer: the first ways, with one bisection; of very many tasks, where any order will do, what two layouts cost
-# that are no lists.
-_FEWEST, _FEWEST_OF_MANY = _BISECTIONS + 2, 2
+# Never fewer: the first ways, with one bisection; without one where bandwidth is short, when all are lists; of very
+# many tasks, where any order will do, what two layouts cost that are no lists.
+_FEWEST, _FEWEST_LISTS, _FEWEST_OF_MANY = _BISECTIONS + 2, 2 * _FIRST, 2
 # Times the bound: no list of very many tasks is laid out to end sooner; nor, where bandwidth is short and most ways are
 # lists already, of more tasks than this, of which no way is laid out whose own bound is no sooner than the best.
 _GOOD_OF_MANY, _LISTED = 1.01, 512
@@ -252,7 +252,9 @@ class _Search:
         self._bound_s = bound_s
         self.close_s = bound_s * CLOSE
         self.best = Timetable((), (), (), (), math.inf)
-        fewest = _FEWEST if len(batch) <= MANY else _FEWEST_OF_MANY
+        fewest = _FEWEST_LISTS if _bandwidth_binds(batch) else _FEWEST
+        if len(batch) > MANY:
+            fewest = _FEWEST_OF_MANY
         if len(batch) <= _FEW_PER_CPU * batch.capacity.cpus:
             fewest = max(fewest, min(_MOST_OF_FEW, _TASKS_OF_FEW // len(batch)))
         self._left: float = min(_MOST, max(fewest, _BUDGET // len(batch) ** 2), most_layouts)
