@@ -58,6 +58,10 @@ class Choices:
         chosen = np.arange(len(self.widths)), self.cheapest(deadline_s)
         return self.widths[chosen], self.times_s[chosen]
 
+    def of(self, rows: Integers) -> Choices:
+        """Of some of the tasks."""
+        return Choices(self.widths[rows], self.times_s[rows], self.costs_s[rows])
+
     def within(self, deadline_s: float) -> Choices:
         """Without those that end later, where a faster one is there."""
         columns = np.maximum(self.cheapest(deadline_s)[:, None], np.arange(self.widths.shape[1]))
@@ -215,8 +219,11 @@ class Batch(Sequence[Task]):
         """How many run for longer than their tasks tell, since their bytes take longer at all of the bandwidth."""
         if not self.moved_s.any():
             return 0
-        by_id = {task.id: (task.times_s, moved_s) for task, moved_s in zip(self.tasks, self.moved_s, strict=True)}
-        return sum(by_id[one.id][0][one.threads] < by_id[one.id][1] for one in placements)
+        threads = {one.id: one.threads for one in placements}
+        widths = [threads[task.id] for task in self.tasks]
+        no_sooner = self.times_s[np.arange(len(self)), self.columns(widths)] == self.moved_s
+        rows = np.flatnonzero(no_sooner).tolist()
+        return sum(self.tasks[row].times_s[widths[row]] < self.moved_s[row] for row in rows)
 
     @property
     def widths(self) -> Integers:

@@ -72,6 +72,8 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node], whol
         best_s = max(placement.end_s for placement in best)
     left = max(_FEWEST, _BUDGET // len(batch) ** 2)
     for layout, widths, times_s, order in _attempts(batch, whole):
+        if bound_at(batch, widths, times_s) >= best_s:
+            continue
         demands = _demanded(batch, nodes, layout, widths, times_s)
         if _bound_s(batch, demands) >= best_s:
             continue
@@ -140,6 +142,10 @@ def _attempts(batch: Batch, whole: Timetable) -> Iterator[tuple[Layout, Integers
                     yield layout, widths, times_s, order.tolist()
 
 
+_Parts = list[tuple[int, int]]
+"""Nodes, by their number, and how many CPUs of each."""
+
+
 class _Demand(NamedTuple):
     """What a task takes up, at the width it is to have; and of how many nodes at most, 0 where none hold it."""
 
@@ -152,12 +158,12 @@ class _Demand(NamedTuple):
 
 
 class _Start(NamedTuple):
-    """A task that starts, and so many CPUs of each node."""
+    """A task that starts, and where."""
 
     task: int
     at_s: float
     demand: _Demand
-    counts: list[int]
+    parts: _Parts
 
 
 def _demanded(batch: Batch, nodes: Sequence[Node], layout: Layout, widths: Integers, times_s: Floats) -> list[_Demand]:
@@ -179,9 +185,9 @@ def _divided(layout: Layout, nodes: Sequence[Node], row: int, task: Task, width:
     narrower = (choice for choice in reversed(layout.row(row)) if choice[0] < width)
     most = 0
     for wide, took_s in ((width, time_s), *layout.as_wide(row, width + 1), *narrower):
-        counts = _divide(cpus, memory, wide, task.needs_bytes(wide), len(nodes))
-        if counts is not None:
-            width, time_s, most = wide, took_s, sum(1 for count in counts if count)
+        parts = _divide(cpus, memory, wide, task.needs_bytes(wide), len(nodes))
+        if parts is not None:
+            width, time_s, most = wide, took_s, len(parts)
             break
     return _Demand(width, time_s, task.needs_bytes(width), layout.taken(row, width, time_s), most)
 
@@ -213,18 +219,18 @@ class _Schedule:
         now_s, lonely = 0.0, False
         while waiting:
             if not lonely:
-                for task, counts in self._started(waiting, alone=not running):
+                for task, parts in self._started(waiting, alone=not running):
                     demand = self._demands[task]
                     lonely = not demand.most
                     heappush(running, (now_s + demand.time_s, len(starts)))
-                    starts.append(_Start(task, now_s, demand, counts))
+                    starts.append(_Start(task, now_s, demand, parts))
             if waiting:
                 now_s, number = heappop(running)
-                self._change(starts[number].demand, starts[number].counts, 1)
+                self._change(starts[number].demand, starts[number].parts, 1)
                 lonely = lonely and bool(running)
         return starts
 
-    def _started(self, waiting: list[int], alone: bool) -> Iterator[tuple[int, list[int]]]:
+    def _started(self, waiting: list[int], alone: bool) -> Iterator[tuple[int, _Parts]]:
         """Those that have room now, no longer waiting, the first in order (its end comes first) first; and where."""
         demands, guard, free = self._demands, self._guard, self._free
         roomiest: dict[int, float] = {}
@@ -240,13 +246,13 @@ class _Schedule:
                     roomiest[demand.width] = self._roomiest(demand.width)
                 if demand.memory_bytes * _ROUNDED > roomiest[demand.width]:
                     continue
-            counts = self._counts(demand, alone)
-            if counts is None:
+            parts = self._parts(demand, alone)
+            if parts is None:
                 continue
-            self._change(demand, counts, -1)
+            self._change(demand, parts, -1)
             free, last, alone = self._free, max(0, last - 1), False
             roomiest.clear()
-            yield waiting.pop(at), counts
+            yield waiting.pop(at), parts
             if not demand.most:
                 return
             fitting = self._fitting(waiting, at)
@@ -263,49 +269,48 @@ class _Schedule:
         """The most memory that a node has with so many CPUs."""
         return max((has for has, cpus in zip(self._memory, self._cpus, strict=True) if cpus >= width), default=-1.0)
 
-    def _counts(self, demand: _Demand, alone: bool) -> list[int] | None:
-        """How many CPUs of each node, where there is room now."""
+    def _parts(self, demand: _Demand, alone: bool) -> _Parts | None:
+        """Where there is room now."""
         cpus = self._cpus
         if demand.most:
             return _divide(cpus, self._memory, demand.width, demand.memory_bytes, demand.most)
         # No division holds it: it runs alone, with its memory wherever there is some.
         return _divide(cpus, [math.inf] * len(cpus), demand.width, 0, len(cpus)) if alone else None
 
-    def _change(self, demand: _Demand, counts: Sequence[int], sign: int) -> None:
+    def _change(self, demand: _Demand, parts: _Parts, sign: int) -> None:
         """Give back (1) or take (-1) what a task has."""
         self._free += sign * demand.taken
-        for number, count in enumerate(counts):
-            if count:
-                self._cpus[number] += sign * count
-                self._memory[number] += sign * demand.memory_bytes * count / demand.width
+        for number, count in parts:
+            self._cpus[number] += sign * count
+            self._memory[number] += sign * demand.memory_bytes * count / demand.width
 
 
 def _seated(batch: Batch, machine: Machine, nodes: Sequence[Node], starts: Sequence[_Start]) -> list[Placement]:
     """On which CPUs of its nodes each is; ``starts`` are in order of time."""
     free = [node.cpus for node in nodes]
-    running: list[tuple[float, int, list[CpuSet]]] = []
+    running: list[tuple[float, int, list[tuple[int, CpuSet]]]] = []
     placements: list[Placement] = []
-    for number, start in enumerate(starts):
+    for turn, start in enumerate(starts):
         while running and running[0][0] <= start.at_s:
-            free = [cpus | own for cpus, own in zip(free, heappop(running)[2], strict=True)]
-        parts = [
-            compact(machine, cpus, count) if count else CpuSet() for cpus, count in zip(free, start.counts, strict=True)
-        ]
-        free = [cpus - own for cpus, own in zip(free, parts, strict=True)]
+            for number, cpus in heappop(running)[2]:
+                free[number] |= cpus
+        own = [(number, compact(machine, free[number], count)) for number, count in start.parts]
+        for number, cpus in own:
+            free[number] -= cpus
         end_s = start.at_s + start.demand.time_s
-        heappush(running, (end_s, number, parts))
-        place = reduce(or_, parts)
+        heappush(running, (end_s, turn, own))
+        place = reduce(or_, (cpus for _, cpus in own))
         placements.append(Placement(batch.tasks[start.task].id, start.at_s, end_s, start.demand.width, place))
     return placements
 
 
-def _divide(cpus: list[int], memory: list[float], width: int, need: float, most: int) -> list[int] | None:
-    """How many CPUs of each node, over as few nodes as possible, at most ``most``; None: not now."""
+def _divide(cpus: list[int], memory: list[float], width: int, need: float, most: int) -> _Parts | None:
+    """Over as few nodes as possible, at most ``most``; None: not now."""
     numbers = range(len(cpus))
     fitting = [number for number in numbers if cpus[number] >= width and memory[number] >= need * _ROUNDED]
     if fitting:
         tightest = min(fitting, key=lambda number: (memory[number], cpus[number]))
-        return [width if number == tightest else 0 for number in numbers]
+        return [(tightest, width)]
     if most == 1:
         return None
     orders = [sorted(numbers, key=room.__getitem__, reverse=True) for room in (cpus, memory)]
@@ -318,5 +323,5 @@ def _divide(cpus: list[int], memory: list[float], width: int, need: float, most:
                 left -= counts[number]
             parts = ((memory[number], need * counts[number] / width) for number in roomiest[:together])
             if not left and all(has >= part * _ROUNDED for has, part in parts):
-                return counts
+                return [(number, count) for number, count in enumerate(counts) if count]
     return None

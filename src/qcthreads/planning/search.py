@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, cycle, takewhile
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from .batch import Batch, Choices, Floats
 from .bounds import bound_at, bounds_of, most_promising
 from .model import Running
 from .series import Series
-from .sharing import MANY, largest_and_longest_first, sharing
+from .sharing import MANY, Keys, sharing
 from .timetable import Layout, Timetable, in_turn, insert, pack, start
 from .uniform import Workers, promising
 
@@ -39,12 +39,13 @@ _FIRST = 3  # ways that are tried before the first is bisected
 # but where they are few to a CPU.
 _BUDGET, _MOST = 6_000_000, 1_500
 _COST: dict[_LayOut, int] = {pack: 1, start: 2, insert: 2}  # of a layout, measured
-# Never fewer: the first ways, with one bisection; of very many tasks, where any order will do, what two layouts cost
-# that are no lists.
-_FEWEST, _FEWEST_OF_MANY = _BISECTIONS + 2, 2
-_GOOD_OF_MANY = 1.01  # times the bound: no list of so many is laid out to end sooner
+# Never fewer: the first ways, with one bisection; without one where bandwidth is short, when all are lists; of very
+# many tasks, where any order will do, what two layouts cost that are no lists.
+_FEWEST, _FEWEST_LISTS, _FEWEST_OF_MANY = _BISECTIONS + 2, 2 * _FIRST, 2
+# Times the bound: no list of very many tasks is laid out to end sooner; nor, where bandwidth is short and most ways are
+# lists already, of more tasks than this, of which no way is laid out whose own bound is no sooner than the best.
+_GOOD_OF_MANY, _LISTED = 1.01, 512
 _IN_SERIES = 40_000  # tasks; of fewer the layouts of single tasks take no longer
-_NEAR = 1.01  # the bound: series this near to it are not tried one by one
 # Of few tasks to a CPU, where it matters which stand on which, so many more, and so many tasks in all.
 _FEW_PER_CPU, _MOST_OF_FEW, _TASKS_OF_FEW = 8, 100, 100_000
 _INSERT_UP_TO = 128  # tasks; beyond, a quadratic layout costs more than it gains
@@ -65,8 +66,8 @@ class _Way:
     lay_out: _LayOut
     layout: Layout
     order: list[int]
-    fixed: bool = False
-    """Its widths are the same at any deadline."""
+    bound_s: float = 0.0
+    """Where its widths are the same at any deadline: no timetable with them is shorter."""
     wider: dict[int, int] = field(default_factory=dict)
     best: tuple[list[int], dict[int, int]] = ([], {})
     """Order and wider of the shortest."""
@@ -100,9 +101,6 @@ def shortest(
     if len(batch) > _IN_SERIES and not one_by_one and not _bandwidth_binds(batch):
         if not search.done:
             search.keep(_in_series(batch, bounds))
-        # A series needs as much as the one of it that needs most.
-        if search.best.makespan_s > search.close_s * _NEAR and binding(batch):
-            search.run(_ways(batch, bounds, uniform, beside))
     elif alone.any() and not alone.all():
         search.keep(_alone_last(batch, alone, one_by_one, beside, most_layouts))
     else:
@@ -119,7 +117,12 @@ def _in_series(batch: Batch, bounds: list[tuple[float, Choices]]) -> Timetable:
     """Very many tasks as a few thousand series, at the widths that promise most."""
     bound_s = max(bound_s for bound_s, _ in bounds)
     series = Series(batch, bound_s, most_promising(batch, bounds)[0][1])
-    return series.timetable(shortest(series.batch, one_by_one=True))
+    found = shortest(series.batch, one_by_one=True)
+    if binding(batch) and found.makespan_s > bound_s * CLOSE:  # in the order of tasks that are laid out one by one
+        layout, order = Layout(series.batch, series.batch.choices()), range(len(series.batch))
+        in_order = in_turn(layout, order, series.widths, series.times_s)
+        found = min(found, in_order, key=attrgetter("makespan_s"))
+    return series.timetable(found)
 
 
 def _alone_last(
@@ -188,19 +191,18 @@ def _ways(
                 yield _Way(pack, layout, order)
 
 
-def _ways_to_share(batch: Batch, several: Iterable[Choices], beside: Sequence[Running]) -> Iterator[_Way]:
-    """With the largest first at each of several widths, then the longest; of few into holes, too."""
-    layouts = []
-    for choices in several:
-        keys = largest_and_longest_first(batch, choices)
-        layouts.append((Layout(batch, choices, beside), keys))
-        yield _Way(start, layouts[-1][0], np.lexsort(keys[0]).tolist(), fixed=True)
-    for layout, keys in layouts:
-        yield _Way(start, layout, np.lexsort(keys[1]).tolist(), fixed=True)
+def _ways_to_share(
+    batch: Batch, several: Iterable[tuple[float, Choices, Keys]], beside: Sequence[Running]
+) -> Iterator[_Way]:
+    """As they share the bandwidth; of few into holes, too."""
+    ways: list[_Way] = []
+    for bound_s, choices, keys in several:
+        alike = ways and ways[-1].layout.choices is choices
+        layout = ways[-1].layout if alike else Layout(batch, choices, beside)
+        ways.append(_Way(start, layout, np.lexsort(keys).tolist(), bound_s))
+        yield ways[-1]
     if len(batch) <= _INSERT_UP_TO:
-        for layout, keys in layouts:
-            for key in keys:
-                yield _Way(insert, layout, np.lexsort(key).tolist())
+        yield from (_Way(insert, way.layout, way.order, way.bound_s) for way in ways)
 
 
 def _begun_within(order: Sequence[int], times_s: Floats, bound_s: float) -> Iterator[list[int]]:
@@ -250,7 +252,9 @@ class _Search:
         self._bound_s = bound_s
         self.close_s = bound_s * CLOSE
         self.best = Timetable((), (), (), (), math.inf)
-        fewest = _FEWEST if len(batch) <= MANY else _FEWEST_OF_MANY
+        fewest = _FEWEST_LISTS if _bandwidth_binds(batch) else _FEWEST
+        if len(batch) > MANY:
+            fewest = _FEWEST_OF_MANY
         if len(batch) <= _FEW_PER_CPU * batch.capacity.cpus:
             fewest = max(fewest, min(_MOST_OF_FEW, _TASKS_OF_FEW // len(batch)))
         self._left: float = min(_MOST, max(fewest, _BUDGET // len(batch) ** 2), most_layouts)
@@ -270,7 +274,8 @@ class _Search:
     def in_turn(self, uniform: Iterable[Workers]) -> None:
         """The same as a list, the longest first: each starts as soon as there is room for it."""
         layout = Layout(self._batch, self._batch.choices())
-        good_s = self.close_s if len(self._batch) <= MANY else self._bound_s * _GOOD_OF_MANY
+        few = _LISTED if _bandwidth_binds(self._batch) else MANY
+        good_s = self.close_s if len(self._batch) <= few else self._bound_s * _GOOD_OF_MANY
         for workers in uniform:
             widths, times_s = workers.widths, workers.times_s
             if bound_at(self._batch, widths, times_s) < self.best.makespan_s and self.best.makespan_s > good_s:
@@ -284,6 +289,8 @@ class _Search:
         """
         tried = []
         while not self.done and (way := next(ways, None)):
+            if way.bound_s >= self.best.makespan_s and len(self._batch) > _LISTED:
+                continue  # of few there is time to make it shorter by squeaking
             tried.append(way)
             if len(tried) <= _FIRST:
                 self._try(way, self.close_s)
@@ -328,7 +335,7 @@ class _Search:
         return found
 
     def _bisect(self, way: _Way) -> None:
-        if way.fixed:
+        if way.bound_s:
             return
         low_s, high_s = self.close_s, self.best.makespan_s
         for _ in range(_BISECTIONS):

@@ -38,10 +38,11 @@ class Series:
         exact, *others = [need for need in needs.values() if need.any()] or [times_s]
         rows = np.lexsort((-times_s, exact, *map(_classes, others), widths, tiers))
         firsts = _firsts(shares[rows], tiers[rows], widths[rows])
-        # The series in the order of their first tasks: else all that need most would come last.
+        # The series in the order of their first tasks, the largest first: else all that need most would come last.
         lengths = np.diff(np.append(firsts, len(rows)))
-        by_first = np.argsort(rows[firsts])
-        self._rows = rows = rows[np.argsort(np.repeat(rows[firsts], lengths), kind="stable")]
+        sizes = (times_s * widths)[rows[firsts]]
+        by_first = np.argsort(-sizes, kind="stable")
+        self._rows = rows = rows[np.argsort(-np.repeat(sizes, lengths), kind="stable")]
         self._lengths = lengths = lengths[by_first]
         self._firsts = firsts = np.cumsum(lengths) - lengths
         none = np.zeros(len(batch))
@@ -52,7 +53,8 @@ class Series:
             np.add.reduceat(times_s[rows], firsts),
             *(np.maximum.reduceat(needs.get(name, none)[rows], firsts) for name in ("memory", "disk")),
         )
-        series = zip(*(column.tolist() for column in columns), strict=True)
+        _, _, self.widths, self.times_s, *_ = listed = [column.tolist() for column in columns]
+        series = zip(*listed, strict=True)
         self.batch = Batch([self._task(*one) for one in series], batch.capacity)
 
     def timetable(self, found: Timetable) -> Timetable:
@@ -115,6 +117,6 @@ def _firsts(shares: Floats, *alike: Integers) -> Integers:
 
 
 def _classes(needs: Floats) -> Integers:
-    """Of each the class of its need, all of about the same size: within one it is another need that tells."""
-    ranks: Integers = np.argsort(np.argsort(needs, kind="stable"), kind="stable")
+    """Of each the class of its need, equals in one, all of about the same size: within one another need tells."""
+    ranks: Integers = np.searchsorted(np.sort(needs), needs)
     return ranks * _CLASSES // len(needs)
