@@ -21,7 +21,7 @@ from .uniform import Workers
 Keys = tuple[Floats, Floats]
 _Order = Callable[[Batch, Choices], Keys]
 
-MANY = 10_000  # tasks: of more, fewer layouts are made
+MANY = 15_000  # tasks, or series of them: of more, fewer layouts are made
 _SOME = 5_000  # of so many
 # Measured, on tasks of equal and of many rates. How much of the bandwidth that equals leave weighs beside CPUs (never
 # all: what moves nothing would be as wide as it can); after which part of the bound none ends that can sooner; how
