@@ -15,16 +15,14 @@ later, and a deadline that can be kept may be refused.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable
-from heapq import heapify, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
 
-from .batch import Floats, Integers
-from .model import ROUNDING
+from .batch import Choices, Floats, Integers
 from .timetable import Layout, Timetable, in_sequence
 
 FACTORS = (1.5, 1.75)
@@ -33,47 +31,58 @@ _Mask = npt.NDArray[np.bool_]
 
 
 def on_shelves(layout: Layout, deadline_s: float, factor: float) -> Timetable | None:
-    """Ends within one of the :data:`FACTORS` of the deadline; ``None``: nothing keeps it.
+    """:func:`two_shelves`; then each as soon as it can start.
 
     Without limits on memory, disk and bandwidth only, and beside nothing that runs.
     """
-    first = _first_shelf(layout, deadline_s)
-    return None if first is None else _laid_out(layout, first, factor * deadline_s, (factor - 1) * deadline_s)
-
-
-def _first_shelf(layout: Layout, deadline_s: float) -> _Mask | None:
-    """Who stands there, where this leaves the least work; ``None``: nothing keeps the deadline."""
-    cpus, half_s = layout.cpus, deadline_s / 2
-    (low, low_s), (high, high_s) = map(layout.choices.at, (deadline_s, half_s))
-    tall = (high > 1) | (high_s > half_s)  # each has more work than that
-    if np.count_nonzero(tall) >= 2 * cpus or low_s.max() > deadline_s:
+    shelves = two_shelves(layout.choices, layout.cpus, deadline_s, factor)
+    if shelves is None:
         return None
-    low_work_s, high_work_s = low * low_s, np.where(high_s > half_s, np.inf, high * high_s)
-    first = _knapsack(low, high_work_s - low_work_s, cpus)
-    work_s = float(np.where(first, low_work_s, high_work_s).sum())
-    return None if low[first].sum() > cpus or work_s > cpus * deadline_s * (1 + ROUNDING) else first
-
-
-def _laid_out(layout: Layout, first: _Mask, latest_s: float, height_s: float) -> Timetable:
-    """The first shelf narrower, the second above it, all else in the gaps; then each as soon as it can start.
-
-    ``height_s``: of the second.
-    """
-    (widths, times_s), (high, high_s) = map(layout.choices.at, (latest_s, height_s))
-    small = (high == 1) & (high_s <= height_s)
-    first = first & ~small
-    starts_s, free_s = _stacked(first, widths, times_s, latest_s)
-    while moved := _fitting(np.flatnonzero(~first & ~small).tolist(), widths, layout.cpus - len(free_s)):
-        first[moved] = True
-        starts_s, free_s = _stacked(first, widths, times_s, latest_s)
-    second = ~first & ~small
-    widths[second], times_s[second] = high[second], high_s[second]
-    starts_s[second] = latest_s - times_s[second]
-    until_s = np.sort(np.repeat(starts_s[second], widths[second])).tolist()
-    gaps_s = zip_longest([0.0] * (layout.cpus - len(free_s)) + free_s, until_s, fillvalue=latest_s)
-    _fill(gaps_s, small, times_s, starts_s)
+    widths, times_s, starts_s = shelves
     order = np.argsort(starts_s, kind="stable").tolist()
     return in_sequence(layout, order, widths.tolist(), times_s.tolist())
+
+
+def two_shelves(
+    choices: Choices, cpus: int, deadline_s: float, factor: float
+) -> tuple[Integers, Floats, Floats] | None:
+    """Widths, times and starts that end within one of the :data:`FACTORS` of the deadline; ``None``: nothing keeps it.
+
+    Elsewhere than where it is proven they may need more CPUs than there are.
+    """
+    first = _first_shelf(choices, cpus, deadline_s)
+    if first is None:
+        return None
+    latest_s, height_s = factor * deadline_s, (factor - 1) * deadline_s
+    (widths, times_s), (high, high_s) = map(choices.at, (latest_s, height_s))
+    small = (high == 1) & (high_s <= height_s)
+    first &= ~small
+    while True:
+        starts_s, free_s = _stacked(first, widths, times_s, latest_s)
+        second = np.flatnonzero(~first & ~small)
+        second = second[np.argsort(widths[second], kind="stable")]
+        moved = second[np.cumsum(widths[second]) <= cpus - len(free_s)]
+        if not len(moved):
+            break
+        first[moved] = True
+    widths[second], times_s[second] = high[second], high_s[second]
+    starts_s[second] = latest_s - times_s[second]
+    until_s = np.repeat(starts_s[second], widths[second]).tolist()
+    gaps_s = zip_longest([0.0] * (cpus - len(free_s)) + free_s, until_s, fillvalue=latest_s)
+    _fill(gaps_s, small, times_s, starts_s)
+    return widths, times_s, starts_s
+
+
+def _first_shelf(choices: Choices, cpus: int, deadline_s: float) -> _Mask | None:
+    """Who stands there, where this leaves the least work; ``None``: nothing keeps the deadline."""
+    (low, low_s), (high, high_s) = map(choices.at, (deadline_s, deadline_s / 2))
+    low_work_s, high_work_s = low * low_s, np.where(high_s > deadline_s / 2, np.inf, high * high_s)
+    most_s = cpus * deadline_s
+    if low_s.max() > deadline_s or low_work_s.sum() > most_s:  # else fewer than 2 x CPUs remain to choose from
+        return None
+    first = _knapsack(low, high_work_s - low_work_s, cpus)
+    work_s = np.where(first, low_work_s, high_work_s).sum()
+    return None if low[first].sum() > cpus or work_s > most_s else first
 
 
 def _knapsack(widths: Integers, saved_s: Floats, cpus: int) -> _Mask:
@@ -94,36 +103,28 @@ def _knapsack(widths: Integers, saved_s: Floats, cpus: int) -> _Mask:
 
 
 def _stacked(tasks: _Mask, widths: Integers, times_s: Floats, latest_s: float) -> tuple[Floats, list[float]]:
-    """When each starts, the longest first, one of one CPU above another where it ends in time; and when CPUs are free.
-
-    Who is above takes the CPU that is free latest; as many as can be are.
-    """
+    """When each starts, one of one CPU above another where both end in time; and when CPUs are free, ascending."""
     starts_s, free_s = np.zeros(len(tasks)), list[float]()
-    for task in sorted(np.flatnonzero(tasks).tolist(), key=lambda task: -times_s[task]):
-        width, time_s = int(widths[task]), float(times_s[task])
-        at = bisect_right(free_s, latest_s - time_s) if width == 1 else 0
-        if at:
-            starts_s[task] = free_s.pop(at - 1)
-        at = bisect_right(free_s, end_s := float(starts_s[task]) + time_s)
-        free_s[at:at] = [end_s] * width
-    return starts_s, free_s
-
-
-def _fitting(tasks: Iterable[int], widths: Integers, cpus: int) -> list[int]:
-    """The first of these that fit side by side on so many CPUs."""
-    fit = []
-    for task in tasks:
-        if widths[task] <= cpus:
-            fit.append(task)
-            cpus -= int(widths[task])
-    return fit
+    for task in _longest_first(tasks, times_s):
+        width, end_s = int(widths[task]), float(times_s[task])
+        if width == 1 and free_s and free_s[0] + end_s <= latest_s:
+            starts_s[task] = start_s = heappop(free_s)
+            end_s += start_s
+        for _ in range(width):
+            heappush(free_s, end_s)
+    return starts_s, sorted(free_s)
 
 
 def _fill(gaps_s: Iterable[tuple[float, float]], tasks: _Mask, times_s: Floats, starts_s: Floats) -> None:
     """The longest of the tasks first, each into the largest gap: if it does not fit there, it does nowhere."""
     left = [(start_s - end_s, start_s) for start_s, end_s in gaps_s]
     heapify(left)
-    for task in np.flatnonzero(tasks)[np.argsort(-times_s[tasks], kind="stable")].tolist():
+    for task in _longest_first(tasks, times_s):
         minus_left_s, start_s = left[0]
         starts_s[task], time_s = start_s, float(times_s[task])
         heapreplace(left, (minus_left_s + time_s, start_s + time_s))
+
+
+def _longest_first(tasks: _Mask, times_s: Floats) -> list[int]:
+    order: list[int] = np.flatnonzero(tasks)[np.argsort(-times_s[tasks], kind="stable")].tolist()
+    return order
