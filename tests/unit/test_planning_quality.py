@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from exact import best_known_s
 from families import (
     FAMILIES,
     MEMORY_TIGHT,
+    UNUSUAL,
     Family,
     Problem,
     bandwidth_bound,
@@ -31,10 +33,21 @@ from families import (
     rigid,
     whole_node,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from patterns import ends_later_than
 
+from qcthreads.cpuset import CpuSet
+from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.planning import Task, plan
+from qcthreads.planning.batch import Batch
 from qcthreads.planning.bounds import lower_bound
+from qcthreads.planning.check import fault_of
+from qcthreads.planning.model import Capacity, usual_widths
+from qcthreads.planning.search import shortest
+from qcthreads.planning.seating import placed
+from qcthreads.planning.shelves import FACTORS, on_shelves, two_shelves
+from qcthreads.planning.timetable import Layout, Timetable
 
 # Of tasks 4 to a CPU and more the makespan is near the bound, but not of these: memory, widths of which no two fit side
 # by side (9 of 16 CPUs), and one large task or two to a CPU. Whether bound or plan is to blame is not known for all.
@@ -210,3 +223,196 @@ def shortest_of_all_s(tasks: Sequence[Task], cpus: int, memory_bytes: int, disk_
             if len(placed) == len(tasks):
                 best_s = min(best_s, max(end_s for _, end_s, _ in placed))
     return best_s
+
+
+def monotone(cpus: int, count: int, seed: int, few_widths: bool = False) -> Problem:
+    """Wider runs are no slower, and no less work; those that gain nothing are not listed.
+
+    ``few_widths``: each half as wide again as the one before, at most; else all.
+    """
+    rng = random.Random(seed)
+    listed = usual_widths(cpus) if few_widths else tuple(range(1, cpus + 1))
+    tasks = []
+    for number in range(count):
+        times = {1: float(rng.choice((1, 2, 3, rng.randint(4, 12))))}
+        narrower, perfect = 1, rng.random() < 0.5
+        for width in listed[1 : rng.randint(1, len(listed))]:
+            least_s = times[narrower] * narrower / width
+            time_s = least_s if perfect else min(max(rng.uniform(0.5, 1.5) * least_s, least_s), times[narrower])
+            if time_s < times[narrower]:
+                times[width], narrower = time_s, width
+        tasks.append(Task(str(number), times))
+    return Problem("monotone", cpus, tuple(tasks))
+
+
+def shelved(problem: Problem, deadline_s: float, factor: float) -> Timetable | None:
+    batch = Batch(problem.tasks, Capacity(problem.cpus))
+    return on_shelves(Layout(batch, batch.choices()), deadline_s, factor)
+
+
+OF_ALL_OR_FEW_WIDTHS = pytest.mark.parametrize(("few_widths", "factor"), [(False, 1.5), (True, 1.75)])
+
+
+@OF_ALL_OR_FEW_WIDTHS
+@settings(max_examples=100)
+@given(cpus=st.integers(1, 6), count=st.integers(1, 4), seed=st.integers(0, 10**6))
+def test_two_shelves_end_within_their_factor_of_the_shortest_of_all(
+    few_widths: bool, factor: float, cpus: int, count: int, seed: int
+) -> None:
+    problem = monotone(cpus, count, seed, few_widths)
+    best_s = shortest_of_all_s(problem.tasks, cpus, 0)
+    made = shelved(problem, best_s * (1 + 1e-9), factor)
+    assert made is not None
+    assert best_s * (1 - 1e-9) <= made.makespan_s <= factor * best_s * (1 + 1e-8)
+
+
+@OF_ALL_OR_FEW_WIDTHS
+@pytest.mark.parametrize("seed", [10, 12, 17, 21, 23])  # of which CP-SAT proves the optimum at once
+def test_two_shelves_end_within_their_factor_of_the_optimum_of_the_exact_solver(
+    few_widths: bool, factor: float, seed: int
+) -> None:
+    problem = monotone(5 + seed % 4, 7 + seed % 3, seed, few_widths)
+    exact_s, proven = best_known_s(problem, limit_s=20.0)
+    assert proven
+    made = shelved(problem, exact_s * (1 + 1e-4), factor)  # CP-SAT's times are rounded
+    assert made is not None
+    assert made.makespan_s <= factor * exact_s * (1 + 2e-4)
+
+
+def filled(cpus: int, seed: int, few_widths: bool) -> Problem:
+    """All CPUs are busy for a second, whose parts are the tasks, each at its widest; narrower they are as much work."""
+    rng = random.Random(seed)
+    listed = usual_widths(cpus) if few_widths else tuple(range(1, cpus + 1))
+    parts = [(cpus, 1.0)]
+    for _ in range(rng.randint(0, 2 * cpus)):
+        wide, time_s = parts.pop(rng.randrange(len(parts)))
+        if wide > 1 and rng.random() < 0.6:
+            width = rng.choice([width for width in listed if width < wide])
+            parts += [(width, time_s), (wide - width, time_s)]
+        else:
+            first_s = time_s * rng.choice((0.5, 0.51, rng.random()))
+            parts += [(wide, first_s), (wide, time_s - first_s)]
+    tasks = list[Task]()
+    for wide, time_s in parts:
+        while wide:
+            most = max(width for width in listed if width <= wide)
+            times = {width: time_s * most / width for width in listed if width <= most}
+            tasks.append(Task(str(len(tasks)), times))
+            wide -= most
+    return Problem("filled", cpus, tuple(tasks))
+
+
+def assert_laid_out(problem: Problem, deadline_s: float, factor: float) -> bool:
+    """Whether two shelves keep it, which they do within the factor, on no more CPUs than there are, as they stand."""
+    batch = Batch(problem.tasks, Capacity(problem.cpus))
+    laid_out = two_shelves(batch.choices(), problem.cpus, deadline_s, factor)
+    made = on_shelves(Layout(batch, batch.choices()), deadline_s, factor)
+    assert (made is None) == (laid_out is None)
+    if laid_out is None or made is None:
+        return False
+    widths, times_s, starts_s = laid_out
+    for task, width, time_s in zip(problem.tasks, widths.tolist(), times_s.tolist(), strict=True):
+        assert task.times_s[width] == time_s
+    ends_s, rounding_s = starts_s + times_s, 1e-9 * deadline_s
+    assert starts_s.min() >= 0
+    assert ends_s.max() <= factor * deadline_s + rounding_s
+    for moment_s in starts_s + rounding_s:
+        assert widths[(starts_s <= moment_s) & (moment_s < ends_s - rounding_s)].sum() <= problem.cpus
+    assert made.widths == widths.tolist()
+    assert made.makespan_s <= ends_s.max() + rounding_s
+    return True
+
+
+@OF_ALL_OR_FEW_WIDTHS
+@settings(max_examples=300)
+@given(cpus=st.integers(1, 16), seed=st.integers(0, 10**6))
+def test_two_shelves_keep_a_deadline_until_which_all_cpus_are_busy(
+    few_widths: bool, factor: float, cpus: int, seed: int
+) -> None:
+    problem = filled(cpus, seed, few_widths)
+    assert assert_laid_out(problem, 1 + 1e-9, factor)
+    assert not assert_laid_out(problem, 1 - 1e-9, factor)
+
+
+@OF_ALL_OR_FEW_WIDTHS
+@given(
+    cpus=st.integers(1, 24),
+    per_cpu=st.floats(0.1, 3),
+    seed=st.integers(0, 10**6),
+    part=st.floats(0.9, 1.1) | st.floats(0.5, 3),
+)
+def test_two_shelves_end_within_their_factor_of_every_deadline_that_they_do_not_refuse(
+    few_widths: bool, factor: float, cpus: int, per_cpu: float, seed: int, part: float
+) -> None:
+    problem = monotone(cpus, max(1, round(per_cpu * cpus)), seed, few_widths)
+    if assert_laid_out(problem, part * lower_bound(problem.tasks, cpus), factor):
+        assert part >= 1 - 1e-9
+    else:
+        assert part < 2  # within twice the bound there is a schedule
+
+
+@given(
+    family=st.sampled_from((monotone, *FAMILIES, *UNUSUAL)),
+    cpus=st.sampled_from((4, 7, 16)),
+    count=st.integers(1, 40),
+    seed=st.integers(0, 1000),
+    part=st.floats(0.5, 3),
+    factor=st.sampled_from(FACTORS),
+)
+def test_two_shelves_are_a_valid_plan_whatever_the_times(
+    family: Family, cpus: int, count: int, seed: int, part: float, factor: float
+) -> None:
+    problem, machine = family(cpus, count, seed), synthetic_machine(cores=cpus)
+    made = shelved(problem, part * lower_bound(problem.tasks, cpus), factor)
+    if made is not None:
+        batch, usable = Batch(problem.tasks, Capacity(cpus)), CpuSet(range(cpus))
+        assert fault_of(placed(batch, made, machine, usable), batch, usable) == ""
+
+
+def test_a_deadline_that_cpus_are_too_few_for_is_refused() -> None:
+    """Five run for more than half of it, and none of them on the CPU of another."""
+    five = Problem("five", 4, tuple(Task(str(number), {1: 1.0}) for number in range(5)))
+    assert shelved(five, 1.3, 1.5) is None
+    made = shelved(five, 2.0, 1.5)
+    assert made is not None
+    assert made.makespan_s == 2.0
+
+
+def test_so_is_one_that_leaves_too_much_work_whoever_is_on_the_second_shelf() -> None:
+    """With all on the first it would be 2.8 CPU seconds, but there is room for two of them only."""
+    times = [{1: 1.2, 2: 0.6}, {1: 0.9, 2: 0.55, 3: 0.49}, {1: 0.7, 2: 0.55, 3: 0.5}]
+    three = Problem("three", 3, tuple(Task(str(number), one) for number, one in enumerate(times)))
+    assert shortest_of_all_s(three.tasks, 3, 0) > 1
+    assert shelved(three, 1.0, 1.5) is None
+
+
+def test_two_of_one_cpu_stand_one_above_the_other_so_that_the_second_shelf_has_room() -> None:
+    """Side by side they leave one CPU, on which the last takes 1.51 s, and the first is in the way of four."""
+    wide = [{1: 1.4, 2: 0.7}, {width: 1.51 / width for width in range(1, 5)}]
+    tasks = [Task(str(number), times) for number, times in enumerate([*wide, {1: 0.51}, {1: 0.51}])]
+    assert assert_laid_out(Problem("four", 4, tuple(tasks)), 1.0, 1.5)
+
+
+def test_a_deadline_that_is_kept_with_one_of_three_on_the_second_shelf_is_not_refused() -> None:
+    """Two run on two of the five CPUs each, then the third on three."""
+    times = [{1: 11.0, 2: 5.8, 3: 4.0}, {1: 11.0, 2: 5.8, 3: 4.0}, {1: 11.0, 2: 5.8, 3: 4.1}]
+    three = Problem("three", 5, tuple(Task(str(number), one) for number, one in enumerate(times)))
+    made = shelved(three, 9.8, 1.5)
+    assert made is not None
+    assert made.makespan_s <= 1.5 * 9.8
+
+
+def test_who_is_on_the_second_shelf_gets_narrower_where_there_is_room() -> None:
+    """On two CPUs, one above the other, they would take 4.5 s and 8 s."""
+    two = Problem("two", 2, (Task("a", {1: 7.0, 2: 3.5}), Task("b", {1: 9.0, 2: 4.5})))
+    made = shelved(two, 8.0, 1.5)
+    assert made is not None
+    assert made.makespan_s <= 12.0
+
+
+def test_where_nothing_else_is_tried_two_shelves_keep_the_promise() -> None:
+    """One after the other they take 5.9 s, side by side 3.6 s."""
+    tasks = [Task("a", {1: 3.0}), Task("b", {1: 12.0, 2: 6.0, 3: 4.0, 4: 3.6, 5: 2.9})]
+    best_s = shortest_of_all_s(tasks, 5, 0)
+    made = shortest(Batch(tasks, Capacity(5)), (), most_layouts=0)
+    assert made.makespan_s <= 1.5 * 1.001 * best_s

@@ -26,6 +26,7 @@ from .bounds import bound_at, bounds_of, most_promising
 from .model import Running
 from .series import Series
 from .sharing import MANY, Keys, sharing
+from .shelves import FACTORS, on_shelves
 from .timetable import Layout, Timetable, in_turn, insert, pack, start
 from .uniform import Workers, promising
 
@@ -109,7 +110,7 @@ def shortest(
     search.first_come(uniform)
     if binding(batch) and not one_by_one:
         search.in_turn(uniform)
-    search.guarantee(_Way(start, Layout(batch, bounds[0][1], beside), list(range(len(batch)))))
+    search.guarantee(Layout(batch, bounds[0][1], beside))
     return search.best
 
 
@@ -305,10 +306,24 @@ class _Search:
         if anneal:
             self._anneal()
 
-    def guarantee(self, way: _Way) -> None:
-        """List scheduling with the widths of the bound ends within twice the bound (Garey and Graham, 1975)."""
+    def guarantee(self, layout: Layout) -> None:
+        """List scheduling with the widths of the bound ends within twice the bound (Garey and Graham, 1975).
+
+        Of two shelves each factor: below the shortest deadline that they keep there is one that nothing keeps.
+        """
         if self.best.makespan_s > 2 * self._bound_s:
-            self._try(way, self._bound_s)
+            self._try(_Way(start, layout, list(range(len(layout)))), self._bound_s)
+        if self.best.makespan_s <= FACTORS[0] * self.close_s or self._beside or binding(self._batch):
+            return
+        for factor in FACTORS:
+            low_s, high_s = self._bound_s, self.best.makespan_s / factor
+            while high_s > low_s * CLOSE:
+                deadline_s = math.sqrt(low_s * high_s)
+                if found := on_shelves(layout, deadline_s, factor):
+                    self.keep(found)
+                    high_s = deadline_s
+                else:
+                    low_s = deadline_s
 
     @property
     def done(self) -> bool:
