@@ -103,7 +103,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where seconds come from that were not, or not all, measured on this machine, or not of this driver."""
+    """Where seconds come from that were not all measured on this machine, with these keywords and of this driver."""
 
     measured_on: str = ""
     """The other machine's CPU, and the day; empty: they were measured here."""
@@ -111,6 +111,8 @@ class Origin:
     """By so many measurements here."""
     ratio: float = 1.0
     """They are guessed to be so many times those of energies; 1: they are no guess."""
+    default_keywords: bool = False
+    """They were measured with these, and others are asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +205,8 @@ class CostModel:
         Of the same with default keywords, on another machine, or of energies where gradients are asked for. Until
         ``observations`` are enough, seconds are its, corrected by them. Nothing else is taken from it: other versions
         and keywords may take other amounts of memory.
+    prior_of_defaults
+        It is of default keywords, and ``observations`` are of others.
     prior_ratio
         By theory seconds are so many times the prior's; 1: it is of the same driver.
     process_bytes
@@ -214,6 +218,7 @@ class CostModel:
     useful_width: int | None = None
     measured_on: str = ""
     prior: CostModel | None = None
+    prior_of_defaults: bool = False
     prior_ratio: float = 1.0
     process_bytes: int = 0
 
@@ -229,7 +234,7 @@ class CostModel:
 
     @property
     def origin(self) -> Origin | None:
-        """Of seconds from another machine; ``None``: there are none, or they were measured here."""
+        """``None``: there are no seconds, or all were measured here, with these keywords and of this driver."""
         if self.measured_on:
             return Origin(self.measured_on)
         if self.borrowed is None:
@@ -237,6 +242,8 @@ class CostModel:
         before, here = self.borrowed.origin, len(self._at_one_s)
         if self.prior_ratio != 1:  # how often the energies were corrected does not tell of them
             return replace(before or Origin(), ratio=self.prior_ratio, corrections=here)
+        if self.prior_of_defaults:
+            before = replace(before or Origin(), default_keywords=True)
         return before and replace(before, corrections=before.corrections + here)
 
     @cached_property
