@@ -85,16 +85,16 @@ class Clock:
         return self.now_s
 
 
-class Waits(Engine):
-    """For so long for a lease before every calculation."""
+class Takes(Engine):
+    """So long for every calculation, after it has waited for a lease."""
 
-    def __init__(self, clock: Clock, waited_s: float) -> None:
-        self._clock, self._waited_s = clock, waited_s
+    def __init__(self, clock: Clock, wall_s: float, waited_s: float = 0.0) -> None:
+        self._clock, self._wall_s, self._waited_s = clock, wall_s, waited_s
 
     def run(self, calculations: list[Calculation], max_workers: int) -> list[Outcome]:
-        outcomes = [replace(one, waited_s=self._waited_s) for one in super().run(calculations, max_workers)]
-        self._clock.now_s += sum(one.waited_s + one.wall_s for one in outcomes)
-        return outcomes
+        outcomes = super().run(calculations, max_workers)
+        self._clock.now_s += len(outcomes) * (self._waited_s + self._wall_s)
+        return [replace(one, wall_s=self._wall_s, waited_s=self._waited_s) for one in outcomes]
 
 
 def test_the_time_for_which_leases_are_waited_for_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,10 +103,21 @@ def test_the_time_for_which_leases_are_waited_for_is_not_counted(monkeypatch: py
     for waited_s in (0.0, 100.0):
         clock = Clock()
         monkeypatch.setattr(calibration, "time", clock)
-        engines = {1: Waits(clock, waited_s)}
+        engines = {1: Takes(clock, 1.0, waited_s)}
         seen.append(calibrate(Kind("tblite", "energy", "GFN2-xTB", ""), engines, 8.5))  # type: ignore[arg-type]
     assert seen[0] == seen[1]
     assert 1 < len(seen[0]) < len(ladder(with_basis=False))
+
+
+def test_two_threads_that_others_delay_do_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty times as long as one, as threads that work together wait for the one that waits."""
+    pytest.importorskip("qcelemental", reason="it makes the inputs")
+    clock = Clock()
+    monkeypatch.setattr(calibration, "time", clock)
+    engines = {1: Takes(clock, 0.01), 2: Takes(clock, 0.2)}
+    seen = calibrate(Kind("tblite", "energy", "GFN2-xTB", ""), engines, 2.0)  # type: ignore[arg-type]
+    assert len({one.size for one in seen}) > 1
+    assert clock.now_s < 3.0
 
 
 class StoppedAt(Engine):

@@ -284,7 +284,7 @@ def _expected_s(method: str, seen: Sequence[Measurement], size: Size) -> float:
         estimate = CostModel(method=method, observations=times).seconds(size)
         assert estimate is not None
         return estimate.value * _AT_ANY_WIDTH
-    last = seen[-1]
+    last = next(one for one in seen if one.size == seen[-1].size)  # the narrowest, which others delay least
     grown = relative_cost(method, basis_functions=size.basis_functions) / relative_cost(
         method, basis_functions=last.size.basis_functions
     )
