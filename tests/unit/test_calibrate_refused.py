@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from qcthreads.errors import CalculationError
 from qcthreads.execution.calculation import Calculation, Outcome, Progress
 from qcthreads.execution.cost_store import CostStore, Kind
 from qcthreads.host import read_machine
+from qcthreads.manybody import calibration
 from qcthreads.manybody.calibration import Measurement, calibrate, ladder
 from qcthreads.planning.costs import CostModel, Observation, Size
 
@@ -58,17 +61,8 @@ class FailsOn(Engine):
 def test_a_larger_molecule_on_which_the_program_fails_is_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("qcelemental", reason="it makes the inputs")
-    monkeypatch.setattr("qcthreads.programs.registry.require", lambda _: None)
     second, third = (rung.label for rung in ladder(with_basis=False)[1:3])
-    engines = {1: Engine(), 2: FailsOn(f"{second},")}
-    monkeypatch.setattr(calibrate_program, "engines_of", lambda *_, **__: contextlib.nullcontext(engines))
-    ladder_of = calibrate_program.calibrate
-
-    def unwatched(*given: Any, **more: Any) -> list[Measurement]:
-        return ladder_of(*given, **more | {"watching": None})
-
-    monkeypatch.setattr(calibrate_program, "calibrate", unwatched)
+    run_with({1: Engine(), 2: FailsOn(f"{second},")}, monkeypatch)
     assert main(["calibrate", "tblite", "--seconds", "1000", "--json"]) == 0
     said = capsys.readouterr()
     document = json.loads(said.out)
@@ -79,6 +73,111 @@ def test_a_larger_molecule_on_which_the_program_fails_is_left_out(
     assert [(one["kind"], one["message"]) for one in document["findings"]] == [("note", told)]
     assert told in said.err
     assert third not in said.err
+
+
+class Clock:
+    """Goes on while an engine computes or waits."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+class Takes(Engine):
+    """So long for every calculation, after it has waited for a lease."""
+
+    def __init__(self, clock: Clock, wall_s: float, waited_s: float = 0.0) -> None:
+        self._clock, self._wall_s, self._waited_s = clock, wall_s, waited_s
+
+    def run(self, calculations: list[Calculation], max_workers: int) -> list[Outcome]:
+        outcomes = super().run(calculations, max_workers)
+        self._clock.now_s += len(outcomes) * (self._waited_s + self._wall_s)
+        return [replace(one, wall_s=self._wall_s, waited_s=self._waited_s) for one in outcomes]
+
+
+def test_the_time_for_which_leases_are_waited_for_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("qcelemental", reason="it makes the inputs")
+    seen = []
+    for waited_s in (0.0, 100.0):
+        clock = Clock()
+        monkeypatch.setattr(calibration, "time", clock)
+        engines = {1: Takes(clock, 1.0, waited_s)}
+        seen.append(calibrate(Kind("tblite", "energy", "GFN2-xTB", ""), engines, 8.5))  # type: ignore[arg-type]
+    assert seen[0] == seen[1]
+    assert 1 < len(seen[0]) < len(ladder(with_basis=False))
+
+
+def test_two_threads_that_others_delay_do_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty times as long as one, as threads that work together wait for the one that waits."""
+    pytest.importorskip("qcelemental", reason="it makes the inputs")
+    clock = Clock()
+    monkeypatch.setattr(calibration, "time", clock)
+    engines = {1: Takes(clock, 0.01), 2: Takes(clock, 0.2)}
+    seen = calibrate(Kind("tblite", "energy", "GFN2-xTB", ""), engines, 2.0)  # type: ignore[arg-type]
+    assert len({one.size for one in seen}) > 1
+    assert clock.now_s < 3.0
+
+
+class StoppedAt(Engine):
+    """Ctrl-C while the given number is computed."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def run(self, calculations: list[Calculation], max_workers: int) -> list[Outcome]:
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt
+        return super().run(calculations, max_workers)
+
+
+def run_with(engines: dict[int, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``qcthreads calibrate tblite`` computes with from now on."""
+    pytest.importorskip("qcelemental", reason="it makes the inputs")
+    monkeypatch.setattr("qcthreads.programs.registry.require", lambda _: None)
+    monkeypatch.setattr(calibrate_program, "engines_of", lambda *_, **__: contextlib.nullcontext(engines))
+    monkeypatch.setattr(calibrate_program, "calibrate", partial(unwatched, calibrate_program.calibrate))
+
+
+def unwatched(climb: Callable[..., list[Measurement]], *given: Any, **more: Any) -> list[Measurement]:
+    return climb(*given, **more | {"watching": None})
+
+
+@pytest.mark.parametrize(("number", "kept"), [(2, []), (7, [(0, 1), (0, 2)]), (9, [(0, 1), (0, 2), (1, 1)])])
+def test_what_was_measured_until_it_is_stopped_is_kept(
+    number: int,
+    kept: list[tuple[int, int]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each width once, so that workers are warm; then each molecule at each width, twice."""
+    engine = StoppedAt(number)
+    run_with({1: engine, 2: engine}, monkeypatch)
+    assert main(["calibrate", "tblite"]) == 4
+    store, sizes = CostStore(read_machine()), [rung.size for rung in ladder(with_basis=False)]
+    observations = store.model(Kind("tblite", "energy", "GFN2-xTB", "")).observations
+    assert [(seen.size, seen.width) for seen in observations] == [(sizes[place], width) for place, width in kept]
+    said = capsys.readouterr().err
+    told = f"qcthreads calibrate: {len(kept)} measurements until then: kept in {store.path('tblite')}\n" if kept else ""
+    assert said == f"{told}qcthreads: stopped\n"
+
+
+def test_what_was_measured_until_it_is_stopped_may_find_no_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, engine = CostStore(read_machine()), StoppedAt(6)
+
+    def climb(*given: Any, **more: Any) -> list[Measurement]:
+        store.path("tblite").parent.mkdir(parents=True)
+        store.path("tblite").write_text("garbage", encoding="utf-8")  # by somebody, meanwhile
+        return calibrate(*given, **more)
+
+    monkeypatch.setattr(calibrate_program, "calibrate", climb)
+    run_with({1: engine, 2: engine}, monkeypatch)
+    assert main(["calibrate", "tblite"]) == 4
+    assert f"{store.path('tblite')} cannot be read" in capsys.readouterr().err
 
 
 def test_a_program_that_fails_on_the_smallest_molecule_is_not_calibrated() -> None:

@@ -175,7 +175,8 @@ def test_measurements_that_come_with_it_are_sound_and_give_way_to_those_of_this_
         model = store.model(kind)
         assert (model.observations, model.origin) == ((), Origin(found.measured_on))
         assert (model.memory_bytes(observations[0].size), model.speedups) == (None, ())
-        assert store.model(replace(kind, keywords='{"a": 1}')).origin == Origin(found.measured_on)
+        others = store.model(replace(kind, keywords='{"a": 1}'))
+        assert others.origin == Origin(found.measured_on, default_keywords=True)
         largest = max(observations, key=lambda seen: (seen.size.basis_functions, -seen.width))
         estimate = model.seconds(largest.size)
         assert estimate is not None
@@ -229,6 +230,21 @@ def test_gradients_begin_with_what_energies_took(store: CostStore) -> None:
     assert found.factor < guessed.factor
     assert store.model(gradient).origin == Origin(corrections=3, ratio=2)
     assert store.model(replace(KIND, driver="hessian")).seconds(size) is None
+
+
+def test_other_keywords_begin_with_what_default_ones_took(store: CostStore) -> None:
+    told, size = replace(KIND, keywords='{"density_fit": true}'), Size(48, 20)
+    store.add(KIND, SEEN)
+    default, other = store.model(KIND), store.model(told)
+    assert (default.origin, other.origin) == (None, Origin(default_keywords=True))
+    assert other.times_s(size, [1]) == default.times_s(size, [1])
+    gradient = replace(told, driver="gradient")
+    assert store.model(gradient).origin == Origin(ratio=2, default_keywords=True)
+    store.add(told, SEEN)
+    assert store.model(told).origin == Origin(corrections=3, default_keywords=True)
+    store.add(told, [Observation(Size(96, 40), 1, 6.4, 10**8)])
+    assert store.model(told).origin is None
+    assert store.model(gradient).origin == Origin(ratio=2)
 
 
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)

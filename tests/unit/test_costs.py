@@ -263,6 +263,40 @@ def test_observations_at_other_widths_count_by_the_speedup_seen() -> None:
     assert CostModel.from_json(json.loads(json.dumps(model.to_json()))) == model
 
 
+def _alone(width: int) -> CostModel:
+    """One size, measured at one width."""
+    return CostModel(method="mp2", observations=(Observation(Size(48, 20), width, 1.0, 0),))
+
+
+@pytest.mark.parametrize(("measured", "nearer", "farther"), [(1, 2, 4), (4, 2, 1)])
+def test_of_an_assumed_speedup_less_is_known_the_farther_a_width_is_from_the_measured_one(
+    measured: int, nearer: int, farther: int
+) -> None:
+    model = _alone(measured)
+    found = [model.seconds(Size(48, 20), width) for width in (measured, nearer, farther)]
+    told = [one for one in found if one is not None]
+    assert [one.source for one in told] == ["seen", "law", "law"]
+    assert 1 < told[0].factor < told[1].factor < told[2].factor
+    times_s = model.times_s(Size(48, 20), (measured, nearer, farther))
+    assert times_s == {width: one.value for width, one in zip((measured, nearer, farther), told, strict=True)}
+
+
+def test_of_speedups_that_are_assumed_two_of_three_are_as_far_as_is_told() -> None:
+    inside = []
+    for program in ("pyscf", "psi4", "nwchem"):
+        for key, several in shipped(program).observations.items():
+            timed = [(seen, seen.wall_s) for seen in several if seen.wall_s is not None]
+            at_one = tuple(seen for seen, _ in timed if seen.width == 1)
+            model = CostModel(method=key.split("|")[1], observations=at_one)
+            for seen, wall_s in timed:
+                told = model.seconds(seen.size, seen.width)
+                assert told is not None
+                if seen.width > 1 and seen.size in {one.size for one in at_one}:
+                    inside.append(abs(math.log(told.value / wall_s)) < math.log(told.factor))
+    assert len(inside) > 40
+    assert 0.6 < statistics.mean(inside) < 0.8
+
+
 def test_small_ones_scale_less_than_large_ones_and_between_is_between() -> None:
     seen = [Observation(_water(1), width, 1.0, 0) for width in (1, 2)]
     seen += [Observation(_water(4), width, 100.0 / width, 0) for width in (1, 2)]

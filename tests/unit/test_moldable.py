@@ -119,14 +119,17 @@ def test_a_run_doubts_speedups_that_nobody_measured(measured: bool, least_s: flo
 
 def test_where_times_come_from_is_said() -> None:
     times_s = lambda term, widths: dict.fromkeys(widths, 60 * term.cost)  # noqa: E731
-    said = [
-        moldable([1.0] * 4, 16, times_s=times_s, origin=origin).foresee().reasons()[-1]
-        for origin in (Origin("A CPU, 2026-01-01"), Origin(f"{cpu_model()}, 2026-01-01", 3), Origin(ratio=2))
-    ]
+    origins = [Origin("A CPU, 2026-01-01"), Origin(f"{cpu_model()}, 2026-01-01", 3), Origin(ratio=2)]
+    origins += [Origin(default_keywords=True), Origin(ratio=2, default_keywords=True)]
+    said = [moldable([1.0] * 4, 16, times_s=times_s, origin=origin).foresee().reasons()[-1] for origin in origins]
     assert "measured on another machine (A CPU, 2026-01-01); `qcthreads calibrate`" in said[0]
     alike = " with a CPU of the same name" if cpu_model() else ""
     assert f"another machine{alike} ({cpu_model()}, 2026-01-01), corrected by 3 measurements here" in said[1]
     assert "measured model of energies, guessed to be 2 times as long for gradients; `qcthreads calibrate" in said[2]
+    assert (
+        "times are those of a measured model with default keywords; runs measure those with these keywords" in said[3]
+    )
+    assert "measured model of energies with default keywords, guessed to be 2 times as long" in said[4]
 
 
 def test_the_limit_of_a_memory_group_is_followed_down_and_up_again(tmp_path: Path) -> None:

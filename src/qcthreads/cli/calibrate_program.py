@@ -36,9 +36,19 @@ def execute(args: Namespace) -> int:
     store = CostStore(book.machine)
     store.check(kind.program)
     left_out: list[QCThreadsError] = []
-    with engines_of(widths, book, watching, on_progress=_say) as engines:
-        seconds = _SECONDS if args.seconds is None else args.seconds
-        seen = calibrate(kind, engines, seconds, watching=watching, on_rung=_tell, on_left_out=left_out.append)
+    so_far: dict[tuple[str, int], Measurement] = {}
+
+    def tell(rung: Rung, width: int, best: Measurement) -> None:
+        so_far[rung.label, width] = best
+        _tell(f"{rung.label}, {width} wide: {best.wall_s:.2f} s")
+
+    try:
+        with engines_of(widths, book, watching, on_progress=_say) as engines:
+            seconds = _SECONDS if args.seconds is None else args.seconds
+            seen = calibrate(kind, engines, seconds, watching=watching, on_rung=tell, on_left_out=left_out.append)
+    except KeyboardInterrupt:
+        _keep_so_far(store, kind, [*so_far.values()])
+        raise
     findings = _findings(seen, left_out)
     try:
         path = store.add(kind, _observations(seen))
@@ -47,6 +57,19 @@ def execute(args: Namespace) -> int:
         raise
     _show(args.json, path, kind, store.model(kind), seen, findings)
     return 0 if any(not one.disturbed for one in seen) else MachineError.exit_code
+
+
+def _keep_so_far(store: CostStore, kind: Kind, seen: Sequence[Measurement]) -> None:
+    """Of a calibration that is stopped, which its exit code says even where nothing can be kept."""
+    if not seen:
+        return
+    try:
+        kept = _kept(store.add(kind, _observations(seen)), seen)
+        said = f"{format_count(len(seen), 'measurement')} until then: {kept}"
+    except MachineError as error:
+        said = str(error)
+    _tell("")
+    print(f"qcthreads calibrate: {said}", file=sys.stderr, flush=True)
 
 
 def disturbed_in_words(seen: Sequence[Measurement]) -> str:
@@ -97,8 +120,12 @@ def _show(
     for finding in findings:
         print(f"\nqcthreads calibrate: {finding.message}", file=sys.stderr)
     if path is not None and not as_json:
-        what = "peaks alone are kept" if all(one.disturbed for one in seen) else "kept"
-        print(f"\n{what} in {path}", file=sys.stderr)
+        print(f"\n{_kept(path, seen)}", file=sys.stderr)
+
+
+def _kept(path: Path, seen: Sequence[Measurement]) -> str:
+    what = "peaks alone are kept" if all(one.disturbed for one in seen) else "kept"
+    return f"{what} in {path}"
 
 
 def _kind(args: Namespace, program: str) -> Kind:
@@ -116,13 +143,14 @@ def _kind(args: Namespace, program: str) -> Kind:
 def _say(event: Progress) -> None:
     """What is waited for: others' leases, for however long."""
     if event.kind == "waits":
-        cleared = "\r\033[K" if sys.stderr.isatty() else ""
-        print(f"{cleared}qcthreads calibrate: {event.message}", file=sys.stderr, flush=True)
+        _tell("")
+        print(f"qcthreads calibrate: {event.message}", file=sys.stderr, flush=True)
 
 
-def _tell(rung: Rung, width: int, wall_s: float) -> None:
+def _tell(doing: str) -> None:
+    """On a terminal, in place of what was told before."""
     if sys.stderr.isatty():
-        print(f"\r\033[K{rung.label}, {width} wide: {wall_s:.2f} s", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{doing}", end="", file=sys.stderr, flush=True)
 
 
 def _document(kind: Kind, model: CostModel, seen: Sequence[Measurement], findings: Sequence[Finding]) -> dict[str, Any]:
@@ -160,8 +188,7 @@ def _document(kind: Kind, model: CostModel, seen: Sequence[Measurement], finding
 
 
 def _print(kind: Kind, model: CostModel, seen: Sequence[Measurement]) -> None:
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    _tell("")
     at_one = {one.size: one for one in seen if one.width == 1}
     rows = []
     for one in seen:

@@ -113,7 +113,8 @@ class CostStore:
             prior = replace(model, observations=elsewhere.observations[default], measured_on=elsewhere.measured_on)
         if kind.keywords and _timed(known.get(default, ())):
             prior = replace(model, observations=known[default], prior=prior)
-        model = replace(model, observations=known.get(kind.key, ()), prior=prior)
+        seen = known.get(kind.key, ())
+        model = replace(model, observations=seen, prior=prior, prior_of_defaults=bool(kind.keywords))
         if prior is not None or kind.driver != "gradient":
             return model
         energy = self.model(replace(kind, driver="energy"))

@@ -164,17 +164,18 @@ def calibrate(
     memory_bytes: int = 0,
     keywords: dict[str, Any] | None = None,
     watching: Watching | None = None,
-    on_rung: Callable[[Rung, int, float], None] = lambda *_: None,
+    on_rung: Callable[[Rung, int, Measurement], None] = lambda *_: None,
     on_left_out: Callable[[QCThreadsError], None] = lambda _: None,
 ) -> list[Measurement]:
     """Climb until the next molecule would probably not end within ``seconds``; one calculation at a time.
 
     The smallest molecule is measured however few they are. A larger one on which the program fails is left out. What
-    others disturbed is repeated in what is left of the time. The time that workers take to start is not counted.
+    others disturbed is repeated in what is left of the time. Neither the time that workers take to start is counted,
+    nor that for which leases are waited for.
 
-    ``engines``: of every width that is measured, what computes at it. ``on_rung`` is told each molecule, width and wall
-    time (s), ``on_left_out`` why one is left out. ``watching``: the engines' observer, which sees the memory of all
-    processes and the time for which others kept them waiting.
+    ``engines``: of every width that is measured, what computes at it. ``on_rung`` is told each molecule, width and the
+    best measurement of them until then, ``on_left_out`` why one is left out. ``watching``: the engines' observer, which
+    sees the memory of all processes and the time for which others kept them waiting.
 
     Raises
     ------
@@ -190,16 +191,20 @@ def calibrate(
     rungs = ladder(with_basis=bool(kind.basis))
     for width in engines:
         climbing.run(rungs[0], width)  # what a program does once for a worker is no molecule's
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds - climbing.waited_s
     best: dict[tuple[int, int], Measurement] = {}  # by place on the ladder and width
+
+    def left_s() -> float:
+        return end + climbing.waited_s - time.monotonic()
+
     for place, rung in enumerate(rungs):
         seen = list(best.values())
-        if seen and end - time.monotonic() < _expected_s(kind.method, seen, rung.size) * len(engines):
+        if seen and left_s() < _expected_s(kind.method, seen, rung.size) * len(engines):
             break
         try:
             for width in engines:
                 best[place, width] = _better(climbing.run(rung, width) for _ in range(_AT_ANY_WIDTH))
-                on_rung(rung, width, best[place, width].wall_s)
+                on_rung(rung, width, best[place, width])
         except (CalculationError, InputError) as error:
             if not seen:
                 raise
@@ -208,7 +213,7 @@ def calibrate(
             on_left_out(error)
 
     def may_be_repeated(one: Measurement) -> bool:
-        return one.disturbed and one.wall_s < end - time.monotonic()
+        return one.disturbed and one.wall_s < left_s()
 
     failed: set[tuple[int, int]] = set()  # which the program computed before
     while again := [at for at, one in best.items() if at not in failed and may_be_repeated(one)]:
@@ -218,7 +223,7 @@ def calibrate(
                     best[place, width] = _better((best[place, width], climbing.run(rungs[place], width)))
                 except CalculationError:
                     failed.add((place, width))
-                on_rung(rungs[place], width, best[place, width].wall_s)
+                on_rung(rungs[place], width, best[place, width])
     return list(best.values())
 
 
@@ -239,6 +244,8 @@ class _Climb:
         self._kind, self._engines, self._memory_bytes, self._keywords = kind, engines, memory_bytes, keywords
         self._watching = watching
         self._count = 0
+        self.waited_s = 0.0
+        """For leases, all together."""
 
     def run(self, rung: Rung, width: int) -> Measurement:
         self._count += 1
@@ -252,6 +259,7 @@ class _Climb:
             memory_bytes=self._memory_bytes,
         )
         (outcome,) = self._engines[width].run([calculation], max_workers=1)
+        self.waited_s += outcome.waited_s
         if outcome.status != "finished":
             raise self._failure(rung, width, outcome.error or "")
         if self._watching is None:
@@ -276,7 +284,7 @@ def _expected_s(method: str, seen: Sequence[Measurement], size: Size) -> float:
         estimate = CostModel(method=method, observations=times).seconds(size)
         assert estimate is not None
         return estimate.value * _AT_ANY_WIDTH
-    last = seen[-1]
+    last = next(one for one in seen if one.size == seen[-1].size)  # the narrowest, which others delay least
     grown = relative_cost(method, basis_functions=size.basis_functions) / relative_cost(
         method, basis_functions=last.size.basis_functions
     )

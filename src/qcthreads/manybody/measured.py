@@ -94,7 +94,7 @@ class Measured:
         return told[key]
 
     def origin(self) -> Origin | None:
-        """Of times from another machine, of those that were corrected least; ``None``: all that is known is of this."""
+        """Of times that are not of such calculations here, of those corrected least; ``None``: all are."""
         models = (self._model(chemistry) for chemistry in self._expansion.chemistries)
         origins = [model.origin for model in models if model is not None and model.origin is not None]
         return min(origins, key=lambda origin: origin.corrections, default=None)

@@ -79,7 +79,7 @@ class Moldable:
     """``disk_bytes`` by now, where it is followed."""
     times_s: TimesS | None = None
     origin: Origin | None = None
-    """Of the model's times, where they are from another machine."""
+    """Of the model's times, where they are not of such calculations on this machine."""
     speedups_measured: bool = False
     """Those of the model are of this machine, not assumed."""
 
@@ -221,7 +221,7 @@ class Foreseen:
     parallel: tuple[float, float]
     """The least and the largest share of the work that is taken for parallel where no speedup was measured."""
     origin: Origin | None = None
-    """Of times that are from another machine."""
+    """Of times that are not of such calculations on this machine."""
     followed: str = ""
     """The strategy of another package whose plan it is."""
 
@@ -323,10 +323,13 @@ def _where(origin: Origin) -> str:
         alike = " with a CPU of the same name" if model and origin.measured_on.startswith(f"{model}, ") else ""
         said = "times are those of a model that comes with qcthreads, "
         said += f"measured on another machine{alike} ({origin.measured_on})"
+    keywords = " with default keywords" if origin.default_keywords else ""
     if origin.ratio != 1:
-        said += f" of energies, guessed to be {origin.ratio:g} times as long for gradients"
+        said += f" of energies{keywords}, guessed to be {origin.ratio:g} times as long for gradients"
     else:
-        remedy = "`qcthreads calibrate` measures this one"
+        said, remedy = f"{said}{keywords}", "`qcthreads calibrate` measures this one"
+    if keywords:
+        remedy = "runs measure those with these keywords"
     if origin.corrections:
         said += f", corrected by {format_count(origin.corrections, 'measurement')} here"
     return f"{said}; {remedy}"
