@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import asking
@@ -70,8 +71,10 @@ def table() -> str:
     rows = ["| program | method | sizes | measured on |", "|---|---|---|---|"]
     for path in sorted(WHERE.glob("*.json")):
         found = shipped(path.stem)
+        written = {method.lower(): method for method, _ in MODELS[path.stem]}
         for key, seen in found.observations.items():
             kind = Kind.of_key(path.stem, key)
+            kind = replace(kind, method=written[kind.method])
             sizes = [one.size.basis_functions for one in seen]
             of = "functions" if kind.basis else "electrons"
             title = registry.get(kind.program).title

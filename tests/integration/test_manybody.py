@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from qcelemental.models.v2 import AtomicResult, Molecule
@@ -125,6 +127,19 @@ def test_a_bare_core_with_the_method_as_its_level():
         assert statistics["speedup_factor"] == pytest.approx(
             statistics["sequential_time_estimate"] / statistics["parallel_time"]
         )
+
+
+def test_the_example_of_a_core_in_the_how_to_computes_what_qcmanybody_does(capsys):
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "python.md"
+    (example,) = re.findall(r"```python\n([^`]*iterate_molecules[^`]*)```", page.read_text(encoding="utf-8"))
+    names = {}
+    exec(example, names)
+    first, total = capsys.readouterr().out.splitlines()
+    options = {"method": "mp2", "basis": "cc-pvdz", "bsse": ["nocp"], "max_nbody": 2, "keywords": TIGHT}
+    serial = ManyBodyComputer.from_manybodyinput(build_input(names["neon"], **options))
+    assert float(total) == pytest.approx(serial.properties.nocp_corrected_total_energy, abs=1e-7)
+    alone = serial.properties.nocp_corrected_total_energy_through_1_body / 3
+    assert float(first.split("]] ")[1]) == pytest.approx(alone, abs=1e-7)
 
 
 def test_wrong_energies_are_found():

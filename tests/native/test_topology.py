@@ -43,6 +43,7 @@ UNREAD = re.compile(
 DIFFERENCES = {
     ("nvidiagpunumanodes", "numa"): "hwloc hides the memory of GPUs, we list it as nodes of kind GPU",
     ("nvidiagpunumanodes", "distances"): "with the nodes of the GPUs",
+    ("20em64t-hybrid-1p6c2t+2ca4co1t", "numa"): "its only node has all the machine's memory, 16 KiB more than it tells",
     (
         "nvidiagpunumanodes",
         "allowed_mems",
@@ -441,6 +442,26 @@ def test_arm_cores_of_one_design_are_of_one_kind(tmp_path, host):
     assert [(str(kind.cpus), kind.efficiency) for kind in kinds] == [("0-1", 0), ("2-3", 1)]
     native, pure = both_facts(root)
     assert native == pure
+
+
+@pytest.mark.parametrize(
+    ("with_memory", "nodes", "expected_kib"),
+    [
+        ("0", {0: 12}, [24]),  # half of it was added while the kernel ran
+        ("0", {0: 30}, [30]),  # as old kernels tell, which count what they keep for themselves
+        ("0-1", {0: 12}, [12]),  # the other, which is offline, may have the rest
+        ("0-1", {0: 12, 1: 11}, [12, 11]),  # nobody knows which of them has it
+    ],
+)
+def test_the_only_node_has_all_the_memory_of_the_machine(tmp_path, host, with_memory, nodes, expected_kib):
+    files = {f"{CPU}/online": "0-1", f"{NODE}/has_memory": with_memory, "proc/meminfo": "MemTotal: 24 kB\n"}
+    for node, kib in nodes.items():
+        files |= {
+            f"{NODE}/node{node}/cpumap": f"{1 << node}",
+            f"{NODE}/node{node}/meminfo": f"Node 0 MemTotal: {kib} kB",
+        }
+    machine = host.read_machine(tree(tmp_path, files))
+    assert [node.memory_bytes for node in machine.numa_nodes] == [kib * 1024 for kib in expected_kib]
 
 
 def test_a_machine_of_a_million_cpus_is_nonsense(tmp_path, host):

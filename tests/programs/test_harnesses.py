@@ -153,6 +153,18 @@ def _registry_after(*modules):
     return json.loads(done.stdout)
 
 
+def test_tblite_takes_its_methods_in_any_case(needs):
+    needs("tblite")
+    import qcthreads.programs.harnesses.tblite  # noqa: F401
+
+    written, lower, other = (
+        compute("tblite", method=method, basis=None) for method in ("GFN2-xTB", "gfn2-xtb", "GFN1-xTB")
+    )
+    assert written.return_result == lower.return_result != other.return_result
+    refused = compute("tblite", method="gfn3-xtb", basis=None)
+    assert "gfn3-xtb" in refused.error.error_message
+
+
 def test_harnesses_take_no_name_from_qcengine(needs):
     needs("pyscf")
     ours = ("qcthreads.programs.harnesses.pyscf", "qcthreads.programs.harnesses.psi4_legacy", "qcthreads")

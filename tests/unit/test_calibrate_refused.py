@@ -257,6 +257,25 @@ def test_what_was_measured_is_shown_even_where_it_cannot_be_kept(
     assert f"{store.path('tblite')} cannot be read" in said.err
 
 
+def test_the_list_shows_the_widths_and_sizes_that_have_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = [Observation(Size(24 * n, 10 * n), 1, 0.5 * n, 1) for n in (1, 2, 3)]
+    disturbed = [Observation(Size(24 * n, 10 * n), 2, None, 1, at_most_s=9.0) for n in (1, 2, 4)]
+    store = CostStore(read_machine())
+    store.add(Kind("pyscf", "energy", "hf", "sto-3g"), [*seen, *disturbed])
+    store.add(Kind("xtb", "energy", "gfn2-xtb", ""), disturbed)
+    assert main(["calibrate", "--list"]) == 0
+    _, *rows = capsys.readouterr().out.strip().splitlines()
+    assert [row.split() for row in rows] == [
+        ["pyscf", "energy", "hf/sto-3g", "6", "3", "1", "24-72", "0.5", "to", "1.5"],
+        ["xtb", "energy", "gfn2-xtb", "3", "0", "disturbed"],
+    ]
+    assert main(["calibrate", "--list", "--json"]) == 0
+    by_program = {one["program"]: one for one in json.loads(capsys.readouterr().out)["models"]}
+    keys = ("threads", "basis_functions", "timed_threads", "timed_basis_functions", "wall_s")
+    assert [by_program["pyscf"][key] for key in keys] == [[1, 2], [24, 96], [1], [24, 72], [0.5, 1.5]]
+    assert [by_program["xtb"][key] for key in keys] == [[2], [24, 96], [], None, None]
+
+
 def test_what_is_kept_is_listed_and_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
     store = CostStore(read_machine())
     for method, width in (("hf", 1), ("mp2", 2)):

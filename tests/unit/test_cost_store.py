@@ -6,6 +6,7 @@ import ast
 import json
 import logging
 import math
+import re
 import statistics
 import subprocess
 import sys
@@ -322,11 +323,22 @@ def test_where_nothing_can_be_written_is_found_out_before(store: CostStore, tmp_
         store.check("pyscf")
 
 
-def test_the_example_of_the_reference_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_basis_of_none_is_no_basis(store: CostStore) -> None:
+    kind = Kind("xtb", "energy", "GFN2-xTB", basis=None)  # type: ignore[arg-type]  # as JSON has it
+    assert kind == Kind("xtb", "energy", "GFN2-xTB", "")
+    store.add(kind, SEEN)
+    assert store.model(kind).observations == tuple(SEEN)
+
+
+def test_the_examples_of_the_reference_run(capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parents[2] / "docs/reference/costs.md").read_text()
-    _, example = text.split("```python\n")
-    exec(example.partition("```")[0], {})
-    by_width, uncertain = capsys.readouterr().out.splitlines()
+    for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(example, {})
+    by_width, uncertain, speedups, scaled = capsys.readouterr().out.splitlines()
+    at_two, at_three = map(float, speedups.split())
+    assert at_two == pytest.approx(10.0 / 5.6)
+    assert at_two < at_three < 10.0 / 3.5
+    assert ast.literal_eval(scaled) == pytest.approx({1: 20.0, 2: 11.2, 3: 20.0 / at_three, 4: 7.0})
     times_s = ast.literal_eval(by_width)
     assert list(times_s) == [1, 2]
     assert times_s[1] > times_s[2] > 0  # as shipped: nothing was measured here

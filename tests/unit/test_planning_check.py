@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,39 @@ def test_a_strategy_of_another_package_that_errs_is_named(others_strategy: Path,
     whose = rf"the strategy 'of_theirs' \({others_strategy.stem}:place of the package theirs-of-strategies\) "
     with pytest.raises(InputError, match=whose + rf"(made a )?{said}"):
         plan(TASKS, 4, "of-theirs")
+
+
+@pytest.mark.usefixtures("others_strategy")
+def test_the_example_in_contributing_is_a_strategy_like_ours(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## Add a strategy")[2].partition("\n## ")[0]
+    (module,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (registered,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
+    ((name, value),) = tomllib.loads(registered)["project"]["entry-points"]["qcthreads.strategies"].items()
+    (tmp_path / f"{value.partition(':')[0]}.py").write_text(module)
+    (tmp_path / "theirs-1.dist-info" / "entry_points.txt").write_text(f"[qcthreads.strategies]\n{name} = {value}\n")
+    made = plan(TASKS, 4, name)
+    assert [(one.id, one.start_s, one.end_s, str(one.cpus)) for one in made.placements] == [
+        ("a", 0.0, 6.0, "0-1"),
+        ("b", 6.0, 16.0, "0"),
+    ]
+    wide = replace(TASKS[0], memory_more_bytes={2: 100})  # two threads need more memory than there is
+    assert [one.end_s for one in plan([wide, TASKS[1]], 4, name, **LIMITS).placements] == [10.0, 20.0]
+    with pytest.raises(InputError, match="one-by-one gives each task a width of its own"):
+        plan(TASKS, 4, name, width=1)
+
+
+def test_a_strategy_that_cannot_be_loaded_is_named_by_doctor(
+    others_strategy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert others_strategy.exists()
+    assert main(["doctor"]) == 0
+    said = (
+        f"the strategy 'absent' ({others_strategy.stem}:nothing of the package theirs-of-strategies) cannot be loaded"
+    )
+    shown = capsys.readouterr().out
+    assert f"strategies: {said} (AttributeError: " in shown
+    assert "'of_theirs'" not in shown
 
 
 @pytest.mark.usefixtures("others_strategy")

@@ -73,8 +73,7 @@ def in_short(found: dict[str, Any]) -> str:
 
 
 def _model(path: object, kind: Kind, seen: Sequence[Observation]) -> dict[str, Any]:
-    functions = [one.size.basis_functions for one in seen]
-    times_s = [one.wall_s for one in seen if one.wall_s is not None]
+    timed = [one for one in seen if one.wall_s is not None]
     return {
         "program": kind.program,
         "driver": kind.driver,
@@ -82,12 +81,24 @@ def _model(path: object, kind: Kind, seen: Sequence[Observation]) -> dict[str, A
         "basis": kind.basis or None,
         "keywords": kind.keywords or None,
         "observations": len(seen),
-        "timed": len(times_s),
-        "threads": sorted({one.width for one in seen}),
-        "basis_functions": [min(functions), max(functions)],
-        "wall_s": [min(times_s), max(times_s)] if times_s else None,
+        "timed": len(timed),
+        "threads": _threads(seen),
+        "timed_threads": _threads(timed),
+        "basis_functions": _range(one.size.basis_functions for one in seen),
+        "timed_basis_functions": _range(one.size.basis_functions for one in timed),
+        "wall_s": _range(one.wall_s for one in timed if one.wall_s is not None),
         "file": path,
     }
+
+
+def _threads(seen: Iterable[Observation]) -> list[int]:
+    return sorted({one.width for one in seen})
+
+
+def _range(values: Iterable[float]) -> list[float] | None:
+    """The least and the greatest."""
+    found = list(values)
+    return [min(found), max(found)] if found else None
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -103,11 +114,14 @@ def _print(found: dict[str, Any]) -> None:
             "/".join(filter(None, (one["method"], one["basis"]))),
             one["keywords"] or "",
             one["observations"],
-            ",".join(map(str, one["threads"])),
-            "-".join(map(str, dict.fromkeys(one["basis_functions"]))),
+            one["timed"],
+            ",".join(map(str, one["timed_threads"])),
+            "-".join(map(str, dict.fromkeys(one["timed_basis_functions"] or ()))),
             "disturbed" if one["wall_s"] is None else " to ".join(f"{s:.3g}" for s in dict.fromkeys(one["wall_s"])),
         )
         for one in found["models"]
     ]
-    print_table("", ("program", "driver", "method", "keywords", "measured", "threads", "sizes", "wall s"), rows)
+    print_table(
+        "", ("program", "driver", "method", "keywords", "measured", "timed", "threads", "sizes", "wall s"), rows
+    )
     print(f"\nkept in {', '.join(dict.fromkeys(str(one['file']) for one in found['models']))}", file=sys.stderr)

@@ -16,6 +16,7 @@ from ..host import get_host, native_status, read_machine
 from ..host.limits import read_limits
 from ..host.profiles import StoredProfile, read_profile
 from ..leases.checkup import Checkup, examine
+from ..planning.strategies import broken_strategies
 from ..units import format_size
 from .calibrate_kept import in_short as kept_in_short
 from .calibrate_kept import kept_document
@@ -78,6 +79,7 @@ def _examine() -> dict[str, Any]:
         "measured_costs": _costs_document(CostStore(read_machine())),
         "programs": known["programs"],
         "broken_programs": known["broken"],
+        "broken_strategies": [{"name": name, "error": error} for name, error in broken_strategies().items()],
         "optional_packages": [
             {"name": name, "version": _installed(name), "for": use} for name, use in _OPTIONAL.items()
         ],
@@ -138,6 +140,8 @@ def _print(found: dict[str, Any]) -> None:
         print(f"  {program['name']}: {program['version'] or 'found'}, {program['path']}")
     for one in found["broken_programs"]:
         print(f"  {one['name']}: {one['error']}")
+    for one in found["broken_strategies"]:
+        print(f"strategies: {one['error']}")
     missing = [package for package in found["optional_packages"] if package["version"] is None]
     print(
         "optional packages: "

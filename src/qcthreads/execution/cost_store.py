@@ -50,9 +50,12 @@ class Kind:
     driver: str
     method: str
     basis: str
-    """Empty: none."""
+    """Empty: none; so is ``None``, JSON's null."""
     keywords: str = ""
     """As JSON; empty: the program's defaults."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "basis", self.basis or "")
 
     @property
     def model(self) -> str:

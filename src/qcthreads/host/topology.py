@@ -160,11 +160,17 @@ def _caches(facts: Facts, cpus: Callable[[int], CpuSet]) -> tuple[Cache, ...]:
 
 
 def _numa_nodes(root: str, online: CpuSet, facts: Facts) -> tuple[NumaNode, ...]:
-    """The memory nodes; a kernel without NUMA has one that holds everything."""
-    if not facts.nodes:
-        return (NumaNode(0, online, total_memory_bytes(read_text(root, "proc/meminfo"))),)
+    """The memory nodes; a kernel without NUMA has one that holds everything.
+
+    So has the only node with memory. Of what was added since the kernel started its own file may tell less.
+    """
+    numbers = [str(node) for node, *_ in facts.nodes]
+    holds_everything = not numbers or numbers == [read_text(root, f"{NODE_DIRECTORY}/has_memory")]
+    whole_bytes = total_memory_bytes(read_text(root, "proc/meminfo")) if holds_everything else 0
+    if not numbers:
+        return (NumaNode(0, online, whole_bytes),)
     if all(bits for _, bits, _ in facts.nodes):
-        return tuple(NumaNode(node, CpuSet.from_bits(bits), size) for node, bits, size in facts.nodes)
+        return tuple(NumaNode(node, CpuSet.from_bits(bits), max(size, whole_bytes)) for node, bits, size in facts.nodes)
     gpus = {int(node): bus for bus, node in lines_of(root, "proc/driver/nvidia/gpus", "numa_status", _GPU_NODE)}
     near = _localities(root, facts, gpus)
     kinds = _kinds(root, facts, gpus)

@@ -460,14 +460,14 @@ class Batch(Sequence[Task]):
         row, *others = np.flatnonzero(never).tolist()
         task = self.tasks[row]
         if min(task.times_s) > cpus:
-            lacks = f"{min(task.times_s)} threads at least, but may have {format_count(cpus, 'CPU')} (one of each core)"
+            lacks = f"{min(task.times_s)} threads at least, but may have {format_count(cpus, 'CPU')}"
             remedy = "give its time with fewer threads, or plan for a larger machine"
         else:
             fitting = [width for width in task.times_s if width <= cpus]
             needed = ((space, min(space.of(row, width) for width in fitting)) for space in spaces)
             space, need = next((space, need) for space, need in needed if need > space.whole)
             lacks = f"{format_size(need)} of {space.name}, but {format_size(space.whole)} may be used"
-            remedy = f"raise the limit, or plan for a machine with more {space.name}"
+            remedy = f"raise the limit where the machine has more, or plan for a machine with more {space.name}"
         also = f"; nor do {format_some([repr(self.tasks[other].id) for other in others])} fit" if others else ""
         raise OversubscriptionError(f"task {task.id!r} needs {lacks}{also}; {remedy}")
 

@@ -62,6 +62,17 @@ def get_strategy(name: str) -> Strategy:
     return _checked(entry)
 
 
+def broken_strategies() -> dict[str, str]:
+    """Those of other packages that cannot be loaded, by name, and why."""
+    broken = {}
+    for name in strategy_names():
+        try:
+            get_strategy(name)
+        except InputError as error:
+            broken[name] = str(error)
+    return broken
+
+
 def _checked(entry: EntryPoint) -> Strategy:
     """The strategy of another package: whatever goes wrong in it is said to be its own, and so is a wrong plan."""
     package = f"the package {entry.dist.name}" if entry.dist else "the package that brings it"

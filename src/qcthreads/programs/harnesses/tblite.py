@@ -13,6 +13,8 @@ from qcengine.config import TaskConfig
 from qcengine.exceptions import InputError, UnknownError
 from qcengine.programs.model import ProgramHarness
 
+from ..tblite import SPEC
+
 
 class TBLiteHarness(ProgramHarness):  # type: ignore[misc]
     """GFN1-xTB, GFN2-xTB, IPEA1-xTB in this process, at the width of its OpenMP runtime."""
@@ -50,11 +52,20 @@ class TBLiteHarness(ProgramHarness):  # type: ignore[misc]
         from tblite.qcschema import run_schema
 
         with redirect_stdout(io.StringIO()):  # it prints what it also returns
-            result = run_schema(input_data)
+            result = run_schema(_as_it_is_written(input_data))
         if isinstance(result, AtomicResult):
             return result
         wrong_input = result.error.error_type == "input_error"
         raise (InputError if wrong_input else UnknownError)(result.error.error_message)
+
+
+def _as_it_is_written(given: AtomicInput) -> AtomicInput:
+    """The method, which tblite knows in one spelling only."""
+    specification = given.specification
+    written = {method.lower(): method for method in SPEC.methods}
+    method = written.get(specification.model.method.lower(), specification.model.method)
+    model = specification.model.model_copy(update={"method": method})
+    return given.model_copy(update={"specification": specification.model_copy(update={"model": model})})
 
 
 if "tblite" not in qcengine.list_all_programs():
