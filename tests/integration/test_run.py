@@ -23,6 +23,7 @@ from qcthreads.leases import LeaseBook, node_book
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.manybody.head_start import HeadStart, likely_program
 from qcthreads.manybody.inputs import read_input
+from qcthreads.manybody.moldable import START_UP_S
 from qcthreads.manybody.run import Run, RunRequest
 from qcthreads.manybody.run_tally import mixed_versions
 
@@ -150,6 +151,20 @@ def test_no_worker_starts_where_one_is_ready(program, options, monkeypatch):
     assert {row.worker_pid for row in report.fragments} <= {child.pid for child in before}
 
 
+@pytest.mark.skipif(len(read_limits().cpus) < 2, reason="with one PU there is no width to choose")
+@pytest.mark.parametrize("memory_mib", [420, 4096])
+def test_a_dry_run_foresees_what_the_run_does(memory_mib, monkeypatch):
+    """Of MP2 in this basis seconds are known; a model of the kind comes with qcthreads."""
+    monkeypatch.setenv("QCTHREADS_LEASES", "process")
+    cpus = CpuSet(list(read_limits().cpus)[:2])
+    model = {"method": "mp2", "basis": "cc-pvdz", "max_nbody": 4}
+    asked = request(**model, memory_bytes=memory_mib * 1024**2, cpus=cpus, busy="ignore")
+    with Run(asked) as dry, warm_run(asked) as warm:
+        assert dry.decision == warm.decision
+    assert dry.decision["expected_wall_s"] > START_UP_S
+    assert dry.decision["workers"] * dry.decision["threads"] <= len(cpus)
+
+
 @pytest.mark.skipif(len(read_limits().cpus) < 2, reason="one PU is left over where there are two")
 def test_as_long_as_the_input_is_read_one_pu_is_left_over(monkeypatch):
     monkeypatch.setenv("QCTHREADS_LEASES", "process")  # what others lease meanwhile is not at issue
@@ -194,7 +209,7 @@ def test_workers_that_could_not_start_are_not_planned_with(monkeypatch, tmp_path
     others = node_book(busy="ignore")
     before = set(psutil.Process().children())
     with others.acquire(len(others.usable)), HeadStart(request(), warm=True) as head_start:
-        assert head_start.workers == {}
+        assert HeadStart(request()).workers == head_start.workers == {}
         head_start.complete(len(others.usable), 1, ["pyscf"])
         assert set(psutil.Process().children()) == before
 

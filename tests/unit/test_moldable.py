@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from qcthreads.leases import LeaseBook
 from qcthreads.machine.synthetic import synthetic_machine
 from qcthreads.manybody.expansion import Chemistry, Term
 from qcthreads.manybody.measured import Need
-from qcthreads.manybody.moldable import Moldable
+from qcthreads.manybody.moldable import START_UP_S, Moldable
 from qcthreads.manybody.widths import widths_for
 from qcthreads.planning.costs import Origin, Size
 from qcthreads.programs import registry
@@ -55,6 +56,7 @@ def test_many_small_ones_run_at_one_thread_and_few_large_ones_wide() -> None:
     few = moldable([1.0] * 4, 16, "auto").foresee()
     assert few.widths == {4: 4}
     assert (few.first_width, few.usual_width, few.side_by_side, few.wall_s) == (4, 4, 4, None)
+    assert (few.usual_side_by_side, few.limited) == (4, False)
     assert moldable([1.0] * 40 + [100.0], 16).foresee().widths[1] >= 30
     assert max(moldable([1.0] * 40 + [100.0], 16).foresee().widths) > 1
 
@@ -75,6 +77,44 @@ def test_the_plan_of_another_packages_strategy_is_followed_also_where_cpus_go() 
         dispatcher.ended(start.id, len(started) + 1.0)
         started.append((start.id, start.threads))
     assert started == [("t2", 8), ("t1", 8), ("t0", 2)]
+
+
+def test_of_mixed_widths_as_many_are_told_of_the_usual_one_as_fit() -> None:
+    """Of three there is memory for one at a time, which gains from all CPUs; two fit side by side, and gain nothing."""
+
+    def need(term: Term, _: int) -> Need:
+        return Need(3 * GIB if term.cost > 1 else GIB, GIB)
+
+    def times_s(term: Term, widths: Sequence[int]) -> dict[int, float]:
+        return {width: term.cost / (width if term.cost > 1 else 1) for width in widths}
+
+    limits = {"widths": {CHEMISTRY.name: (1, 2)}, "memory_bytes": 4 * GIB}
+    foreseen = moldable([10.0, 10.0, 10.0, 1.0, 1.0], 2, need=need, times_s=times_s, **limits).foresee()
+    assert foreseen.widths == {1: 2, 2: 3}
+    assert (foreseen.usual_width, foreseen.usual_side_by_side, foreseen.side_by_side) == (2, 1, 2)
+    assert "4 GiB of memory: as many run side by side as fit; each needs up to 3 GiB" in foreseen.reasons()
+    assert not any("of memory" in reason for reason in moldable([1.0] * 4, 2, need=need, **limits).foresee().reasons())
+
+
+@pytest.mark.parametrize("memory_gib", [4, 6, 8])
+def test_no_more_threads_are_told_than_there_are_cpus(memory_gib: int) -> None:
+    for large in range(1, 12):
+        costs = [9.0] * large + [1.0] * 4
+        model = moldable(costs, 6, need=lambda term, _: Need(round(term.cost) * GIB // 3, GIB // 3))
+        foreseen = replace(model, memory_bytes=memory_gib * GIB).foresee()
+        assert foreseen.usual_side_by_side * foreseen.usual_width <= 6
+
+
+def test_what_is_expected_contains_the_start_of_workers_whether_it_was_begun_or_not() -> None:
+    def wall_s(strategy: str = "auto", workers: dict[int, int] | None = None, *, starting: bool = True) -> float:
+        times_s = {1: 10.0, 2: 9.0, 4: 8.0}
+        one_width = {"times_s": lambda *_: times_s, "widths": {CHEMISTRY.name: (1, 2, 4)}, "workers": workers or {}}
+        foreseen_s = moldable([1.0] * 4, 4, strategy, **one_width).foresee(starting=starting).wall_s
+        assert foreseen_s is not None
+        return foreseen_s
+
+    assert wall_s() == wall_s(workers={1: 4}) == 10.0 + START_UP_S
+    assert wall_s(workers={1: 4}, starting=False) == 10.0
 
 
 def test_memory_for_two_at_a_time_makes_them_wide() -> None:

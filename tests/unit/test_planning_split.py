@@ -58,7 +58,7 @@ def test_one_large_calculation_among_small_ones_gets_wider_workers() -> None:
 def test_memory_for_few_makes_wider_workers_that_share_it() -> None:
     split = choose_split(20, [], 16, 64 * GIB, 16 * GIB)
     assert (split.workers, split.threads, split.memory_bytes) == (4, 4, 16 * GIB)
-    assert "memory for 4 at a time: each needs 16 GiB" in split.reasons
+    assert "memory for 4 at a time: each needs up to 16 GiB" in split.reasons
 
 
 def test_the_reasons_begin_with_the_decision() -> None:

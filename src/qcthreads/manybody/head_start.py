@@ -46,7 +46,7 @@ class HeadStart(Closing):
     began_cpu_s: float
     """What this process had taken by then."""
     workers: Mapping[WorkerKind, int]
-    """How many of each kind are there, or will be after :meth:`complete`."""
+    """How many of each kind are there, or will be after :meth:`complete`; without ``warm``, would be."""
 
     def __init__(self, request: RunRequest, *, warm: bool = False) -> None:
         self.request = request
@@ -80,11 +80,11 @@ class HeadStart(Closing):
         self.began_cpu_s = time.process_time()
         if warm:
             self.began_s = time.perf_counter()
-            try:
-                self._warm()
-            except BaseException:
-                self.close()
-                raise
+        try:
+            self._begin(warm)
+        except BaseException:
+            self.close()
+            raise
 
     def complete(self, workers: int, threads: int, programs: Iterable[str]) -> None:
         """Start what was left out where so many of this width are needed: for another program, if there is one."""
@@ -98,7 +98,7 @@ class HeadStart(Closing):
         """End the workers, if there are any."""
         self.engine.stop()
 
-    def _warm(self) -> None:
+    def _begin(self, warm: bool) -> None:
         """By what can be told without reading the input; a wrong guess costs no more than their start."""
         program = likely_program(self.request)
         if program is None:
@@ -108,7 +108,11 @@ class HeadStart(Closing):
             memory_bytes = self.book.memory_bytes // workers
             likely = Calculation(label="", program=program, input={}, threads=threads, memory_bytes=memory_bytes)
             left = int(workers > 1 and workers * threads == len(self.book.usable))
-            if self._start(likely, workers - left):
+            if not warm:
+                with contextlib.suppress(QCThreadsError):
+                    there = len(self.book.free()[0]) >= (workers - left) * threads
+                    self.workers = {worker_kind(likely): workers} if there else {}
+            elif self._start(likely, workers - left):
                 self._likely, self._left, self.workers = likely, left, {worker_kind(likely): workers}
 
     def _start(self, likely: Calculation, workers: int) -> bool:

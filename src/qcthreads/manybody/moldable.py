@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from heapq import nlargest
 
 from ..execution.calculation import Calculation
 from ..execution.source import Dispatched
@@ -83,34 +84,38 @@ class Moldable:
     speedups_measured: bool = False
     """Those of the model are of this machine, not assumed."""
 
-    def foresee(self) -> Foreseen:
-        """What a run would do if everything went as estimated; before anything starts."""
+    def foresee(self, *, starting: bool = False) -> Foreseen:
+        """What a run would do if everything went as estimated; before anything starts.
+
+        ``starting``: its workers have only begun to start.
+        """
         dispatcher, in_seconds = self._dispatcher()
-        table = dispatcher.forecast(self.cpus)
+        table = dispatcher.forecast(self.cpus, starting=starting)
+        widths = Counter(table.widths)
+        usual = max(widths, key=lambda width: (widths[width], -width), default=1)
         runs = list(zip(table.starts_s, table.ends_s, table.widths, strict=True))
-        most = max(
-            (sum(start_s <= at_s < end_s for start_s, end_s, _ in runs) for at_s in _some(table.starts_s)), default=0
-        )
         first = max(runs, key=lambda run: (-run[0], run[2]), default=(0.0, 0.0, 1))
         needs = [self.need(term, width) for term, width in zip(self.terms, table.widths, strict=True)]
-        measured = all(need.measured for need in needs)
         return Foreseen(
             one_width=all(bisect(widths, self.cpus) <= 1 for widths in self.widths.values()),
-            widths=dict(sorted(Counter(table.widths).items())),
+            widths=dict(sorted(widths.items())),
+            usual_width=usual,
             first_width=first[2],
-            side_by_side=most,
+            side_by_side=_side_by_side(runs),
+            usual_side_by_side=_side_by_side([run for run in runs if run[2] == usual]),
             wall_s=table.makespan_s if in_seconds else None,
-            memory_bytes=max((need.memory_bytes for need in needs), default=0) if measured else None,
-            disk_bytes=self.disk_bytes if self._disk_short(needs) else None,
+            memory_bytes=max((need.memory_bytes for need in needs), default=0),
+            memory_measured=all(need.measured for need in needs),
+            short_bytes=_if_short(self.memory_bytes, self._most_bytes(need.memory_bytes for need in needs)),
+            disk_bytes=_if_short(self.disk_bytes, self._most_bytes(need.scratch_bytes for need in needs)),
             parallel=_ends_of([self._parallel(term) for term in self.terms]),
             origin=self.origin,
             followed="" if self._followed is None else self.strategy,
         )
 
-    def _disk_short(self, needs: Sequence[Need]) -> bool:
-        """Whether not all that the CPUs might run side by side have room for their temporary files."""
-        most = sorted((need.scratch_bytes for need in needs), reverse=True)[: self.cpus]
-        return self.disk_bytes is not None and sum(most) > self.disk_bytes
+    def _most_bytes(self, needs_bytes: Iterable[int]) -> int:
+        """What those take up that the CPUs might run side by side, at most."""
+        return sum(nlargest(min(self.cpus, self.at_once or self.cpus), needs_bytes))
 
     def source(self, make: Callable[[Term, int, int], Calculation]) -> Dispatched:
         """What an engine runs. ``make``: the calculation of a term at a width, with so much memory."""
@@ -208,14 +213,22 @@ class Foreseen:
     """There is none to choose, unless more PUs may be used later."""
     widths: Mapping[int, int]
     """How many calculations at each."""
+    usual_width: int
+    """Of most calculations."""
     first_width: int
     """Of what starts first."""
     side_by_side: int
     """At most."""
+    usual_side_by_side: int
+    """Of the usual width, at most."""
     wall_s: float | None
-    """``None``: nothing is known of seconds."""
-    memory_bytes: int | None
-    """Of the largest, where what each takes was measured."""
+    """With the start of workers; ``None``: nothing is known of seconds."""
+    memory_bytes: int
+    """What the largest needs."""
+    memory_measured: bool
+    """What each takes was."""
+    short_bytes: int | None
+    """The memory that there is, where that may keep calculations from running side by side."""
     disk_bytes: int | None
     """For temporary files, where that may keep calculations from running side by side."""
     parallel: tuple[float, float]
@@ -226,9 +239,14 @@ class Foreseen:
     """The strategy of another package whose plan it is."""
 
     @property
-    def usual_width(self) -> int:
-        """Of most calculations."""
-        return max(self.widths, key=lambda width: (self.widths[width], -width), default=1)
+    def limited(self) -> bool:
+        """Memory or disk has a part in how many run side by side, or in what each has."""
+        return self.memory_known or self.short_bytes is not None or self.disk_bytes is not None
+
+    @property
+    def memory_known(self) -> bool:
+        """Each is granted what it takes."""
+        return self.memory_measured and self.memory_bytes > 0
 
     def reasons(self) -> list[str]:
         """In words."""
@@ -253,9 +271,12 @@ class Foreseen:
             least, most = (f"{share:.0%}" for share in self.parallel)
             shares = "" if least == most else f" of the smallest and {most} of that of the largest"
             known = f"sizes are known, seconds are not; {least} of the work{shares} is taken for parallel"
-        memory = []
-        if self.memory_bytes:
-            memory = [f"each has the memory that it takes by what was measured, up to {format_size(self.memory_bytes)}"]
+        memory, most = [], format_size(self.memory_bytes)
+        if self.memory_known:
+            memory = [f"each has the memory that it takes by what was measured, up to {most}"]
+        if self.short_bytes is not None:
+            needs = "" if memory else f"; each needs up to {most}"
+            memory.append(f"{format_size(self.short_bytes)} of memory: as many run side by side as fit{needs}")
         return [*said, *memory, *disk, f"{known}; both are corrected as times arrive{widen}"]
 
 
@@ -340,10 +361,16 @@ def _no_wider(task: Task, width: int) -> Task:
     return replace(task, times_s={own: time_s for own, time_s in task.times_s.items() if own <= width})
 
 
+def _if_short(whole_bytes: int | None, most_bytes: int) -> int | None:
+    """``whole_bytes`` where that is less."""
+    return whole_bytes if whole_bytes is not None and whole_bytes < most_bytes else None
+
+
 def _ends_of(shares: Sequence[float]) -> tuple[float, float]:
     return min(shares, default=0.0), max(shares, default=0.0)
 
 
-def _some(starts_s: Sequence[float]) -> list[float]:
-    """Some of the times at which something starts: that many run at once is seen at the first ones."""
-    return sorted(set(starts_s))[:16]
+def _side_by_side(runs: Sequence[tuple[float, float, int]]) -> int:
+    """How many at most, as seen at the first times at which one starts."""
+    times_s = sorted({start_s for start_s, _, _ in runs})[:16]
+    return max((sum(start_s <= at_s < end_s for start_s, end_s, _ in runs) for at_s in times_s), default=0)

@@ -147,7 +147,7 @@ class Run(Closing):
         self.counts_by_nbody = self._expansion.counts_by_nbody()
         self.calculations = sum(self.counts_by_nbody.values())
         self.decision = self._decide(strategy, versions)
-        self._head_start.complete(self.decision["workers"], self._first_width, versions)
+        self._head_start.complete(self._side_by_side, self._first_width, versions)
 
     def live(self) -> RunNow:
         """How far :meth:`execute` has come; from any thread."""
@@ -255,19 +255,20 @@ class Run(Closing):
         self._need_bytes = max(1, need_bytes + (threads - 1) * process_bytes)
         share_bytes = split.memory_bytes
         self._moldable = self._mold(strategy, terms)
-        self._first_width = threads
+        self._first_width, self._side_by_side = threads, workers
         if self._moldable is not None:
-            foreseen = self._moldable.foresee()
-            self._first_width = foreseen.first_width
-            own = foreseen.side_by_side, foreseen.usual_width
-            if foreseen.memory_bytes or foreseen.disk_bytes is not None or (workers, threads) != own:
+            foreseen = self._moldable.foresee(starting=True)
+            self._first_width, self._side_by_side = foreseen.first_width, foreseen.side_by_side
+            own = foreseen.usual_side_by_side, foreseen.usual_width
+            if foreseen.limited or (workers, threads) != own:
                 workers, threads = own
-                reasons = [f"{book.explain()}, {format_count(left, 'calculation')}: up to {workers} side by side"]
-                if self._at_once is not None and workers == self._at_once < left:
+                many = f"up to {foreseen.side_by_side} side by side"
+                reasons = [f"{book.explain()}, {format_count(left, 'calculation')}: {many}"]
+                if self._at_once is not None and foreseen.side_by_side == self._at_once < left:
                     reasons.append(why_at_once)
                 share_bytes = split.memory_bytes * split.workers // workers
             reasons += foreseen.reasons()
-            wall_s, share_bytes = foreseen.wall_s, foreseen.memory_bytes or share_bytes
+            wall_s, share_bytes = foreseen.wall_s, foreseen.memory_bytes if foreseen.memory_known else share_bytes
         files_bytes = max((need.scratch_bytes for need in needs), default=0) * workers
         places = cut(book.machine, book.usable, min(workers, len(book.usable) // threads), threads)
         return {
@@ -502,7 +503,7 @@ class Run(Closing):
         book, monitor, request = self._book, self._watching.monitor, self.request
         auto = strategy_name(request.strategy) == "auto" and not (request.workers or request.threads)
         advice = OF_AN_AUTO_RUN if auto else OF_A_RUN
-        advice = where_few_may_run(advice, self._at_once, self.decision["workers"], "--at-most")
+        advice = where_few_may_run(advice, self._at_once, self._side_by_side, "--at-most")
         if self._engine.cpus_changed:
             advice = where_cpus_changed(advice)
         labels = {term.label for term in self._terms}  # the program may have been asked something, too

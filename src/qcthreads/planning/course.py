@@ -107,11 +107,11 @@ def course_of(
     return found
 
 
-def in_order(batch: Batch, ranks: Integers) -> Course:
+def in_order(batch: Batch, ranks: Integers, beside: Sequence[Running] = ()) -> Course:
     """The course of a plan that is followed: each at the widest width that it may have now, ordered by ``ranks``."""
     columns = np.where(np.isfinite(batch.times_s), batch.widths, 0).argmax(axis=1)
     widths, times_s = (table[np.arange(len(batch)), columns] for table in (batch.widths, batch.times_s))
-    return Course(widths, times_s, np.argsort(ranks), Layout(batch, batch.choices()))
+    return Course(widths, times_s, np.argsort(ranks), Layout(batch, batch.choices(), beside))
 
 
 def _alone_last(batch: Batch, beside: Sequence[Running], worth: float, scatter: float, in_seconds: bool) -> Course:

@@ -315,17 +315,20 @@ class Dispatcher:
         self._seen_needs[raised] = np.maximum(self._seen_needs[raised], needed_bytes)
         self._looked = None
 
-    def forecast(self, cpus: int) -> Timetable:
+    def forecast(self, cpus: int, *, starting: bool = False) -> Timetable:
         """When which task runs on so many CPUs, as far as can be told, in the order of the tasks that were given.
 
-        Only before the first has started. Relative where nothing is known of seconds.
+        Only before the first has started. Relative where nothing is known of seconds. ``starting``: the workers that
+        are there have only begun to start; nothing begins before they are ready.
         """
-        capacity = self._capacity(cpus, self._memory_bytes)
         rows = np.flatnonzero(self._waiting)
         if not len(rows):
             return Timetable((), (), (), (), 0.0)
+        capacity = self._beside_few(0.0, rows, self._capacity(cpus, self._memory_bytes))
         batch = self._batch.retimed(rows, self._times_s(rows, capacity), capacity)
-        return self._course(batch, rows).timetable()
+        if starting and self._workers:
+            self._starting, self._soon = dict(self._workers), cpus
+        return self._course(batch, rows, self._starts_beside()).timetable()
 
     def _capacity(self, cpus: int, memory_bytes: float) -> Capacity:
         disk_bytes = min(self._disk_bytes, self._disk_now)
@@ -411,7 +414,7 @@ class Dispatcher:
 
     def _course(self, batch: Batch, rows: Integers, beside: Sequence[Running] = (), kept: Kept | None = None) -> Course:
         if self._ranks is not None:
-            return in_order(batch, self._ranks[rows])
+            return in_order(batch, self._ranks[rows], beside)
         return course_of(
             batch,
             beside,

@@ -111,7 +111,7 @@ def choose_split(
         reasons.append(f"as asked: {' x '.join(asked)}")
     short_of_memory = by_memory is not None and chosen_workers == by_memory < min(n_tasks, cpus)
     if short_of_memory:
-        reasons.append(f"memory for {by_memory} at a time: each needs {format_size(narrow_bytes)}")
+        reasons.append(f"memory for {by_memory} at a time: each needs up to {format_size(narrow_bytes)}")
     if max_workers is not None and chosen_workers < max_workers and not short_of_memory and not max_workers_why:
         few = f"there are {format_count(n_tasks, 'calculation')}" if chosen_workers == n_tasks else explain
         reasons.append(f"fewer than max_workers={max_workers}: {few}")
