@@ -96,6 +96,7 @@ def test_an_executor_tells_what_limits_changed(monkeypatch: pytest.MonkeyPatch, 
     looks, fewer = iter([limits]), limits.within([Rule("mask", "made up", cpus=few)])
     monkeypatch.setattr("qcthreads.manybody.executor.process_book", lambda: book)
     monkeypatch.setattr("qcthreads.execution.changing._LOOK_S", 0.1)
+    monkeypatch.setattr("qcthreads.execution.engine._TURN_S", 0.0)  # each calculation looks
     monkeypatch.setattr("qcthreads.execution.changing.node_limits", lambda _: next(looks, fewer))
     waters = BENZENE.with_name("water16.xyz")
     given = read_input(waters, RunRequest(input=waters, method="hf", basis="6-31g", max_nbody=1))

@@ -232,6 +232,7 @@ def test_very_many_tasks_that_share_bandwidth_end_near_the_bound(monkeypatch: py
 
 def test_in_series_tasks_that_need_much_memory_end_about_as_soon_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_IN_SERIES", 10_000)
+    monkeypatch.setattr(search, "MANY", 10_000)
     problem = memory_bimodal(64, 11_000, 1)
     batch = Batch(problem.tasks, Capacity(problem.cpus, float(problem.memory_bytes or math.inf)))
     one_by_one = search.shortest(batch, one_by_one=True)
@@ -400,6 +401,34 @@ def test_cpus_of_a_node_without_memory_count_with_the_nearest_that_has_some(
             cpus = nodes[node].cpus | (nodes[2].cpus if node == nearest else CpuSet())
             held = sum(by_id[one.id].memory_bytes * len(one.cpus & cpus) / one.threads for one in running)
             assert held <= 100 * (1 + 1e-9)
+
+
+def test_widths_that_no_node_holds_are_tried_however_long_they_would_take() -> None:
+    """On two nodes at a time the first takes 4 s with three CPUs, sooner than with the one that was asked for."""
+    tasks = [
+        Task("a", {1: 12.0, 2: 8.0, 3: 4.0}, 110),
+        Task("b", {1: 14.0, 2: 10.0}, 150),
+        Task("c", {1: 12.0, 2: 6.0, 4: 6.0}, 10),
+    ]
+    made = plan(tasks, machine := synthetic_machine(nodes=2, cores=2, memory_bytes=100), "memory_aware")
+    check(made, tasks, machine.cpus_online)
+    assert made.makespan_s == made.lower_bound_s == 14.0
+
+
+@pytest.mark.parametrize(("kind", "there_bytes"), [("DRAM", 150), ("HBM", 100), ("CXL", 100), ("NVM", 100)])
+@pytest.mark.parametrize("listed", [True, False], ids=["distances to it", "none"])
+def test_ordinary_memory_without_cpus_is_planned_with(kind: str, there_bytes: int, listed: bool) -> None:
+    machine = synthetic_machine(nodes=1, cores=4, memory_bytes=100)
+    (node,) = machine.numa_nodes
+    beside = replace(node, node_id=1, memory_bytes=50, kind=kind, memory_only=True)
+    distances = Distances((0, 1), ((10, 20), (20, 10))) if listed else Distances((0,), ((10,),))
+    machine = replace(machine, numa_nodes=(node, beside), distances=distances, allowed_mems=NodeSet([0, 1]))
+    task = Task("a", {4: 1.0}, 120)
+    if there_bytes < 120:
+        with pytest.raises(OversubscriptionError):
+            plan([task], machine)
+    else:
+        assert plan([task], machine).makespan_s == 1.0
 
 
 def test_cpus_that_several_memory_nodes_list_are_with_the_smallest() -> None:

@@ -235,11 +235,15 @@ class LocalEngine:
     def _drive(self, run: Run) -> None:
         """One driver thread: supervises one running calculation at a time."""
         try:
-            while (taken := self._take(run)) is not None:
+            while not run.stopped.is_set():
+                changes = self._mover.changes
+                taken = self._take(run)
+                if taken is None:
+                    break
                 job, lease = taken
                 lease = lease or self._lease_in_line(run, job)
                 if lease is not None:
-                    self._supervise(run, job, lease)
+                    self._supervise(run, job, lease, changes)
         except StopRequestedError:
             pass
         except BaseException as error:  # raised where the caller iterates
@@ -340,11 +344,11 @@ class LocalEngine:
             on_wait=on_wait,
         )
 
-    def _supervise(self, run: Run, job: Job, lease: Lease) -> None:
-        """``job``, and what follows it under the same ``lease``."""
+    def _supervise(self, run: Run, job: Job, lease: Lease, changes: Sequence[Change]) -> None:
+        """``job``, and what follows it under the same ``lease``, for which limits had changed so often."""
         with lease, contextlib.closing(Seat(lease)) as seat:
             until_s = time.monotonic() + _TURN_S
-            place = Place(seat, self._on_cores_of(lease, job), until_s, self._mover.changes)
+            place = Place(seat, self._on_cores_of(lease, job), until_s, changes)
             self._tell_start(run, place)
             outcome = self._attempt(run, place)
             while outcome.status != "finished" and place.attempt <= self._retries:

@@ -31,7 +31,7 @@ class Run:
     looks: bool = False
     """One of those that wait for the source looks every second what others have given back, and at the limits."""
     in_line: int = 0
-    """How many drivers wait for a lease."""
+    """How many drivers stand in line for a lease."""
     prepared: dict[Key, Job] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Progress | Outcome | BaseException | None] = field(default_factory=queue.SimpleQueue)

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from ..cpuset import CpuSet
 from ..errors import CalculationError, InputError
-from ..execution.calculation import Calculation
+from ..execution.calculation import Calculation, Outcome
 from ..execution.changing import Change
 from ..execution.cost_store import never_failing
 from ..execution.engine import LocalEngine, known_programs, most_at_once
@@ -145,14 +146,13 @@ class ParallelManyBodyExecutor:
         with self._lock:
             moments = within(monitor.moments(0), self._calls)
             changes, called_s = self._told_changes(), elapsed_s(self._calls, time.monotonic())
-        usable = UsablePUs(
-            ((0.0, len(self._usable_at_first)), *((one["at_s"], len(one["cpus_usable"])) for one in changes))
-        )
+        at_first = self._usable_at_first or self._book.usable
+        usable = UsablePUs(((0.0, len(at_first)), *((one["at_s"], len(one["cpus_usable"])) for one in changes)))
         attempts = [one for one in self._watching.attempts if one.outcome.label in self._tally.outcomes]
         with self._lock:
             workers = self._split.workers if self._split else 0
             advice = where_few_may_run(OF_AN_EXECUTOR, self._licences, workers, "at_most")
-            if any(one["cpus_usable"] != list(self._usable_at_first) for one in changes):
+            if any(one["cpus_usable"] != list(at_first) for one in changes):
                 advice = where_cpus_changed(advice)
             told = self._tally.statistics(self._wall_s, usable.mean(0.0, called_s))
             sequential_s = told.pop("calculations_wall_s")
@@ -228,9 +228,10 @@ class ParallelManyBodyExecutor:
             for program in expansion.programs:
                 registry.known(program) if self._wrapping else registry.require(program)
         self._book: LeaseBook = process_book()
-        self._usable_at_first = self._book.usable
-        self._changes: dict[Change, int | None] = {}
-        """Of limits, and how many might run side by side at most by then; ``None``: at widths of their own."""
+        self._usable_at_first = CpuSet()
+        """When the first call began."""
+        self._changes: dict[Change, tuple[int, int] | None] = {}
+        """Of limits, with how many ran side by side at most, and their threads; ``None``: at widths of their own."""
         self._measured = None if self._compute else Measured(expansion, self._book, self._scratch)
         self._tally = RunTally(self._book)
         self._watching = Watching()
@@ -253,14 +254,14 @@ class ParallelManyBodyExecutor:
             told_change(
                 change,
                 elapsed_s(self._calls, change.at - before_s),
-                None if most is None else self._each(most, len(change.usable), change.memory_bytes),
+                None if one_width is None else self._each(*one_width, len(change.usable), change.memory_bytes),
             )
-            for change, most in sorted(self._changes.items(), key=lambda one: one[0].at)
+            for change, one_width in sorted(self._changes.items(), key=lambda one: one[0].at)
         ]
 
-    def _each(self, most: int, usable: int, memory_bytes: int) -> tuple[int, int, int]:
+    def _each(self, most: int, threads: int, usable: int, memory_bytes: int) -> tuple[int, int, int]:
         """How many of one width run side by side where there is so much for all; threads and memory of each."""
-        threads, share_bytes = self.config.threads_per_fragment, self.config.memory_limit_bytes
+        share_bytes = self.config.memory_limit_bytes
         by_cpus = min(usable, self._most_threads or usable) // threads
         return max(1, min(most, by_cpus, memory_bytes // share_bytes)), threads, share_bytes
 
@@ -289,7 +290,7 @@ class ParallelManyBodyExecutor:
             reasons = (many, *foreseen.reasons())
         if side_by_side < min(self._most_workers, len(terms)):
             _log.warning("%d workers, max_workers is %d: %s", side_by_side, self.config.max_workers, "; ".join(reasons))
-        most = min(workers, len(terms)) if moldable is None else None
+        one_width = (min(workers, len(terms)), split.threads) if moldable is None else None
         results: dict[str, AtomicResult] = {}
         unread: dict[str, Mapping[str, Any]] = {}
         failures: dict[str, str] = {}
@@ -299,11 +300,9 @@ class ParallelManyBodyExecutor:
         try:
             with self._call(), self._engine() as engine:
                 self._check(engine, split)
-                for outcome in engine.run(given, max_workers=workers):
+                for outcome in self._noting_changes(engine, engine.run(given, max_workers=workers), one_width):
                     with self._lock:
                         self._tally.add(outcome)
-                        for change in engine.changes:
-                            self._changes.setdefault(change, most)
                     if outcome.status == "finished" and outcome.result is not None:
                         unread[outcome.label] = outcome.result
                     else:
@@ -314,7 +313,7 @@ class ParallelManyBodyExecutor:
             results |= _read(unread)
         finally:
             with self._lock:
-                self._split = replace(split, reasons=reasons)
+                self._split = replace(split, workers=side_by_side, reasons=reasons)
                 self._levels |= {term.nbody for term in terms}
                 self._wall_s += time.perf_counter() - began
             if len(terms) > 1:  # one alone would have the file written for each
@@ -324,6 +323,16 @@ class ParallelManyBodyExecutor:
         if failures:
             raise FragmentsFailedError(results, failures)
         return results
+
+    def _noting_changes(
+        self, engine: LocalEngine, outcomes: Iterator[Outcome], one_width: tuple[int, int] | None
+    ) -> Iterator[Outcome]:
+        """``outcomes``; what limits changed meanwhile is told, also where that ends them with an error."""
+        try:
+            yield from outcomes
+        finally:
+            with self._lock:
+                self._changes = {**dict.fromkeys(engine.changes, one_width), **self._changes}
 
     def _learn(self) -> None:
         """Keep for later runs what calculations took since this was called last."""
@@ -425,6 +434,7 @@ class ParallelManyBodyExecutor:
     def _call(self) -> Iterator[None]:
         """What the CPUs do between calls is nobody's idleness."""
         with self._lock:
+            self._usable_at_first = self._usable_at_first or self._book.usable
             if not self._calling:
                 self._calls.append((time.monotonic(), math.inf))
             self._calling += 1

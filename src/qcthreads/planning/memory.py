@@ -61,6 +61,8 @@ def _nearest(machine: Machine, node_id: int, among: Sequence[int]) -> int:
     if machine.distances is None:
         return among[0]
     nodes, matrix = machine.distances.nodes, machine.distances.matrix
+    if not {node_id, *among} <= set(nodes):
+        return among[0]
     return min(among, key=lambda other: matrix[nodes.index(node_id)][nodes.index(other)])
 
 

@@ -72,8 +72,6 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node], whol
         best_s = max(placement.end_s for placement in best)
     left = max(_FEWEST, _BUDGET // len(batch) ** 2)
     for layout, widths, times_s, order in _attempts(batch, whole):
-        if bound_at(batch, widths, times_s) >= best_s:
-            continue
         demands = _demanded(batch, nodes, layout, widths, times_s)
         if _bound_s(batch, demands) >= best_s:
             continue

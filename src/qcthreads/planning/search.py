@@ -198,8 +198,8 @@ def _ways_to_share(
     """As they share the bandwidth; of few into holes, too."""
     ways: list[_Way] = []
     for bound_s, choices, keys in several:
-        alike = ways and ways[-1].layout.choices is choices
-        layout = ways[-1].layout if alike else Layout(batch, choices, beside)
+        again = bool(ways) and ways[-1].layout.choices is choices
+        layout = ways[-1].layout if again else Layout(batch, choices, beside)
         ways.append(_Way(start, layout, np.lexsort(keys).tolist(), bound_s))
         yield ways[-1]
     if len(batch) <= _INSERT_UP_TO:
