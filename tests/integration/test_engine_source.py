@@ -203,7 +203,7 @@ def test_what_really_took_more_memory_than_it_was_granted_raises_what_is_granted
     engine: LocalEngine, book: LeaseBook
 ) -> None:
     told_bytes, taken_bytes = 2**20, 100 * 2**20
-    tasks = [Task(f"f{number}", {1: 10.0}, told_bytes, memory_measured=True) for number in range(5)]
+    tasks = [Task(f"f{number}", {1: 1.0}, told_bytes, memory_measured=True) for number in range(5)]
 
     def made(label: str, threads: int, memory_bytes: int) -> Calculation:
         return Calculation(
@@ -461,7 +461,7 @@ limit, less, more, need_bytes, kind, hold = Path(sys.argv[1]), *sys.argv[2:4], i
 (limit.parent / "cgroup.procs").write_text(str(os.getpid()))
 book = LeaseBook(read_machine(), read_limits())
 tasks = [Task(f"f{number}", {1: 1.0}, need_bytes) for number in range(200)]
-engine_module._TURN_S = 600.0  # what follows is to end as soon as the change is seen, and not with its turn
+engine_module._AHEAD_S = engine_module._TURN_S = 600.0  # what follows is to end as soon as the change is seen, and not with its turn
 source = SOURCES[kind](tasks, book, sleep_s=0.3, hold=hold)
 told, shrunk_at, seen_at, grown_at = [], 0.0, 0.0, 0.0
 with LocalEngine(book) as engine:
