@@ -461,7 +461,8 @@ limit, less, more, need_bytes, kind, hold = Path(sys.argv[1]), *sys.argv[2:4], i
 (limit.parent / "cgroup.procs").write_text(str(os.getpid()))
 book = LeaseBook(read_machine(), read_limits())
 tasks = [Task(f"f{number}", {1: 1.0}, need_bytes) for number in range(200)]
-engine_module._AHEAD_S = engine_module._TURN_S = 600.0  # what follows is to end as soon as the change is seen, and not with its turn
+# What follows is to end as soon as the change is seen, and not with its turn.
+engine_module._AHEAD_S = engine_module._TURN_S = 600.0
 source = SOURCES[kind](tasks, book, sleep_s=0.3, hold=hold)
 told, shrunk_at, seen_at, grown_at = [], 0.0, 0.0, 0.0
 with LocalEngine(book) as engine:
