@@ -71,7 +71,10 @@ def shortest_by_node(batch: Batch, machine: Machine, nodes: Sequence[Node], whol
     if best:
         best_s = max(placement.end_s for placement in best)
     left = max(_FEWEST, _BUDGET // len(batch) ** 2)
+    many = left == _FEWEST
     for layout, widths, times_s, order in _attempts(batch, whole):
+        if many and bound_at(batch, widths, times_s) >= best_s:  # though who is divided may get another width
+            continue
         demands = _demanded(batch, nodes, layout, widths, times_s)
         if _bound_s(batch, demands) >= best_s:
             continue
